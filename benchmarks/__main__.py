@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m benchmarks``: what the attacks cost, as ratios from one run, in one Markdown table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+PARTS = ("steps", "windows", "memory", "strength")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds of the timings (default 7)")
+    parser.add_argument("--size", type=int, default=96, help="voxels along each axis of the volume and of a window")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all cores)")
+    parser.add_argument("--cases", type=int, default=2, help="phantoms for the Dice after attack (default 2)")
+    parser.add_argument("--steps", type=int, default=20, help="steps of the attack for the Dice (default 20)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default: all)")
+    parser.add_argument("--output", type=Path, help="also write the table to this Markdown file")
+    return parser.parse_args()
+
+
+def _say(text: str) -> None:
+    print(f"[benchmarks] {text}", file=sys.stderr, flush=True)
+
+
+def _cell(value: float, target: float | None, digits: int = 2) -> tuple[str, str]:
+    if target is None:
+        return f"{value:.{digits}f}", ""
+    return f"{value:.{digits}f}", f"<= {target:g}: {'met' if value <= target else 'MISSED'}"
+
+
+def main() -> int:
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    from monai_adversarial.attacks.precision import Precision
+
+    compiled = not arguments.no_compile
+    lines = [
+        f"{platform.machine()} {arguments.device}, {arguments.threads} threads, torch {torch.__version__}, "
+        f"default precision {Precision('auto', arguments.device)}, {arguments.size}^3 voxels, "
+        f"medians of {arguments.rounds} interleaved rounds",
+        "",
+        "| what | ratio | ratio of fastest | ratio of CPU time | seconds | target |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    if "steps" in arguments.only or "windows" in arguments.only:
+        from benchmarks.step_time import step_jobs, window_jobs
+        from benchmarks.timing import run_rounds
+
+        for part, jobs in (
+            ("steps", lambda: step_jobs(arguments.device, arguments.size, compiled)),
+            ("windows", lambda: window_jobs(arguments.device, arguments.size)),
+        ):
+            if part not in arguments.only:
+                continue
+            rows = jobs()
+            run_rounds(rows, arguments.rounds if part == "steps" else max(2, arguments.rounds // 2), _say)
+            by_name = {row.name: row for row in rows}
+            for row in rows:
+                reference = by_name[row.reference]
+                ratio, verdict = _cell(row.wall() / reference.wall(), row.target)
+                fastest, cpu = row.fastest() / reference.fastest(), row.cpu() / reference.cpu()
+                lines.append(f"| {row.name} | {ratio} | {fastest:.2f} | {cpu:.2f} | {row.wall():.3f} | {verdict} |")
+    if "memory" in arguments.only:
+        from benchmarks.window_memory import memory_rows
+
+        _say("memory at 4 and 27 windows")
+        lines += ["", "| extra memory, MB | 4 windows | 27 windows | 27 / 4 | target |", "|---|---:|---:|---:|---|"]
+        for name, small, large, target in memory_rows(arguments.size):
+            ratio, verdict = _cell(large / small, target)
+            lines.append(f"| {name} | {small:.0f} | {large:.0f} | {ratio} | {verdict} |")
+    if "strength" in arguments.only:
+        from benchmarks.strength import BUNDLE, strength_rows
+
+        if (BUNDLE / "models" / "model.pt").is_file():
+            _say("Dice after attack")
+            rows_of_strength = strength_rows(arguments.device, arguments.cases, arguments.steps, compiled)
+            reference_dice = rows_of_strength[1][1]
+            lines += [
+                "",
+                f"| mean organ Dice, {arguments.cases} phantoms, PGD-{arguments.steps} at 8 HU | Dice "
+                "| difference to float32 | seconds | target |",
+                "|---|---:|---:|---:|---|",
+            ]
+            for name, dice, seconds in rows_of_strength:
+                if name == "clean":
+                    lines.append(f"| clean | {dice:.3f} | | | |")
+                    continue
+                difference = dice - reference_dice
+                verdict = "" if name == "float32" else f"+-0.02: {'met' if abs(difference) <= 0.02 else 'MISSED'}"
+                lines.append(f"| {name} | {dice:.3f} | {difference:+.3f} | {seconds:.1f} | {verdict} |")
+        else:
+            _say(f"no Dice after attack: {BUNDLE / 'models' / 'model.pt'} is missing")
+    text = "\n".join(lines)
+    print(text)
+    if arguments.output is not None:
+        temporary = arguments.output.with_name(arguments.output.name + ".tmp")
+        temporary.write_text(text + "\n")
+        os.replace(temporary, arguments.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attacks: four parts and one loop.
+
+A ``Perturbation`` (how the image may change), an ``Objective`` (what the attacker wants), a ``GradientEstimator`` (how
+he learns a direction) and a ``Search`` (how he moves) are joined by ``Attack``. Recipes are attacks of the literature.
+"""
+
+from __future__ import annotations
+
+from monai_adversarial.attacks.attack import Attack
+from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator
+from monai_adversarial.attacks.intensity import IntensityMap
+from monai_adversarial.attacks.objectives import Objective, get_objective
+from monai_adversarial.attacks.perturbations import (
+    AdditiveNoise,
+    AffineTransform,
+    BiasField,
+    BudgetError,
+    Chain,
+    ElasticDeformation,
+    Measurement,
+    Perturbation,
+)
+from monai_adversarial.attacks.recipes import APGD, BIM, FGSM, MIFGSM, PGD, AdvAffine, AdvBiasField, AdvElastic
+from monai_adversarial.attacks.result import AttackResult
+from monai_adversarial.attacks.search import AutoPGD, ProjectedAdam, Search, SteepestAscent
+
+__all__ = [
+    "APGD",
+    "BIM",
+    "FGSM",
+    "MIFGSM",
+    "PGD",
+    "AdditiveNoise",
+    "AdvAffine",
+    "AdvBiasField",
+    "AdvElastic",
+    "AffineTransform",
+    "Attack",
+    "AttackResult",
+    "AutoPGD",
+    "BiasField",
+    "BudgetError",
+    "Chain",
+    "ElasticDeformation",
+    "ExactGradient",
+    "GradientEstimator",
+    "IntensityMap",
+    "Measurement",
+    "Objective",
+    "Perturbation",
+    "ProjectedAdam",
+    "Search",
+    "SteepestAscent",
+    "get_objective",
+]

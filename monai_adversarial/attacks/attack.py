@@ -1,0 +1,461 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop of every attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from monai.utils import convert_to_dst_type
+from tqdm import tqdm
+
+from monai_adversarial.attacks.allocator import keep_freed_memory
+from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator
+from monai_adversarial.attacks.intensity import as_intensity_map
+from monai_adversarial.attacks.objectives import Objective, Progress, Target, get_objective
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, Perturbation, per_sample
+from monai_adversarial.attacks.precision import Precision
+from monai_adversarial.attacks.predictor import Predictor, frozen
+from monai_adversarial.attacks.result import AttackResult
+from monai_adversarial.attacks.scene import IMAGE_DOMAINS, Scene, case_seeds, spacing_of
+from monai_adversarial.attacks.search import Search, SteepestAscent
+from monai_adversarial.attacks.segmentation_dice import hard_prediction, mean_foreground_dice
+from monai_adversarial.attacks.validation import (
+    check_choice,
+    check_count,
+    check_fraction,
+    check_image,
+    check_label,
+    check_label_range,
+    check_logits,
+    check_region,
+)
+
+__all__ = ["Attack"]
+
+
+class Attack:
+    """Maximizes an objective over the parameters of a perturbation, per sample.
+
+    Four parts are independent of each other: the perturbation (how the image may change and how far), the objective
+    (what the attacker wants), the gradient estimator (how he learns a direction) and the search (how he moves). The
+    best point of every sample is kept, the budget is verified on the finished image, and the network is left exactly as
+    it was found.
+
+    Args:
+        perturbation: how the image may change.
+        objective: what is maximized: a name (see ``get_objective``) or an ``Objective``.
+        search: how to move; None for steepest ascent in steps of a quarter of the budget.
+        gradient: how to learn a direction; None for exact gradients.
+        steps: gradient evaluations per restart.
+        restarts: number of runs; the first starts at the clean image when ``random_start`` is False.
+        random_start: start inside the budget at random instead of at the clean image.
+        targeted: the label is what the attacker wants the network to say.
+        classes: the classes that the objective counts; None for all.
+        activation: ``"softmax"``, ``"sigmoid"``, or None: sigmoid for a network with one output channel, softmax
+            otherwise.
+        intensity: map from HU to the network's values: ``IntensityMap``, MONAI's ``ScaleIntensityRange`` or
+            ``NormalizeIntensity`` with fixed statistics, or a mapping of ``a_min, a_max, b_min, b_max, clip``. None:
+            the attacked function takes the image as it is.
+        image_domain: ``"HU"``: images are in HU and ``intensity`` is applied inside the attacked function;
+            ``"network"``: images are already in the network's values and ``intensity`` only converts the budget. None:
+            ``"HU"`` for budgets in HU without a map, else ``"network"``.
+        precision: ``"auto"`` (bfloat16 where the hardware computes in it, float32 elsewhere), ``"float32"``,
+            ``"bfloat16"`` or ``"float16"``. The perturbation and the objective stay in float32.
+        early_stop: stop working on samples as soon as they succeed; costs one host synchronization per step.
+        success_threshold: untargeted success is a mean foreground Dice below this fraction of the clean one; targeted
+            success is a mean foreground Dice with the wanted label of at least this.
+        round_to_integer: return whole numbers (integer HU), inside the budget.
+        seed: with the voxels of a case it fixes all random numbers.
+        compile_network: run the network through ``torch.compile`` (a slow first call, faster steps).
+        output: index, key or callable that picks the logits from what the network returns.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+
+    def __init__(
+        self,
+        perturbation: Perturbation,
+        objective: str | Objective = "dice_ce",
+        search: Search | None = None,
+        gradient: GradientEstimator | None = None,
+        *,
+        steps: int = 10,
+        restarts: int = 1,
+        random_start: bool = True,
+        targeted: bool = False,
+        classes: Sequence[int] | None = None,
+        activation: str | None = None,
+        intensity: Any = None,
+        image_domain: str | None = None,
+        precision: str = "auto",
+        early_stop: bool = False,
+        success_threshold: float = 0.5,
+        round_to_integer: bool = False,
+        seed: int = 0,
+        compile_network: bool = False,
+        output: Any = None,
+        progress: bool = False,
+    ) -> None:
+        if not isinstance(perturbation, Perturbation):
+            raise TypeError(f"perturbation must be a Perturbation, got {type(perturbation).__name__}.")
+        self.perturbation = perturbation
+        self.objective = get_objective(objective)
+        self.search = search or SteepestAscent()
+        self.gradient = gradient or ExactGradient()
+        self.steps = check_count("steps", steps)
+        self.restarts = check_count("restarts", restarts)
+        self.random_start = bool(random_start)
+        self.targeted = bool(targeted)
+        self.classes = None if classes is None else tuple(check_count("classes", c, minimum=0) for c in classes)
+        self.activation = (
+            activation if activation is None else check_choice("activation", activation, ("softmax", "sigmoid"))
+        )
+        self.intensity = as_intensity_map(intensity)
+        if image_domain is None:
+            image_domain = (
+                "HU" if self.intensity is None and getattr(perturbation, "units", None) == "HU" else "network"
+            )
+        self.image_domain = check_choice("image_domain", image_domain, IMAGE_DOMAINS)
+        self.precision = check_choice("precision", precision, ("auto", "float32", "bfloat16", "float16"))
+        self.early_stop = bool(early_stop)
+        self.success_threshold = check_fraction("success_threshold", success_threshold)
+        self.round_to_integer = bool(round_to_integer)
+        if self.round_to_integer and self.image_domain != "HU":
+            raise ValueError("round_to_integer needs images in HU: pass image_domain='HU'.")
+        self.seed = check_count("seed", seed, minimum=0)
+        self.compile_network = bool(compile_network)
+        self.output = output
+        self.progress = bool(progress)
+
+    def __repr__(self) -> str:
+        parts = [repr(self.perturbation), repr(self.objective), repr(self.search), repr(self.gradient)]
+        options = {
+            name: getattr(self, name)
+            for name in (
+                "steps",
+                "restarts",
+                "random_start",
+                "targeted",
+                "classes",
+                "activation",
+                "intensity",
+                "image_domain",
+                "precision",
+                "early_stop",
+                "success_threshold",
+                "round_to_integer",
+                "seed",
+            )
+        }
+        return f"{type(self).__name__}({', '.join(parts + [f'{k}={v!r}' for k, v in options.items()])})"
+
+    def __call__(
+        self,
+        predict: Callable[..., Any],
+        image: torch.Tensor,
+        label: torch.Tensor | None = None,
+        *,
+        inferer: Callable[..., Any] | None = None,
+        region: torch.Tensor | None = None,
+        objective_region: torch.Tensor | None = None,
+        spacing: Any = None,
+    ) -> AttackResult:
+        """Attack a batch.
+
+        Args:
+            predict: network (or any differentiable callable) from (batch, channel, spatial...) to logits (batch, class,
+                spatial...).
+            image: clean batch, float32 or float64, plain tensor or ``MetaTensor``.
+            label: class map (batch, 1, spatial...) or one-hot (batch, class, spatial...); None: the network's own clean
+                prediction.
+            inferer: MONAI inferer, for example ``SlidingWindowInferer``; gradients go through it exactly, in the memory
+                of one window.
+            region: boolean (batch, 1, spatial...), the voxels that may change (perturbations of intensity).
+            objective_region: boolean (batch, 1, spatial...), the voxels at which the objective counts.
+            spacing: mm along each axis, instead of the image's affine.
+
+        Raises:
+            TypeError, ValueError: for input that does not fit, in one sentence.
+            BudgetError: if the finished image is outside its budget.
+        """
+        check_image(image)
+        if label is not None:
+            check_label(label, image)
+        device_type = image.device.type
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device_type, enabled=False),
+            torch.random.fork_rng(devices=[image.device] if device_type == "cuda" else []),
+            keep_freed_memory(image.device),
+        ):
+            clean = _plain(image)
+            predictor = Predictor(
+                predict,
+                image,
+                inferer=inferer,
+                intensity=self.intensity if self.image_domain == "HU" else None,
+                precision=Precision(self.precision, clean),
+                output=self.output,
+                compile_network=self.compile_network,
+            )
+            with frozen(predictor.networks):
+                scene = self._scene(clean, image, region, spacing)
+                run = _Run(self, predictor, scene, None if label is None else _plain(label), objective_region)
+                return run.finish(image, label)
+
+    def _scene(self, clean: torch.Tensor, image: torch.Tensor, region: torch.Tensor | None, spacing: Any) -> Scene:
+        if self.image_domain == "HU" and float(clean.abs().max()) <= 10.0:
+            raise ValueError(
+                f"image_domain is 'HU' but the image's values lie within {float(clean.min()):.3g} to "
+                f"{float(clean.max()):.3g}: it looks "
+                "already scaled; pass intensity= (the map that scaled it) and image_domain='network'."
+            )
+        return Scene(
+            image=clean,
+            seeds=case_seeds(clean, self.seed),
+            spacing=spacing_of(image, spacing),
+            region=None if region is None else check_region(_plain(region), clean),
+            intensity=self.intensity,
+            image_domain=self.image_domain,
+        )
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Without metadata (which costs milliseconds per step), graph and inference mode (whose tensors cannot be
+    differentiated)."""
+    plain = tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+    return plain.clone() if plain.is_inference() else plain.detach()
+
+
+class _Run:
+    """One attack on one batch."""
+
+    def __init__(
+        self,
+        attack: Attack,
+        predictor: Predictor,
+        scene: Scene,
+        label: torch.Tensor | None,
+        objective_region: torch.Tensor | None,
+    ) -> None:
+        self.attack, self.predictor, self.scene = attack, predictor, scene
+        self.bound = attack.perturbation.bind(scene)
+        self.backwards = self.gradient_forwards = 0
+        with torch.no_grad():
+            logits = predictor(scene.image)
+        check_logits(logits, scene.image)
+        if not bool(torch.isfinite(logits).all()):
+            raise ValueError(
+                "the network returned NaN or infinite logits for the clean image: check its weights and the "
+                "intensity map."
+            )
+        self.network_classes = int(logits.shape[1])
+        self.activation = attack.activation or ("sigmoid" if self.network_classes == 1 else "softmax")
+        if label is None and attack.targeted:
+            raise ValueError("a targeted attack needs label=, the segmentation that the attacker wants to see.")
+        if label is not None:
+            check_label_range(label, self.network_classes)
+        prediction = hard_prediction(logits, self.activation)
+        self.label = prediction if label is None else label.to(scene.image.device)
+        weight = None
+        if objective_region is not None:
+            weight = check_region(_plain(objective_region), scene.image, "objective_region")[:, 0].to(scene.image.dtype)
+        self.target = Target.from_label(
+            self.label, self.network_classes, self.activation, weight=weight, class_mask=self._class_mask()
+        )
+        self.clean_dice = self._dice(prediction, self.label)
+        self.parameters: Parameters = self.bound.zeros()
+        self.objective = torch.full_like(self.clean_dice, -torch.inf)
+        self.solved = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
+        self.zero_fractions: list[torch.Tensor] = []
+        self.history: list[torch.Tensor] = []
+        self._search()
+
+    def _class_mask(self) -> torch.Tensor | None:
+        wanted = self.attack.classes
+        if wanted is None:
+            return None
+        if not wanted or max(wanted) >= self.network_classes:
+            raise ValueError(
+                f"classes must name some of the network's classes 0 to {self.network_classes - 1}, got {list(wanted)}."
+            )
+        mask = torch.zeros(self.network_classes, dtype=torch.bool, device=self.scene.image.device)
+        mask[list(wanted)] = True
+        return mask
+
+    def _dice(self, prediction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        return mean_foreground_dice(prediction, reference, self.network_classes, self.activation)
+
+    def _is_success(self, dice: torch.Tensor, clean_dice: torch.Tensor) -> torch.Tensor:
+        if self.attack.targeted:
+            return dice >= self.attack.success_threshold
+        return dice < self.attack.success_threshold * clean_dice
+
+    def _moved_target(self, bound: BoundPerturbation, target: Target, parameters: Parameters) -> Target:
+        # A targeted attacker wants his segmentation on the image that he hands over, wherever the anatomy went.
+        if not bound.geometric or self.attack.targeted:
+            return target
+        if target.index is not None:
+            return target.with_soft(bound.move_class_map(target.index, self.network_classes, parameters))
+        return target.with_soft(bound.move_soft_label(target.one_hot(self.scene.image.dtype), parameters))
+
+    def _objective_function(
+        self, bound: BoundPerturbation, image: torch.Tensor, target: Target, step: int
+    ) -> Callable[[Parameters], tuple[torch.Tensor, torch.Tensor]]:
+        attack = self.attack
+        sign = -1.0 if attack.targeted else 1.0
+
+        def function(parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = self.predictor(bound.apply(image, parameters))
+            moved = self._moved_target(bound, target, parameters)
+            values = attack.objective.value(logits, moved, Progress(step, attack.steps), attack.targeted)
+            return sign * values, logits
+
+        return function
+
+    def _search(self) -> None:
+        attack = self.attack
+        bar = tqdm(
+            total=attack.restarts * attack.steps, disable=not attack.progress, desc=type(attack).__name__, leave=False
+        )
+        with bar:
+            for restart in range(attack.restarts):
+                # The host learns which samples are left only when early stopping asks for it.
+                left = list(range(self.scene.batch))
+                if attack.early_stop:
+                    left = [i for i, solved in enumerate(self.solved.tolist()) if not solved]
+                    if not left:
+                        break
+                self._restart(restart, left, bar)
+
+    def _restart(self, restart: int, left: list[int], bar: tqdm) -> None:
+        attack = self.attack
+        everyone = len(left) == self.scene.batch
+        scene = self.scene if everyone else self.scene.select(left)
+        bound = self.bound if everyone else attack.perturbation.bind(scene)
+        target = self.target if everyone else _select_target(self.target, left, scene.image.device)
+        random = attack.random_start or restart > 0
+        parameters = bound.random(scene.generators(restart)) if random else bound.zeros()
+        parameters = tuple(parameter.detach() for parameter in parameters)
+        run = attack.search.begin(bound, attack.steps)
+        for step in range(attack.steps):
+            function = self._objective_function(bound, scene.image, target, step)
+            found = attack.gradient.evaluate(function, parameters, self.predictor.precision.loss_scale)
+            self.gradient_forwards += found.forwards * scene.batch
+            self.backwards += found.backwards * scene.batch
+            self._keep_best(left, parameters, found.values)
+            self.zero_fractions.append(self._spread(left, bound.frozen_fraction(found.gradients)))
+            with torch.no_grad():
+                parameters = run.advance(parameters, found.gradients, found.values, step)
+            bar.update()
+            if attack.early_stop:
+                keep = self._unsolved(bound, found.logits, parameters, left)
+                if not keep:
+                    return
+                if len(keep) < len(left):
+                    where = torch.as_tensor(keep, device=scene.image.device)
+                    left = [left[i] for i in keep]
+                    scene = scene.select(keep)
+                    bound = attack.perturbation.bind(scene)
+                    target = _select_target(target, keep, scene.image.device)
+                    parameters = tuple(p.index_select(0, where) for p in parameters)
+                    run.select(where, bound)
+        with torch.no_grad():
+            values, _ = self._objective_function(bound, scene.image, target, attack.steps)(parameters)
+        self._keep_best(left, parameters, values)
+
+    def _unsolved(
+        self, bound: BoundPerturbation, logits: torch.Tensor, parameters: Parameters, left: list[int]
+    ) -> list[int]:
+        """Positions in ``left`` that have not succeeded at the point that was just evaluated."""
+        where = torch.as_tensor(left, device=logits.device)
+        best = tuple(p.index_select(0, where) for p in self.parameters)
+        with torch.no_grad():
+            label = self.label.index_select(0, where)
+            moved = label if self.attack.targeted else bound.move_label(label, best)
+            dice = self._dice(hard_prediction(logits, self.activation), moved)
+            # The logits belong to the point of this step: it counts where that point is the best so far.
+            success = self._is_success(dice, self.clean_dice[where]) & self.latest_is_best
+        self.solved[where] |= success
+        return [i for i, solved in enumerate(success.tolist()) if not solved]
+
+    def _keep_best(self, left: list[int], parameters: Parameters, values: torch.Tensor) -> None:
+        values = values.detach().to(self.objective.dtype)
+        if len(left) == self.scene.batch:
+            better = values > self.objective
+            self.objective = torch.where(better, values, self.objective)
+            self.parameters = tuple(
+                torch.where(per_sample(better, new), new, old)
+                for new, old in zip(parameters, self.parameters, strict=True)
+            )
+        else:
+            where = torch.as_tensor(left, device=values.device)
+            old_values = self.objective[where]
+            better = values > old_values
+            self.objective = self.objective.index_copy(0, where, torch.where(better, values, old_values))
+            self.parameters = tuple(
+                old.index_copy(0, where, torch.where(per_sample(better, new), new, old.index_select(0, where)))
+                for new, old in zip(parameters, self.parameters, strict=True)
+            )
+        self.latest_is_best = better
+        self.history.append(self._spread(left, values))
+
+    def _spread(self, left: list[int], values: torch.Tensor) -> torch.Tensor:
+        """Values of some samples as a row for the whole batch, NaN elsewhere."""
+        if len(left) == self.scene.batch:
+            return values.detach()
+        row = torch.full((self.scene.batch,), torch.nan, dtype=values.dtype, device=values.device)
+        row[torch.as_tensor(left, device=values.device)] = values.detach()
+        return row
+
+    def finish(self, image: torch.Tensor, label: torch.Tensor | None) -> AttackResult:
+        """Build the finished image, verify its budget and score it."""
+        attack, clean = self.attack, self.scene.image
+        lost = torch.isneginf(self.objective).nonzero().flatten().tolist()
+        if lost:
+            raise RuntimeError(
+                f"the objective was NaN at every step for sample {lost[0]}: check the network under "
+                f"{self.predictor.precision}."
+            )
+        with torch.no_grad():
+            adversarial = self.bound.apply(clean, self.parameters)
+            if attack.round_to_integer:
+                adversarial = self.bound.quantize(clean, adversarial, self.parameters)
+            budgets = self.bound.verify(clean, adversarial, self.parameters, 0.5 if attack.round_to_integer else 0.0)
+            moved = self.label if attack.targeted else self.bound.move_label(self.label, self.parameters)
+            dice = self._dice(hard_prediction(self.predictor(adversarial), self.activation), moved)
+        return AttackResult(
+            adversarial=convert_to_dst_type(adversarial, dst=image)[0],
+            label=moved if label is None else convert_to_dst_type(moved, dst=label)[0],
+            parameters=self.parameters,
+            objective=self.objective,
+            objective_history=torch.stack(self.history),
+            success=self._is_success(dice, self.clean_dice),
+            clean_dice=self.clean_dice,
+            adversarial_dice=dice,
+            budgets=budgets,
+            forwards=self.predictor.forwards,
+            backwards=self.backwards,
+            queries=self.predictor.forwards - self.gradient_forwards,
+            zero_gradient_fraction=torch.stack(self.zero_fractions).nanmean(dim=0),
+            reference_is_prediction=label is None,
+            image=clean,
+            bound=self.bound,
+            clean_label=self.label,
+        )
+
+
+def _select_target(target: Target, indices: list[int], device: torch.device) -> Target:
+    where = torch.as_tensor(indices, device=device)
+
+    def part(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.index_select(0, where)
+
+    return Target(
+        target.classes, part(target.index), part(target.soft), part(target.weight), target.class_mask, target.activation
+    )

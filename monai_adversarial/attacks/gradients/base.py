@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the attacker learns a direction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from monai_adversarial.attacks.perturbations.base import Parameters
+
+__all__ = ["Evaluation", "GradientEstimator", "ObjectiveFunction"]
+
+# Parameters -> (objective per sample (batch,), logits)
+ObjectiveFunction = Callable[[Parameters], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Value and direction at one point.
+
+    Args:
+        values: objective per sample, (batch,), detached.
+        gradients: one tensor per parameter tensor.
+        logits: what the network answered, detached.
+        forwards: forward passes per sample that it took.
+        backwards: backward passes per sample that it took.
+    """
+
+    values: torch.Tensor
+    gradients: Parameters
+    logits: torch.Tensor
+    forwards: int
+    backwards: int
+
+
+class GradientEstimator(ABC):
+    """Estimates the gradient of the objective with respect to the parameters of the perturbation."""
+
+    @abstractmethod
+    def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
+        """Value and gradient per sample.
+
+        Args:
+            function: the objective of the attack, to be maximized.
+            parameters: detached parameters.
+            scale: constant by which the objective is multiplied before the backward pass and the gradient divided
+                afterwards, against underflow in half precision.
+        """

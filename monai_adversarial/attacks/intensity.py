@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The map between Hounsfield units (HU) and the values that a network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["IntensityMap", "as_intensity_map"]
+
+
+@dataclass(frozen=True)
+class IntensityMap:
+    """Affine intensity map with optional clipping: ``network = clip(image * scale + offset, low, high)``.
+
+    It is applied inside the attacked function, so that budgets and clipping are physical.
+
+    Args:
+        scale: network units per HU, not zero.
+        offset: network value of 0 HU.
+        low: lowest network value, None for no clipping.
+        high: highest network value, None for no clipping.
+    """
+
+    scale: float
+    offset: float
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"scale of an IntensityMap must be > 0 network units per HU, got {self.scale!r}.")
+
+    @classmethod
+    def from_window(
+        cls, a_min: float, a_max: float, b_min: float = 0.0, b_max: float = 1.0, clip: bool = True
+    ) -> IntensityMap:
+        """Map the window ``a_min`` to ``a_max`` (HU) to ``b_min`` to ``b_max``, as MONAI's ``ScaleIntensityRange``."""
+        if not a_max > a_min:
+            raise ValueError(f"an intensity window needs a_max > a_min (HU), got a_min={a_min!r}, a_max={a_max!r}.")
+        scale = (b_max - b_min) / (a_max - a_min)
+        return cls(scale, b_min - a_min * scale, b_min if clip else None, b_max if clip else None)
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """The interval of HU that is not clipped, None without clipping."""
+        if self.low is None or self.high is None:
+            return None
+        return (self.low - self.offset) / self.scale, (self.high - self.offset) / self.scale
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """HU to network values."""
+        mapped = image * self.scale + self.offset
+        return mapped if self.low is None and self.high is None else mapped.clamp(self.low, self.high)
+
+    def inverse(self, image: torch.Tensor) -> torch.Tensor:
+        """Network values to HU; what the window clipped stays at its edge."""
+        return (image - self.offset) / self.scale
+
+
+def as_intensity_map(intensity: Any) -> IntensityMap | None:
+    """Read an :class:`IntensityMap` from one of MONAI's own transforms.
+
+    Args:
+        intensity: None, an ``IntensityMap``, ``ScaleIntensityRange`` / ``ScaleIntensityRanged``, ``NormalizeIntensity``
+            with a given scalar ``subtrahend`` and ``divisor``, or a mapping of ``from_window``'s arguments (for YAML).
+
+    Raises:
+        ValueError: for a map whose constants depend on the image (``NormalizeIntensity`` without given statistics).
+        TypeError: for anything else.
+    """
+    if intensity is None or isinstance(intensity, IntensityMap):
+        return intensity
+    if isinstance(intensity, Mapping):
+        return IntensityMap.from_window(**intensity)
+    from monai.transforms import NormalizeIntensity, NormalizeIntensityd, ScaleIntensityRange, ScaleIntensityRanged
+
+    if isinstance(intensity, ScaleIntensityRanged):
+        intensity = intensity.scaler
+    elif isinstance(intensity, NormalizeIntensityd):
+        intensity = intensity.normalizer
+    if isinstance(intensity, ScaleIntensityRange):
+        low = 0.0 if intensity.b_min is None else float(intensity.b_min)
+        high = 1.0 if intensity.b_max is None else float(intensity.b_max)
+        return IntensityMap.from_window(float(intensity.a_min), float(intensity.a_max), low, high, bool(intensity.clip))
+    if isinstance(intensity, NormalizeIntensity):
+        if intensity.subtrahend is None or intensity.divisor is None or intensity.nonzero or intensity.channel_wise:
+            raise ValueError(
+                "intensity=NormalizeIntensity must have a given subtrahend and divisor (in HU), nonzero=False "
+                "and channel_wise=False: "
+                "statistics of the image itself would change with the perturbation."
+            )
+        divisor = float(intensity.divisor)
+        return IntensityMap(1.0 / divisor, -float(intensity.subtrahend) / divisor)
+    raise TypeError(
+        "intensity must be an IntensityMap, ScaleIntensityRange(d), NormalizeIntensity(d) with fixed statistics "
+        "or a mapping "
+        f"of a_min, a_max, b_min, b_max, clip; got {type(intensity).__name__}."
+    )

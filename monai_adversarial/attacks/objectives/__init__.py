@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses per sample that an attack maximizes."""
+
+from __future__ import annotations
+
+from monai_adversarial.attacks.objectives.base import Objective, Progress, VoxelwiseObjective
+from monai_adversarial.attacks.objectives.compare import compare
+from monai_adversarial.attacks.objectives.comparison import Comparison
+from monai_adversarial.attacks.objectives.cospgd import CosPGD
+from monai_adversarial.attacks.objectives.cross_entropy import BalancedCrossEntropy, CrossEntropy
+from monai_adversarial.attacks.objectives.dice import Dice
+from monai_adversarial.attacks.objectives.dice_ce import DiceCE
+from monai_adversarial.attacks.objectives.jensen_shannon import JensenShannon
+from monai_adversarial.attacks.objectives.margin import Margin
+from monai_adversarial.attacks.objectives.masked_cross_entropy import BalancedMaskedCrossEntropy, MaskedCrossEntropy
+from monai_adversarial.attacks.objectives.registry import OBJECTIVES, get_objective
+from monai_adversarial.attacks.objectives.segpgd import SegPGD
+from monai_adversarial.attacks.objectives.target import ACTIVATIONS, Target
+
+__all__ = [
+    "ACTIVATIONS",
+    "BalancedCrossEntropy",
+    "BalancedMaskedCrossEntropy",
+    "Comparison",
+    "CosPGD",
+    "CrossEntropy",
+    "Dice",
+    "DiceCE",
+    "JensenShannon",
+    "Margin",
+    "MaskedCrossEntropy",
+    "Objective",
+    "OBJECTIVES",
+    "Progress",
+    "SegPGD",
+    "Target",
+    "VoxelwiseObjective",
+    "compare",
+    "get_objective",
+]

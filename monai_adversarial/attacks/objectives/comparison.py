@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logits against their reference, in the quantities that objectives are made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+
+from monai_adversarial.attacks.objectives.target import Target
+
+__all__ = ["ClassSums", "Comparison"]
+
+
+class ClassSums(NamedTuple):
+    """Weighted sums over the voxels, each (batch, class).
+
+    Args:
+        intersection: of probability times reference.
+        predicted: of probability.
+        reference: of the reference.
+    """
+
+    intersection: torch.Tensor
+    predicted: torch.Tensor
+    reference: torch.Tensor
+
+
+class Comparison(ABC):
+    """Logits against a :class:`Target`, element by element.
+
+    An element is one decision of the network: a voxel with softmax, a voxel of one channel with sigmoid. Elements are
+        tensors
+    (batch, groups, spatial...) with one group for softmax and one per channel for sigmoid. A one-channel sigmoid
+    network is the same as a two-class softmax network with logits (0, z), and so are all quantities here.
+    """
+
+    target: Target
+
+    @abstractmethod
+    def cross_entropy(self) -> torch.Tensor:
+        """Cross-entropy of each element, in nats."""
+
+    @abstractmethod
+    def correct(self) -> torch.Tensor:
+        """Boolean: the element's decision is the reference's (ties count as correct). No gradient."""
+
+    @abstractmethod
+    def cosine(self) -> torch.Tensor:
+        """Cosine between the element's probabilities and its reference, from 0 to 1. No gradient."""
+
+    @abstractmethod
+    def jensen_shannon(self) -> torch.Tensor:
+        """Jensen-Shannon divergence between the element's probabilities and its reference, from 0 to log 2."""
+
+    @abstractmethod
+    def margin(self, lowest: float, highest: float) -> torch.Tensor:
+        """Highest logit of the other classes minus the reference class's, clipped; above 0 the decision is wrong."""
+
+    @abstractmethod
+    def class_sums(self) -> ClassSums:
+        """What overlap measures such as Dice need, weighted by the target's region."""
+
+    @abstractmethod
+    def element_weights(self, balanced: bool) -> torch.Tensor | None:
+        """Weights that sum to one in each sample and broadcast to the elements; None where all are equal.
+
+        Args:
+            balanced: each class that occurs in the sample has the same total weight.
+        """
+
+    def average(self, values: torch.Tensor, balanced: bool = False) -> torch.Tensor:
+        """Weighted mean of ``values`` (batch, groups, spatial...) in each sample: (batch,)."""
+        weights = self.element_weights(balanced)
+        if weights is None:
+            return values.flatten(1).mean(dim=1)
+        return (values * weights).flatten(1).sum(dim=1)

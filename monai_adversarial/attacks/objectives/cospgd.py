@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CosPGD: cross-entropy weighted by how well prediction and reference agree."""
+
+from __future__ import annotations
+
+import torch
+
+from monai_adversarial.attacks.objectives.base import Progress, VoxelwiseObjective
+from monai_adversarial.attacks.objectives.comparison import Comparison
+
+__all__ = ["CosPGD"]
+
+
+class CosPGD(VoxelwiseObjective):
+    """Mean cross-entropy of the voxels, each weighted by the cosine between its probabilities and its reference.
+
+    The weights have no gradient. A targeted attack weights by 1 - cosine: voxels that are not yet as wanted. With
+    sigmoid the probabilities of an element are those of its channel and of the channel's complement.
+
+    Source: Agnihotri, Jung and Keuper, CosPGD: An Efficient White-Box Adversarial Attack for Pixel-Wise Prediction
+    Tasks, ICML 2024.
+    """
+
+    comparable = False
+
+    def elements(self, comparison: Comparison, progress: Progress, targeted: bool) -> torch.Tensor:
+        cosine = comparison.cosine()
+        return comparison.cross_entropy() * (1 - cosine if targeted else cosine)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Soft Dice loss: the measure by which segmentations are judged, made differentiable."""
+
+from __future__ import annotations
+
+import torch
+
+from monai_adversarial.attacks.objectives.base import Objective, Progress
+from monai_adversarial.attacks.objectives.compare import compare
+from monai_adversarial.attacks.objectives.comparison import Comparison
+from monai_adversarial.attacks.objectives.target import Target
+from monai_adversarial.attacks.validation import check_positive
+
+__all__ = ["Dice"]
+
+
+class Dice(Objective):
+    """Mean over classes of 1 - (2 * intersection + s) / (predicted + reference + s), from probabilities.
+
+    Classes that the reference of a sample does not contain are left out of its mean, unless that leaves none. The
+    target's class mask restricts the mean further; its region weights all sums.
+
+    Args:
+        include_background: count class 0 too. Only for softmax: independent channels have no background channel.
+        skip_absent: leave out absent classes; False averages all classes as ``monai.losses.DiceLoss`` does.
+        smooth: s, added to both sides of the fraction.
+
+    Raises:
+        ValueError: for ``smooth`` that is not positive; in ``value`` where the target's class mask leaves only the
+            excluded background.
+    """
+
+    def __init__(self, include_background: bool = False, skip_absent: bool = True, smooth: float = 1e-5) -> None:
+        self.include_background = include_background
+        self.skip_absent = skip_absent
+        self.smooth = check_positive("smooth", smooth)
+
+    def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:
+        return self.of(compare(logits, target, totals=True))
+
+    def of(self, comparison: Comparison) -> torch.Tensor:
+        """The loss of each sample, (batch,), of a comparison that was made with ``totals=True``."""
+        intersection, predicted, reference = comparison.class_sums()
+        losses = 1 - (2 * intersection + self.smooth) / (predicted + reference + self.smooth)
+        counted = self._counted(comparison.target, losses)
+        if self.skip_absent:
+            present = counted * (reference > 0)
+            counted = torch.where(present.any(dim=1, keepdim=True), present, counted)
+        return (losses * counted).sum(dim=1) / counted.sum(dim=1)
+
+    def _counted(self, target: Target, like: torch.Tensor) -> torch.Tensor:
+        """Ones for the classes of the mean, zeros for the others, (1, class)."""
+        without_background = target.activation == "softmax" and not self.include_background
+        classes = [n for n in target.chosen or range(target.classes) if n != 0 or not without_background]
+        if not classes:
+            raise ValueError(
+                "the Dice objective excludes the background, and the target's class_mask selects nothing else: "
+                "select other classes or use include_background=True."
+            )
+        return target.class_table(
+            ("dice", tuple(classes), target.classes, like.dtype),
+            lambda: torch.tensor([[float(n in classes) for n in range(target.classes)]]).to(like),
+        )

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dice plus cross-entropy: the default."""
+
+from __future__ import annotations
+
+import torch
+
+from monai_adversarial.attacks.objectives.base import Objective, Progress
+from monai_adversarial.attacks.objectives.compare import compare
+from monai_adversarial.attacks.objectives.dice import Dice
+from monai_adversarial.attacks.objectives.target import Target
+from monai_adversarial.attacks.validation import check_positive
+
+__all__ = ["DiceCE"]
+
+
+class DiceCE(Objective):
+    """Weighted sum of :class:`Dice` and the mean cross-entropy, from one softmax.
+
+    Equal to ``monai.losses.DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)`` of each sample
+    alone, where the sample's reference contains all classes.
+
+    Args:
+        dice_weight: factor of Dice, >= 0.
+        cross_entropy_weight: factor of the cross-entropy, >= 0.
+        include_background, skip_absent, smooth: see :class:`Dice`; the cross-entropy counts the background always.
+
+    Raises:
+        ValueError: for negative weights.
+    """
+
+    def __init__(
+        self,
+        dice_weight: float = 1.0,
+        cross_entropy_weight: float = 1.0,
+        include_background: bool = False,
+        skip_absent: bool = True,
+        smooth: float = 1e-5,
+    ) -> None:
+        self.dice = Dice(include_background, skip_absent, smooth)
+        self.dice_weight = check_positive("dice_weight", dice_weight, allow_zero=True)
+        self.cross_entropy_weight = check_positive("cross_entropy_weight", cross_entropy_weight, allow_zero=True)
+
+    def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:
+        comparison = compare(logits, target, totals=True)
+        cross_entropy = comparison.average(comparison.cross_entropy())
+        return self.dice_weight * self.dice.of(comparison) + self.cross_entropy_weight * cross_entropy

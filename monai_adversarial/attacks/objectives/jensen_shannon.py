@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jensen-Shannon divergence between prediction and reference."""
+
+from __future__ import annotations
+
+import torch
+
+from monai_adversarial.attacks.objectives.base import Progress, VoxelwiseObjective
+from monai_adversarial.attacks.objectives.comparison import Comparison
+
+__all__ = ["JensenShannon"]
+
+
+class JensenShannon(VoxelwiseObjective):
+    """Mean Jensen-Shannon divergence of the voxels, in nats.
+
+    Bounded by log 2, so that voxels which are very wrong already lose their pull without a mask.
+
+    Source: used for segmentation by Croce, Singh and Hein, ECCV 2024 ("js-avg" of SEA).
+    """
+
+    def elements(self, comparison: Comparison, progress: Progress, targeted: bool) -> torch.Tensor:
+        return comparison.jensen_shannon()

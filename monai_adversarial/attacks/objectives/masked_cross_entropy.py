@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cross-entropy of the voxels that are still to be changed."""
+
+from __future__ import annotations
+
+import torch
+
+from monai_adversarial.attacks.objectives.base import Progress, VoxelwiseObjective
+from monai_adversarial.attacks.objectives.comparison import Comparison
+
+__all__ = ["BalancedMaskedCrossEntropy", "MaskedCrossEntropy"]
+
+
+class MaskedCrossEntropy(VoxelwiseObjective):
+    """Cross-entropy of the voxels that are still correct, divided by the number of all voxels ("mask-ce-avg" of SEA).
+
+    Voxels that are wrong already get no more attention. In a targeted attack these are the voxels that already are as
+    wanted.
+
+    Source: Croce, Singh and Hein, Towards Reliable Evaluation and Fast Training of Robust Semantic Segmentation
+    Models, ECCV 2024.
+    """
+
+    comparable = False
+
+    def elements(self, comparison: Comparison, progress: Progress, targeted: bool) -> torch.Tensor:
+        correct = comparison.correct()
+        return comparison.cross_entropy() * (~correct if targeted else correct)
+
+
+class BalancedMaskedCrossEntropy(MaskedCrossEntropy):
+    """The same with equal weight for every class that occurs in the sample ("mask-ce-bal" of SEA)."""
+
+    def __init__(self) -> None:
+        super().__init__(balanced=True)

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SegPGD: from correct voxels to all voxels as the search goes on."""
+
+from __future__ import annotations
+
+import torch
+
+from monai_adversarial.attacks.objectives.base import Progress, VoxelwiseObjective
+from monai_adversarial.attacks.objectives.comparison import Comparison
+
+__all__ = ["SegPGD"]
+
+
+class SegPGD(VoxelwiseObjective):
+    """Mean cross-entropy with weight 1 - r for correct and r for wrong voxels, where r = step / (2 * steps).
+
+    The weights have no gradient. In a targeted attack the voxels that already are as wanted take the place of the
+    wrong ones.
+
+    Source: Gu, Zhao, Tresp and Torr, SegPGD: An Effective and Efficient Adversarial Attack for Evaluating and Boosting
+    Segmentation Robustness, ECCV 2022.
+    """
+
+    comparable = False
+
+    def elements(self, comparison: Comparison, progress: Progress, targeted: bool) -> torch.Tensor:
+        done = progress.step / (2 * progress.steps)
+        losses = comparison.cross_entropy()
+        left = comparison.correct()
+        left = ~left if targeted else left
+        return losses * (done + (1 - 2 * done) * left.to(losses.dtype))

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reference labels in the form that objectives need: hard where possible, soft where labels move with the image."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+__all__ = ["ACTIVATIONS", "Target"]
+
+ACTIVATIONS = ("softmax", "sigmoid")
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Without MONAI's meta data, which would make every loss a MetaTensor."""
+    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+
+
+def _voxel_weight(weight: torch.Tensor | None, dimensions: int) -> torch.Tensor | None:
+    """(batch, spatial...) weights, from these or from (batch, 1, spatial...)."""
+    if weight is None:
+        return None
+    weight = _plain(weight)
+    return weight[:, 0] if weight.ndim == dimensions and weight.shape[1] == 1 else weight
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Reference of a batch of segmentations.
+
+    Exactly one of ``index`` and ``soft`` is given. Class maps stay indices (memory of one volume instead of one per
+    class).
+
+    Args:
+        classes: number of the network's output channels.
+        index: class indices (batch, spatial...), int64.
+        soft: probabilities or one-hot (batch, class, spatial...).
+        weight: voxel weights >= 0 (batch, spatial...), for example a region mask, boolean or floating point; None for
+            all ones.
+        class_mask: boolean (class,): the classes that count; None for all. With softmax these are the voxels whose
+            reference is one of the classes (and the classes that Dice averages); with sigmoid these are the output
+            channels.
+        activation: ``"softmax"`` for exclusive classes, ``"sigmoid"`` for independent channels.
+
+    Attributes:
+        chosen: the classes of ``class_mask`` as integers; None when all count.
+
+    Raises:
+        ValueError: for tensors that do not fit together, an unknown activation, one class with softmax, or a
+            ``class_mask`` without classes.
+    """
+
+    classes: int
+    index: torch.Tensor | None = None
+    soft: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
+    class_mask: torch.Tensor | None = None
+    activation: str = "softmax"
+    chosen: tuple[int, ...] | None = field(init=False, default=None, repr=False)
+    _constants: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
+    _class_tables: dict[Any, torch.Tensor] = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.index is None) == (self.soft is None):
+            raise ValueError("Target needs exactly one of index and soft.")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {self.activation!r}.")
+        if self.classes < 1:
+            raise ValueError(f"classes must be >= 1, got {self.classes}.")
+        if self.classes == 1 and self.activation == "softmax":
+            raise ValueError("activation='softmax' needs at least 2 output channels, got 1: use activation='sigmoid'.")
+        if self.soft is not None:
+            self._check_soft(self.soft, self.soft.ndim)
+        if self.index is not None and self.index.dtype != torch.int64:
+            raise ValueError(f"index must be int64, got {self.index.dtype}.")
+        self._check_weight(self.weight)
+        if self.class_mask is not None:
+            if self.class_mask.dtype != torch.bool or tuple(self.class_mask.shape) != (self.classes,):
+                raise ValueError(
+                    f"class_mask must be boolean with shape ({self.classes},), "
+                    f"got {self.class_mask.dtype} with shape {tuple(self.class_mask.shape)}."
+                )
+            # Read once, here: objectives then know without waiting for the device which classes count.
+            chosen = tuple(number for number, counts in enumerate(self.class_mask.tolist()) if counts)
+            if not chosen:
+                raise ValueError("class_mask must select at least one class, got none.")
+            object.__setattr__(self, "chosen", chosen if len(chosen) < self.classes else None)
+
+    def _check_soft(self, soft: torch.Tensor, dimensions: int) -> None:
+        if soft.ndim != dimensions or soft.shape[1] != self.classes:
+            raise ValueError(f"soft must have shape (batch, {self.classes}, spatial...), got {tuple(soft.shape)}.")
+
+    def _check_weight(self, weight: torch.Tensor | None) -> None:
+        if weight is not None and weight.shape != self.voxel_shape:
+            raise ValueError(
+                f"weight must have shape {tuple(self.voxel_shape)} to fit the reference, got {tuple(weight.shape)}."
+            )
+
+    @classmethod
+    def from_label(
+        cls,
+        label: torch.Tensor,
+        classes: int,
+        activation: str = "softmax",
+        weight: torch.Tensor | None = None,
+        class_mask: torch.Tensor | None = None,
+    ) -> Target:
+        """Read a class map (batch, 1, spatial...) or one-hot (batch, class, spatial...) label, already checked.
+
+        ``weight`` may have shape (batch, spatial...) or (batch, 1, spatial...).
+        """
+        label, weight = _plain(label), _voxel_weight(weight, label.ndim)
+        if activation == "softmax":
+            # max is several times faster than argmax over the class dimension on the CPU
+            index = label[:, 0].long() if label.shape[1] == 1 else label.max(dim=1).indices
+            return cls(classes, index=index, weight=weight, class_mask=class_mask)
+        if label.shape[1] == 1 and classes > 1:
+            soft = _one_hot(label[:, 0].long(), classes, torch.float32)
+        else:
+            soft = label.float()
+        return cls(classes, soft=soft, weight=weight, class_mask=class_mask, activation=activation)
+
+    @property
+    def voxel_shape(self) -> torch.Size:
+        """(batch, spatial...)."""
+        if self.index is not None:
+            return self.index.shape
+        assert self.soft is not None
+        return torch.Size((self.soft.shape[0], *self.soft.shape[2:]))
+
+    def with_soft(self, soft: torch.Tensor, weight: torch.Tensor | None = None) -> Target:
+        """The same target with moved labels (and a moved region); for every step: it never waits for the device."""
+        self._check_soft(soft, len(self.voxel_shape) + 1)
+        moved = self._with(index=None, soft=_plain(soft))
+        weight = self.weight if weight is None else _voxel_weight(weight, soft.ndim)
+        moved._check_weight(weight)
+        return moved._with(weight=weight)
+
+    def select(self, indices: torch.Tensor) -> Target:
+        """The same target for some of its samples; ``indices`` is int64 on the target's device."""
+        return self._with(
+            **{
+                name: None if part is None else part.index_select(0, indices)
+                for name, part in (("index", self.index), ("soft", self.soft), ("weight", self.weight))
+            }
+        )
+
+    def only_chosen(self) -> Target:
+        """For independent channels: the same target without the channels that do not count."""
+        chosen = self.chosen
+        if chosen is None:
+            return self
+
+        def narrow() -> Target:
+            soft = (self.one_hot() if self.soft is None else self.soft).index_select(1, self.chosen_index())
+            return self._with(classes=len(chosen), index=None, soft=soft, class_mask=None, chosen=None)
+
+        return self.constant("only_chosen", narrow)
+
+    def chosen_index(self) -> torch.Tensor:
+        """``chosen`` as an int64 tensor on the target's device (all classes where all count)."""
+        numbers = tuple(self.chosen or range(self.classes))
+        return self.class_table(numbers, lambda: torch.tensor(numbers, device=self.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the reference lives."""
+        reference = self.soft if self.index is None else self.index
+        assert reference is not None
+        return reference.device
+
+    def one_hot(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Reference as (batch, class, spatial...)."""
+        if self.soft is not None:
+            return self.soft.to(dtype)
+        assert self.index is not None
+        if self.classes == 1:
+            return self.index.unsqueeze(1).to(dtype)
+        return _one_hot(self.index, self.classes, dtype)
+
+    def region(self, dtype: torch.dtype) -> torch.Tensor | None:
+        """Voxel weights (batch, spatial...) in ``dtype``; None for all ones."""
+        if self.weight is None or self.weight.dtype == dtype:
+            return self.weight
+        return self.constant(("region", dtype), lambda: self.weight.to(dtype))  # type: ignore[union-attr]
+
+    def constant(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Make once what does not change during an attack; keep nothing where a gradient flows into the reference."""
+        moving = any(part is not None and part.requires_grad for part in (self.soft, self.weight))
+        if moving or torch.is_inference_mode_enabled():
+            return make()
+        if key not in self._constants:
+            self._constants[key] = make()
+        return self._constants[key]
+
+    def class_table(self, key: Any, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """A small tensor that depends on the choice of classes alone, sent to the device once and not in every step."""
+        if torch.is_inference_mode_enabled():
+            return make()
+        if key not in self._class_tables:
+            self._class_tables[key] = make()
+        return self._class_tables[key]
+
+    def _with(self, **changes: Any) -> Target:
+        """A copy with other fields; it does not read class_mask again, which would wait for the device."""
+        made = copy.copy(self)
+        object.__setattr__(made, "_constants", {})
+        for name, value in changes.items():
+            object.__setattr__(made, name, value)
+        return made
+
+
+def _one_hot(index: torch.Tensor, classes: int, dtype: torch.dtype) -> torch.Tensor:
+    """Class indices as (batch, class, spatial...), without the int64 copy per class that F.one_hot makes."""
+    numbers = torch.arange(classes, device=index.device).view(1, -1, *([1] * (index.ndim - 1)))
+    return (index.unsqueeze(1) == numbers).to(dtype)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ways to change an image, each with a budget in HU, mm or percent."""
+
+from __future__ import annotations
+
+from monai_adversarial.attacks.perturbations.additive import AdditiveNoise, BoundAdditiveNoise
+from monai_adversarial.attacks.perturbations.affine import AffineTransform, BoundAffineTransform
+from monai_adversarial.attacks.perturbations.base import (
+    BoundPerturbation,
+    BudgetError,
+    Measurement,
+    Parameters,
+    Perturbation,
+)
+from monai_adversarial.attacks.perturbations.bias_field import BiasField, BoundBiasField
+from monai_adversarial.attacks.perturbations.chain import BoundChain, Chain
+from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation, ElasticDeformation
+from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
+from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant
+from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
+
+__all__ = [
+    "AdditiveNoise",
+    "AffineTransform",
+    "BiasField",
+    "BoundAdditiveNoise",
+    "BoundAffineTransform",
+    "BoundBiasField",
+    "BoundChain",
+    "BoundElasticDeformation",
+    "BoundGeometric",
+    "BoundPerturbation",
+    "BudgetError",
+    "Chain",
+    "ElasticDeformation",
+    "Measurement",
+    "Parameters",
+    "Perturbation",
+    "jacobian_determinant",
+    "warp_class_map",
+    "warp_linear",
+    "warp_nearest",
+]

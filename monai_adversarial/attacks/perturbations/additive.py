@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Additive noise in an L-infinity, L2 or root-mean-square ball."""
+
+from __future__ import annotations
+
+import torch
+
+from monai_adversarial.attacks.perturbations.base import (
+    BoundPerturbation,
+    Measurement,
+    Parameters,
+    Perturbation,
+    per_sample,
+)
+from monai_adversarial.attacks.scene import UNITS, Scene
+from monai_adversarial.attacks.validation import check_choice, check_positive
+
+__all__ = ["AdditiveNoise", "BoundAdditiveNoise"]
+
+NORMS = ("linf", "l2", "rms")
+
+
+class AdditiveNoise(Perturbation):
+    """Voxelwise additive noise: ``image + noise``, one number per voxel.
+
+    Voxels outside the attack's region, and voxels that the network's intensity window has already clipped when the
+    image is in network values (their HU is unknown), do not change. HU of -1500 and below mark voxels outside the
+    scanner's field of view and do not change.
+
+    Args:
+        epsilon: radius of the ball, in ``units``; 0 is the identity.
+        norm: ``"linf"`` (largest change of a voxel), ``"l2"`` (Euclidean norm over the sample) or ``"rms"`` (root mean
+            square over the voxels that may change, which compares across image sizes).
+        units: ``"HU"``, ``"network"`` (values as the network sees them) or ``"fraction"`` of the intensity window.
+
+    Raises:
+        ValueError: for a negative epsilon, an unknown norm or unknown units.
+    """
+
+    def __init__(self, epsilon: float, norm: str = "linf", units: str = "network") -> None:
+        self.epsilon = check_positive("epsilon", epsilon, allow_zero=True)
+        self.norm = check_choice("norm", norm, NORMS)
+        self.units = check_choice("units", units, UNITS)
+
+    def __repr__(self) -> str:
+        return f"AdditiveNoise(epsilon={self.epsilon:g}, norm={self.norm!r}, units={self.units!r})"
+
+    def bind(self, scene: Scene) -> BoundAdditiveNoise:
+        """Tie the ball to a batch, in the units of its voxels."""
+        return BoundAdditiveNoise(self, scene)
+
+
+class BoundAdditiveNoise(BoundPerturbation):
+    """Additive noise on one batch; the parameter is the noise itself, (batch, channel, spatial...), in image units."""
+
+    def __init__(self, perturbation: AdditiveNoise, scene: Scene) -> None:
+        super().__init__(scene)
+        self.norm, self.units = perturbation.norm, perturbation.units
+        self.epsilon = scene.in_image_units(perturbation.epsilon, perturbation.units)
+        image = scene.image
+        mask = torch.ones_like(image, dtype=torch.bool) if scene.region is None else scene.region.expand_as(image)
+        intensity = scene.intensity
+        if scene.image_domain == "HU":
+            mask = mask & (image > -1500)
+        elif intensity is not None:
+            # The edge of the window may stand for any HU beyond it, so a change there has no bound in HU.
+            if intensity.low is not None:
+                mask = mask & (image > intensity.low)
+            if intensity.high is not None:
+                mask = mask & (image < intensity.high)
+        self.mask = None if scene.region is None and bool(mask.all()) else mask
+        self.count = mask.flatten(1).sum(dim=1).clamp_min(1)
+        self.low, self.high = self._range(image)
+
+    def _range(self, image: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Lowest and highest value a voxel may take; a voxel that starts outside keeps its own value as the bound."""
+        low: float | None
+        high: float | None
+        if self.scene.image_domain == "HU":
+            low, high = -1024.0, None
+        else:
+            intensity = self.scene.intensity
+            low, high = (None, None) if intensity is None else (intensity.low, intensity.high)
+        return (
+            None if low is None else image.clamp_max(low),
+            None if high is None else image.clamp_min(high),
+        )
+
+    @property
+    def euclidean_radius(self) -> torch.Tensor:
+        """Radius of the Euclidean ball per sample, (batch,)."""
+        radius = torch.full_like(self.count, self.epsilon, dtype=self.scene.image.dtype)
+        return radius * self.count.to(radius.dtype).sqrt() if self.norm == "rms" else radius
+
+    @property
+    def radii(self) -> Parameters:
+        """The ball's radius, (batch, 1, ...)."""
+        image = self.scene.image
+        if self.norm == "linf":
+            return (
+                torch.full(
+                    (image.shape[0], *([1] * (image.ndim - 1))), self.epsilon, dtype=image.dtype, device=image.device
+                ),
+            )
+        return (per_sample(self.euclidean_radius, image),)
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Sign steps in the L-infinity ball, unit gradient steps otherwise."""
+        return ("linf" if self.norm == "linf" else "l2",)
+
+    def zeros(self) -> Parameters:
+        """No noise, in the image's memory format."""
+        return (torch.zeros_like(self.scene.image),)
+
+    def _draw(self, generators: list[torch.Generator], gaussian: bool) -> torch.Tensor:
+        noise = torch.empty_like(self.scene.image)
+        for sample, generator in zip(noise, generators, strict=True):
+            if gaussian:
+                sample.normal_(generator=generator)
+            else:
+                sample.uniform_(-1.0, 1.0, generator=generator)
+        return noise if self.mask is None else noise * self.mask
+
+    def random(self, generators: list[torch.Generator]) -> Parameters:
+        """Uniform in the box, or uniform in direction and radius for the Euclidean balls."""
+        if self.norm == "linf":
+            return self.project((self._draw(generators, gaussian=False) * self.epsilon,))
+        noise = self._draw(generators, gaussian=True)
+        length = noise.flatten(1).norm(dim=1).clamp_min(torch.finfo(noise.dtype).tiny)
+        shrink = torch.stack([torch.rand((), generator=g, device=noise.device, dtype=noise.dtype) for g in generators])
+        return self.project((noise * per_sample(self.euclidean_radius * shrink / length, noise),))
+
+    def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
+        """Random signs of the noise's largest change, or a random direction of its Euclidean length."""
+        if self.norm == "linf":
+            size = parameters[0].detach().flatten(1).abs().amax(dim=1)
+            return self.project((self._draw(generators, gaussian=False).sign() * per_sample(size, parameters[0]),))
+        noise = self._draw(generators, gaussian=True)
+        wanted = parameters[0].detach().flatten(1).norm(dim=1)
+        length = noise.flatten(1).norm(dim=1).clamp_min(torch.finfo(noise.dtype).tiny)
+        return self.project((noise * per_sample(wanted / length, noise),))
+
+    def project(self, parameters: Parameters) -> Parameters:
+        """Ball first, then the valid range of values, which can only shrink the noise."""
+        (noise,) = parameters
+        if self.norm == "linf":
+            noise = noise.clamp(-self.epsilon, self.epsilon)
+        else:
+            length = noise.flatten(1).norm(dim=1).clamp_min(torch.finfo(noise.dtype).tiny)
+            noise = noise * per_sample((self.euclidean_radius / length).clamp_max(1.0), noise)
+        if self.low is not None:
+            noise = torch.maximum(noise, self.low - self.scene.image)
+        if self.high is not None:
+            noise = torch.minimum(noise, self.high - self.scene.image)
+        if self.mask is not None:
+            noise = noise * self.mask
+        return (noise,)
+
+    def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Add the noise; ``project`` has kept it inside the ball, the region and the range of values."""
+        return image + parameters[0]
+
+    def frozen_fraction(self, gradients: Parameters) -> torch.Tensor:
+        """Share of zero gradients among the voxels that may change."""
+        zero = (gradients[0] == 0) if self.mask is None else (gradients[0] == 0) & self.mask
+        return zero.flatten(1).sum(dim=1) / self.count
+
+    def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Whole numbers; a change that rounding would carry out of the ball (or the region) is rounded toward the
+        clean image instead."""
+        nearest = adversarial.round()
+        change = adversarial - image
+        inward = torch.where(change > 0, torch.floor(adversarial), torch.ceil(adversarial))
+        if self.norm == "linf":
+            unsafe = (nearest - image).abs() > self.epsilon
+        else:  # a Euclidean length grows only where a voxel's change grows
+            unsafe = (nearest - image).abs() > change.abs()
+        rounded = torch.where(unsafe, inward, nearest)
+        untouched = change == 0 if self.mask is None else (change == 0) | ~self.mask
+        return torch.where(untouched, image, rounded)
+
+    def measure(
+        self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
+    ) -> dict[str, Measurement]:
+        """Largest change and root-mean-square change, in the budget's units and in HU where they are known."""
+        difference = (adversarial.double() - image.double()).flatten(1)
+        largest = difference.abs().amax(dim=1)
+        euclidean = difference.norm(dim=1)
+        root_mean_square = euclidean / self.count.double().sqrt()
+        values = {"linf": largest, "l2": euclidean, "rms": root_mean_square}[self.norm]
+        per_unit = self.scene.in_image_units(1.0, self.units)
+        # float32 voxels near 3000 HU are 2.4e-4 apart: not a change of the attacker's choosing.
+        spacing = float(image.detach().abs().max()) * torch.finfo(torch.float32).eps
+        if self.norm == "l2":
+            spacing *= float(self.count.max()) ** 0.5
+            rounding *= float(self.count.max()) ** 0.5
+        found = {
+            f"noise_{self.norm}": Measurement(
+                values / per_unit, self.units, self.epsilon / per_unit, tolerance=(rounding + spacing) / per_unit
+            )
+        }
+        for name, amount in (("largest_change", largest), ("rms_change", root_mean_square)):
+            in_hounsfield = self.scene.in_hounsfield(amount)
+            if in_hounsfield is not None:
+                found[name] = Measurement(in_hounsfield, "HU")
+        if self.mask is not None:
+            outside = (difference.abs() * (~self.mask).flatten(1)).amax(dim=1)
+            found["change_outside_region"] = Measurement(
+                outside / per_unit, self.units, 0.0, tolerance=rounding / per_unit
+            )
+        return found

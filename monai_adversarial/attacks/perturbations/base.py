@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an image may change, and how far."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from monai_adversarial.attacks.scene import Scene
+
+__all__ = ["BoundPerturbation", "BudgetError", "Measurement", "Parameters", "Perturbation", "per_sample"]
+
+Parameters = tuple[torch.Tensor, ...]
+
+# Room for float32 arithmetic in a comparison of what was measured with what was allowed.
+RELATIVE_TOLERANCE = 1e-4
+
+
+class BudgetError(RuntimeError):
+    """An image left the budget of its attack."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured property of a finished adversarial batch.
+
+    Args:
+        values: one number per sample, (batch,).
+        units: unit of the values, for example ``"HU"`` or ``"mm"``.
+        limit: what the budget allows, None for a value that is only reported.
+        at_least: the limit is a lower bound (for example of a Jacobian determinant) instead of an upper bound.
+        tolerance: absolute room for rounding to the saved file's integers, in ``units``.
+    """
+
+    values: torch.Tensor
+    units: str
+    limit: float | None = None
+    at_least: bool = False
+    tolerance: float = 0.0
+
+    def exceeded(self) -> list[int]:
+        """Indices of the samples outside the limit."""
+        if self.limit is None:
+            return []
+        room = abs(self.limit) * RELATIVE_TOLERANCE + 1e-6 + self.tolerance
+        values = self.values.detach().double().cpu()
+        inside = values >= self.limit - room if self.at_least else values <= self.limit + room
+        return [i for i, fine in enumerate(inside.tolist()) if not fine]  # NaN is never inside
+
+
+def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Reshape (batch,) so that it broadcasts over the other dimensions of ``like``."""
+    return values.view(-1, *([1] * (like.ndim - 1)))
+
+
+class BoundPerturbation(ABC):
+    """A perturbation tied to one clean batch: pure functions of explicit parameters.
+
+    Parameters are a tuple of float tensors with a leading batch dimension; sample ``i`` of the image depends on sample
+    ``i`` of each alone. Zero parameters are the identity.
+    """
+
+    #: the perturbation moves anatomy, so that labels move with the image
+    geometric: bool = False
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+
+    @property
+    @abstractmethod
+    def radii(self) -> Parameters:
+        """Per parameter tensor: the half-width of the budget in the parameter's own units, broadcastable over it."""
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Per parameter tensor: ``"linf"`` (sign steps) or ``"l2"`` (unit gradient steps)."""
+        return ("linf",) * len(self.radii)
+
+    @abstractmethod
+    def zeros(self) -> Parameters:
+        """Parameters of the identity."""
+
+    @abstractmethod
+    def random(self, generators: list[torch.Generator]) -> Parameters:
+        """A feasible random draw, one generator per sample: the start of a search."""
+
+    @abstractmethod
+    def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
+        """A random draw of the same size as ``parameters``: the control that an attack is compared with."""
+
+    @abstractmethod
+    def project(self, parameters: Parameters) -> Parameters:
+        """The nearest (or a scaled) feasible point. No host synchronization."""
+
+    @abstractmethod
+    def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """The perturbed image, (batch, channel, spatial...), differentiable in ``image`` and ``parameters``."""
+
+    @abstractmethod
+    def measure(
+        self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
+    ) -> dict[str, Measurement]:
+        """Measure a finished image.
+
+        Args:
+            image: the clean image.
+            adversarial: the finished image, for example read back from a file.
+            parameters: what made it.
+            rounding: largest rounding of a voxel that the file's dtype caused, in image units (0.5 for integer HU).
+        """
+
+    def verify(
+        self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
+    ) -> dict[str, Measurement]:
+        """Measure a finished image and raise where a budget is exceeded.
+
+        Raises:
+            BudgetError: names the budget, the sample, what was measured and what is allowed.
+        """
+        measured = self.measure(image, adversarial, parameters, rounding)
+        for name, measurement in measured.items():
+            for sample in measurement.exceeded():
+                side = "below" if measurement.at_least else "above"
+                raise BudgetError(
+                    f"{name} of sample {sample} is {float(measurement.values[sample]):.6g} {measurement.units}, "
+                    f"{side} the budget of {measurement.limit:.6g} {measurement.units}."
+                )
+        return measured
+
+    def frozen_fraction(self, gradients: Parameters) -> torch.Tensor:
+        """Share of each sample's gradient entries that are exactly zero, (batch,): a sign step leaves those parameters
+        where they are."""
+        zeros = sum((gradient == 0).flatten(1).sum(dim=1) for gradient in gradients)
+        return zeros / sum(gradient[0].numel() for gradient in gradients)
+
+    def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """The finished image in whole numbers (integer HU), still inside the budget."""
+        return adversarial.round()
+
+    def move_soft_label(self, one_hot: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Move soft one-hot labels (batch, class, spatial...) as the image moves; the identity unless geometric."""
+        return one_hot
+
+    def move_class_map(self, label: torch.Tensor, classes: int, parameters: Parameters) -> torch.Tensor:
+        """Soft one-hot (batch, class, spatial...) of a moved class map (batch, spatial...), differentiable in
+        ``parameters``."""
+        raise NotImplementedError(f"{type(self).__name__} is not geometric: it does not move labels.")
+
+    def move_label(self, label: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Move a label or mask (batch, channel, spatial...) by nearest neighbor; the identity unless geometric."""
+        return label
+
+
+class Perturbation(ABC):
+    """A way to change an image and its budget, before any image is known."""
+
+    @abstractmethod
+    def bind(self, scene: Scene) -> BoundPerturbation:
+        """Tie the perturbation to a clean batch; raises ValueError when the scene lacks what the budget needs."""

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Smooth multiplicative shading of bounded gain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from monai_adversarial.attacks.perturbations.base import (
+    BoundPerturbation,
+    Measurement,
+    Parameters,
+    Perturbation,
+    per_sample,
+)
+from monai_adversarial.attacks.perturbations.geometric import intensity_changes, shared_spacing, unexplained_change
+from monai_adversarial.attacks.perturbations.smooth_basis import (
+    bspline_matrix,
+    evaluate_separable,
+    legendre_exponents,
+    legendre_matrix,
+)
+from monai_adversarial.attacks.scene import Scene
+from monai_adversarial.attacks.validation import check_choice, check_count, check_positive
+
+__all__ = ["BiasField", "BoundBiasField"]
+
+BASES = ("legendre", "bspline")
+DOMAINS = ("window", "attenuation", "image")
+AIR = -1000.0  # HU of no attenuation
+
+
+class BiasField(Perturbation):
+    """Smooth multiplicative field ``exp(sum of coefficients * basis functions)``, as MONAI's ``RandBiasField`` but
+    bounded.
+
+    The gain of every voxel stays between ``1 / (1 + max_gain)`` and ``1 + max_gain``. Sources: Tian et al. 2021
+    (adversarial bias field, polynomial basis) and Chen et al. 2020 (AdvBias, cubic B-splines); the meaning of the gain
+    for CT is our reconstruction.
+
+    Args:
+        max_gain: largest gain minus one, for example 0.3 for 30 %; 0 is the identity.
+        degree: largest total degree of the Legendre polynomials; 0 is one global factor.
+        basis: ``"legendre"`` or ``"bspline"`` (uniform cubic).
+        control_spacing: distance of the B-spline's controls in mm.
+        domain: what is multiplied. ``"window"``: the value within the network's intensity window, from 0 to 1, voxels
+            outside the window do not change. ``"attenuation"``: the linear attenuation, HU + 1000, so that air stays
+            air; needs an image in HU. ``"image"``: the image's own values, as ``RandBiasField`` (in HU that has no
+            physical meaning).
+        window: (low, high) in HU for ``domain="window"``; by default the window of the attack's intensity map. An image
+            in network values of which no map is known is multiplied as it is.
+        zero_mean: take the field's mean over the volume out, so that a change of overall brightness is not part of the
+            attack.
+
+    Raises:
+        ValueError: for a negative gain or degree, an unknown basis or domain, or a window that is not low < high.
+    """
+
+    def __init__(
+        self,
+        max_gain: float = 0.3,
+        degree: int = 3,
+        basis: str = "legendre",
+        control_spacing: float = 64.0,
+        domain: str = "window",
+        window: Sequence[float] | None = None,
+        zero_mean: bool = False,
+    ) -> None:
+        self.max_gain = check_positive("max_gain", max_gain, allow_zero=True)
+        self.degree = check_count("degree", degree, minimum=0)
+        self.basis = check_choice("basis", basis, BASES)
+        self.control_spacing = check_positive("control_spacing", control_spacing)
+        self.domain = check_choice("domain", domain, DOMAINS)
+        if window is not None and (len(window) != 2 or not float(window[0]) < float(window[1])):
+            raise ValueError(f"window must be (low, high) in HU with low < high, got {tuple(window)}.")
+        self.window = None if window is None else (float(window[0]), float(window[1]))
+        self.zero_mean = bool(zero_mean)
+        if self.zero_mean and basis == "legendre" and degree == 0:
+            raise ValueError(
+                "degree must be at least 1 with zero_mean=True: a constant field without its mean is nothing."
+            )
+
+    def __repr__(self) -> str:
+        shape = f"degree={self.degree}" if self.basis == "legendre" else f"control_spacing={self.control_spacing:g}"
+        return f"BiasField(max_gain={self.max_gain:g}, basis={self.basis!r}, {shape}, domain={self.domain!r})"
+
+    def bind(self, scene: Scene) -> BoundBiasField:
+        """Tie the field to a batch.
+
+        Raises:
+            ValueError: attenuation of an image that is not in HU, an unknown intensity window, or missing spacing for
+            B-splines.
+        """
+        return BoundBiasField(self, scene)
+
+
+class BoundBiasField(BoundPerturbation):
+    """Bias field of one batch.
+
+    The parameter holds the coefficients of the logarithm of the gain, (batch, functions) for Legendre polynomials in
+    the order of MONAI's ``RandBiasField``, (batch, controls along each axis) for B-splines.
+    """
+
+    def __init__(self, perturbation: BiasField, scene: Scene) -> None:
+        super().__init__(scene)
+        self.max_gain, self.zero_mean = perturbation.max_gain, perturbation.zero_mean
+        self.limit = math.log1p(perturbation.max_gain)
+        self.domain, self.low, self.high = _domain(perturbation, scene)
+        image = scene.image
+        shape = scene.spatial_shape
+        if perturbation.basis == "legendre":
+            matrices = [legendre_matrix(length, perturbation.degree) for length in shape]
+            functions = [m.shape[1] for m in matrices]
+            exponents = legendre_exponents(perturbation.degree, len(shape))
+            self.parameter_shape: tuple[int, ...] = (len(exponents),)
+            strides = [math.prod(functions[axis + 1 :]) for axis in range(len(shape))]
+            places = [sum(e * s for e, s in zip(exponent, strides, strict=True)) for exponent in exponents]
+            self.places: torch.Tensor | None = torch.tensor(places, device=image.device)
+            constant = torch.zeros(functions, dtype=torch.float64)
+            constant.view(-1)[0] = 1.0
+        else:
+            spacing = shared_spacing(scene, "control_spacing of a B-spline bias field")
+            matrices = [bspline_matrix(n, s, perturbation.control_spacing) for n, s in zip(shape, spacing, strict=True)]
+            functions = [m.shape[1] for m in matrices]
+            self.parameter_shape = tuple(functions)
+            self.places = None
+            constant = torch.ones(functions, dtype=torch.float64)
+        means = torch.ones((), dtype=torch.float64)
+        for matrix in matrices:
+            means = means[..., None] * matrix.mean(dim=0)
+        self.functions = functions
+        self.matrices = [m.to(image) for m in matrices]
+        self.constant, self.means = constant.to(image), means.to(image)
+
+    @property
+    def radii(self) -> Parameters:
+        """Logarithm of the largest gain: what one coefficient alone may be."""
+        image = self.scene.image
+        return (torch.full((1, *[1] * len(self.parameter_shape)), self.limit, dtype=image.dtype, device=image.device),)
+
+    def zeros(self) -> Parameters:
+        """A gain of one."""
+        return (self.scene.image.new_zeros(self.scene.batch, *self.parameter_shape),)
+
+    def _coefficients(self, parameters: Parameters) -> torch.Tensor:
+        """Coefficients of the full tensor product, without the field's mean if asked for."""
+        (coefficients,) = parameters
+        if self.places is not None:
+            full = coefficients.new_zeros(coefficients.shape[0], math.prod(self.functions))
+            coefficients = full.index_copy(1, self.places, coefficients).view(-1, *self.functions)
+        if self.zero_mean:
+            mean = (coefficients * self.means).flatten(1).sum(dim=1)
+            coefficients = coefficients - per_sample(mean, coefficients) * self.constant
+        return coefficients
+
+    def field(self, parameters: Parameters) -> torch.Tensor:
+        """Logarithm of the gain, (batch, 1, spatial...)."""
+        return evaluate_separable(self._coefficients(parameters), self.matrices).unsqueeze(1)
+
+    def _largest(self, coefficients: torch.Tensor) -> torch.Tensor:
+        field = evaluate_separable(coefficients, self.matrices).flatten(1)
+        return torch.maximum(field.amax(dim=1), -field.amin(dim=1))
+
+    def _as_parameters(self, coefficients: torch.Tensor) -> Parameters:
+        return (coefficients if self.places is None else coefficients.flatten(1).index_select(1, self.places),)
+
+    def random(self, generators: list[torch.Generator]) -> Parameters:
+        """Uniform coefficients, scaled into the budget where they leave it."""
+        (draw,) = self.zeros()
+        for sample, generator in zip(draw, generators, strict=True):
+            sample.uniform_(-self.limit, self.limit, generator=generator)
+        return self.project((draw,))
+
+    def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
+        """Random coefficients with the same largest gain."""
+        (draw,) = self.random(generators)
+        wanted = self._largest(self._coefficients((parameters[0].detach(),)))
+        found = self._largest(self._coefficients((draw,))).clamp_min(torch.finfo(draw.dtype).tiny)
+        return self.project((draw * per_sample(wanted / found, draw),))
+
+    def project(self, parameters: Parameters) -> Parameters:
+        """Scale the coefficients so that no voxel of the volume exceeds the gain: exact, since the field is linear in
+        them."""
+        coefficients = self._coefficients(parameters)
+        largest = self._largest(coefficients).clamp_min(torch.finfo(coefficients.dtype).tiny)
+        return self._as_parameters(coefficients * per_sample((self.limit / largest).clamp_max(1.0), coefficients))
+
+    def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Multiply in the chosen domain."""
+        gain = self.field(parameters).exp()
+        if self.domain == "image":
+            shaded = image * gain
+        elif self.domain == "attenuation":
+            # Below air there is nothing to attenuate: padding keeps its value.
+            shaded = image + (image - AIR).clamp_min(0) * (gain - 1)
+        else:
+            value = (image - self.low).clamp(0, self.high - self.low)
+            shaded = image + torch.where(image < self.high, (value * gain).clamp_max(self.high - self.low) - value, 0)
+        return shaded if self.scene.region is None else torch.where(self.scene.region, shaded, image)
+
+    def measure(
+        self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
+    ) -> dict[str, Measurement]:
+        """The gain in percent: the smallest that explains the finished image, voxel by voxel, and that of the
+        parameters."""
+        before, after = image.double(), adversarial.double()
+        # What a voxel may differ without a gain: rounding to the file's integers and to float32.
+        room = rounding + float(image.abs().max()) * 4 * torch.finfo(torch.float32).eps
+        offset = {"image": 0.0, "attenuation": AIR, "window": self.low}[self.domain]
+        value = before - offset
+        changeable = value != 0 if self.domain == "image" else value > 0
+        if self.domain == "window":
+            changeable = changeable & (before < self.high)
+        if self.scene.region is not None:
+            changeable = changeable & self.scene.region
+        size = value.abs().clamp_min(torch.finfo(torch.float64).tiny)
+        changed = (after - offset) * value.sign()
+        lowest, highest = (changed - room) / size, (changed + room) / size
+        # Gains from lowest to highest explain the voxel after rounding; the one nearest to 1 counts.
+        logarithm = torch.maximum(lowest.clamp_min(1.0).log(), -highest.clamp(0.0, 1.0).log())
+        measured = torch.where(changeable, logarithm, 0.0).flatten(1).amax(dim=1)
+        outside = torch.where(changeable, 0.0, (after - before).abs()).flatten(1).amax(dim=1)
+        with torch.no_grad():
+            from_parameters = self.field(parameters).double().abs().flatten(1).amax(dim=1)
+            expected = self.apply(image, parameters)
+        percent = 100 * self.max_gain
+        return {
+            "gain": Measurement(100 * measured.expm1(), "percent", percent),
+            "gain_of_parameters": Measurement(100 * from_parameters.expm1(), "percent", percent),
+            "change_outside_domain": Measurement(outside, self.scene.image_domain, 0.0, tolerance=room),
+            "unexplained_change": unexplained_change(self.scene, image, adversarial, expected, rounding),
+            **intensity_changes(self.scene, image, adversarial),
+        }
+
+
+def _domain(perturbation: BiasField, scene: Scene) -> tuple[str, float, float]:
+    """The domain to multiply in and the window's edges in the units of the image."""
+    domain, window, intensity = perturbation.domain, perturbation.window, scene.intensity
+    if domain == "attenuation" and scene.image_domain != "HU":
+        raise ValueError(
+            "domain='attenuation' needs an image in HU, but the image is in network values: use domain='window'."
+        )
+    if domain != "window":
+        return domain, 0.0, 0.0
+    if scene.image_domain == "HU":
+        window = window or (None if intensity is None else intensity.window)
+        if window is None:
+            raise ValueError("domain='window' needs the intensity window: pass window=(low, high) in HU or intensity=.")
+        return domain, window[0], window[1]
+    if intensity is None:
+        if window is not None:
+            raise ValueError(
+                "window is in HU but the image is in network values: pass intensity= (the map between them)."
+            )
+        return "image", 0.0, 0.0
+    if window is not None:
+        low, high = (intensity.scale * edge + intensity.offset for edge in window)
+        return domain, low, high
+    if intensity.low is None or intensity.high is None:
+        raise ValueError(
+            "domain='window' needs the intensity window, but the intensity map does not clip: pass window=(low, high)."
+        )
+    return domain, intensity.low, intensity.high

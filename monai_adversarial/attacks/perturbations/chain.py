@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several perturbations, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters, Perturbation
+from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
+from monai_adversarial.attacks.scene import Scene
+
+__all__ = ["BoundChain", "Chain"]
+
+
+class Chain(Perturbation):
+    """Apply several perturbations in order, each within its own budget (as Chen et al. 2022, AdvChain).
+
+    Args:
+        perturbations: at least one; the first is applied first.
+
+    Raises:
+        ValueError: for an empty sequence.
+        TypeError: for a member that is not a perturbation.
+    """
+
+    def __init__(self, perturbations: Sequence[Perturbation]) -> None:
+        self.perturbations = tuple(perturbations)
+        if not self.perturbations:
+            raise ValueError("perturbations must hold at least one perturbation, got none.")
+        for member in self.perturbations:
+            if not isinstance(member, Perturbation):
+                raise TypeError(f"perturbations must hold perturbations only, got {type(member).__name__}.")
+
+    def __repr__(self) -> str:
+        return f"Chain([{', '.join(map(repr, self.perturbations))}])"
+
+    def bind(self, scene: Scene) -> BoundChain:
+        """Tie every member to the same batch."""
+        return BoundChain(self, scene)
+
+
+class BoundChain(BoundPerturbation):
+    """A chain on one batch; the parameters of its members follow each other."""
+
+    def __init__(self, perturbation: Chain, scene: Scene) -> None:
+        super().__init__(scene)
+        self.members = tuple(member.bind(scene) for member in perturbation.perturbations)
+        self.names = tuple(f"{i}_{type(member).__name__}" for i, member in enumerate(perturbation.perturbations))
+        self.geometric = any(member.geometric for member in self.members)
+        self.counts = tuple(len(member.radii) for member in self.members)
+
+    def _each(self, parameters: Parameters) -> Iterator[tuple[BoundPerturbation, Parameters]]:
+        if len(parameters) != sum(self.counts):
+            raise ValueError(f"parameters must hold {sum(self.counts)} tensors for this chain, got {len(parameters)}.")
+        start = 0
+        for member, count in zip(self.members, self.counts, strict=True):
+            yield member, parameters[start : start + count]
+            start += count
+
+    @property
+    def radii(self) -> Parameters:
+        """Those of the members."""
+        return tuple(radius for member in self.members for radius in member.radii)
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Those of the members."""
+        return tuple(norm for member in self.members for norm in member.norms)
+
+    def zeros(self) -> Parameters:
+        """The identity of every member."""
+        return tuple(zero for member in self.members for zero in member.zeros())
+
+    def random(self, generators: list[torch.Generator]) -> Parameters:
+        """A random draw of every member."""
+        return tuple(draw for member in self.members for draw in member.random(generators))
+
+    def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
+        """A control of every member."""
+        return tuple(draw for member, own in self._each(parameters) for draw in member.random_control(generators, own))
+
+    def project(self, parameters: Parameters) -> Parameters:
+        """Each member in its own budget."""
+        return tuple(projected for member, own in self._each(parameters) for projected in member.project(own))
+
+    def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Apply the members in order."""
+        for member, own in self._each(parameters):
+            image = member.apply(image, own)
+        return image
+
+    def frozen_fraction(self, gradients: Parameters) -> torch.Tensor:
+        """That of the members, each weighted by its number of parameters."""
+        frozen: torch.Tensor | None = None
+        count = 0
+        for member, own in self._each(gradients):
+            size = sum(gradient[0].numel() for gradient in own)
+            one = member.frozen_fraction(own) * size
+            frozen, count = one if frozen is None else frozen + one, count + size
+        assert frozen is not None
+        return frozen / count
+
+    @torch.no_grad()
+    def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Whole numbers as the last member makes them, whose budget is held against the finished image."""
+        *before, (last, last_parameters) = self._each(parameters)
+        for member, own in before:
+            image = member.apply(image, own)
+        return last.quantize(image, adversarial, last_parameters)
+
+    def measure(
+        self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
+    ) -> dict[str, Measurement]:
+        """Measure each member between the image before it and the image after it; the last one is held against the
+        finished image.
+
+        Names are prefixed with the member's index and kind, for example ``"1_BiasField_gain"``.
+        """
+        found: dict[str, Measurement] = {}
+        for index, (member, own) in enumerate(self._each(parameters)):
+            last = index == len(self.members) - 1
+            with torch.no_grad():
+                after = adversarial if last else member.apply(image, own)
+            measured = member.measure(image, after, own, rounding if last else 0.0)
+            found.update({f"{self.names[index]}_{name}": value for name, value in measured.items()})
+            image = after
+        return found
+
+    def move_soft_label(self, one_hot: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Move soft labels by the geometric members in order."""
+        for member, own in self._each(parameters):
+            one_hot = member.move_soft_label(one_hot, own)
+        return one_hot
+
+    def move_class_map(self, label: torch.Tensor, classes: int, parameters: Parameters) -> torch.Tensor:
+        """Soft one-hot of the moved class map: the first geometric member makes it soft, the later ones move it on."""
+        soft: torch.Tensor | None = None
+        for member, own in self._each(parameters):
+            if member.geometric:
+                soft = member.move_class_map(label, classes, own) if soft is None else member.move_soft_label(soft, own)
+        return super().move_class_map(label, classes, parameters) if soft is None else soft
+
+    def move_label(self, label: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Move a label or mask by the geometric members in order."""
+        for member, own in self._each(parameters):
+            label = member.move_label(label, own)
+        return label
+
+    def pull_back(self, volume: torch.Tensor, parameters: Parameters, mode: str = "linear") -> torch.Tensor:
+        """Bring a volume on the perturbed image back to the clean image's geometry, the last member first."""
+        for member, own in reversed(list(self._each(parameters))):
+            if isinstance(member, (BoundGeometric, BoundChain)):
+                volume = member.pull_back(volume, own, mode)
+        return volume

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Smooth elastic deformation bounded in mm along each axis, as a plain displacement or as a diffeomorphism."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from monai_adversarial.attacks.perturbations.base import Measurement, Parameters, Perturbation, per_sample
+from monai_adversarial.attacks.perturbations.geometric import (
+    BoundGeometric,
+    intensity_changes,
+    match_size,
+    per_axis,
+    shared_spacing,
+    unexplained_change,
+)
+from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant
+from monai_adversarial.attacks.perturbations.smooth_basis import bspline_matrix, evaluate_separable, linear_matrix
+from monai_adversarial.attacks.perturbations.warp import warp_linear
+from monai_adversarial.attacks.scene import Scene
+from monai_adversarial.attacks.validation import check_count, check_positive
+
+__all__ = ["BoundElasticDeformation", "ElasticDeformation"]
+
+# Integration nodes per distance of controls: a cubic B-spline is nearly linear over an eighth of it.
+NODES_PER_CONTROL = 8
+# Share of the allowed logarithm of the Jacobian determinant that is used; the rest is room for the integration's error.
+CERTIFICATE_MARGIN = 0.9
+INVERSE_ITERATIONS = 20
+
+
+class ElasticDeformation(Perturbation):
+    """Smooth deformation from a cubic B-spline grid of controls in mm.
+
+    Diffeomorphic: the controls are a stationary velocity, integrated to a deformation by scaling and squaring (Arsigny
+    et al. 2006; as an attack Chen et al. 2022, AdvMorph). No voxel moves further than ``max_displacement`` along an
+    axis, because B-spline, integration and interpolation only ever average. The volume of no voxel shrinks below
+    ``min_jacobian``: the logarithm of the Jacobian determinant is the integral of the velocity's divergence along the
+    path, and the velocity is scaled so that the divergence, with or without any of its axes (at the border the field
+    stops to vary along one), stays above ``log(min_jacobian)``. The bound is our reconstruction.
+
+    Free: the controls are the displacement itself, which may fold.
+
+    Args:
+        max_displacement: largest displacement in mm, one number or one for each axis of the image; 0 is the identity.
+        control_spacing: distance of the controls in mm.
+        diffeomorphic: integrate a velocity instead of a plain displacement.
+        min_jacobian: lower bound of the Jacobian determinant of a diffeomorphic deformation, between 0 and 1.
+        integration_steps: number of squarings; by default enough for steps below half a voxel.
+
+    Raises:
+        ValueError: for negative or non-finite values, or ``min_jacobian`` outside (0, 1).
+    """
+
+    def __init__(
+        self,
+        max_displacement: float | Sequence[float] = 5.0,
+        control_spacing: float = 32.0,
+        diffeomorphic: bool = True,
+        min_jacobian: float = 0.1,
+        integration_steps: int | None = None,
+    ) -> None:
+        count = 1 if isinstance(max_displacement, (int, float)) else len(max_displacement)
+        per_axis("max_displacement", max_displacement, count)
+        self.max_displacement = max_displacement
+        self.control_spacing = check_positive("control_spacing", control_spacing)
+        self.diffeomorphic = bool(diffeomorphic)
+        if not 0.0 < min_jacobian < 1.0:
+            raise ValueError(f"min_jacobian must be between 0 and 1, got {min_jacobian!r}.")
+        self.min_jacobian = float(min_jacobian)
+        self.integration_steps = (
+            None if integration_steps is None else check_count("integration_steps", integration_steps)
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"ElasticDeformation(max_displacement={self.max_displacement}, control_spacing={self.control_spacing:g}, "
+            f"diffeomorphic={self.diffeomorphic}, min_jacobian={self.min_jacobian:g})"
+        )
+
+    def bind(self, scene: Scene) -> BoundElasticDeformation:
+        """Tie the deformation to a batch.
+
+        Raises:
+            ValueError: for a missing spacing, samples of different spacing, or a region too small for one control.
+        """
+        return BoundElasticDeformation(self, scene)
+
+
+class BoundElasticDeformation(BoundGeometric):
+    """Elastic deformation of one batch; the parameter holds the controls in mm, (batch, dimension, controls along each
+    axis).
+
+    With a region, only controls that move nothing outside of it are used.
+    """
+
+    def __init__(self, perturbation: ElasticDeformation, scene: Scene) -> None:
+        super().__init__(scene)
+        image, shape = scene.image, scene.spatial_shape
+        dimensions = len(shape)
+        control_spacing = perturbation.control_spacing
+        self.diffeomorphic, self.min_jacobian = perturbation.diffeomorphic, perturbation.min_jacobian
+        spacing = shared_spacing(scene, "max_displacement")
+        self._spacing = torch.tensor([spacing], dtype=image.dtype, device=image.device)
+        self.limits = per_axis("max_displacement", perturbation.max_displacement, dimensions)
+        self.limit = torch.tensor(self.limits, dtype=image.dtype, device=image.device).view(1, -1, *[1] * dimensions)
+
+        # Nodes of the integration grid span the volume from its first voxel to its last.
+        extents = [(length - 1) * s for length, s in zip(shape, spacing, strict=True)]
+        nodes = list(shape)
+        if self.diffeomorphic:
+            wanted = [math.ceil(extent * NODES_PER_CONTROL / control_spacing) + 1 for extent in extents]
+            nodes = [min(length, n) for length, n in zip(shape, wanted, strict=True)]
+
+        def matrices(derivative: bool = False) -> list[torch.Tensor]:
+            made = zip(shape, spacing, nodes, strict=True)
+            return [bspline_matrix(n, s, control_spacing, points, derivative) for n, s, points in made]
+
+        def per_dimension(values: list[float]) -> torch.Tensor:
+            return torch.tensor(values, dtype=image.dtype, device=image.device).view(1, -1, *[1] * dimensions)
+
+        values = matrices()
+        upsampling = [linear_matrix(length, n) for length, n in zip(shape, nodes, strict=True)]
+        self.parameter_shape = (dimensions, *(m.shape[1] for m in values))
+        self.matrices = [m.to(image) for m in values]
+        self.derivatives = [m.to(image) for m in matrices(derivative=True)]
+        self.upsampling = None if nodes == list(shape) else [m.to(image) for m in upsampling]
+        node_spacing = [extent / max(n - 1, 1) for extent, n in zip(extents, nodes, strict=True)]
+        # An axis of one voxel has no extent: nothing moves along it.
+        self.nodes_per_mm = per_dimension([1 / d if d > 0 else 0.0 for d in node_spacing])
+        self.voxels_per_node = per_dimension(
+            [(length - 1) / max(n - 1, 1) for length, n in zip(shape, nodes, strict=True)]
+        )
+
+        longest = max(limit / s for limit, s in zip(self.limits, spacing, strict=True))
+        steps = max(4, math.ceil(math.log2(max(longest, 1e-6) / 0.5)) + 1)
+        self.integration_steps = perturbation.integration_steps or steps
+        self.lowest_divergence = CERTIFICATE_MARGIN * math.log(self.min_jacobian)
+        # Neighboring controls differ by 2 limits at most, which may already be too little to reach the bound.
+        steepest = sum(2 * limit / control_spacing for limit in self.limits)
+        self.certified = not self.diffeomorphic or steepest <= -self.lowest_divergence
+        self.allowed = None if scene.region is None else self._inside(scene.region, upsampling, values)
+
+    def _inside(self, region: torch.Tensor, upsampling: list[torch.Tensor], values: list[torch.Tensor]) -> torch.Tensor:
+        """Controls, (batch, 1, controls along each axis), that reach no voxel outside the region."""
+        reach = [((u @ v.ne(0).double()) > 0).to(self.scene.image) for u, v in zip(upsampling, values, strict=True)]
+        outside = evaluate_separable((~region).to(self.scene.image), [r.T for r in reach])
+        allowed = outside < 0.5
+        empty = [i for i, some in enumerate(allowed.flatten(1).any(dim=1).tolist()) if not some]
+        if empty:
+            raise ValueError(
+                f"region of sample {empty[0]} is too small for control_spacing: a control reaches two spacings to every "
+                "side; use a smaller control_spacing or a larger region."
+            )
+        return allowed.to(self.scene.image.dtype)
+
+    @property
+    def spacing(self) -> torch.Tensor:
+        """Voxel spacing in mm, (1, dimension)."""
+        return self._spacing
+
+    @property
+    def radii(self) -> Parameters:
+        """The largest displacement in mm along each axis."""
+        return (self.limit,)
+
+    def zeros(self) -> Parameters:
+        """No displacement."""
+        return (self.scene.image.new_zeros(self.scene.batch, *self.parameter_shape),)
+
+    def random(self, generators: list[torch.Generator]) -> Parameters:
+        """Uniform controls."""
+        (draw,) = self.zeros()
+        for sample, generator in zip(draw, generators, strict=True):
+            sample.uniform_(-1.0, 1.0, generator=generator)
+        return self.project((draw * self.limit,))
+
+    @torch.no_grad()
+    def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
+        """Random controls with the same largest displacement along each axis, as far as the budget allows."""
+
+        def size(candidate: Parameters) -> torch.Tensor:
+            return self.largest_displacement(candidate).view(-1, len(self.limits), *[1] * len(self.limits))
+
+        return match_size(self.random(generators), size((parameters[0].detach(),)), size, self.project)
+
+    def project(self, parameters: Parameters) -> Parameters:
+        """Clamp the controls, then scale a velocity whose divergence would break the bound of the Jacobian
+        determinant."""
+        controls = torch.maximum(torch.minimum(parameters[0], self.limit), -self.limit)
+        if self.allowed is not None:
+            controls = controls * self.allowed
+        if not self.certified:
+            shrinking = self.shrinking(controls).flatten(1).amin(dim=1)
+            scale = (self.lowest_divergence / shrinking.clamp_max(-torch.finfo(controls.dtype).tiny)).clamp_max(1.0)
+            controls = controls * per_sample(scale, controls)
+        return (controls,)
+
+    def shrinking(self, controls: torch.Tensor) -> torch.Tensor:
+        """Sum over the axes of the negative part of the velocity's derivative along them, per unit time, at the
+        integration's nodes."""
+        total: torch.Tensor | None = None
+        for axis in range(controls.shape[1]):
+            along = [
+                d if i == axis else m for i, (m, d) in enumerate(zip(self.matrices, self.derivatives, strict=True))
+            ]
+            negative = evaluate_separable(controls[:, axis], along).clamp_max(0)
+            total = negative if total is None else total + negative
+        assert total is not None
+        return total
+
+    def displacement(self, parameters: Parameters, inverse: bool = False) -> torch.Tensor:
+        """The displacement in voxels, (batch, dimension, spatial...).
+
+        Args:
+            parameters: the controls.
+            inverse: the displacement that undoes it: of the reversed velocity for a diffeomorphism, else by fixed-point
+                iteration, which only converges where the displacement does not fold.
+        """
+        controls = -parameters[0] if inverse and self.diffeomorphic else parameters[0]
+        moved = evaluate_separable(controls, self.matrices) * self.nodes_per_mm
+        if not self.diffeomorphic:
+            return _invert(moved) if inverse else moved
+        moved = moved / 2**self.integration_steps
+        for _ in range(self.integration_steps):
+            moved = moved + warp_linear(moved, moved)
+        moved = moved * self.voxels_per_node
+        return moved if self.upsampling is None else evaluate_separable(moved, self.upsampling)
+
+    def measure(
+        self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
+    ) -> dict[str, Measurement]:
+        """Largest displacement along each axis and Jacobian determinant of the full-resolution deformation, and whether
+        it explains the finished image."""
+        with torch.no_grad():
+            moved = self.displacement_mm(parameters)
+            expected = self.apply(image, parameters)
+            determinant = jacobian_determinant(moved, self.spacing).flatten(1)
+        largest = moved.abs().flatten(2).amax(dim=2)
+        found = {
+            f"displacement_axis_{axis}": Measurement(largest[:, axis], "mm", limit)
+            for axis, limit in enumerate(self.limits)
+        }
+        found["displacement_length"] = Measurement(moved.norm(dim=1).flatten(1).amax(dim=1), "mm")
+        bound = self.min_jacobian if self.diffeomorphic else None
+        found["jacobian_minimum"] = Measurement(determinant.amin(dim=1), "ratio", bound, at_least=True)
+        found["jacobian_maximum"] = Measurement(determinant.amax(dim=1), "ratio")
+        found["folded_fraction"] = Measurement((determinant <= 0).double().mean(dim=1), "fraction")
+        found["unexplained_change"] = unexplained_change(self.scene, image, adversarial, expected, rounding)
+        return {**found, **intensity_changes(self.scene, image, adversarial)}
+
+
+def _invert(displacement: torch.Tensor) -> torch.Tensor:
+    """The field ``w`` with ``w(p) = -displacement(p + w(p))``."""
+    inverse = -displacement
+    for _ in range(INVERSE_ITERATIONS):
+        inverse = -warp_linear(displacement, inverse)
+    return inverse

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What perturbations that move anatomy have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
+from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
+from monai_adversarial.attacks.scene import Scene
+from monai_adversarial.attacks.validation import check_choice, check_positive
+
+__all__ = ["BoundGeometric", "intensity_changes", "match_size", "per_axis", "shared_spacing", "unexplained_change"]
+
+# Share of the image's range by which a repeated calculation on another device may differ.
+REPEAT_TOLERANCE = 1e-3
+
+
+def per_axis(name: str, value: float | Sequence[float], count: int) -> tuple[float, ...]:
+    """One number >= 0 per axis from one number for all or one for each."""
+    if isinstance(value, (int, float)):
+        return (check_positive(name, value, allow_zero=True),) * count
+    values = tuple(check_positive(name, one, allow_zero=True) for one in value)
+    if len(values) != count:
+        raise ValueError(f"{name} must be one number or {count} numbers for this image, got {len(values)}.")
+    return values
+
+
+def shared_spacing(scene: Scene, what: str) -> tuple[float, ...]:
+    """The spacing in mm that all samples of a batch have, or ValueError."""
+    spacing = scene.require_spacing(what)
+    if bool((spacing - spacing[:1]).abs().max() > 1e-3 * spacing.min()):
+        raise ValueError(
+            f"spacing must be the same for all samples of a batch: {what} puts one grid of controls in mm over them, "
+            f"got {spacing.tolist()}; use a batch size of 1."
+        )
+    return tuple(float(s) for s in spacing[0])
+
+
+def intensity_changes(scene: Scene, image: torch.Tensor, adversarial: torch.Tensor) -> dict[str, Measurement]:
+    """Largest and root-mean-square change of a voxel in HU, where the relation to HU is known."""
+    difference = (adversarial.double() - image.double()).flatten(1)
+    found = {}
+    amounts = {"largest_change": difference.abs().amax(dim=1), "rms_change": difference.square().mean(dim=1).sqrt()}
+    for name, amount in amounts.items():
+        in_hounsfield = scene.in_hounsfield(amount)
+        if in_hounsfield is not None:
+            found[name] = Measurement(in_hounsfield, "HU")
+    return found
+
+
+def unexplained_change(
+    scene: Scene, image: torch.Tensor, adversarial: torch.Tensor, expected: torch.Tensor, rounding: float
+) -> Measurement:
+    """Largest difference of a finished image from what its parameters make of the clean one."""
+    difference = (adversarial.double() - expected.double()).abs().flatten(1).amax(dim=1)
+    tolerance = rounding + REPEAT_TOLERANCE * float(image.max() - image.min())
+    return Measurement(difference, scene.image_domain, 0.0, tolerance=tolerance)
+
+
+def match_size(
+    draw: Parameters,
+    wanted: torch.Tensor,
+    size: Callable[[Parameters], torch.Tensor],
+    project: Callable[[Parameters], Parameters],
+    rounds: int = 4,
+) -> Parameters:
+    """Scale a random draw until its size is the one wanted, as far as the budget lets it.
+
+    Args:
+        draw: parameters, one tensor.
+        wanted: size per sample, broadcastable over the parameter.
+        size: measures parameters, shaped as ``wanted``.
+        project: makes parameters feasible.
+        rounds: corrections for a size that is not proportional to the parameters.
+    """
+    for _ in range(rounds):
+        found = size(draw)
+        draw = project((draw[0] * (wanted / found.clamp_min(torch.finfo(found.dtype).tiny)),))
+    return draw
+
+
+class BoundGeometric(BoundPerturbation):
+    """A displacement of every voxel: the moved image shows at ``p`` what the clean one shows at ``p +
+    displacement(p)``."""
+
+    geometric = True
+
+    @abstractmethod
+    def displacement(self, parameters: Parameters, inverse: bool = False) -> torch.Tensor:
+        """The displacement in voxels, (batch, dimension, spatial...); ``inverse`` for the way back."""
+
+    @property
+    @abstractmethod
+    def spacing(self) -> torch.Tensor:
+        """Voxel spacing in mm on the image's device, (batch or 1, dimension)."""
+
+    def displacement_mm(self, parameters: Parameters, inverse: bool = False) -> torch.Tensor:
+        """The displacement in mm along the image's axes."""
+        displacement = self.displacement(parameters, inverse)
+        return displacement * self.spacing.to(displacement.dtype).reshape(
+            *self.spacing.shape, *([1] * (displacement.ndim - 2))
+        )
+
+    def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """The image moved by linear interpolation; outside the volume the border's values continue."""
+        return warp_linear(image, self.displacement(parameters))
+
+    def move_soft_label(self, one_hot: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Move soft labels by linear interpolation."""
+        return warp_linear(one_hot, self.displacement(parameters))
+
+    def move_class_map(self, label: torch.Tensor, classes: int, parameters: Parameters) -> torch.Tensor:
+        """Soft one-hot of the moved class map, equal to linear interpolation of its one-hot encoding."""
+        return warp_class_map(label, classes, self.displacement(parameters))
+
+    @torch.no_grad()
+    def move_label(self, label: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Move a label or mask by nearest neighbor."""
+        return warp_nearest(label, self.displacement(parameters))
+
+    def pull_back(self, volume: torch.Tensor, parameters: Parameters, mode: str = "linear") -> torch.Tensor:
+        """Bring a volume on the moved image (for example its prediction) back to the clean image's geometry.
+
+        Args:
+            volume: (batch, channel, spatial...).
+            parameters: what moved the image.
+            mode: ``"linear"`` or ``"nearest"``.
+        """
+        check_choice("mode", mode, ("linear", "nearest"))
+        displacement = self.displacement(parameters, inverse=True)
+        return warp_linear(volume, displacement) if mode == "linear" else warp_nearest(volume, displacement)
+
+    def largest_displacement(self, parameters: Parameters) -> torch.Tensor:
+        """Largest displacement along each axis in mm, (batch, dimension)."""
+        return self.displacement_mm(parameters).detach().abs().flatten(2).amax(dim=2)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attacks by moving anatomy; labels move with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from monai_adversarial.attacks.attack import Attack
+from monai_adversarial.attacks.perturbations.affine import AffineTransform
+from monai_adversarial.attacks.perturbations.deformation import ElasticDeformation
+from monai_adversarial.attacks.search import SteepestAscent
+
+__all__ = ["AdvAffine", "AdvElastic"]
+
+
+class AdvElastic(Attack):
+    """Adversarial elastic deformation, free or diffeomorphic (after AdvMorph, Chen et al. 2022; the topology
+    certificate is our own).
+
+    Args:
+        max_displacement: in mm, one number or one per axis.
+        control_spacing: distance of the cubic B-spline's control points in mm.
+        diffeomorphic: integrate a stationary velocity, so that anatomy never folds.
+        min_jacobian: lowest Jacobian determinant of a diffeomorphic deformation.
+        steps: gradient evaluations.
+        relative_step: step as a fraction of the budget.
+        options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+    """
+
+    def __init__(
+        self,
+        max_displacement: float | Sequence[float] = 5.0,
+        control_spacing: float = 32.0,
+        diffeomorphic: bool = True,
+        min_jacobian: float = 0.1,
+        steps: int = 10,
+        relative_step: float = 0.25,
+        **options: Any,
+    ) -> None:
+        deformation = ElasticDeformation(
+            max_displacement=max_displacement,
+            control_spacing=control_spacing,
+            diffeomorphic=diffeomorphic,
+            min_jacobian=min_jacobian,
+        )
+        super().__init__(deformation, search=SteepestAscent(relative_step), steps=steps, **options)
+
+
+class AdvAffine(Attack):
+    """Adversarial affine transform about the image's center, in mm.
+
+    Args:
+        max_rotation: degrees about each axis.
+        max_translation: mm along each axis.
+        max_scale: largest relative change of size, 0.1 for 10 %.
+        max_shear: largest shear.
+        steps: gradient evaluations.
+        relative_step: step as a fraction of the budget.
+        options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+    """
+
+    def __init__(
+        self,
+        max_rotation: float = 10.0,
+        max_translation: float = 10.0,
+        max_scale: float = 0.1,
+        max_shear: float = 0.0,
+        steps: int = 10,
+        relative_step: float = 0.25,
+        **options: Any,
+    ) -> None:
+        transform = AffineTransform(
+            max_rotation=max_rotation, max_translation=max_translation, max_scale=max_scale, max_shear=max_shear
+        )
+        super().__init__(transform, search=SteepestAscent(relative_step), steps=steps, **options)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attacks by smooth changes of intensity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai_adversarial.attacks.attack import Attack
+from monai_adversarial.attacks.perturbations.bias_field import BiasField
+from monai_adversarial.attacks.search import SteepestAscent
+
+__all__ = ["AdvBiasField"]
+
+
+class AdvBiasField(Attack):
+    """Adversarial smooth bias field (after Tian et al. 2021 and Chen et al. 2020; the 3D form for CT is a
+    reconstruction).
+
+    Args:
+        max_gain: largest relative change of intensity, 0.3 for 30 %.
+        degree: of the Legendre products, as in MONAI's ``RandBiasField``.
+        domain: ``"window"`` (multiplies what the network's intensity window shows), ``"attenuation"`` (multiplies
+            linear attenuation; images in HU) or ``"image"`` (multiplies the voxels as they are).
+        window: HU pair for ``domain="window"`` where no ``intensity`` map gives one.
+        zero_mean: forbid a change of the mean log gain, so that a global change of brightness is not called a bias
+            field.
+        basis: ``"legendre"`` or ``"bspline"``.
+        control_spacing: distance of the B-spline's control points in mm.
+        steps: gradient evaluations.
+        relative_step: step as a fraction of the budget.
+        options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+    """
+
+    def __init__(
+        self,
+        max_gain: float = 0.3,
+        degree: int = 3,
+        domain: str = "window",
+        window: tuple[float, float] | None = None,
+        zero_mean: bool = False,
+        basis: str = "legendre",
+        control_spacing: float = 64.0,
+        steps: int = 10,
+        relative_step: float = 0.25,
+        **options: Any,
+    ) -> None:
+        field = BiasField(
+            max_gain=max_gain,
+            degree=degree,
+            basis=basis,
+            control_spacing=control_spacing,
+            domain=domain,
+            window=window,
+            zero_mean=zero_mean,
+        )
+        if (domain == "attenuation" or window is not None) and "image_domain" not in options:
+            options["image_domain"] = "HU"
+        super().__init__(field, search=SteepestAscent(relative_step), steps=steps, **options)

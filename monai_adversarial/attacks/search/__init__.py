@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Search strategies: how the attacker moves."""
+
+from __future__ import annotations
+
+from monai_adversarial.attacks.search.adam import ProjectedAdam
+from monai_adversarial.attacks.search.apgd import AutoPGD
+from monai_adversarial.attacks.search.base import Search, SearchRun, steepest_direction
+from monai_adversarial.attacks.search.steepest_ascent import SteepestAscent
+
+__all__ = ["AutoPGD", "ProjectedAdam", "Search", "SearchRun", "SteepestAscent", "steepest_direction"]

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Auto-PGD: a step size that halves itself per sample."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
+from monai_adversarial.attacks.search.base import Search, SearchRun, steepest_direction
+from monai_adversarial.attacks.validation import check_fraction
+
+__all__ = ["AutoPGD", "checkpoints"]
+
+
+def checkpoints(steps: int) -> list[int]:
+    """Steps after which the progress is judged: p(0)=0, p(1)=0.22, p(j+1)=p(j)+max(p(j)-p(j-1)-0.03, 0.06), times
+    ``steps``."""
+    marks = [0.0, 0.22]
+    while marks[-1] < 1.0:
+        marks.append(marks[-1] + max(marks[-1] - marks[-2] - 0.03, 0.06))
+    found = sorted({math.ceil(round(mark * steps, 6)) for mark in marks[1:]})
+    return [mark for mark in found if 0 < mark < steps]
+
+
+class AutoPGD(Search):
+    """Auto-PGD (Croce and Hein 2020): momentum, a first step of twice the radius, and per-sample halving at
+    checkpoints.
+
+    At a checkpoint a sample's step halves and it returns to its best point when fewer than ``success_ratio`` of its
+    steps raised the objective, or when neither its step nor its best value changed since the last checkpoint.
+
+    Args:
+        momentum: weight of the new projected point against the previous movement, 0.75 in the paper.
+        success_ratio: the paper's rho, 0.75.
+        relative_step: first step as a fraction of the budget's radius, 2 in the paper.
+    """
+
+    def __init__(self, momentum: float = 0.75, success_ratio: float = 0.75, relative_step: float = 2.0) -> None:
+        self.momentum = check_fraction("momentum", momentum)
+        self.success_ratio = check_fraction("success_ratio", success_ratio)
+        self.relative_step = relative_step
+
+    def __repr__(self) -> str:
+        return (
+            f"AutoPGD(momentum={self.momentum:g}, success_ratio={self.success_ratio:g}, "
+            f"relative_step={self.relative_step:g})"
+        )
+
+    def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
+        """Start on a batch."""
+        return _AutoPGDRun(self, bound, steps)
+
+
+class _AutoPGDRun(SearchRun):
+    def __init__(self, search: AutoPGD, bound: BoundPerturbation, steps: int) -> None:
+        super().__init__(bound, steps)
+        self.search = search
+        self.marks = checkpoints(steps)
+        self.last_mark = 0
+
+    def advance(self, parameters: Parameters, gradients: Parameters, values: torch.Tensor, step: int) -> Parameters:
+        state = self.state
+        values = values.detach()
+        if step == 0:
+            state["step_size"] = torch.full_like(values, self.search.relative_step)
+            state["step_at_mark"] = state["step_size"].clone()
+            state["raised"] = torch.zeros_like(values)
+            state["best"], state["best_at_mark"], state["previous_value"] = values, values, values
+            state["best_parameters"], state["best_gradients"] = parameters, gradients
+            state["previous"] = parameters
+        else:
+            state["raised"] = state["raised"] + (values > state["previous_value"])
+            state["previous_value"] = values
+            better = values > state["best"]
+            state["best"] = torch.where(better, values, state["best"])
+            state["best_parameters"] = _choose(better, parameters, state["best_parameters"])
+            state["best_gradients"] = _choose(better, gradients, state["best_gradients"])
+            if step in self.marks:
+                parameters, gradients = self._judge(parameters, gradients, step)
+        moved = self._move(parameters, gradients, first=step == 0)
+        state["previous"] = parameters
+        return moved
+
+    def _judge(self, parameters: Parameters, gradients: Parameters, step: int) -> tuple[Parameters, Parameters]:
+        state = self.state
+        interval = step - self.last_mark
+        stalled = state["raised"] < self.search.success_ratio * interval
+        unchanged = (state["step_at_mark"] == state["step_size"]) & (state["best_at_mark"] == state["best"])
+        halve = stalled | unchanged
+        state["step_at_mark"] = state["step_size"]
+        state["best_at_mark"] = state["best"]
+        state["step_size"] = torch.where(halve, state["step_size"] / 2, state["step_size"])
+        state["raised"] = torch.zeros_like(state["raised"])
+        self.last_mark = step
+        # A sample that halves its step restarts from its best point, without the momentum that led away from it.
+        state["previous"] = _choose(halve, state["best_parameters"], state["previous"])
+        return _choose(halve, state["best_parameters"], parameters), _choose(halve, state["best_gradients"], gradients)
+
+    def _move(self, parameters: Parameters, gradients: Parameters, first: bool) -> Parameters:
+        weight = 1.0 if first else self.search.momentum
+        size = self.state["step_size"]
+        ahead = self.bound.project(
+            tuple(
+                parameter + per_sample(size, parameter) * radius * steepest_direction(gradient, norm)
+                for parameter, gradient, radius, norm in zip(
+                    parameters, gradients, self.bound.radii, self.bound.norms, strict=True
+                )
+            )
+        )
+        if weight == 1.0:
+            return ahead
+        previous = self.state["previous"]
+        return self.bound.project(
+            tuple(
+                parameter + weight * (new - parameter) + (1.0 - weight) * (parameter - old)
+                for parameter, new, old in zip(parameters, ahead, previous, strict=True)
+            )
+        )
+
+
+def _choose(where: torch.Tensor, yes: Parameters, no: Parameters) -> Parameters:
+    return tuple(torch.where(per_sample(where, a), a, b) for a, b in zip(yes, no, strict=True))

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the attacker moves through the parameters of a perturbation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+
+__all__ = ["Search", "SearchRun", "steepest_direction"]
+
+
+def steepest_direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
+    """The direction of unit size that raises a linear function most: signs for ``"linf"``, the unit gradient per
+    sample for ``"l2"``."""
+    if norm == "linf":
+        return gradient.sign()
+    length = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient / length.view(-1, *([1] * (gradient.ndim - 1)))
+
+
+class SearchRun(ABC):
+    """The state of one search on one batch. Tensors in ``state`` have a leading batch dimension."""
+
+    def __init__(self, bound: BoundPerturbation, steps: int) -> None:
+        self.bound, self.steps = bound, steps
+        self.state: dict[str, torch.Tensor | Parameters] = {}
+
+    @abstractmethod
+    def advance(self, parameters: Parameters, gradients: Parameters, values: torch.Tensor, step: int) -> Parameters:
+        """The next feasible parameters.
+
+        Args:
+            parameters: where ``gradients`` and ``values`` were taken.
+            gradients: of the objective, which is maximized.
+            values: objective per sample, (batch,).
+            step: from 0 to ``steps`` - 1.
+        """
+
+    def select(self, indices: torch.Tensor, bound: BoundPerturbation) -> None:
+        """Go on with some of the samples."""
+        self.bound = bound
+        for name, value in self.state.items():
+            if isinstance(value, tuple):
+                self.state[name] = tuple(part.index_select(0, indices) for part in value)
+            else:
+                self.state[name] = value.index_select(0, indices)
+
+
+class Search(ABC):
+    """A search strategy; ``begin`` makes the state of one run."""
+
+    @abstractmethod
+    def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
+        """Start on a batch."""

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of what a user hands to an attack: each failure is one sentence that says what was given and what is
+expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_fraction",
+    "check_image",
+    "check_label",
+    "check_label_range",
+    "check_logits",
+    "check_positive",
+    "check_region",
+]
+
+
+def check_positive(name: str, value: float, allow_zero: bool = False) -> float:
+    """Return ``value`` as a float if it is a finite number above zero (or equal to it), else raise ValueError."""
+    expected = "a finite number >= 0" if allow_zero else "a finite number > 0"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {expected}, got {value!r}.") from None
+    if not (0.0 <= number < float("inf")) or (number == 0.0 and not allow_zero):
+        raise ValueError(f"{name} must be {expected}, got {value!r}.")
+    return number
+
+
+def check_count(name: str, value: int, minimum: int = 1) -> int:
+    """Return ``value`` if it is an integer of at least ``minimum``, else raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}.")
+    return value
+
+
+def check_fraction(name: str, value: float) -> float:
+    """Return ``value`` as a float if it lies in [0, 1], else raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}.")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``choices``, else raise ValueError that lists them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(repr(c) for c in choices)}, got {value!r}.")
+    return str(value)
+
+
+def check_image(image: Any, name: str = "image") -> None:
+    """Raise unless ``image`` is a finite floating point tensor (batch, channel, 1 to 3 spatial dimensions)."""
+    if not isinstance(image, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor or MetaTensor, got {type(image).__name__}.")
+    if not 3 <= image.ndim <= 5:
+        raise ValueError(
+            f"{name} must have shape (batch, channel, spatial...) with 1 to 3 spatial dimensions, "
+            f"got {image.ndim} dimensions with shape {tuple(image.shape)}."
+        )
+    if image.numel() == 0:
+        raise ValueError(f"{name} must not be empty, got shape {tuple(image.shape)}.")
+    if image.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 (or float64), got {image.dtype}: convert it with .float() first.")
+    if not bool(torch.isfinite(image).all()):
+        bad = int((~torch.isfinite(image)).sum())
+        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite voxels.")
+
+
+def check_label(label: Any, image: torch.Tensor, name: str = "label") -> None:
+    """Raise unless ``label`` is a class map (batch, 1, spatial...) or one-hot (batch, class, spatial...) on the
+    image's grid."""
+    if not isinstance(label, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor or MetaTensor, got {type(label).__name__}.")
+    expected = (image.shape[0], "1 or number of classes", *image.shape[2:])
+    if label.ndim != image.ndim or label.shape[0] != image.shape[0] or label.shape[2:] != image.shape[2:]:
+        raise ValueError(f"{name} must have shape {expected} to fit the image, got {tuple(label.shape)}.")
+    if not bool(torch.isfinite(label).all()) if label.is_floating_point() else False:
+        raise ValueError(f"{name} must be finite, got NaN or infinite values.")
+    if label.is_floating_point() and not bool((label == label.round()).all()):
+        raise ValueError(f"{name} must hold whole numbers (class indices or one-hot), got fractions.")
+    if int(label.min()) < 0:
+        raise ValueError(f"{name} must hold class indices >= 0, got {int(label.min())}.")
+
+
+def check_label_range(label: torch.Tensor, classes: int, name: str = "label") -> None:
+    """Raise unless the class indices (or the one-hot channels) of ``label`` fit a network with ``classes`` outputs."""
+    if label.shape[1] == 1:
+        highest = int(label.max())
+        limit = max(classes - 1, 1)  # one output channel: a sigmoid network with foreground 1
+        if highest > limit:
+            raise ValueError(
+                f"{name} must hold class indices 0 to {limit} for a network with {classes} output channels, got "
+                f"{highest}."
+            )
+    elif label.shape[1] != classes:
+        raise ValueError(
+            f"{name} is one-hot with {label.shape[1]} channels but the network has {classes} output channels."
+        )
+    elif int(label.max()) > 1:
+        raise ValueError(f"{name} with {classes} channels must be one-hot (0 or 1), got the value {int(label.max())}.")
+
+
+def check_logits(logits: Any, image: torch.Tensor) -> None:
+    """Raise unless the attacked function returned a floating point tensor (batch, class, spatial...) on the image's
+    grid."""
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(
+            f"the network must return one tensor of logits, got {type(logits).__name__}: "
+            "pass output=<index, key or callable> to pick the tensor to attack."
+        )
+    if logits.ndim != image.ndim or logits.shape[0] != image.shape[0] or logits.shape[2:] != image.shape[2:]:
+        raise ValueError(
+            f"the network must return logits of shape ({image.shape[0]}, classes, "
+            f"{', '.join(map(str, image.shape[2:]))}) on the image's grid, got {tuple(logits.shape)}."
+        )
+    if not logits.is_floating_point():
+        raise TypeError(f"the network must return floating point logits, got {logits.dtype} (remove the argmax).")
+
+
+def check_region(region: torch.Tensor, image: torch.Tensor, name: str = "region") -> torch.Tensor:
+    """Return ``region`` as a boolean mask (batch, 1, spatial...) with at least one voxel per sample, else raise."""
+    if not isinstance(region, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor or MetaTensor, got {type(region).__name__}.")
+    expected = (image.shape[0], 1, *image.shape[2:])
+    if tuple(region.shape) != expected:
+        raise ValueError(f"{name} must have shape {expected} to fit the image, got {tuple(region.shape)}.")
+    mask = region.to(device=image.device) > 0
+    empty = [i for i, filled in enumerate(mask.flatten(1).any(dim=1).tolist()) if not filled]
+    if empty:
+        raise ValueError(
+            f"{name} must select at least one voxel of every sample, but it is empty for sample {empty[0]}."
+        )
+    return mask

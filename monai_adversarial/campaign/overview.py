@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One figure over all attacks: Dice of clean, randomly changed and adversarial images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+__all__ = ["save_overview"]
+
+SERIES = (
+    ("clean", "clean", "#4C78A8"),
+    ("random", "random change of equal size", "#A7A9AC"),
+    ("adversarial", "adversarial", "#D1495B"),
+)
+ORIGINAL = ("adversarial_original_label", "adversarial, against the unmoved label", "#EDAE49")
+
+
+def save_overview(
+    records: Mapping[str, Sequence[Mapping[str, Any]]], summary: Mapping[str, Any], path: str | os.PathLike[str]
+) -> None:
+    """Bar chart of mean organ Dice per attack with 95 % bootstrap intervals and a dot per case.
+
+    Args:
+        records: attack -> records.
+        summary: of ``CampaignReport``.
+        path: PNG file.
+    """
+    attacks = list(records)
+    geometric = any(summary["attacks"][attack]["geometric"] for attack in attacks)
+    series = [*SERIES, ORIGINAL] if geometric else list(SERIES)
+    figure = Figure(figsize=(max(6.4, 2.2 + 1.7 * len(attacks)), 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    width = 0.8 / len(series)
+    for position, (image, title, color) in enumerate(series):
+        labelled = False
+        for column, attack in enumerate(attacks):
+            found = summary["attacks"][attack].get(f"{image}_dice")
+            if found is None or found["mean"] is None:
+                continue
+            x = column + (position - (len(series) - 1) / 2) * width
+            axes.bar(x, found["mean"], width * 0.92, color=color, label=None if labelled else title, zorder=2)
+            labelled = True
+            if found["low"] is not None:
+                ends = [[max(found["mean"] - found["low"], 0)], [max(found["high"] - found["mean"], 0)]]
+                axes.errorbar(x, found["mean"], ends, color="#222222", linewidth=1, capsize=2.5, zorder=4)
+            values = [r["mean"][image]["dice"] for r in records[attack] if r["mean"][image]["dice"] is not None]
+            spread = np.linspace(-0.22, 0.22, len(values)) * width if len(values) > 1 else [0.0]
+            axes.scatter(
+                x + np.asarray(spread), values, s=9, color="white", edgecolor="#333333", linewidth=0.6, zorder=3
+            )
+            top = max([found["mean"], found["high"] or 0, *values])
+            axes.text(x, top + 0.02, f"{found['mean']:.2f}", ha="center", va="bottom", fontsize=8, color="#222222")
+    cases = max(len(found) for found in records.values())
+    axes.set_xticks(range(len(attacks)), [attack.replace("_", " ") for attack in attacks])
+    axes.set_xlim(-0.6, len(attacks) - 0.4)
+    axes.set_ylim(0, 1.1)
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.set_ylabel("mean organ Dice")
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8, zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    note = f"{cases} case{'s' * (cases > 1)}, dots: cases" + (
+        ", whiskers: 95 % bootstrap interval" if cases > 1 else ""
+    )
+    axes.set_title("Segmentation before and after attack", loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(note, loc="right", fontsize=8, color="#555555")
+    figure.legend(loc="outside lower center", ncols=min(len(series), 3), frameon=False, fontsize=8.5)
+    figure.savefig(path, format="png")

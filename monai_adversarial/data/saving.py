@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adversarial volumes as NIfTI: in the space and dtype of the input file, marked, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nibabel
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+__all__ = [
+    "MARK",
+    "read_back",
+    "read_reference",
+    "replace_when_complete",
+    "round_to_stored",
+    "save_adversarial_nifti",
+    "save_label_nifti",
+    "stored_step",
+    "volume_name",
+]
+
+MARK = "ADVERSARIAL EXAMPLE monai_adversarial"
+VOLUME_ENDINGS = (".nii.gz", ".nii")
+
+Returned = TypeVar("Returned")
+
+
+def volume_name(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Split a file name into stem and ending, ``.nii.gz`` counted as one: ``("case_1", ".nii.gz")``."""
+    name = Path(path).name
+    for ending in VOLUME_ENDINGS:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)], name[-len(ending) :]
+    return Path(name).stem, Path(name).suffix
+
+
+@contextmanager
+def replace_when_complete(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``: it takes its place when the block ends well and is removed otherwise.
+
+    Raises:
+        OSError: one sentence that names ``path``: read-only folder, full disk.
+    """
+    final = Path(path)
+    temporary = final.with_name(f".{os.getpid()}.tmp.{final.name}")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, final)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write {final}: {error.strerror or error}") from error
+    finally:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # a folder that went read-only: the first error is the one to report
+
+
+def _reading(path: str | os.PathLike[str], read: Callable[[Any], Returned]) -> Returned:
+    """Open ``path`` with nibabel and return ``read(image)``; a failure becomes one sentence."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no image file {path}.")
+    try:
+        return read(nibabel.load(path))
+    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise RuntimeError(f"cannot read {path} as NIfTI: {reason[:160] or type(error).__name__}.") from error
+
+
+def read_reference(path: str | os.PathLike[str]) -> Any:
+    """Header of a NIfTI file as a nibabel image (the voxels stay on disk).
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        RuntimeError: for a file that is not NIfTI.
+    """
+    return _reading(path, lambda image: image)
+
+
+def read_back(path: str | os.PathLike[str]) -> MetaTensor:
+    """Read a saved volume as a MetaTensor (channel, spatial...), float32, scaling applied, with its affine.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        RuntimeError: for a file that cannot be read whole.
+    """
+
+    def read(image: Any) -> MetaTensor:
+        voxels = np.squeeze(np.asarray(image.get_fdata(dtype=np.float32)))
+        return MetaTensor(torch.from_numpy(voxels)[None], affine=torch.as_tensor(image.affine, dtype=torch.float64))
+
+    return _reading(path, read)
+
+
+def _scaling(reference: Any) -> tuple[float, float]:
+    """Slope and intercept of a file: value = stored * slope + intercept."""
+    slope, intercept = getattr(reference.dataobj, "slope", None), getattr(reference.dataobj, "inter", None)
+    return 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
+
+
+def stored_step(reference: Any) -> tuple[float, float]:
+    """Distance in HU of two values that a file can store (0 for floating point files), and its intercept in HU."""
+    slope, intercept = _scaling(reference)
+    return (abs(slope) if reference.get_data_dtype().kind in "iu" else 0.0), intercept
+
+
+def round_to_stored(
+    adversarial: torch.Tensor,
+    clean: torch.Tensor,
+    epsilon: float | None = None,
+    slope: float = 1.0,
+    intercept: float = 0.0,
+) -> torch.Tensor:
+    """Round voxels to the values that an integer file can hold, without leaving an L-infinity budget.
+
+    A voxel goes to the nearest stored value; where that is further than ``epsilon`` from the clean voxel it goes to
+    the next one on the
+    clean voxel's side, which is inside the budget because the clean voxel is itself a stored value.
+
+    Args:
+        adversarial: voxels in HU.
+        clean: the original voxels, same shape, as read from the file.
+        epsilon: budget per voxel in HU; None rounds to the nearest value.
+        slope: of the file's scaling, the distance of two stored values in HU.
+        intercept: of the file's scaling, in HU.
+
+    Raises:
+        ValueError: for different shapes or a slope of 0.
+    """
+    if adversarial.shape != clean.shape:
+        raise ValueError(
+            f"adversarial and clean must have the same shape, got {tuple(adversarial.shape)} and {tuple(clean.shape)}."
+        )
+    if slope == 0:
+        raise ValueError("slope must not be 0.")
+    # float64: a file's slope can be finer than float32 resolves at 3000 HU
+    values, original = adversarial.double(), clean.double()
+    rounded = ((values - intercept) / slope).round() * slope + intercept
+    if epsilon is not None:
+        outside = (rounded - original).abs() > epsilon + 1e-6 * abs(slope)
+        toward_clean = rounded - (rounded - original).sign() * abs(slope)
+        rounded = torch.where(outside, toward_clean, rounded)
+    return rounded.to(adversarial.dtype)
+
+
+def _spatial(image: Any, reference: Any, what: str) -> np.ndarray:
+    """Voxels as an array of the reference's shape."""
+    voxels = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    shape = tuple(int(size) for size in reference.shape)
+    if np.squeeze(voxels).shape != tuple(size for size in shape if size != 1):
+        raise ValueError(
+            f"{what} has shape {tuple(voxels.shape)} but its file holds {shape}: "
+            "save the image in scanner space, on the grid of the file."
+        )
+    voxels = voxels.reshape(shape)
+    if not np.isfinite(voxels).all():
+        raise ValueError(f"{what} must be finite, got {int((~np.isfinite(voxels)).sum())} NaN or infinite voxels.")
+    return voxels
+
+
+def _write(
+    stored: np.ndarray, reference: Any, path: Path, description: str, scaling: tuple[float, float], intent: str
+) -> Path:
+    """Write stored values with the reference's space; nothing else of its header that could name a patient."""
+    if "adversarial" not in path.name.lower():
+        raise ValueError(
+            f"path must name the file as adversarial (for example case_adversarial.nii.gz), got {path.name!r}."
+        )
+    if volume_name(path)[1].lower() not in VOLUME_ENDINGS:
+        raise ValueError(f"path must end in .nii or .nii.gz, got {path.name!r}.")
+    second = isinstance(reference, (nibabel.Nifti2Image, nibabel.Nifti2Pair))
+    kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+    source = reference.header if isinstance(reference.header, nibabel.Nifti1Header) else None
+    header = kind.header_class() if source is None else kind.header_class.from_header(source, check=False)
+    header.extensions = type(header.extensions)()  # DICOM fields can hide in extensions
+    for free_text in ("aux_file", "db_name"):
+        if free_text in header.keys():
+            header[free_text] = b""
+    header["descrip"] = " ".join(f"{MARK} {description}".split()).encode("ascii", "replace")[:79]
+    header["intent_name"] = intent.encode("ascii")[:15]
+    header.set_data_dtype(stored.dtype)
+    image = kind(stored, reference.affine, header)
+    image.header.set_slope_inter(*scaling)
+    with replace_when_complete(path) as temporary:
+        nibabel.save(image, temporary)
+    return path
+
+
+def save_adversarial_nifti(
+    image: Any,
+    reference: str | os.PathLike[str] | Any,
+    path: str | os.PathLike[str],
+    description: str = "",
+    clean: torch.Tensor | None = None,
+    epsilon: float | None = None,
+) -> Path:
+    """Save an adversarial volume in the space of the file that it was made from.
+
+    Shape, dtype, scaling, affine, sform and qform codes, zooms and units are those of ``reference``. The header is
+    marked: ``descrip``
+    starts with :data:`MARK`, ``intent_name`` is ADVERSARIAL, and the file's name must say so too. Header extensions
+    and the free text
+    fields of the input, which can name a patient, are not copied. The file appears whole or not at all.
+
+    Args:
+        image: voxels in HU on the grid of ``reference``, leading dimensions of size 1 are ignored.
+        reference: the input's file or nibabel image.
+        path: where to write; its name contains "adversarial" and ends in .nii or .nii.gz.
+        description: short text for the header, cut so that 79 ASCII characters remain with the mark.
+        clean: the original voxels, needed to round inside ``epsilon``.
+        epsilon: L-infinity budget in HU that rounding must not leave (see :func:`round_to_stored`).
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: for a shape that is not the file's, NaN, values that the file's dtype cannot hold, or a path
+            without the mark.
+        RuntimeError: for an unreadable reference.
+        OSError: where the file cannot be written.
+    """
+    if isinstance(reference, (str, os.PathLike)):
+        reference = read_reference(reference)
+    voxels = _spatial(image, reference, "the adversarial image")
+    dtype, scaling = reference.get_data_dtype(), _scaling(reference)
+    if dtype.kind not in "iuf":
+        raise ValueError(
+            f"the input's file holds {dtype} voxels: only integer and floating point volumes can be saved."
+        )
+    if dtype.kind in "iu":
+        values = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float64))
+        original = (
+            values
+            if clean is None
+            else torch.from_numpy(_spatial(clean, reference, "the clean image").astype(np.float64))
+        )
+        values = round_to_stored(values, original, None if clean is None else epsilon, *scaling)
+        voxels = np.rint((values.numpy() - scaling[1]) / scaling[0])
+        limits = np.iinfo(dtype)
+        if voxels.min() < limits.min or voxels.max() > limits.max:
+            low, high = (limit * scaling[0] + scaling[1] for limit in (limits.min, limits.max))
+            extremes = voxels.min() * scaling[0] + scaling[1], voxels.max() * scaling[0] + scaling[1]
+            raise ValueError(
+                f"the adversarial image reaches from {extremes[0]:g} to {extremes[1]:g}, "
+                f"but the {dtype} voxels of the input's file hold {low:g} to {high:g}."
+            )
+    else:
+        voxels = (np.asarray(voxels, dtype=np.float64) - scaling[1]) / scaling[0]
+    return _write(voxels.astype(dtype), reference, Path(path), description, scaling, "ADVERSARIAL")
+
+
+def save_label_nifti(
+    label: Any, reference: str | os.PathLike[str] | Any, path: str | os.PathLike[str], description: str = ""
+) -> Path:
+    """Save a class map that belongs to an adversarial image (its moved label, or its prediction) as unsigned integers.
+
+    Args:
+        label: class indices on the grid of ``reference``, leading dimensions of size 1 are ignored.
+        reference: the input's file or nibabel image.
+        path: where to write; its name contains "adversarial" and ends in .nii or .nii.gz.
+        description: short text for the header.
+
+    Raises:
+        ValueError: for a shape that is not the file's, or values that are not class indices.
+        OSError: where the file cannot be written.
+    """
+    if isinstance(reference, (str, os.PathLike)):
+        reference = read_reference(reference)
+    classes = _spatial(label, reference, "the label")
+    highest = int(classes.max())
+    if int(classes.min()) < 0 or highest > 65535 or not np.array_equal(np.rint(classes), classes):
+        raise ValueError("label must hold class indices from 0 to 65535.")
+    stored = classes.astype(np.uint8 if highest < 256 else np.uint16)
+    return _write(stored, reference, Path(path), description, (1.0, 0.0), "ADVERSARIAL")

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attack the batch where the engine prepares it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from monai.engines import PrepareBatch, default_prepare_batch
+
+from monai_adversarial.attacks import Attack, AttackResult
+from monai_adversarial.attacks.validation import check_choice
+
+__all__ = ["PrepareBatchAdversarial"]
+
+
+class PrepareBatchAdversarial(PrepareBatch):
+    """Replaces the image of each batch by its adversarial example, and the label by the one that belongs to it.
+
+    It wraps the ``prepare_batch`` of a ``SupervisedTrainer`` or ``SupervisedEvaluator``: the attack runs on the
+    collated batch, on the engine's device, with the current weights. ``engine.state.batch`` stays clean;
+    ``engine.state.output`` holds the adversarial image. As a one-key overlay for an existing bundle::
+
+        evaluator#prepare_batch:
+          _target_: monai_adversarial.engines.PrepareBatchAdversarial
+          attack: {_target_: monai_adversarial.attacks.PGD, epsilon: 8, units: HU, intensity: {a_min: -57, a_max: 164}}
+          network: "@network"
+          inferer: "@inferer"
+
+    Args:
+        attack: the attack; it may be replaced between batches. None leaves batches clean.
+        network: the network to attack, usually the engine's own.
+        inferer: the engine's inferer, so that the attack sees the same windows as the evaluation.
+        prepare_batch: what prepared the batch before; MONAI's default if None.
+        reference: ``"label"`` attacks against the batch's label where there is one; ``"prediction"`` never reads it and
+            uses the network's clean prediction (for inference pipelines whose batches carry a raw label).
+        region_key: batch key of a mask of the voxels that may change.
+
+    Attributes:
+        last_result: the :class:`AttackResult` of the last batch, None before the first or after a clean one.
+
+    Raises:
+        TypeError: for an ``attack`` that is not an ``Attack`` and a batch whose image is not a tensor.
+    """
+
+    def __init__(
+        self,
+        attack: Attack | None,
+        network: Callable[..., Any],
+        inferer: Callable[..., Any] | None = None,
+        prepare_batch: Callable[..., Any] | None = None,
+        reference: str = "label",
+        region_key: str | None = None,
+    ) -> None:
+        if attack is not None and not isinstance(attack, Attack):
+            raise TypeError(f"attack must be a monai_adversarial.attacks.Attack or None, got {type(attack).__name__}.")
+        if not callable(network):
+            raise TypeError(f"network must be a torch.nn.Module or a callable, got {type(network).__name__}.")
+        self.attack = attack
+        self.network = network
+        self.inferer = inferer
+        self.prepare_batch = prepare_batch or default_prepare_batch
+        self.reference = check_choice("reference", reference, ("label", "prediction"))
+        self.region_key = region_key
+        self.last_result: AttackResult | None = None
+
+    def __call__(
+        self,
+        batchdata: Any,
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Prepare the batch and attack it; what the wrapped ``prepare_batch`` returns beyond image and label is passed
+        on."""
+        prepared = self.prepare_batch(batchdata, device, non_blocking, **kwargs)
+        self.last_result = None
+        if self.attack is None:
+            return prepared
+        image, label, *rest = prepared if isinstance(prepared, (tuple, list)) else (prepared, None)
+        if not isinstance(image, torch.Tensor):
+            raise TypeError(f"the batch's image must be a tensor to be attacked, got {type(image).__name__}.")
+        region = self._region(batchdata, image)
+        reference = label if self.reference == "label" else None
+        self.last_result = self.attack(self.network, image, reference, inferer=self.inferer, region=region)
+        moved = self.last_result.label if reference is not None else label
+        if isinstance(prepared, torch.Tensor):
+            return self.last_result.adversarial
+        return (self.last_result.adversarial, moved, *rest)
+
+    def _region(self, batchdata: Any, image: torch.Tensor) -> torch.Tensor | None:
+        if self.region_key is None:
+            return None
+        if not isinstance(batchdata, Mapping) or self.region_key not in batchdata:
+            keys = list(batchdata) if isinstance(batchdata, Mapping) else type(batchdata).__name__
+            raise KeyError(f"region_key {self.region_key!r} is not in the batch, which holds {keys}.")
+        return batchdata[self.region_key].to(image.device)

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pass of a network over the windows of a volume: the stitched output, and its exact gradient window by window."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.utils import optional_import
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
+
+tqdm, _has_tqdm = optional_import("tqdm", name="tqdm")
+
+Index = tuple[slice, ...]
+Outputs = list[torch.Tensor]
+
+
+@dataclass
+class WindowPass:
+    """A network, what to call it with, and where the windows are.
+
+    Windows are taken image by image in the order of ``slices``, ``windows_per_batch`` at a time, as MONAI does.
+    ``keys`` tells, after the first forward pass, the keys of a dictionary output, sorted.
+    """
+
+    network: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    condition: torch.Tensor | None
+    slices: list[Index]
+    window_size: tuple[int, ...]
+    windows_per_batch: int
+    weight: torch.Tensor | None
+    window_device: torch.device
+    output_device: torch.device
+    pass_coordinates: bool = False
+    progress: bool = False
+    keys: list[Any] | None = field(default=None, init=False)
+
+    def batches(self, batch_size: int) -> list[list[Index]]:
+        """Full index (image, channels, spatial slices) of each window, in batches of windows."""
+        everything = [
+            (slice(image, image + 1), slice(None), *window) for image in range(batch_size) for window in self.slices
+        ]
+        step = self.windows_per_batch
+        return [everything[start : start + step] for start in range(0, len(everything), step)]
+
+    def predict(self, windows: Sequence[torch.Tensor], where: list[Index]) -> Outputs:
+        """Outputs of the network on some windows, in the caller's gradient mode, flattened to a list."""
+        kwargs = self.kwargs
+        if self.condition is not None:
+            condition = torch.cat([self.condition[index] for index in where]).to(self.window_device)
+            kwargs = {**kwargs, "condition": condition}
+        # torch.cat copies also a single window: a network that works in place cannot reach the image
+        data = torch.cat(list(windows)).to(self.window_device)
+        coordinates = [[list(index) for index in where]] if self.pass_coordinates else []
+        outputs, self.keys = _flatten_outputs(self.network(data, *coordinates, *self.args, **kwargs))
+        for output in outputs:
+            expected = (len(where), *self.window_size)
+            if not isinstance(output, torch.Tensor) or (output.shape[0], *output.shape[2:]) != expected:
+                got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+                raise ValueError(
+                    f"network must return tensors of shape ({len(where)}, channels, "
+                    f"{', '.join(map(str, self.window_size))}), the size of its windows, got {got}."
+                )
+        return outputs
+
+    def stitch(self, image: torch.Tensor) -> Outputs:
+        """Stitched outputs (B, K, spatial) in the caller's gradient mode."""
+        return self.blend(image, lambda _, where: self.predict([image[index] for index in where], where))[0]
+
+    def blend(
+        self, image: torch.Tensor, run: Callable[[int, list[Index]], Outputs]
+    ) -> tuple[Outputs, torch.Tensor | None]:
+        """Weighted mean of ``run(number of the batch, where)`` over all windows; also returns the sum of weights."""
+        stitched: Outputs = []
+        batches = self.batches(image.shape[0])
+        for number, where in enumerate(tqdm(batches) if self.progress and _has_tqdm else batches):
+            outputs = run(number, where)
+            if not stitched:
+                stitched = [
+                    torch.zeros(
+                        (image.shape[0], output.shape[1], *image.shape[2:]),
+                        dtype=image.dtype,
+                        device=self.output_device,
+                    )
+                    for output in outputs
+                ]
+            for total, output in zip(stitched, outputs, strict=True):
+                for index, window in zip(where, output.split(1), strict=True):
+                    weighted = window if self.weight is None else window * self.weight
+                    total[index] += weighted.to(self.output_device)
+            del outputs
+        weights = self.weight_sum(image)
+        if weights is not None:
+            for total in stitched:
+                total /= weights
+        return stitched, weights
+
+    def empty_volume(self, image: torch.Tensor, batch_size: int, channels: int) -> torch.Tensor:
+        return torch.zeros((batch_size, channels, *image.shape[2:]), dtype=image.dtype, device=self.output_device)
+
+    def weight_sum(self, image: torch.Tensor) -> torch.Tensor | None:
+        """Sum of the blending weights per voxel (1, 1, spatial), or None where it is one everywhere."""
+        covered = len(self.slices) * functools.reduce(lambda a, b: a * b, self.window_size, 1)
+        if self.weight is None and covered == image.shape[2:].numel():
+            return None
+        total = self.empty_volume(image, 1, 1)
+        weight = 1.0 if self.weight is None else self.weight.to(self.output_device)
+        for window in self.slices:
+            total[(slice(None), slice(None), *window)] += weight
+        return total
+
+    def output_gradient(
+        self, gradient: torch.Tensor, weights: torch.Tensor | None, where: list[Index], dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Gradient on the network's output for some windows, from the gradient on the stitched volume."""
+        parts = []
+        for index in where:
+            part = gradient[index]
+            if weights is not None:
+                part = part / weights[(slice(None), slice(None), *index[2:])]
+            part = part.to(self.window_device)
+            parts.append(part if self.weight is None else part * self.weight)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(dtype)
+
+    def module(self) -> torch.nn.Module | None:
+        """The module behind the network, also behind a bound method or a partial, if it can be found."""
+        network: Any = self.network
+        while isinstance(network, functools.partial):
+            network = network.func
+        network = network.__self__ if inspect.ismethod(network) else network
+        return network if isinstance(network, torch.nn.Module) else None
+
+
+def stitch_with_input_gradient(image: torch.Tensor, windows: WindowPass, keep_bytes: float = 0.0) -> Outputs:
+    """Stitched outputs whose gradient with respect to ``image`` is computed window by window.
+
+    Args:
+        image: (B, C, spatial), requires a gradient, at least as large as the window.
+        windows: what to run.
+        keep_bytes: memory for graphs that are kept from the forward pass instead of computed again.
+
+    Raises:
+        ValueError: when an argument of the network requires a gradient, which would be lost.
+    """
+    extra = [windows.condition, *windows.args, *windows.kwargs.values()]
+    if any(isinstance(value, torch.Tensor) and value.requires_grad for value in extra):
+        raise ValueError("only inputs may require a gradient, got another argument of the network that requires one.")
+    return list(_WindowByWindow.apply(image, windows, keep_bytes))
+
+
+class _WindowByWindow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: torch.Tensor, windows: WindowPass, keep_bytes: float) -> tuple[torch.Tensor, ...]:
+        module = windows.module()
+        device_type = windows.window_device.type
+        ctx.autocast = {
+            "device_type": device_type,
+            "enabled": torch.is_autocast_enabled(device_type),
+            "dtype": torch.get_autocast_dtype(device_type),
+        }
+        # a module in evaluation mode draws no random numbers; of any other callable this is not known
+        ctx.replay = module is None or any(part.training for part in module.modules())
+        ctx.random_states = {}
+        ctx.kept = {}
+        keeper = _Keeper(image, module, keep_bytes)
+
+        def run(number: int, where: list[Index]) -> Outputs:
+            if ctx.replay:
+                ctx.random_states[number] = _random_state(windows.window_device)
+            if keeper.is_full:
+                return windows.predict([image[index] for index in where], where)
+            leaves, outputs, fits = keeper.run(windows, where)
+            if fits:
+                ctx.kept[number] = (leaves, outputs)
+            return [output.detach() for output in outputs]
+
+        with _frozen(module):
+            stitched, weights = windows.blend(image, run)
+        ctx.windows = windows
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(image, weights)
+        return tuple(stitched)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None]:
+        image, weights = ctx.saved_tensors
+        windows: WindowPass = ctx.windows
+        result = torch.zeros_like(image)
+        connected = False
+        with _frozen(windows.module()), _forked_random_state(windows.window_device, ctx.replay):
+            for number, where in enumerate(windows.batches(image.shape[0])):
+                # a graph that was kept serves once; a second backward pass computes it again
+                leaves, outputs = ctx.kept.pop(number, None) or _recompute(ctx, image, windows, number, where)
+                roots, root_gradients = [], []
+                for output, gradient in zip(outputs, gradients, strict=True):
+                    if gradient is not None and output.requires_grad:
+                        roots.append(output)
+                        root_gradients.append(windows.output_gradient(gradient, weights, where, output.dtype))
+                del outputs
+                if roots:
+                    parts = torch.autograd.grad(roots, leaves, root_gradients, allow_unused=True)
+                    for index, part in zip(where, parts, strict=True):
+                        if part is not None:
+                            connected = True
+                            result[index] += part
+                    del parts
+                del leaves, roots, root_gradients  # before the next window needs the memory
+        if not connected and any(gradient is not None for gradient in gradients):
+            raise RuntimeError("the network's output does not depend differentiably on its input in any window.")
+        return result, None, None
+
+
+def _leaves(image: torch.Tensor, where: list[Index]) -> list[torch.Tensor]:
+    return [image[index].detach().requires_grad_() for index in where]
+
+
+def _recompute(
+    ctx: Any, image: torch.Tensor, windows: WindowPass, number: int, where: list[Index]
+) -> tuple[list[torch.Tensor], Outputs]:
+    """Forward pass of some windows with a graph, under the autocast and random state of the first one."""
+    if ctx.replay:
+        _set_random_state(windows.window_device, ctx.random_states[number])
+    leaves = _leaves(image, where)
+    with torch.enable_grad(), torch.autocast(**ctx.autocast):
+        return leaves, windows.predict(leaves, where)
+
+
+class _Keeper:
+    """Runs windows with a graph as long as their activations fit in a memory budget.
+
+    The cost of a batch of windows is measured on the first one: bytes of distinct storages that autograd saves,
+    without parameters, buffers and the image itself, plus those of the outputs.
+    """
+
+    def __init__(self, image: torch.Tensor, module: torch.nn.Module | None, budget: float) -> None:
+        self.image = image
+        self.remaining = budget
+        self.cost: int | None = None
+        self.is_full = budget <= 0
+        self._free = {_address(image)}
+        if module is not None and not self.is_full:
+            self._free.update(_address(tensor) for tensor in module.parameters())
+            self._free.update(_address(tensor) for tensor in module.buffers())
+
+    def run(self, windows: WindowPass, where: list[Index]) -> tuple[list[torch.Tensor], Outputs, bool]:
+        """Leaves and outputs of some windows, and whether they fit in the budget."""
+        leaves = _leaves(self.image, where)
+        if self.cost is not None:
+            with torch.enable_grad():
+                outputs = windows.predict(leaves, where)
+        else:
+            seen: dict[int, int] = {}
+
+            def count(tensor: torch.Tensor) -> torch.Tensor:
+                if not isinstance(tensor, torch.nn.Parameter) and _address(tensor) not in self._free:
+                    seen[_address(tensor)] = tensor.untyped_storage().nbytes()
+                return tensor.detach()
+
+            with torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
+                outputs = windows.predict(leaves, where)
+            for output in outputs:
+                seen[_address(output)] = output.untyped_storage().nbytes()
+            self.cost = sum(seen.values())
+        fits = self.cost <= self.remaining
+        self.remaining -= self.cost
+        self.is_full = self.cost > self.remaining
+        return leaves, outputs, fits
+
+
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+@contextmanager
+def _frozen(module: torch.nn.Module | None) -> Iterator[None]:
+    """Parameters take no part in the graph, so that it saves and computes nothing for their gradients."""
+    parameters: Iterable[torch.nn.Parameter] = module.parameters() if module is not None else ()
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(device: torch.device, state: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
+
+
+def _forked_random_state(device: torch.device, enabled: bool) -> Any:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=enabled)
+
+
+def _flatten_outputs(outputs: Any) -> tuple[Outputs, list[Any] | None]:
+    keys = None
+    if isinstance(outputs, torch.Tensor):
+        outputs = [outputs]
+    elif isinstance(outputs, Mapping):
+        keys = sorted(outputs)
+        outputs = [outputs[key] for key in keys]
+    return [output.as_tensor() if isinstance(output, MetaTensor) else output for output in outputs], keys
+
+
+def pack_outputs(outputs: Outputs, keys: list[Any] | None) -> Any:
+    """Tensor, tuple or dictionary, as the network returned it; a sequence of one becomes a tensor, as in MONAI."""
+    if keys is not None:
+        return dict(zip(keys, outputs, strict=True))
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)

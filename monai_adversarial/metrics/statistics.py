@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Means over patients with bootstrap intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TypedDict
+
+import numpy as np
+
+__all__ = ["Summary", "bootstrap_interval", "summarize"]
+
+
+class Summary(TypedDict):
+    """Mean over ``n`` patients and the ends of its bootstrap interval; NaN where they are not defined."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+def _defined(values: Iterable[float | None]) -> np.ndarray:
+    return np.asarray([float(v) for v in values if v is not None and not math.isnan(float(v))], dtype=float)
+
+
+def bootstrap_interval(
+    values: Iterable[float | None], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean over patients (Efron 1979).
+
+    Args:
+        values: one value per patient; None and NaN are left out.
+        confidence: coverage of the interval.
+        resamples: bootstrap samples.
+        seed: of the generator; the global generators are not touched.
+
+    Returns:
+        Lower and upper end; (NaN, NaN) for fewer than two patients, whom resampling tells nothing.
+
+    Raises:
+        ValueError: for a confidence outside (0, 1) or no resamples.
+    """
+    if not 0.0 < confidence < 1.0 or resamples < 1:
+        raise ValueError(
+            f"confidence must lie between 0 and 1 and resamples be >= 1, got {confidence!r} and {resamples!r}."
+        )
+    defined = _defined(values)
+    if len(defined) < 2:
+        return float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).integers(len(defined), size=(resamples, len(defined)))
+    low, high = np.quantile(defined[drawn].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def summarize(values: Iterable[float | None], seed: int = 0) -> Summary:
+    """Mean over patients with its 95 % bootstrap interval; None and NaN are left out and not counted in ``n``."""
+    defined = _defined(values)
+    low, high = bootstrap_interval(defined.tolist(), seed=seed)
+    return Summary(n=len(defined), mean=float(defined.mean()) if len(defined) else float("nan"), low=low, high=high)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adversarial transforms in MONAI's style: array and dictionary forms."""
+
+from __future__ import annotations
+
+from monai_adversarial.transforms.array import AdvAffine, AdvBiasField, AdvElastic, AdversarialTransform, AdvNoise
+from monai_adversarial.transforms.dictionary import (
+    AdvAffineD,
+    AdvAffined,
+    AdvAffineDict,
+    AdvBiasFieldD,
+    AdvBiasFieldd,
+    AdvBiasFieldDict,
+    AdvElasticD,
+    AdvElasticd,
+    AdvElasticDict,
+    AdversarialTransformd,
+    AdvNoiseD,
+    AdvNoised,
+    AdvNoiseDict,
+)
+
+__all__ = [
+    "AdvAffine",
+    "AdvAffineD",
+    "AdvAffineDict",
+    "AdvAffined",
+    "AdvBiasField",
+    "AdvBiasFieldD",
+    "AdvBiasFieldDict",
+    "AdvBiasFieldd",
+    "AdvElastic",
+    "AdvElasticD",
+    "AdvElasticDict",
+    "AdvElasticd",
+    "AdvNoise",
+    "AdvNoiseD",
+    "AdvNoiseDict",
+    "AdvNoised",
+    "AdversarialTransform",
+    "AdversarialTransformd",
+]

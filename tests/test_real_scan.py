@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real-scan experiment: its machinery on a toy, and its main claims on the real scan where that is available."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+from benchmarks import real_scan
+from benchmarks.real_scan import Row, Study, main, read_results, run_all, table
+from monai_adversarial.attacks import PGD, AdvElastic
+from monai_adversarial.data.real_scan import LabelledScan, load_labelled_scan
+from monai_adversarial.networks import ResampledNetwork
+
+NAMES = ("background", "liver", "spleen")
+
+
+class Threshold(nn.Module):
+    """Bright voxels are liver, very bright ones are spleen."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.cat((torch.zeros_like(image), image - 50, 2 * image - 170), dim=1) / 10
+
+
+def toy_study(folds: tuple[int, ...] = (1, 2)) -> Study:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.zeros(1, 1, 12, 10, 8, dtype=torch.int64)
+    label[..., 2:6, 2:8, 2:6] = 1
+    label[..., 8:11, 3:7, 2:6] = 2
+    levels = torch.tensor([0.0, 70.0, 170.0])
+    image = (levels[label] + 4 * torch.randn(label.shape, generator=generator)).round()
+    affine = torch.diag(torch.tensor([3.0, 3.0, 3.0, 1.0], dtype=torch.float64))
+    scan = LabelledScan(MetaTensor(image, affine=affine), MetaTensor(label, affine=affine))
+    networks = {fold: ResampledNetwork(Threshold(), (24, 20, 16), (0, 2)).eval() for fold in folds}
+    return Study(scan, networks, NAMES)
+
+
+def noise(steps: int, **options: Any) -> PGD:
+    return PGD(40, units="HU", steps=steps, objective="dice", classes=(1,), image_domain="HU", **options)
+
+
+def deformation(steps: int, **options: Any) -> AdvElastic:
+    return AdvElastic(4.0, steps=steps, objective="dice", classes=(1,), image_domain="HU", **options)
+
+
+TOY_ROWS = (
+    Row("noise", "PGD", "40 HU", noise),
+    Row("deformation", "elastic", "4 mm", deformation),
+    Row("grid", "PGD on the network's grid", "40 HU", noise, network_grid=True),
+)
+
+
+def run_toy(path: Path, rows: tuple[Row, ...] = TOY_ROWS, **options: Any) -> dict[str, Any]:
+    return run_all(
+        toy_study(), path, rows, **{"steps": 3, "draws": 2, "precision": "float32", "progress": False, **options}
+    )
+
+
+def test_rows_hold_scores_controls_and_budgets(tmp_path: Path) -> None:
+    found = run_toy(tmp_path / "results.json")
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    assert found["organs"] == ["liver", "spleen"]
+    assert found["clean"]["2"]["liver"]["dice"] > 0.7
+    row = found["rows"]["noise"]
+    assert row["adversarial"]["liver"]["dice"] < min(scores["liver"]["dice"] for scores in row["random"]) - 0.2
+    assert len(row["random"]) == 2
+    assert row["budgets"]["noise_linf"]["value"] == pytest.approx(40)
+    # the other fold is the same network here: the attack transfers completely
+    assert row["other_fold"]["adversarial"] == row["adversarial"]
+    assert "moved_label" not in row
+    moved = found["rows"]["deformation"]
+    assert 0.3 < moved["moved_label"]["liver"]["dice"] < 1.0
+    # a network that follows the anatomy scores better against the label that moved with it
+    for own, old in zip(moved["random"], moved["random_original_label"], strict=True):
+        assert own["liver"]["dice"] > old["liver"]["dice"]
+    assert "other_fold" not in found["rows"]["grid"]
+    text = table(found, TOY_ROWS)
+    assert all(row.title in text for row in TOY_ROWS)
+    assert "nan" not in text.lower() and "None" not in text
+
+
+def test_an_interrupted_experiment_goes_on_with_the_missing_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.json"
+    ran: list[str] = []
+    original = Study.run
+
+    def counted(self: Study, row: Row, *arguments: Any, **options: Any) -> dict[str, Any]:
+        if row.name == "grid" and "stop" not in ran:
+            ran.append("stop")
+            raise KeyboardInterrupt
+        ran.append(row.name)
+        return original(self, row, *arguments, **options)
+
+    monkeypatch.setattr(Study, "run", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(path)
+    assert ran == ["noise", "deformation", "stop"]
+    assert sorted(read_results(path)["rows"]) == ["deformation", "noise"]
+    run_toy(path)
+    assert ran[3:] == ["grid"]
+    run_toy(path)
+    assert len(ran) == 4
+    run_toy(path, rows=TOY_ROWS[:1], steps=2)  # other settings: not the same row any more
+    assert ran[4:] == ["noise"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_scores_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    forward = run_toy(tmp_path / "a.json", TOY_ROWS[:2])
+    backward = run_toy(tmp_path / "b.json", TOY_ROWS[1::-1])
+    for name in ("noise", "deformation"):
+        a, b = ({k: v for k, v in found["rows"][name].items() if k != "seconds"} for found in (forward, backward))
+        assert a == b
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rows": 3}', "not json"])
+def test_a_foreign_results_file_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="does not hold results of this experiment"):
+        run_toy(path)
+    assert path.read_text() == content
+
+
+def test_missing_data_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="must hold abdomen_ct and abdomen_unet"):
+        main(["--data", str(tmp_path / "absent")])
+
+
+def write_scan(folder: Path, affine: np.ndarray, label_shape: tuple[int, ...] = (10, 8, 9)) -> tuple[Path, Path]:
+    """A body with one organ and a table beneath it, stored right-to-left."""
+    image = np.full((10, 8, 9), -1000, dtype=np.int16)
+    image[2:8, 2:6, :] = 40
+    image[:, 7, :] = 100  # table: brighter, but smaller than the body
+    label = np.zeros(label_shape, dtype=np.uint8)
+    label[3, 3, 4:6] = 1
+    paths = folder / "ct.nii.gz", folder / "label.nii.gz"
+    for voxels, path in zip((image, label), paths, strict=True):
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+    return paths
+
+
+def test_scan_is_turned_to_ras_and_cropped_to_the_body(tmp_path: Path) -> None:
+    paths = write_scan(tmp_path, np.diag([-2.0, 3.0, 4.0, 1.0]))
+    scan = load_labelled_scan(*paths, first_slice=2)
+    assert scan.image.shape == scan.label.shape == (1, 1, 6, 4, 7)
+    assert scan.image.dtype == torch.float32 and scan.label.dtype == torch.int64
+    assert bool((scan.image == 40).all())
+    # stored voxel (3, 3, 4): in RAS order x becomes 9 - 3 = 6, minus the crop at 2
+    assert scan.label.nonzero()[:, 2:].tolist() == [[4, 1, 2], [4, 1, 3]]
+    world = scan.image.affine @ torch.tensor([4.0, 1.0, 2.0, 1.0], dtype=torch.float64)
+    assert torch.allclose(world[:3], torch.tensor([-6.0, 9.0, 16.0], dtype=torch.float64))
+    assert torch.equal(scan.image.affine, scan.label.affine)
+
+
+def test_bad_scans_are_refused(tmp_path: Path) -> None:
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    paths = write_scan(tmp_path, affine)
+    with pytest.raises(FileNotFoundError, match="label_path"):
+        load_labelled_scan(paths[0], tmp_path / "absent.nii.gz")
+    with pytest.raises(ValueError, match="first_slice must be from 0 to 8"):
+        load_labelled_scan(*paths, first_slice=9)
+    paths = write_scan(tmp_path, affine, label_shape=(10, 8, 8))
+    with pytest.raises(ValueError, match="on the grid of image_path"):
+        load_labelled_scan(*paths)
+
+
+@pytest.fixture(scope="module")
+def study(shared_data: Path) -> Study:
+    return Study.load(shared_data, folds=(2,))
+
+
+@pytest.mark.real_data
+def test_scan_is_the_documented_one(study: Study) -> None:
+    assert tuple(study.scan.image.shape) == (1, 1, 122, 94, 52)
+    assert int((study.scan.label == real_scan.LIVER).sum()) == 41_692
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_pgd_destroys_the_liver_that_random_noise_leaves(study: Study) -> None:
+    """Ten PGD steps of 16 HU on the scanner's voxels, float32 scores of the image rounded to integer HU."""
+    row = next(row for row in real_scan.ROWS if row.name == "pgd_16")
+    case = study.case(row.fold)
+    assert study.score(case, case.image, case.label)["liver"]["dice"] >= 0.9
+    result = row.make(10, round_to_integer=True)(case.predict, case.image, case.label)
+    assert float((result.adversarial - case.image).abs().max()) == 16
+    assert study.score(case, *result.random_control())["liver"]["dice"] >= 0.9
+    assert study.score(case, result.adversarial, case.label)["liver"]["dice"] <= 0.1
