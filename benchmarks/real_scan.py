@@ -27,6 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from monai_adversarial.attacks import PGD, AdvBiasField, AdvElastic, Attack
+from monai_adversarial.attacks.result import CONTROL_STREAM, AttackResult
 from monai_adversarial.data.real_scan import LabelledScan, load_labelled_scan
 from monai_adversarial.data.saving import replace_when_complete
 from monai_adversarial.metrics import score_segmentation, score_visibility
@@ -245,12 +246,14 @@ class Study:
         result = attack(case.predict, case.image, case.label, spacing=case.spacing)
         seconds = time.perf_counter() - began
         controls = [result.random_control(stream) for stream in range(draws)]
+        sizes = [control_size(result, stream, image) for stream, (image, _) in enumerate(controls)]
         attacked = self.segment(case, result.adversarial)
         drawn = [self.segment(case, image) for image, _ in controls]
         found: dict[str, Any] = {
             "settings": settings(row, steps, draws, precision),
             "adversarial": self.compare(case, attacked, result.label),
             "random": [self.compare(case, seen, label) for seen, (_, label) in zip(drawn, controls, strict=True)],
+            "random_sizes": sizes,
             "objective_history": [round(float(value), 4) for value in result.objective_history[:, 0]],
             "zero_gradient_fraction": float(result.zero_gradient_fraction[0]),
             "forwards": result.forwards,
@@ -276,6 +279,16 @@ class Study:
                 "adversarial": self.score(other, result.adversarial, result.label),
             }
         return found
+
+
+def control_size(result: AttackResult, stream: int, image: torch.Tensor) -> dict[str, float]:
+    """What a random control measures in the units of the budget, for the claim that it is as large as the attack."""
+    bound = result.bound
+    with torch.no_grad():
+        drawn = bound.random_control(bound.scene.generators(CONTROL_STREAM + stream), result.parameters)
+        plain = image.as_tensor() if hasattr(image, "as_tensor") else image
+        measured = bound.measure(bound.scene.image, plain, drawn)
+    return {name: float(m.values[0]) for name, m in measured.items() if m.limit}
 
 
 def settings(row: Row, steps: int, draws: int, precision: str) -> dict[str, Any]:
@@ -370,16 +383,20 @@ def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in body)])
 
 
-def _largest(budgets: Mapping[str, Mapping[str, Any]]) -> str:
-    """Every measured budget with its unit."""
+def _measured(budgets: Mapping[str, Mapping[str, Any]], controls: Sequence[Mapping[str, float]]) -> str:
+    """Every measured budget with its unit, and the mean of the random controls."""
     parts = []
     for name, measured in budgets.items():
         if not measured["limit"]:  # a limit of 0 says what must not change at all
             continue
         sign = "≥" if measured["at_least"] else "≤"
         units = "" if measured["units"] in ("", "1") else f" {measured['units']}"
-        parts.append(f"{name.replace('_', ' ')} {measured['value']:.3g}{units} ({sign} {measured['limit']:.3g})")
-    return ", ".join(parts)
+        random = _mean(sizes.get(name) for sizes in controls)
+        beside = "" if random is None else f", random {random:.3g}"
+        parts.append(
+            f"{name.replace('_', ' ')} {measured['value']:.3g}{units} ({sign} {measured['limit']:.3g}{beside})"
+        )
+    return "; ".join(parts)
 
 
 def table(found: Mapping[str, Any], rows: Sequence[Row] = ROWS, organ: str = "liver") -> str:
@@ -474,7 +491,7 @@ def table(found: Mapping[str, Any], rows: Sequence[Row] = ROWS, organ: str = "li
             (
                 row.title,
                 row.budget,
-                _largest(result["budgets"]),
+                _measured(result["budgets"], result.get("random_sizes", ())),
                 _number(result["visibility"]["rms_change_hu"], 1),
                 _number(result["visibility"]["ssim"]),
                 str(result["forwards"]),

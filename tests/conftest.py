@@ -13,7 +13,7 @@ NO_DATA = "there is no test data: set MONAI_ADVERSARIAL_DATA to its folder"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # More threads than cores make tiny convolutions slower, not faster.
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
 
 
 def find_shared_data() -> Path | None:

@@ -48,12 +48,14 @@ def noise(steps: int, **options: Any) -> PGD:
 
 
 def deformation(steps: int, **options: Any) -> AdvElastic:
-    return AdvElastic(4.0, steps=steps, objective="dice", classes=(1,), image_domain="HU", **options)
+    return AdvElastic(
+        6.0, control_spacing=12.0, steps=steps, objective="dice", classes=(1,), image_domain="HU", **options
+    )
 
 
 TOY_ROWS = (
     Row("noise", "PGD", "40 HU", noise),
-    Row("deformation", "elastic", "4 mm", deformation),
+    Row("deformation", "elastic", "6 mm", deformation),
     Row("grid", "PGD on the network's grid", "40 HU", noise, network_grid=True),
 )
 
@@ -71,7 +73,7 @@ def test_rows_hold_scores_controls_and_budgets(tmp_path: Path) -> None:
     assert found["clean"]["2"]["liver"]["dice"] > 0.7
     row = found["rows"]["noise"]
     assert row["adversarial"]["liver"]["dice"] < min(scores["liver"]["dice"] for scores in row["random"]) - 0.2
-    assert len(row["random"]) == 2
+    assert [sizes["noise_linf"] for sizes in row["random_sizes"]] == [40, 40]
     assert row["budgets"]["noise_linf"]["value"] == pytest.approx(40)
     # the other fold is the same network here: the attack transfers completely
     assert row["other_fold"]["adversarial"] == row["adversarial"]

@@ -11,7 +11,7 @@ from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
 from monai_adversarial.attacks.allocator import keep_freed_memory
-from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator
+from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator, ObjectiveFunction
 from monai_adversarial.attacks.intensity import as_intensity_map
 from monai_adversarial.attacks.objectives import Objective, Progress, Target, get_objective
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, Perturbation, per_sample
@@ -199,7 +199,7 @@ class Attack:
                 image,
                 inferer=inferer,
                 intensity=self.intensity if self.image_domain == "HU" else None,
-                precision=Precision(self.precision, clean),
+                precision=Precision(self.precision, clean, fast_kernels=not self.compile_network),
                 output=self.output,
                 compile_network=self.compile_network,
             )
@@ -306,15 +306,16 @@ class _Run:
 
     def _objective_function(
         self, bound: BoundPerturbation, image: torch.Tensor, target: Target, step: int
-    ) -> Callable[[Parameters], tuple[torch.Tensor, torch.Tensor]]:
+    ) -> ObjectiveFunction:
         attack = self.attack
         sign = -1.0 if attack.targeted else 1.0
 
-        def function(parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
+        def function(parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             logits = self.predictor(bound.apply(image, parameters))
             moved = self._moved_target(bound, target, parameters)
-            values = attack.objective.value(logits, moved, Progress(step, attack.steps), attack.targeted)
-            return sign * values, logits
+            progress = Progress(step, attack.steps)
+            values, ranks = attack.objective.value_and_rank(logits, moved, progress, attack.targeted)
+            return sign * values, sign * ranks, logits
 
         return function
 
@@ -331,14 +332,16 @@ class _Run:
                     left = [i for i, solved in enumerate(self.solved.tolist()) if not solved]
                     if not left:
                         break
+                self.predictor.use_samples(left)
                 self._restart(restart, left, bar)
+        self.predictor.use_samples(range(self.scene.batch))
 
     def _restart(self, restart: int, left: list[int], bar: tqdm) -> None:
         attack = self.attack
         everyone = len(left) == self.scene.batch
         scene = self.scene if everyone else self.scene.select(left)
         bound = self.bound if everyone else attack.perturbation.bind(scene)
-        target = self.target if everyone else _select_target(self.target, left, scene.image.device)
+        target = self.target if everyone else self.target.select(torch.as_tensor(left, device=scene.image.device))
         random = attack.random_start or restart > 0
         parameters = bound.random(scene.generators(restart)) if random else bound.zeros()
         parameters = tuple(parameter.detach() for parameter in parameters)
@@ -348,7 +351,7 @@ class _Run:
             found = attack.gradient.evaluate(function, parameters, self.predictor.precision.loss_scale)
             self.gradient_forwards += found.forwards * scene.batch
             self.backwards += found.backwards * scene.batch
-            self._keep_best(left, parameters, found.values)
+            self._keep_best(left, parameters, found.ranks)
             self.zero_fractions.append(self._spread(left, bound.frozen_fraction(found.gradients)))
             with torch.no_grad():
                 parameters = run.advance(parameters, found.gradients, found.values, step)
@@ -360,14 +363,15 @@ class _Run:
                 if len(keep) < len(left):
                     where = torch.as_tensor(keep, device=scene.image.device)
                     left = [left[i] for i in keep]
+                    self.predictor.use_samples(left)
                     scene = scene.select(keep)
                     bound = attack.perturbation.bind(scene)
-                    target = _select_target(target, keep, scene.image.device)
+                    target = target.select(where)
                     parameters = tuple(p.index_select(0, where) for p in parameters)
                     run.select(where, bound)
         with torch.no_grad():
-            values, _ = self._objective_function(bound, scene.image, target, attack.steps)(parameters)
-        self._keep_best(left, parameters, values)
+            _, ranks, _ = self._objective_function(bound, scene.image, target, attack.steps)(parameters)
+        self._keep_best(left, parameters, ranks)
 
     def _unsolved(
         self, bound: BoundPerturbation, logits: torch.Tensor, parameters: Parameters, left: list[int]
@@ -448,14 +452,3 @@ class _Run:
             bound=self.bound,
             clean_label=self.label,
         )
-
-
-def _select_target(target: Target, indices: list[int], device: torch.device) -> Target:
-    where = torch.as_tensor(indices, device=device)
-
-    def part(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.index_select(0, where)
-
-    return Target(
-        target.classes, part(target.index), part(target.soft), part(target.weight), target.class_mask, target.activation
-    )

@@ -5,7 +5,7 @@ weights frozen."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -130,11 +130,17 @@ class Predictor:
             if hasattr(inferer, "for_image"):
                 inferer = inferer.for_image(image)
             self.inferer = memory_bounded(inferer)
+        self._inferer_of_all = self.inferer
         self._check_weights(image)
         if compile_network and isinstance(self.network, nn.Module):
             if self.network not in _compiled:
                 _compiled[self.network] = torch.compile(self.network)
             self.network = _compiled[self.network]
+
+    def use_samples(self, indices: Sequence[int]) -> None:
+        """Expect some samples of the clean batch only: an inferer may know each sample's affine."""
+        if hasattr(self._inferer_of_all, "for_samples"):
+            self.inferer = self._inferer_of_all.for_samples(indices)
 
     def _check_weights(self, image: torch.Tensor) -> None:
         for network in self.networks:

@@ -25,8 +25,10 @@ class AttackResult:
         label: reference that belongs to the perturbed anatomy, (batch, 1 or class, spatial...): moved with a geometric
             attack, equal to the given label otherwise; the clean prediction when no label was given.
         parameters: what made the image, one row per sample.
-        objective: best value of the objective per sample, (batch,), as the attacker maximizes it.
-        objective_history: value at each evaluation, (evaluations, batch); NaN where a sample was already solved.
+        objective: best value of the objective per sample, (batch,), as the attacker maximizes it. For objectives
+            whose values cannot be compared between steps (masked cross-entropy, SegPGD, CosPGD): the share of wrong
+            voxels.
+        objective_history: the same at each evaluation, (evaluations, batch); NaN where a sample was already solved.
         success: boolean (batch,); see ``Attack.success_threshold``.
         clean_dice: mean foreground Dice before, (batch,); NaN where the reference has no foreground.
         adversarial_dice: mean foreground Dice afterwards against ``label``, (batch,).

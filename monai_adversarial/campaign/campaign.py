@@ -88,8 +88,8 @@ class AttackCampaign:
         save_predictions: bool = False,
         progress: bool = True,
     ) -> None:
-        prepare_batch = evaluator.prepare_batch if prepare_batch is None else prepare_batch
-        if not isinstance(prepare_batch, PrepareBatchAdversarial) or evaluator.prepare_batch is not prepare_batch:
+        installed: Any = evaluator.prepare_batch
+        if not isinstance(installed, PrepareBatchAdversarial) or prepare_batch not in (None, installed):
             raise TypeError(
                 "the evaluator's prepare_batch must be the campaign's PrepareBatchAdversarial, "
                 f"got {type(evaluator.prepare_batch).__name__}."
@@ -109,10 +109,10 @@ class AttackCampaign:
         overlapping = [name for name, attack in attacks.items() if attack.activation == "sigmoid" and len(organs) > 1]
         if overlapping:
             raise ValueError(
-                f"attack {overlapping[0]!r} is for overlapping sigmoid classes, but a campaign scores exclusive classes "
-                "(or one sigmoid output)."
+                f"attack {overlapping[0]!r} is for overlapping sigmoid classes, but a campaign scores exclusive "
+                "classes (or one sigmoid output)."
             )
-        self.evaluator, self.prepare_batch = evaluator, prepare_batch
+        self.evaluator, self.prepare_batch = evaluator, installed
         self.attacks = dict(attacks)
         self.selected = list(selected) if selected else list(attacks)
         self.output_dir = Path(output_dir)
@@ -153,7 +153,7 @@ class AttackCampaign:
             OSError: where a file cannot be written.
         """
         cases = self.cases
-        dataset = self.evaluator.data_loader.dataset
+        dataset: Any = self.evaluator.data_loader.dataset  # type: ignore[union-attr]
         for case in cases:
             self._check_files(case)
         self.output_dir.mkdir(parents=True, exist_ok=True)

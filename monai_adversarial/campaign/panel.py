@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from monai_adversarial.metrics import organ_names
@@ -80,7 +81,7 @@ class _View:
         self.slices = len(wrong[0])
         self.index = int((wrong[1] - wrong[0]).argmax())
         body = self.canonical(panel.clean)[:, :, self.index] > -500
-        self.box = tuple(_interval(body.any(axis=1 - axis), body.shape[axis]) for axis in range(2))
+        self.box = tuple(_interval(np.asarray(body.any(axis=1 - axis)), body.shape[axis]) for axis in range(2))
 
     def canonical(self, volume: torch.Tensor) -> np.ndarray:
         """The volume with axes toward right, anterior, superior."""
@@ -125,8 +126,8 @@ def save_panel(panel: Panel, path: str | os.PathLike[str]) -> None:
     rows, columns = view.cut(panel.clean).shape
     width = 4.0
     height = width * rows * view.aspect / columns
-    figure = Figure(figsize=(3 * width + 0.9, 2 * height + 1.95), dpi=110, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(h_pad=0.07, w_pad=0.04)
+    layout = ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.04)
+    figure = Figure(figsize=(3 * width + 0.9, 2 * height + 1.95), dpi=110, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3)
     after = "moved reference" if record["geometric"] else "reference"

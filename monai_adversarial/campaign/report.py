@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_adversarial.campaign.overview import save_overview
 from monai_adversarial.campaign.records import without_nan, write_json
 from monai_adversarial.data.saving import replace_when_complete
-from monai_adversarial.metrics import Summary, summarize
+from monai_adversarial.metrics import summarize
 
 __all__ = ["CampaignReport"]
 
@@ -65,22 +65,19 @@ class CampaignReport:
             **record["cost"],
         }
 
-    def _summary_of(self, records: Sequence[Record], get: Callable[[Record], float | None]) -> Summary:
-        return summarize((get(record) for record in records), seed=self.seed)
-
     def summary(self) -> dict[str, Any]:
         """Per attack: means over cases with 95 % bootstrap intervals, worst measurements, cost."""
         attacks = {}
         for attack, records in self.records.items():
             scores = {
-                f"{image}_{score}": self._summary_of(records, lambda r, i=image, s=score: r["mean"][i][s])
+                f"{image}_{score}": summarize((r["mean"][image][score] for r in records), self.seed)
                 for image in IMAGES
                 if image in records[0]["mean"]
                 for score in SCORES
             }
             organs = {
                 organ: {
-                    image: self._summary_of(records, lambda r, i=image, o=organ: r["scores"][i][o]["dice"])
+                    image: summarize((r["scores"][image][organ]["dice"] for r in records), self.seed)
                     for image in IMAGES
                     if image in records[0]["scores"]
                 }
@@ -95,10 +92,10 @@ class CampaignReport:
                 "missed_organs": sum(len(record["mean"]["adversarial"]["missed"]) for record in records),
                 "invented_organs": sum(len(record["mean"]["adversarial"]["invented"]) for record in records),
                 "success_rate": sum(bool(record["success"]) for record in records) / len(records),
-                "ssim": self._summary_of(records, lambda r: r["visibility"]["ssim"]),
-                "psnr_db": self._summary_of(records, lambda r: r["visibility"]["psnr_db"]),
+                "ssim": summarize((r["visibility"]["ssim"] for r in records), self.seed),
+                "psnr_db": summarize((r["visibility"]["psnr_db"] for r in records), self.seed),
                 "measurements": _worst(records),
-                "zero_gradient_fraction": self._summary_of(records, lambda r: r["zero_gradient_fraction"]),
+                "zero_gradient_fraction": summarize((r["zero_gradient_fraction"] for r in records), self.seed),
                 "cost": {key: sum(record["cost"][key] for record in records) for key in records[0]["cost"]},
                 "configuration": records[0]["configuration"],
             }

@@ -135,7 +135,7 @@ def score_segmentation(
         found, truth = (torch.from_numpy(volume[box] == index)[None, None] for volume in (predicted, wanted))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # MONAI's metric calls its own deprecated argument
-            distance = float(surface(found, truth, spacing=steps))
+            distance = float(torch.as_tensor(surface(found, truth, spacing=steps)))
         scores[name] = OrganScores(
             dice=float(compute_dice(found, truth, include_background=True)),
             hd95_mm=distance,

@@ -63,9 +63,9 @@ def score_visibility(
     size = min(11, *slices.shape[2:])
     similarity = SSIMMetric(spatial_dims=2, data_range=high - low, win_size=size - (size + 1) % 2, reduction="none")
     ratio = PSNRMetric(max_val=high - low, reduction="none")
-    noise = float(ratio(shown[None, None], shown_before[None, None]))
+    noise = float(torch.as_tensor(ratio(shown[None, None], shown_before[None, None])))
     return {
-        "ssim": float(similarity(slices, slices_before).mean()),
+        "ssim": float(torch.as_tensor(similarity(slices, slices_before)).mean()),
         "psnr_db": math.inf if torch.equal(shown, shown_before) else noise,
         "largest_change_hu": float(difference.abs().max()),
         "rms_change_hu": float(difference.square().mean().sqrt()),

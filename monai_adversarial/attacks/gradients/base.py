@@ -13,8 +13,8 @@ from monai_adversarial.attacks.perturbations.base import Parameters
 
 __all__ = ["Evaluation", "GradientEstimator", "ObjectiveFunction"]
 
-# Parameters -> (objective per sample (batch,), logits)
-ObjectiveFunction = Callable[[Parameters], tuple[torch.Tensor, torch.Tensor]]
+# Parameters -> (objective (batch,), rank (batch,), logits)
+ObjectiveFunction = Callable[[Parameters], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Evaluation:
 
     Args:
         values: objective per sample, (batch,), detached.
+        ranks: what candidates are compared by, (batch,): the values themselves for most objectives.
         gradients: one tensor per parameter tensor.
         logits: what the network answered, detached.
         forwards: forward passes per sample that it took.
@@ -30,6 +31,7 @@ class Evaluation:
     """
 
     values: torch.Tensor
+    ranks: torch.Tensor
     gradients: Parameters
     logits: torch.Tensor
     forwards: int

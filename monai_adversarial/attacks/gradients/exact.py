@@ -21,7 +21,7 @@ class ExactGradient(GradientEstimator):
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
         """Differentiate the sum over samples: a sample's objective depends on its own parameters alone."""
         leaves = tuple(parameter.detach().requires_grad_() for parameter in parameters)
-        values, logits = function(leaves)
+        values, ranks, logits = function(leaves)
         if not values.requires_grad:
             raise RuntimeError(
                 "the network's output does not depend on the image through differentiable operations: remove "
@@ -32,4 +32,4 @@ class ExactGradient(GradientEstimator):
         gradients = torch.autograd.grad(total if scale == 1.0 else total * scale, leaves)
         if scale != 1.0:
             gradients = tuple(gradient / scale for gradient in gradients)
-        return Evaluation(values.detach(), tuple(g.detach() for g in gradients), logits.detach(), 1, 1)
+        return Evaluation(values.detach(), ranks, tuple(g.detach() for g in gradients), logits.detach(), 1, 1)

@@ -40,9 +40,7 @@ class HardSoftmax(Comparison):
     def cosine(self) -> torch.Tensor:
         statistics = self.statistics  # with its graph, which others use too
         with torch.no_grad():
-            squares = torch.zeros_like(statistics.log_own)
-            for part in statistics.probabilities.unbind(1):
-                squares.addcmul_(part, part)
+            squares = statistics.probabilities.square().sum(dim=1)
             return (statistics.log_own.exp() / squares.sqrt_()).unsqueeze(1)
 
     def jensen_shannon(self) -> torch.Tensor:

@@ -41,13 +41,9 @@ class _SoftmaxStatistics(torch.autograd.Function):
         # The highest probability is 1 / sum(exp(logits - highest)): the exact log softmax without computing exp again.
         log_own = own.sub_(highest).add_(probabilities.amax(dim=1).log_())
         sums = None
-        if not totals:
-            pass
-        elif weight is None:
-            sums = probabilities.flatten(2).sum(dim=2)
-        else:
-            # class by class: a product for all classes at once would need the memory of another logits volume
-            sums = torch.stack([(part * weight).flatten(1).sum(dim=1) for part in probabilities.unbind(1)], dim=1)
+        if totals:
+            weighted = probabilities if weight is None else probabilities * weight.unsqueeze(1)
+            sums = weighted.flatten(2).sum(dim=2)
         ctx.save_for_backward(probabilities, index, weight)
         ctx.mark_non_differentiable(probabilities, correct)
         return log_own, sums, probabilities, correct
@@ -61,17 +57,14 @@ class _SoftmaxStatistics(torch.autograd.Function):
                 return None, None, None, None
             gradient = probabilities * own_gradient.unsqueeze(1).neg()
         else:
-            per_class = totals_gradient.view(*totals_gradient.shape, *([1] * (index.ndim - 1)))
-            mean = torch.zeros_like(index, dtype=probabilities.dtype)
-            for number, part in enumerate(probabilities.unbind(1)):
-                mean.addcmul_(part, per_class[:, number])
-            if weight is None:
-                gradient = per_class - (mean if own_gradient is None else mean.add_(own_gradient)).unsqueeze(1)
-            else:
-                gradient = (per_class - mean.unsqueeze(1)).mul_(weight.unsqueeze(1))
-                if own_gradient is not None:
-                    gradient.sub_(own_gradient.unsqueeze(1))
-            gradient.mul_(probabilities)
+            gradient = probabilities * totals_gradient.view(*totals_gradient.shape, *([1] * (index.ndim - 1)))
+            common = gradient.sum(dim=1)
+            if weight is not None:
+                gradient.mul_(weight.unsqueeze(1))
+                common.mul_(weight)
+            if own_gradient is not None:
+                common.add_(own_gradient)
+            gradient.addcmul_(probabilities, common.unsqueeze(1), value=-1)
         if own_gradient is not None:
             gradient.scatter_add_(1, index.unsqueeze(1), own_gradient.unsqueeze(1))
         return gradient, None, None, None

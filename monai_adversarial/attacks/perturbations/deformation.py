@@ -152,7 +152,7 @@ class BoundElasticDeformation(BoundGeometric):
         empty = [i for i, some in enumerate(allowed.flatten(1).any(dim=1).tolist()) if not some]
         if empty:
             raise ValueError(
-                f"region of sample {empty[0]} is too small for control_spacing: a control reaches two spacings to every "
+                f"region of sample {empty[0]} is too small for control_spacing: a control reaches two spacings to each "
                 "side; use a smaller control_spacing or a larger region."
             )
         return allowed.to(self.scene.image.dtype)
