@@ -93,8 +93,10 @@ def as_intensity_map(intensity: Any) -> IntensityMap | None:
                 "and channel_wise=False: "
                 "statistics of the image itself would change with the perturbation."
             )
-        divisor = float(intensity.divisor)
-        return IntensityMap(1.0 / divisor, -float(intensity.subtrahend) / divisor)
+        subtrahend, divisor = (torch.as_tensor(value) for value in (intensity.subtrahend, intensity.divisor))
+        if subtrahend.numel() != 1 or divisor.numel() != 1:
+            raise ValueError("intensity=NormalizeIntensity must have one subtrahend and one divisor for all voxels.")
+        return IntensityMap(1.0 / float(divisor), -float(subtrahend) / float(divisor))
     raise TypeError(
         "intensity must be an IntensityMap, ScaleIntensityRange(d), NormalizeIntensity(d) with fixed statistics "
         "or a mapping "

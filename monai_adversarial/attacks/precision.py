@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from torch import nn
 
 from monai_adversarial.attacks.fast_kernels import FastKernels
 
@@ -106,8 +108,24 @@ class Precision:
                 stack.enter_context(FastKernels())
             yield
 
+    def wrap(self, network: Callable[..., Any]) -> nn.Module:
+        """The network with :py:meth:`autocast` around each of its calls, also where an inferer calls it again later."""
+        return _NetworkInPrecision(network, self)
+
     def __repr__(self) -> str:
         return f"Precision({self.mode!r}, {str(self.device)!r}): {str(self.dtype).removeprefix('torch.')}"
 
     def __str__(self) -> str:
         return str(self.dtype).removeprefix("torch.")
+
+
+class _NetworkInPrecision(nn.Module):
+    def __init__(self, network: Callable[..., Any], precision: Precision) -> None:
+        super().__init__()
+        self.network, self.precision = network, precision
+        # Only its own flag: eval() would reach the network.
+        self.training = isinstance(network, nn.Module) and network.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with self.precision.autocast():
+            return self.network(*args, **kwargs)

@@ -139,8 +139,9 @@ class Predictor:
 
     def use_samples(self, indices: Sequence[int]) -> None:
         """Expect some samples of the clean batch only: an inferer may know each sample's affine."""
-        if hasattr(self._inferer_of_all, "for_samples"):
-            self.inferer = self._inferer_of_all.for_samples(indices)
+        for_samples = getattr(self._inferer_of_all, "for_samples", None)
+        if for_samples is not None:
+            self.inferer = for_samples(indices)
 
     def _check_weights(self, image: torch.Tensor) -> None:
         for network in self.networks:

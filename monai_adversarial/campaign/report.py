@@ -197,7 +197,8 @@ def _worst(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
         values = [r["measurements"][name]["value"] for r in records if name in r["measurements"]]
         defined = [value for value in values if value is not None]
         worst = (min if first["bound"] == "lower" else max)(defined) if defined else None
-        found[name] = {"worst": worst, "units": first["units"], "limit": first["limit"], "bound": first["bound"]}
+        kept = {key: first[key] for key in ("units", "limit", "bound")}
+        found[name] = {"worst": worst, **kept, "tolerance": max(r["measurements"][name]["tolerance"] for r in records)}
     return found
 
 
@@ -211,9 +212,13 @@ def _significant(value: float | None) -> str:
 
 def _limit(name: str, measured: Mapping[str, Any]) -> str:
     text = f"{name.replace('_', ' ')} {_significant(measured['worst'])} {measured['units']}".rstrip()
-    if measured["limit"] is None:
+    limit = measured["limit"]
+    if limit is None:
         return text
-    return f"{text} ({'at least' if measured['bound'] == 'lower' else 'at most'} {measured['limit']:g})"
+    lower = measured["bound"] == "lower"
+    beyond = measured["worst"] is not None and (measured["worst"] < limit if lower else measured["worst"] > limit)
+    room = f", rounding of the file {_significant(measured['tolerance'])}" if beyond else ""
+    return f"{text} ({'at least' if lower else 'at most'} {limit:g}{room})"
 
 
 def _interval(summary: Mapping[str, Any]) -> str:

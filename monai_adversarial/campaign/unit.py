@@ -262,6 +262,7 @@ def _measurement(measured: Measurement) -> dict[str, Any]:
         "value": float(measured.values[0]),
         "units": measured.units,
         "limit": measured.limit,
+        "tolerance": measured.tolerance,
         "bound": None if measured.limit is None else "lower" if measured.at_least else "upper",
     }
 

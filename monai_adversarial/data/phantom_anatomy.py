@@ -388,7 +388,9 @@ class Anatomy:
         canvas.paint(block, lumen, fluid)
         canvas.paint(block, free & (loops > 1.55), -920.0)
         # Mesenteric vessels.
-        fine = (canvas.field(self.stool, block) > 1.9) & (canvas.hu[block] == np.float32(hu["visceral"])) & (xyz[1] > -20)
+        fine = (
+            (canvas.field(self.stool, block) > 1.9) & (canvas.hu[block] == np.float32(hu["visceral"])) & (xyz[1] > -20)
+        )
         canvas.paint(block, fine & (self.inner[block] > 8) & (canvas.label[block] == 0), hu["vein"])
 
     def _retroperitoneum(self, canvas: Canvas) -> None:

@@ -115,16 +115,16 @@ class AdversarialTransform(RandomizableTransform):
             the adversarial image; with ``label`` the pair of image and label, moved where the attack moves anatomy.
         """
         has_affine = isinstance(img, MetaTensor)  # the conversion below would invent one of 1 mm
-        img = convert_to_tensor(img, track_meta=get_track_meta())
+        image: torch.Tensor = convert_to_tensor(img, track_meta=get_track_meta())
         if randomize:
             self.randomize(None)
         if not self._do_transform:
-            return img if label is None else (img, label)
+            return image if label is None else (image, label)
         result = self.run(
-            img if has_affine else _plain(img),
+            image if has_affine else _plain(image),
             None if label is None else convert_to_tensor(label, track_meta=get_track_meta()),
         )
-        out = convert_to_dst_type(_plain(result.adversarial)[0], dst=img)[0]
+        out = convert_to_dst_type(_plain(result.adversarial)[0], dst=image)[0]
         if label is None:
             return out
         return out, convert_to_dst_type(_plain(result.label)[0], dst=label)[0]

@@ -85,7 +85,7 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Attack one item of a data set."""
-        d = dict(data)
+        d: dict[Hashable, Any] = dict(data)
         self.randomize(None)
         present = [key for key in self.key_iterator(d)]
         if not present:

@@ -18,6 +18,7 @@ from monai_adversarial.attacks import allocator, fast_kernels
 from monai_adversarial.attacks.allocator import keep_freed_memory
 from monai_adversarial.attacks.fast_kernels import FastKernels
 from monai_adversarial.attacks.precision import FLOAT16_LOSS_SCALE, PRECISIONS, Precision, has_native_bfloat16
+from monai_adversarial.inferers import MemoryBoundedSlidingWindowInferer
 from tests.utils import random_image, tiny_segmentation_network
 
 
@@ -85,6 +86,37 @@ def test_reduced_precision_keeps_the_direction_of_the_gradient(mode, tolerance):
     found = _gradient(network, image, Precision(mode, image))
     assert found.dtype == torch.float32
     assert (found - exact).norm() <= tolerance * exact.norm()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_wrapped_network_computes_in_the_chosen_type_and_is_not_touched(training):
+    network = tiny_segmentation_network().train(training)
+    wrapped = Precision("bfloat16", "cpu").wrap(network)
+    assert wrapped(random_image()).dtype == torch.bfloat16
+    assert wrapped.training == network.training == training
+    assert network(random_image()).dtype == torch.float32
+
+
+def test_recomputed_windows_run_in_the_same_precision_with_the_same_kernels(monkeypatch):
+    slopes = []
+    original = functional.leaky_relu
+    monkeypatch.setattr(fast_kernels.functional, "leaky_relu", lambda *given: slopes.append(1) or original(*given))
+    network, image = _frozen(tiny_segmentation_network()), random_image()
+    types = []
+    network[2].register_forward_hook(lambda module, given, output: types.append(output.dtype))
+    inferer = MemoryBoundedSlidingWindowInferer(roi_size=16, sw_batch_size=1, overlap=0.0)
+    leaf = random_image((1, 1, 32, 16, 16)).requires_grad_(True)
+    inferer(leaf, Precision("bfloat16", image).wrap(network)).square().sum().backward()
+    assert types == [torch.bfloat16] * 4 and len(slopes) == 4  # two windows, forward and again in the backward pass
+    assert leaf.grad is not None and leaf.grad.abs().sum() > 0
+
+
+def test_compiled_networks_get_the_same_gradient_with_and_without_fast_kernels():
+    """Tracing goes through the context; only that it is left out there keeps torch.compile working."""
+    image = random_image()
+    compiled = torch.compile(_frozen(tiny_segmentation_network()), backend="eager")
+    expected = _gradient(compiled, image, Precision("bfloat16", image, fast_kernels=False))
+    torch.testing.assert_close(_gradient(compiled, image, Precision("bfloat16", image)), expected, rtol=0, atol=0)
 
 
 def test_loss_scale_saves_small_float16_gradients_from_underflow():

@@ -19,7 +19,7 @@ SHAPE = (40, 36, 12)  # toward right, anterior, superior
 
 
 def make_panel(codes: str = "RAS", geometric: bool = False) -> Panel:
-    """A body with the liver at the patient's right front in slices 5 to 8, missed by the attacked network in slice 6."""
+    """A body with the liver at the right front in slices 5 to 8, which the attacked network misses in slice 6."""
     clean = np.full(SHAPE, -1000.0, np.float32)
     clean[4:36, 4:32] = 40.0
     label = np.zeros(SHAPE, np.int32)

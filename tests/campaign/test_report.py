@@ -36,8 +36,8 @@ def record(
         "mean": {"clean": mean(clean), "random": mean(clean), "adversarial": mean(adversarial, ("liver",))},
         "visibility": {"ssim": 0.99, "psnr_db": None, "largest_change_hu": largest, "rms_change_hu": 6.0},
         "measurements": {
-            "largest": {"value": largest, "units": "HU", "limit": 8.0, "bound": "upper"},
-            "minimum_jacobian": {"value": jacobian, "units": "", "limit": 0.1, "bound": "lower"},
+            "largest": {"value": largest, "units": "HU", "limit": 8.0, "tolerance": 0.5, "bound": "upper"},
+            "minimum_jacobian": {"value": jacobian, "units": "", "limit": 0.1, "tolerance": 0.0, "bound": "lower"},
         },
         "success": adversarial is not None and adversarial < 0.5,
         "zero_gradient_fraction": 0.25,
@@ -74,6 +74,8 @@ def test_the_terminal_table_is_aligned_and_has_no_interval_for_one_case() -> Non
     two = CampaignReport({"pgd": [record("a", 0.9, 0.2), record("b", 0.8, 0.6)]}).table().splitlines()
     assert two[2].split()[:3] == ["pgd", "2", "0.850"] and "[0.200, 0.600]" in two[2]
     assert two[0].index("random control") == two[2].index("0.850", 25)
+    text = CampaignReport({"pgd": [record("a", 0.9, 0.2, largest=8.25)]}).table()
+    assert "largest 8.25 HU (at most 8, rounding of the file 0.5); minimum jacobian 0.5 (at least 0.1)" in text
     one = CampaignReport({"pgd": [record("a", 0.9, 0.2)]}).table().splitlines()[2]
     assert "[" not in one and "0.200" in one
 

@@ -132,7 +132,7 @@ class BoundPerturbation(ABC):
     def frozen_fraction(self, gradients: Parameters) -> torch.Tensor:
         """Share of each sample's gradient entries that are exactly zero, (batch,): a sign step leaves those parameters
         where they are."""
-        zeros = sum((gradient == 0).flatten(1).sum(dim=1) for gradient in gradients)
+        zeros = torch.stack([(gradient == 0).flatten(1).sum(dim=1) for gradient in gradients]).sum(dim=0)
         return zeros / sum(gradient[0].numel() for gradient in gradients)
 
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
@@ -151,6 +151,16 @@ class BoundPerturbation(ABC):
     def move_label(self, label: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Move a label or mask (batch, channel, spatial...) by nearest neighbor; the identity unless geometric."""
         return label
+
+    def pull_back(self, volume: torch.Tensor, parameters: Parameters, mode: str = "linear") -> torch.Tensor:
+        """Bring what was found on the moved image back to the clean anatomy; the identity unless geometric.
+
+        Args:
+            volume: (batch, channel, spatial...), for example logits.
+            parameters: what moved the image.
+            mode: ``"linear"`` or ``"nearest"`` (labels).
+        """
+        return volume
 
 
 class Perturbation(ABC):

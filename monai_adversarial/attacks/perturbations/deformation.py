@@ -135,13 +135,15 @@ class BoundElasticDeformation(BoundGeometric):
             [(length - 1) / max(n - 1, 1) for length, n in zip(shape, nodes, strict=True)]
         )
 
-        longest = max(limit / s for limit, s in zip(self.limits, spacing, strict=True))
-        steps = max(4, math.ceil(math.log2(max(longest, 1e-6) / 0.5)) + 1)
-        self.integration_steps = perturbation.integration_steps or steps
         self.lowest_divergence = CERTIFICATE_MARGIN * math.log(self.min_jacobian)
         # Neighboring controls differ by 2 limits at most, which may already be too little to reach the bound.
         steepest = sum(2 * limit / control_spacing for limit in self.limits)
         self.certified = not self.diffeomorphic or steepest <= -self.lowest_divergence
+        # Euler steps below a quarter of a voxel and an eighth of the shrinking: (1 - x / n)^n is then within the margin
+        # of exp(-x).
+        longest = max(limit / s for limit, s in zip(self.limits, spacing, strict=True))
+        pieces = max(16.0, 4 * longest, 8 * min(steepest, -self.lowest_divergence))
+        self.integration_steps = perturbation.integration_steps or math.ceil(math.log2(pieces))
         self.allowed = None if scene.region is None else self._inside(scene.region, upsampling, values)
 
     def _inside(self, region: torch.Tensor, upsampling: list[torch.Tensor], values: list[torch.Tensor]) -> torch.Tensor:

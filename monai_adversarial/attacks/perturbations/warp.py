@@ -184,6 +184,11 @@ class _LinearWarp(torch.autograd.Function):
         return to_image, to_displacement
 
 
+def _counts_are_free(device: torch.device) -> bool:
+    """Whether the number of selected voxels is known without waiting for the device."""
+    return device.type == "cpu"
+
+
 class _ClassMapWarp(torch.autograd.Function):
     """Soft one-hot of a class map at displaced positions; gradient to the displacement.
 
@@ -198,8 +203,7 @@ class _ClassMapWarp(torch.autograd.Function):
         voxels = labels.shape[1]
         one_hot = displacement.new_zeros(batch, classes, voxels)
         flat = one_hot.view(-1)
-        sparse = label.device.type == "cpu"
-        mixed = _mixed_cells(label).view(batch, -1) if sparse else None
+        mixed = _mixed_cells(label).view(batch, -1) if _counts_are_free(label.device) else None
         offsets = _offsets(shape)
         saved: list[list[torch.Tensor]] = []
         for b in range(batch):

@@ -18,7 +18,9 @@ def _relative_step(step_size: float | None, epsilon: float, default: float) -> f
     if step_size is None:
         return default
     step_size = check_positive("step_size", step_size)
-    return step_size / epsilon if epsilon > 0 else default
+    if epsilon == 0:
+        return default
+    return min(step_size / epsilon, 2.0)  # twice the radius already crosses the whole ball
 
 
 class PGD(Attack):

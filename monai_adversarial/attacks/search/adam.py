@@ -49,7 +49,7 @@ class _ProjectedAdamRun(SearchRun):
         self.search = search
 
     def advance(self, parameters: Parameters, gradients: Parameters, values: torch.Tensor, step: int) -> Parameters:
-        search, state = self.search, self.state
+        search, state = self.search, self.points
         if step == 0:
             for name in ("first", "second", "highest"):
                 state[name] = tuple(torch.zeros_like(gradient) for gradient in gradients)

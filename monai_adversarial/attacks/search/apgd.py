@@ -61,30 +61,30 @@ class _AutoPGDRun(SearchRun):
         self.last_mark = 0
 
     def advance(self, parameters: Parameters, gradients: Parameters, values: torch.Tensor, step: int) -> Parameters:
-        state = self.state
+        state, points = self.state, self.points
         values = values.detach()
         if step == 0:
             state["step_size"] = torch.full_like(values, self.search.relative_step)
             state["step_at_mark"] = state["step_size"].clone()
             state["raised"] = torch.zeros_like(values)
             state["best"], state["best_at_mark"], state["previous_value"] = values, values, values
-            state["best_parameters"], state["best_gradients"] = parameters, gradients
-            state["previous"] = parameters
+            points["best_parameters"], points["best_gradients"] = parameters, gradients
+            points["previous"] = parameters
         else:
             state["raised"] = state["raised"] + (values > state["previous_value"])
             state["previous_value"] = values
             better = values > state["best"]
             state["best"] = torch.where(better, values, state["best"])
-            state["best_parameters"] = _choose(better, parameters, state["best_parameters"])
-            state["best_gradients"] = _choose(better, gradients, state["best_gradients"])
+            points["best_parameters"] = _choose(better, parameters, points["best_parameters"])
+            points["best_gradients"] = _choose(better, gradients, points["best_gradients"])
             if step in self.marks:
                 parameters, gradients = self._judge(parameters, gradients, step)
         moved = self._move(parameters, gradients, first=step == 0)
-        state["previous"] = parameters
+        points["previous"] = parameters
         return moved
 
     def _judge(self, parameters: Parameters, gradients: Parameters, step: int) -> tuple[Parameters, Parameters]:
-        state = self.state
+        state, points = self.state, self.points
         interval = step - self.last_mark
         stalled = state["raised"] < self.search.success_ratio * interval
         unchanged = (state["step_at_mark"] == state["step_size"]) & (state["best_at_mark"] == state["best"])
@@ -95,8 +95,10 @@ class _AutoPGDRun(SearchRun):
         state["raised"] = torch.zeros_like(state["raised"])
         self.last_mark = step
         # A sample that halves its step restarts from its best point, without the momentum that led away from it.
-        state["previous"] = _choose(halve, state["best_parameters"], state["previous"])
-        return _choose(halve, state["best_parameters"], parameters), _choose(halve, state["best_gradients"], gradients)
+        points["previous"] = _choose(halve, points["best_parameters"], points["previous"])
+        return _choose(halve, points["best_parameters"], parameters), _choose(
+            halve, points["best_gradients"], gradients
+        )
 
     def _move(self, parameters: Parameters, gradients: Parameters, first: bool) -> Parameters:
         weight = 1.0 if first else self.search.momentum
@@ -111,7 +113,7 @@ class _AutoPGDRun(SearchRun):
         )
         if weight == 1.0:
             return ahead
-        previous = self.state["previous"]
+        previous = self.points["previous"]
         return self.bound.project(
             tuple(
                 parameter + weight * (new - parameter) + (1.0 - weight) * (parameter - old)

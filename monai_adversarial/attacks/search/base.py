@@ -22,11 +22,17 @@ def steepest_direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
 
 
 class SearchRun(ABC):
-    """The state of one search on one batch. Tensors in ``state`` have a leading batch dimension."""
+    """One search on one batch.
+
+    Attributes:
+        state: numbers per sample, each (batch,).
+        points: points in parameter space and gradients, each with a leading batch dimension.
+    """
 
     def __init__(self, bound: BoundPerturbation, steps: int) -> None:
         self.bound, self.steps = bound, steps
-        self.state: dict[str, torch.Tensor | Parameters] = {}
+        self.state: dict[str, torch.Tensor] = {}
+        self.points: dict[str, Parameters] = {}
 
     @abstractmethod
     def advance(self, parameters: Parameters, gradients: Parameters, values: torch.Tensor, step: int) -> Parameters:
@@ -42,11 +48,10 @@ class SearchRun(ABC):
     def select(self, indices: torch.Tensor, bound: BoundPerturbation) -> None:
         """Go on with some of the samples."""
         self.bound = bound
-        for name, value in self.state.items():
-            if isinstance(value, tuple):
-                self.state[name] = tuple(part.index_select(0, indices) for part in value)
-            else:
-                self.state[name] = value.index_select(0, indices)
+        self.state = {name: values.index_select(0, indices) for name, values in self.state.items()}
+        self.points = {
+            name: tuple(part.index_select(0, indices) for part in point) for name, point in self.points.items()
+        }
 
 
 class Search(ABC):

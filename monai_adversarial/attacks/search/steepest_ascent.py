@@ -54,8 +54,8 @@ class _SteepestAscentRun(SearchRun):
         for gradient in gradients:
             mean = gradient.flatten(1).abs().mean(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
             scaled.append(gradient / mean.view(-1, *([1] * (gradient.ndim - 1))))
-        previous = self.state.get("velocity")
+        previous = self.points.get("velocity")
         if previous is not None:
             scaled = [self.search.momentum * old + new for old, new in zip(previous, scaled, strict=True)]
-        self.state["velocity"] = tuple(scaled)
+        self.points["velocity"] = tuple(scaled)
         return tuple(scaled)
