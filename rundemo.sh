@@ -12,7 +12,7 @@ bundle="$ROOT/bundles/ct_abdomen_unet"
 # The caller's working directory stays, so that relative paths in the arguments mean what they say.
 "$PYTHON_BIN" -m monai.bundle run --config_file "$bundle/configs/attack.yaml" --bundle_root "$bundle" "$@"
 
-output="$bundle/eval"
+output="$bundle/eval/attack"
 for ((i = 1; i <= $#; i++)); do
     case "${!i}" in
         --output_dir=*) output="${!i#--output_dir=}" ;;

@@ -7,7 +7,7 @@ usage() {
     cat <<'USAGE'
 Usage: ./runtests.sh [--quick] [--no-style] [--style] [--clean] [--help] [pytest arguments ...]
 
-  -q, --quick   skip the tests marked slow
+  --quick       skip the tests marked slow
   --no-style    run the tests only, no linters and no type checker
   --style       run the linters and the type checker only
   --clean       remove caches and the installation stamp, then stop
@@ -22,7 +22,7 @@ quick=0 style=1 tests=1
 arguments=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        -q | --quick) quick=1 ;;
+        --quick) quick=1 ;;
         --no-style) style=0 ;;
         --style) tests=0 ;;
         --clean)

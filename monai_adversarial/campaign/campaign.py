@@ -156,7 +156,12 @@ class AttackCampaign:
         dataset: Any = self.evaluator.data_loader.dataset  # type: ignore[union-attr]
         for case in cases:
             self._check_files(case)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cannot create the output folder {self.output_dir}: {error.strerror}"
+            ) from error
         prints = self._fingerprints(cases)
         units = [(index, name) for index in range(len(cases)) for name in self.selected]
         missing = [unit for unit in units if self._record(cases[unit[0]], unit[1], prints) is None]
@@ -166,6 +171,7 @@ class AttackCampaign:
             )
         batch: Any = None
         loaded = -1
+        clean_prediction: torch.Tensor | None = None
         try:
             with (
                 self._quiet_engine(),
@@ -175,9 +181,9 @@ class AttackCampaign:
                     case = cases[index]
                     bar.set_postfix_str(f"{case['case_id']} {name}")
                     if index != loaded:
-                        batch, loaded = None, -1  # free the last case before the next is read
+                        batch = clean_prediction = None  # free the last case before the next is read
                         batch, loaded = self._load(dataset, index, case), index
-                    self._run_unit(case, name, batch, prints)
+                    clean_prediction = self._run_unit(case, name, batch, prints, clean_prediction)
         except KeyboardInterrupt:
             print("\ninterrupted: what is finished is kept; start again to continue.", file=sys.stderr)
             raise
@@ -244,18 +250,35 @@ class AttackCampaign:
                     read_back(case[key])  # says in one sentence what is wrong with the file, if the file is the reason
             raise
 
-    def _run_unit(self, case: Mapping[str, Any], name: str, batch: Any, prints: Mapping[tuple[str, str], str]) -> None:
+    def _run_unit(
+        self,
+        case: Mapping[str, Any],
+        name: str,
+        batch: Any,
+        prints: Mapping[tuple[str, str], str],
+        clean_prediction: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """Run one unit and write its record; returns the clean prediction for the next unit of the case."""
         path = self._record_path(case, name)
         path.unlink(missing_ok=True)  # an old record must not vouch for new files
         attack = self.prepare_batch.attack = self.attacks[name]
         before = attack.progress
         attack.progress = before or (self.progress and sys.stderr.isatty())  # a bar of steps, not into log files
+        unit = Unit(
+            self.evaluator,
+            self.prepare_batch,
+            self.settings,
+            case[self.image_key],
+            case["case_id"],
+            name,
+            clean_prediction,
+        )
         try:
-            unit = Unit(self.evaluator, self.prepare_batch, self.settings, case[self.image_key], case["case_id"], name)
             record = unit.run(batch, self.output_dir)
         finally:
             attack.progress = before
         write_json(path, {"fingerprint": prints[case["case_id"], name], **record})
+        return unit.clean_prediction
 
     @contextmanager
     def _quiet_engine(self) -> Iterator[None]:

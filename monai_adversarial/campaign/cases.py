@@ -26,7 +26,7 @@ def find_cases(
     image_key: str = "image",
     label_key: str = "label",
     limit: int | None = None,
-    anonymize: bool = False,
+    anonymize: bool = True,
 ) -> list[dict[str, Any]]:
     """List the cases at ``path``, ordered by name.
 
@@ -47,12 +47,13 @@ def find_cases(
         image_key: key of the image's path in what is returned, and in the datalist.
         label_key: key of the label's path.
         limit: return only so many cases; None or 0 for all.
-        anonymize: name the cases case_000, case_001, ... instead of by the stems of their files.
+        anonymize: name the cases case_000, case_001, ... in the order of their names instead of by the stems of their
+            files, which often name patients.
 
     Returns:
         ``[{image_key: path, label_key: path, "case_id": name}, ...]``; ``label_key`` is there only where a label
-        exists. Reports and output files are named by ``case_id`` and hold no path: set ``anonymize`` where the names
-        of files identify patients.
+        exists. Reports and output files are named by ``case_id`` and hold no path; set ``anonymize=False`` only where
+        the names of files identify nobody.
 
     Raises:
         FileNotFoundError: where nothing is at ``path``, or a file of the datalist is missing.

@@ -70,5 +70,5 @@ def save_overview(
     )
     axes.set_title("Segmentation before and after attack", loc="left", fontsize=11, fontweight="bold")
     axes.set_title(note, loc="right", fontsize=8, color="#555555")
-    figure.legend(loc="outside lower center", ncols=min(len(series), 3), frameon=False, fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=3 if len(series) == 3 else 2, frameon=False, fontsize=8.5)
     figure.savefig(path, format="png")

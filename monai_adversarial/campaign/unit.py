@@ -68,6 +68,10 @@ class Unit:
         image_file: the input.
         case_id: name of the case in reports and files.
         attack_name: name of the attack in reports and files.
+        clean_prediction: class map of the clean image where an earlier unit of the case has made it.
+
+    Attributes:
+        clean_prediction: class map (spatial...) of the clean image, for the next unit of the case.
     """
 
     def __init__(
@@ -78,9 +82,11 @@ class Unit:
         image_file: str | os.PathLike[str],
         case_id: str,
         attack_name: str,
+        clean_prediction: torch.Tensor | None = None,
     ) -> None:
         self.evaluator, self.prepare_batch, self.settings = evaluator, prepare_batch, settings
         self.image_file, self.case_id, self.attack_name = image_file, case_id, attack_name
+        self.clean_prediction = clean_prediction
         self.spacing: list[float] = []
 
     def run(self, batch: Any, output_dir: Path) -> dict[str, Any]:
@@ -117,7 +123,9 @@ class Unit:
         # The evaluator has predicted the image before it was rounded; the same image need not be predicted twice.
         same = torch.equal(_plain(evaluated[CommonKeys.IMAGE]), saved)
         logits = evaluated[CommonKeys.PRED] if same else self._predict(saved)
-        prediction = {"clean": self._classes(self._predict(clean)), "adversarial": self._classes(logits)}
+        if self.clean_prediction is None:
+            self.clean_prediction = self._classes(self._predict(clean))
+        prediction = {"clean": self.clean_prediction, "adversarial": self._classes(logits)}
         label = {"clean": class_map(result.clean_label), "adversarial": class_map(result.label)}
         scores = {"clean": self._score(prediction["clean"], label["clean"])}
         scores["adversarial"] = self._score(prediction["adversarial"], label["adversarial"])

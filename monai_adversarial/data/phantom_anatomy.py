@@ -309,7 +309,7 @@ class Anatomy:
         xyz = canvas.at(block)
         stomach = ellipsoid(xyz, center, radii, (-0.25, 0.1)) + 0.1 * canvas.field(rough, block)
         stomach[(canvas.label[block] > 0) | (self.inner[block] < 3) | (xyz[2] > self.diaphragm[block] - 4)] = np.inf
-        fluid = 22.0 + 14.0 * canvas.field(self.stool, block)
+        fluid = getattr(self, 'stomach', 22.0) + 14.0 * canvas.field(self.stool, block)
         canvas.paint(block, stomach < 1, hu["muscle"] + 22)
         canvas.paint(block, stomach < 0.74, fluid)
         canvas.paint(block, (stomach < 0.74) & (xyz[1] > level), -940.0)

@@ -77,7 +77,7 @@ def attacks() -> dict[str, Attack]:
 
 
 def make_campaign(data: Path, output: Path, chosen: dict[str, Attack] | None = None, **options: Any) -> AttackCampaign:
-    cases = find_cases(data)
+    cases = find_cases(data, anonymize=False)
     keys = ["image", "label"]
     load = Compose([LoadImaged(keys, allow_missing_keys=True), EnsureChannelFirstd(keys, allow_missing_keys=True)])
     network, inferer = Threshold(), SlidingWindowInferer((16, 16, 16), sw_batch_size=2, overlap=0.25)
@@ -351,6 +351,13 @@ def test_a_label_on_another_grid_is_found_before_anything_is_computed(tmp_path: 
     with pytest.raises(ValueError, match="image and label of a must have the same shape"):
         make_campaign(tmp_path / "data", tmp_path / "out", chosen).run()
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    write_case(tmp_path / "data", "a", 0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot create the output folder"):
+        make_campaign(tmp_path / "data", tmp_path / "file" / "out").run()
 
 
 def test_overlapping_sigmoid_classes_are_refused(tmp_path: Path) -> None:

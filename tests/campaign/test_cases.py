@@ -40,7 +40,7 @@ def test_a_flat_folder_pairs_labels_by_ending_and_leaves_other_files_out(tmp_pat
         "a_adversarial.nii.gz",
         "c_label.nii",
     )
-    assert short(find_cases(tmp_path), tmp_path) == [
+    assert short(find_cases(tmp_path, anonymize=False), tmp_path) == [
         ("a", "a.nii.gz", "a_seg.nii.gz"),
         ("b", "b.nii", None),
         ("c_label", "c_label.nii", None),
@@ -59,7 +59,7 @@ def test_image_and_label_folders_pair_by_name(tmp_path: Path, images: str, label
         f"{labels}/a.nii.gz",
         f"{labels}/b.nii.gz",
     )
-    assert short(find_cases(tmp_path), tmp_path) == [
+    assert short(find_cases(tmp_path, anonymize=False), tmp_path) == [
         ("a_0000", f"{images}/a_0000.nii.gz", f"{labels}/a.nii.gz"),
         ("b", f"{images}/b.nii.gz", f"{labels}/b.nii.gz"),
         ("c", f"{images}/c.nii.gz", None),
@@ -76,8 +76,8 @@ def test_a_datalist_gives_relative_paths_and_prefers_test_cases(tmp_path: Path) 
             "validation": ["x/i.nii.gz", "y/i.nii.gz"],
         })
     )  # fmt: skip
-    assert short(find_cases(path), tmp_path) == [("x_i", "x/i.nii.gz", None), ("y_i", "y/i.nii.gz", None)]
-    assert short(find_cases(path, section="training"), tmp_path) == [("i", "x/i.nii.gz", "l.nii.gz")]
+    assert short(find_cases(path, anonymize=False), tmp_path) == [("x_i", "x/i.nii.gz", None), ("y_i", "y/i.nii.gz", None)]
+    assert short(find_cases(path, section="training", anonymize=False), tmp_path) == [("i", "x/i.nii.gz", "l.nii.gz")]
     with pytest.raises(ValueError, match="no section testing"):
         find_cases(path, section="testing")
 
@@ -85,21 +85,21 @@ def test_a_datalist_gives_relative_paths_and_prefers_test_cases(tmp_path: Path) 
 def test_a_folder_with_a_datalist_uses_it_for_a_section(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.nii.gz", "images/b.nii.gz")
     (tmp_path / "datalist.json").write_text(json.dumps({"validation": [{"image": "images/b.nii.gz"}]}))
-    assert [case["case_id"] for case in find_cases(tmp_path)] == ["a", "b"]
-    assert [case["case_id"] for case in find_cases(tmp_path, section="validation")] == ["b"]
+    assert [case["case_id"] for case in find_cases(tmp_path, anonymize=False)] == ["a", "b"]
+    assert [case["case_id"] for case in find_cases(tmp_path, section="validation", anonymize=False)] == ["b"]
 
 
 def test_one_file_a_limit_and_anonymous_names(tmp_path: Path) -> None:
     touch(tmp_path, "jane_doe.nii.gz", "john_doe.nii.gz")
-    assert find_cases(tmp_path / "jane_doe.nii.gz")[0]["case_id"] == "jane_doe"
+    assert find_cases(tmp_path / "jane_doe.nii.gz", anonymize=False)[0]["case_id"] == "jane_doe"
     assert len(find_cases(tmp_path, limit=1)) == 1 and len(find_cases(tmp_path, limit=0)) == 2
-    assert [case["case_id"] for case in find_cases(tmp_path, anonymize=True)] == ["case_000", "case_001"]
+    assert [case["case_id"] for case in find_cases(tmp_path)] == ["case_000", "case_001"]
 
 
 def test_names_are_distinct_even_where_folders_and_stems_repeat(tmp_path: Path) -> None:
     touch(tmp_path, "1/s/i.nii", "2/s/i.nii")
     (tmp_path / "l.json").write_text(json.dumps(["1/s/i.nii", "2/s/i.nii"]))
-    assert [case["case_id"] for case in find_cases(tmp_path / "l.json")] == ["s_i", "s_i_2"]
+    assert [case["case_id"] for case in find_cases(tmp_path / "l.json", anonymize=False)] == ["s_i", "s_i_2"]
 
 
 def test_what_cannot_be_found_is_one_sentence(tmp_path: Path) -> None:

@@ -177,6 +177,9 @@ class BoundAdditiveNoise(BoundPerturbation):
         else:  # a Euclidean length grows only where a voxel's change grows
             unsafe = (nearest - image).abs() > change.abs()
         rounded = torch.where(unsafe, inward, nearest)
+        # Between a clean value that is not whole and the noisy one there may be no whole number: the voxel stays clean.
+        allowed = torch.full_like(change, self.epsilon) if self.norm == "linf" else change.abs()
+        rounded = torch.where((rounded - image).abs() > allowed, image, rounded)
         untouched = change == 0 if self.mask is None else (change == 0) | ~self.mask
         return torch.where(untouched, image, rounded)
 
@@ -192,12 +195,12 @@ class BoundAdditiveNoise(BoundPerturbation):
         per_unit = self.scene.in_image_units(1.0, self.units)
         # float32 voxels near 3000 HU are 2.4e-4 apart: not a change of the attacker's choosing.
         spacing = float(image.detach().abs().max()) * torch.finfo(torch.float32).eps
+        room = rounding + spacing
         if self.norm == "l2":
-            spacing *= float(self.count.max()) ** 0.5
-            rounding *= float(self.count.max()) ** 0.5
+            room *= float(self.count.max()) ** 0.5
         found = {
             f"noise_{self.norm}": Measurement(
-                values / per_unit, self.units, self.epsilon / per_unit, tolerance=(rounding + spacing) / per_unit
+                values / per_unit, self.units, self.epsilon / per_unit, tolerance=room / per_unit
             )
         }
         for name, amount in (("largest_change", largest), ("rms_change", root_mean_square)):

@@ -97,7 +97,7 @@ def bspline_matrix(
     position = torch.linspace(0.0, extent, length if points is None else points, dtype=torch.float64)
     position = (position - extent / 2) / control_spacing + intervals / 2
     first = position.floor().clamp(0, intervals - 1)
-    t = position - first
+    t = (position - first).clamp(0, 1)
     if derivative:
         weights = [-((1 - t) ** 2) / 2, (3 * t**2 - 4 * t) / 2, (-3 * t**2 + 2 * t + 1) / 2, t**2 / 2]
         weights = [w / control_spacing for w in weights]
@@ -117,5 +117,5 @@ def linear_matrix(length: int, nodes: int) -> torch.Tensor:
         return matrix.fill_(1.0)
     position = torch.arange(length, dtype=torch.float64) * (nodes - 1) / max(length - 1, 1)
     first = position.floor().clamp(0, nodes - 2)
-    fraction = position - first
+    fraction = (position - first).clamp(0, 1)
     return matrix.scatter_(1, first.long()[:, None] + torch.arange(2), torch.stack([1 - fraction, fraction], dim=1))

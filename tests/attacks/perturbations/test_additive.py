@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monai_adversarial.attacks.perturbations import AdditiveNoise, BudgetError
+from monai_adversarial.attacks.scene import Scene
+from tests.attacks.perturbations.scenes import WINDOW, hounsfield_scene, leaves
+
+NORMS = ("linf", "l2", "rms")
+
+
+def sizes(noise: torch.Tensor, norm: str, count: torch.Tensor) -> torch.Tensor:
+    flat = noise.double().flatten(1)
+    if norm == "linf":
+        return flat.abs().amax(dim=1)
+    return flat.norm(dim=1) / (count.double().sqrt() if norm == "rms" else 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(NORMS),
+    st.sampled_from(["HU", "network", "fraction"]),
+    st.sampled_from(["HU", "network"]),
+    st.floats(0.0, 1.0),
+    st.floats(0, 4),
+    st.booleans(),
+    st.integers(0, 9999),
+)
+def test_noise_stays_inside_the_budget_for_any_parameters(
+    norm: str, units: str, domain: str, share: float, size: float, masked: bool, seed: int
+) -> None:
+    scene = hounsfield_scene((6, 5, 4), batch=2, seed=seed % 5)
+    if domain == "network":
+        scene = replace(scene, image=WINDOW(scene.image), image_domain="network")
+    generator = torch.Generator().manual_seed(seed)
+    if masked:
+        region = torch.rand(2, 1, 6, 5, 4, generator=generator) > 0.5
+        region[..., 0] = True
+        scene = replace(scene, region=region)
+    epsilon = share * {"HU": 425.0, "network": 1.0, "fraction": 1.0}[units]
+    bound = AdditiveNoise(epsilon, norm, units).bind(scene)
+    per_unit = {"HU": 1.0, "network": 425.0, "fraction": 425.0}[units] / (425.0 if domain == "network" else 1.0)
+    draw = torch.randn(scene.image.shape, generator=generator) * size * max(epsilon, 0.1) * per_unit
+    (noise,) = parameters = bound.project((draw,))
+    found = sizes(noise, norm, bound.count) / per_unit
+    assert float(found.max()) <= epsilon * (1 + 1e-5) + 1e-6
+    finished = bound.apply(scene.image, parameters)
+    bound.verify(scene.image, finished, parameters)
+    if domain == "network":
+        assert float(finished.min()) >= 0 and float(finished.max()) <= 1
+        clipped = (scene.image <= 0) | (scene.image >= 1)
+        assert torch.equal(finished[clipped], scene.image[clipped])
+    if scene.region is not None:
+        assert torch.equal(finished[~scene.region], scene.image[~scene.region])
+    torch.testing.assert_close(bound.project(parameters), parameters, atol=1e-6, rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(NORMS), st.floats(0.1, 20), st.booleans(), st.booleans(), st.integers(0, 9999))
+def test_whole_numbers_stay_inside_the_budget(
+    norm: str, epsilon: float, whole_image: bool, masked: bool, seed: int
+) -> None:
+    scene = hounsfield_scene((6, 5, 4), seed=seed % 7)
+    if whole_image:
+        scene = replace(scene, image=scene.image.round())
+    if masked:
+        scene = replace(scene, region=scene.image > 0)
+    bound = AdditiveNoise(epsilon, norm, "HU").bind(scene)
+    parameters = bound.random(scene.generators())
+    finished = bound.quantize(scene.image, bound.apply(scene.image, parameters), parameters)
+    bound.verify(scene.image, finished, parameters)  # without room for rounding
+    assert float(sizes(finished - scene.image, norm, bound.count).max()) <= epsilon * (1 + 1e-4)
+    if whole_image:
+        assert torch.equal(finished, finished.round())
+
+
+def test_whole_numbers_keep_a_whole_budget() -> None:
+    scene = hounsfield_scene()
+    scene = replace(scene, image=scene.image.round())
+    bound = AdditiveNoise(8.0, "linf", "HU").bind(scene)
+    parameters = bound.project((torch.full_like(scene.image, 99.0),))
+    finished = bound.quantize(scene.image, bound.apply(scene.image, parameters), parameters)
+    assert torch.equal(finished, scene.image + 8)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_image_outside_the_ball_is_refused(norm: str) -> None:
+    scene = hounsfield_scene()
+    bound = AdditiveNoise(5.0, norm, "HU").bind(scene)
+    parameters = bound.project((torch.randn_like(scene.image) * 100,))
+    bound.verify(scene.image, scene.image + parameters[0], parameters)
+    with pytest.raises(BudgetError, match=f"noise_{norm} of sample 0"):
+        bound.verify(scene.image, scene.image + 1.01 * parameters[0], parameters)
+
+
+def test_a_change_outside_the_region_is_refused() -> None:
+    scene = hounsfield_scene()
+    region = scene.image > 0
+    bound = AdditiveNoise(5.0, "linf", "HU").bind(replace(scene, region=region))
+    with pytest.raises(BudgetError, match="change_outside_region"):
+        bound.verify(scene.image, scene.image + 1, bound.zeros())
+
+
+def test_rounding_of_an_l2_ball_does_not_excuse_a_change_outside_the_region() -> None:
+    scene = hounsfield_scene()
+    bound = AdditiveNoise(5.0, "l2", "HU").bind(replace(scene, region=scene.image > 0))
+    finished = scene.image.clone()
+    finished.view(-1)[scene.image.argmin()] += 2
+    with pytest.raises(BudgetError, match="change_outside_region"):
+        bound.verify(scene.image, finished, bound.zeros(), rounding=0.5)
+
+
+def test_units_are_the_same_ball() -> None:
+    scene = hounsfield_scene()
+    radii = [
+        AdditiveNoise(e, units=u).bind(scene).epsilon for e, u in ((17, "HU"), (0.04, "network"), (0.04, "fraction"))
+    ]
+    assert radii == pytest.approx([17, 17, 17])
+    network = replace(scene, image=WINDOW(scene.image), image_domain="network")
+    radii = [
+        AdditiveNoise(e, units=u).bind(network).epsilon for e, u in ((17, "HU"), (0.04, "network"), (0.04, "fraction"))
+    ]
+    assert radii == pytest.approx([0.04, 0.04, 0.04])
+
+
+def test_padding_and_air_keep_their_range() -> None:
+    image = torch.tensor([-2048.0, -1024.0, -1020.0, 0.0]).view(1, 1, 4)
+    bound = AdditiveNoise(10.0, units="HU").bind(Scene(image, (0,), image_domain="HU"))
+    (noise,) = bound.project((torch.full_like(image, -10.0),))
+    assert noise.flatten().tolist() == [0.0, 0.0, -4.0, -10.0]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_control_has_the_attacks_size(norm: str) -> None:
+    scene = hounsfield_scene(batch=2)
+    bound = AdditiveNoise(5.0, norm, "HU").bind(scene)
+    attack = (bound.random(scene.generators())[0] * 0.5,)
+    control = bound.random_control(scene.generators(stream=1), attack)
+    torch.testing.assert_close(
+        sizes(attack[0], norm, bound.count), sizes(control[0], norm, bound.count), rtol=1e-4, atol=0
+    )
+    assert not torch.allclose(attack[0], control[0])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_zero_budget_and_zero_parameters_are_the_identity(norm: str) -> None:
+    scene = hounsfield_scene()
+    bound = AdditiveNoise(0.0, norm, "HU").bind(scene)
+    assert torch.equal(bound.apply(scene.image, bound.random(scene.generators())), scene.image)
+    assert torch.equal(bound.apply(scene.image, bound.zeros()), scene.image)
+
+
+def test_random_start_differs_between_samples_and_not_between_batches() -> None:
+    scene = hounsfield_scene(batch=3)
+    for norm in NORMS:
+        (together,) = AdditiveNoise(5.0, norm, "HU").bind(scene).random(scene.generators())
+        assert not torch.equal(together[0], together[1])
+        for i in range(3):
+            alone = scene.select([i])
+            (single,) = AdditiveNoise(5.0, norm, "HU").bind(alone).random(alone.generators())
+            torch.testing.assert_close(single[0], together[i])
+
+
+def test_frozen_fraction_counts_voxels_that_may_change() -> None:
+    scene = hounsfield_scene((4, 4), (1.0, 1.0))
+    region = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    region[..., :2] = True
+    bound = AdditiveNoise(5.0, units="HU").bind(replace(scene, region=region))
+    gradient = torch.ones(1, 1, 4, 4)
+    gradient[..., 0] = 0
+    gradient[..., 3] = 0
+    assert bound.frozen_fraction((gradient,)).tolist() == [0.5]
+
+
+def test_gradient_passes_gradcheck() -> None:
+    scene = hounsfield_scene((3, 3, 2), dtype=torch.float64)
+    bound = AdditiveNoise(5.0, units="HU").bind(scene)
+    parameters = leaves(bound.random(scene.generators()))
+    assert torch.autograd.gradcheck(lambda p: bound.apply(scene.image, (p,)), parameters)
+
+
+def test_bad_input_is_named() -> None:
+    plain = Scene(torch.rand(1, 1, 4, 4), (0,))
+    cases = [
+        (lambda: AdditiveNoise(-1.0), "epsilon"),
+        (lambda: AdditiveNoise(float("nan")), "epsilon"),
+        (lambda: AdditiveNoise(1.0, norm="l1"), "norm"),
+        (lambda: AdditiveNoise(1.0, units="mm"), "units"),
+        (lambda: AdditiveNoise(1.0, units="HU").bind(plain), "intensity"),
+        (lambda: AdditiveNoise(1.0, units="fraction").bind(plain), "fraction"),
+    ]
+    for make, name in cases:
+        with pytest.raises(ValueError, match=name):
+            make()
