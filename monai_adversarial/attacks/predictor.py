@@ -136,6 +136,9 @@ class Predictor:
             if self.network not in _compiled:
                 _compiled[self.network] = torch.compile(self.network)
             self.network = _compiled[self.network]
+        # Around the network alone: an inferer's resampling stays in float32, and a backward pass that calls the network
+        # again, window by window, does so in the same precision.
+        self.network = self.precision.wrap(self.network)
 
     def use_samples(self, indices: Sequence[int]) -> None:
         """Expect some samples of the clean batch only: an inferer may know each sample's affine."""
@@ -163,8 +166,7 @@ class Predictor:
         """Logits (batch, class, spatial...) of an image in the attack's domain."""
         self.forwards += image.shape[0]
         seen = image if self.intensity is None else self.intensity(image)
-        with self.precision.autocast():
-            raw = self.network(seen) if self.inferer is None else self.inferer(seen, self.network)
+        raw = self.network(seen) if self.inferer is None else self.inferer(seen, self.network)
         if self.output is not None:
             raw = self.output(raw) if callable(self.output) else raw[self.output]
         elif isinstance(raw, (list, tuple)) and len(raw) == 1:

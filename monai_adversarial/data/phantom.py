@@ -37,7 +37,7 @@ _NOISE_CORRELATION_VOXELS = (0.55, 0.55, 0.35)
 
 def generate_ct_phantom(
     seed: int,
-    size: Sequence[int] = (128, 128, 64),
+    size: Sequence[int] = (104, 104, 56),
     spacing: Sequence[float] | None = None,
     *,
     oblique: bool | None = None,
@@ -53,9 +53,9 @@ def generate_ct_phantom(
         seed: the patient; a non-negative integer.
         size: voxels along each axis, at least 16.
         spacing: voxel size in mm. None draws a field of view of 318-360 mm in plane and 215-260 mm along z, which at
-            the default size is 2.5-2.8 mm and 3.4-4.1 mm. A smaller field of view cuts the body, as on a scanner.
+            the default size is 3.1-3.5 mm and 3.8-4.6 mm. A smaller field of view cuts the body, as on a scanner.
         oblique: tilt the grid by up to 7 degrees about each axis (True), never (False), or in 3 of 10 cases (None).
-        noise: standard deviation of the scanner's noise in HU; None draws 10-15.
+        noise: standard deviation of the scanner's noise in HU; None draws 8-12.
         deformation: root-mean-square size of the smooth random deformation in mm, 0-8.
         variation: factor on the random sizes, positions and HU of the organs, 0-1.
 
@@ -71,7 +71,7 @@ def generate_ct_phantom(
     affine = draw_affine(grid_rng, size, spacing, oblique)
     canvas = Anatomy(anatomy_rng, variation).paint(affine, size, deformation)
 
-    drawn_noise = scanner_rng.uniform(10.0, 15.0)
+    drawn_noise = scanner_rng.uniform(8.0, 12.0)
     table_offset = np.round(scanner_rng.uniform(-40.0, 40.0, size=3), 2)
     voxel = np.linalg.norm(affine[:3, :3], axis=0)
     hu = _gaussian(canvas.hu, np.asarray(_POINT_SPREAD_MM) / voxel)
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output_dir", required=True, help="directory to write to; it may hold a part of the cases")
     parser.add_argument("--count", type=int, default=8, help="number of cases (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first case (default 0)")
-    parser.add_argument("--size", type=int, nargs=3, default=None, help="voxels (default 128 128 64)")
+    parser.add_argument("--size", type=int, nargs=3, default=None, help="voxels (default 104 104 56)")
     parser.add_argument("--spacing", type=float, nargs=3, default=None, help="mm (default: drawn for every case)")
     parser.add_argument("--noise", type=float, default=None, help="HU (default: drawn between 10 and 15)")
     parser.add_argument("--validation", type=int, default=0, help="cases listed for validation (default 0)")

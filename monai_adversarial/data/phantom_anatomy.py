@@ -161,20 +161,22 @@ class Anatomy:
         self.shift = vary([6.0, 6.0, 8.0])
         self.fat = 19.0 + float(vary(7.0))
         self.wall = 10.0 + float(vary(2.0))
-        # One offset per tissue: contrast phase and patient.
+        # One offset per tissue: contrast phase and patient. A late, weakly enhanced scan of a thin patient: soft tissues
+        # differ by about 20 HU, and mesentery and collapsed bowel instead of fat lie between the organs. With
+        # strong contrast and fat around every organ a network needs edges only, and 8 HU mean nothing to it.
         phase = float(vary(1.0))
         self.hu = {
             "fat": -104.0 + float(vary(6.0)),
-            "visceral": -104.0,
-            "muscle": 54.0 + float(vary(6.0)),
-            "liver": 106.0 + 6.0 * phase + float(vary(9.0)),
-            "spleen": 116.0 + 6.0 * phase + float(vary(8.0)),
-            "cortex": 163.0 + 12.0 * phase + float(vary(10.0)),
-            "medulla": 124.0 + 8.0 * phase + float(vary(8.0)),
-            "pancreas": 86.0 + 6.0 * phase + float(vary(8.0)),
-            "aorta": 152.0 + 12.0 * phase + float(vary(12.0)),
-            "vein": 130.0 + 12.0 * phase + float(vary(8.0)),
-            "bowel": 42.0 + float(vary(10.0)),
+            "mesentery": 62.0,
+            "muscle": 64.0 + float(vary(2.0)),
+            "liver": 80.0 + 1.0 * phase + float(vary(2.0)),
+            "spleen": 81.0 + 1.0 * phase + float(vary(2.0)),
+            "cortex": 86.0 + 1.0 * phase + float(vary(2.0)),
+            "medulla": 80.0 + 1.0 * phase + float(vary(2.0)),
+            "pancreas": 78.0 + 1.0 * phase + float(vary(2.0)),
+            "aorta": 86.0 + 1.0 * phase + float(vary(2.0)),
+            "vein": 82.0 + 1.0 * phase + float(vary(2.0)),
+            "bowel": 60.0 + float(vary(2.0)),
             "cancellous": 190.0 + float(vary(40.0)),
             "cortical": 620.0 + float(vary(100.0)),
         }
@@ -230,7 +232,7 @@ class Anatomy:
         # A sheet of fat between the muscle layers of the flank.
         sheet = muscle & (np.abs(inner + 0.45 * wall) < 0.8) & (u > 0.62) & (y > -55) & (z < -15)
         canvas.hu[sheet] = hu["fat"] + 60.0
-        canvas.hu[inner >= 0] = hu["visceral"]
+        canvas.hu[inner >= 0] = hu["mesentery"]
         self.inner = inner
 
         # Ribs slope down to the front; the costal margin leaves the belly free.
@@ -256,7 +258,7 @@ class Anatomy:
         lung_texture[vessel] = 20.0
         canvas.paint(block, above[block], lung_texture)
         middle = np.abs(x) < 26 + 0.18 * y
-        canvas.hu[above & middle] = hu["visceral"] + 30
+        canvas.hu[above & middle] = hu["mesentery"] + 5
         heart = ellipsoid((x, y, z), (-22, 38, 122), (56, 44, 42))
         heart = above & (heart < 1)
         canvas.hu[heart] = hu["muscle"] + 55
@@ -309,7 +311,7 @@ class Anatomy:
         xyz = canvas.at(block)
         stomach = ellipsoid(xyz, center, radii, (-0.25, 0.1)) + 0.1 * canvas.field(rough, block)
         stomach[(canvas.label[block] > 0) | (self.inner[block] < 3) | (xyz[2] > self.diaphragm[block] - 4)] = np.inf
-        fluid = getattr(self, 'stomach', 22.0) + 14.0 * canvas.field(self.stool, block)
+        fluid = 22.0 + 14.0 * canvas.field(self.stool, block)
         canvas.paint(block, stomach < 1, hu["muscle"] + 22)
         canvas.paint(block, stomach < 0.74, fluid)
         canvas.paint(block, (stomach < 0.74) & (xyz[1] > level), -940.0)
@@ -331,7 +333,7 @@ class Anatomy:
             pyramids = canvas.field(self.stool, block) > -0.35
             tissue = np.full(kidney.shape, hu["cortex"], dtype=np.float32)
             tissue[(kidney < 0.56) & pyramids] = hu["medulla"]
-            canvas.paint(block, (kidney < 1) & ~whole, hu["visceral"] + 15)
+            canvas.paint(block, (kidney < 1) & ~whole, hu["mesentery"] - 20)
             pelvis = (sinus < 0.3) & (kidney < 1.3)
             canvas.paint(block, whole, tissue, label)
             canvas.paint(block, pelvis & (canvas.label[block] == 0), 12.0)
@@ -378,7 +380,7 @@ class Anatomy:
         block = canvas.block((-95, -45, -250), (95, 105, 40))
         xyz = canvas.at(block)
         loops = canvas.field(self.bowel, block)
-        free = canvas.hu[block] == np.float32(hu["visceral"])
+        free = canvas.hu[block] == np.float32(hu["mesentery"])
         free &= (self.inner[block] > 4) & (xyz[2] < 6 - 0.25 * xyz[1] - 0.2 * xyz[0])
         free &= (np.abs(xyz[0]) < 84) & (xyz[1] > -18)
         loop = free & (np.abs(loops) > 0.22)
@@ -389,7 +391,7 @@ class Anatomy:
         canvas.paint(block, free & (loops > 1.55), -920.0)
         # Mesenteric vessels.
         fine = (
-            (canvas.field(self.stool, block) > 1.9) & (canvas.hu[block] == np.float32(hu["visceral"])) & (xyz[1] > -20)
+            (canvas.field(self.stool, block) > 1.9) & (canvas.hu[block] == np.float32(hu["mesentery"])) & (xyz[1] > -20)
         )
         canvas.paint(block, fine & (self.inner[block] > 8) & (canvas.label[block] == 0), hu["vein"])
 
@@ -422,7 +424,7 @@ class Anatomy:
         cava &= (z > -100) & (z < 105) & wins & (canvas.label[block] != PANCREAS)
         canvas.paint(block, cava, hu["vein"])
         wall = across**2 + (y - aorta_y) ** 2 < (radius + 2.5) ** 2
-        canvas.paint(block, wall & (canvas.label[block] == 0) & ~cava & (z > -88), hu["visceral"] + 40)
+        canvas.paint(block, wall & (canvas.label[block] == 0) & ~cava & (z > -88), hu["mesentery"])
         canvas.paint(block, aorta & wins, hu["aorta"] + 2 * canvas.field(self.fine, block), AORTA)
         # Superior mesenteric vessels, in the fat in front of the aorta.
         for offset, key in ((-4.0, "aorta"), (13.0, "vein")):

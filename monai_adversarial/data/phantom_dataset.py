@@ -36,7 +36,7 @@ class CTPhantomDataset(Dataset):
         count: int,
         seed: int = 0,
         transform: Sequence[Callable] | Callable | None = None,
-        size: Sequence[int] = (128, 128, 64),
+        size: Sequence[int] = (104, 104, 56),
         spacing: Sequence[float] | None = None,
         **options: Any,
     ) -> None:
