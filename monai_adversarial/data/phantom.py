@@ -30,6 +30,8 @@ from monai_adversarial.data.phantom_grid import draw_affine
 
 __all__ = ["CLASS_NAMES", "ensure_ct_phantoms", "generate_ct_phantom", "write_ct_phantoms"]
 
+# Raised when the same arguments give other voxels, so that files written before are not mistaken for today's.
+PHANTOM_VERSION = 2
 _MINIMUM_SIZE = 16
 _POINT_SPREAD_MM = (1.3, 1.3, 1.6)
 _NOISE_CORRELATION_VOXELS = (0.55, 0.55, 0.35)
@@ -149,7 +151,8 @@ def write_ct_phantoms(
     root = Path(output_dir)
     for folder in ("images", "labels"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    settings = hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode()).hexdigest()[:12]
+    identity = json.dumps({"version": PHANTOM_VERSION, **options}, sort_keys=True, default=list)
+    settings = hashlib.sha256(identity.encode()).hexdigest()[:12]
     entries = []
     for index in tqdm(range(count), desc="CT phantoms", unit="case", disable=not progress):
         name = f"case_{index:03d}.nii.gz"

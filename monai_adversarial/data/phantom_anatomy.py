@@ -161,7 +161,8 @@ class Anatomy:
         self.shift = vary([6.0, 6.0, 8.0])
         self.fat = 19.0 + float(vary(7.0))
         self.wall = 10.0 + float(vary(2.0))
-        # One offset per tissue: contrast phase and patient. A late, weakly enhanced scan of a thin patient: soft tissues
+        # One offset per tissue: contrast phase and patient. A late, weakly enhanced scan of a thin patient:
+        # soft tissues
         # differ by about 20 HU, and mesentery and collapsed bowel instead of fat lie between the organs. With
         # strong contrast and fat around every organ a network needs edges only, and 8 HU mean nothing to it.
         phase = float(vary(1.0))

@@ -76,7 +76,8 @@ def test_a_datalist_gives_relative_paths_and_prefers_test_cases(tmp_path: Path) 
             "validation": ["x/i.nii.gz", "y/i.nii.gz"],
         })
     )  # fmt: skip
-    assert short(find_cases(path, anonymize=False), tmp_path) == [("x_i", "x/i.nii.gz", None), ("y_i", "y/i.nii.gz", None)]
+    found = short(find_cases(path, anonymize=False), tmp_path)
+    assert found == [("x_i", "x/i.nii.gz", None), ("y_i", "y/i.nii.gz", None)]
     assert short(find_cases(path, section="training", anonymize=False), tmp_path) == [("i", "x/i.nii.gz", "l.nii.gz")]
     with pytest.raises(ValueError, match="no section testing"):
         find_cases(path, section="testing")
