@@ -523,15 +523,17 @@ source than the network's training data. Its labels were made by TotalSegmentato
 shows what is possible, not how often. The pancreas is cut off by the end of the scan (695 voxels) and is not found even
 in the untouched scan.
 
-**Where the budgets hold.** On the scanner's own voxels ({shape} of 3 mm after cropping to abdomen and body). Flipping, resizing to the network's 144³ grid and resizing the logits back lie inside the attacked function and are
+**Where the budgets hold.** On the scanner's own voxels ({shape} of 3 mm after cropping to abdomen and body).
+Flipping, resizing to the network's 144³ grid and resizing the logits back lie inside the attacked function and are
 differentiated through. The finished image is rounded to integer HU and its budget is measured after that. Dice and HD95
 are computed in float32 on the scanner's voxels.
 
-**How.** {steps} gradient evaluations from one random start; the objective is the liver's soft Dice unless the
-row says otherwise. PGD steps are {pgd_step:g} of the budget, the others a quarter. "Random of equal size" is the same
+**How.** {steps} gradient evaluations from one random start; the objective is the liver's soft Dice unless the row says
+otherwise. PGD steps are {pgd_step:g} of the budget, the others a quarter. "Random of equal size" is the same
 perturbation with random parameters and the same largest change (random signs for noise) as far as its budget lets it,
-{draws} draws; the last table has what both measured. Deformations are scored against the label moved with the image. The display window of the first bias field is {low:g} to {high:g} HU;
-attenuation is HU + 1000, so that 3 % are about 32 HU in soft tissue.
+{draws} draws; the last table has what both measured. Deformations are scored against the label moved with the image.
+The display window of the first bias field is {low:g} to {high:g} HU; attenuation is HU + 1000, so that 3 % are about
+32 HU in soft tissue.
 
 """
 

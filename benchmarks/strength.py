@@ -36,7 +36,7 @@ def _cases(count: int, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
     prepare = Compose(
         [
             Orientationd(keys, axcodes="RAS", labels=None),
-            Spacingd(keys, pixdim=(3.0, 3.0, 4.0), mode=("bilinear", "nearest")),
+            Spacingd(keys, pixdim=(3.2, 3.2, 4.0), mode=("bilinear", "nearest")),
             ScaleIntensityRanged("image", WINDOW["a_min"], WINDOW["a_max"], 0.0, 1.0, clip=True),
             DivisiblePadd(keys, k=16),
         ]
