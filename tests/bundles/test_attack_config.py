@@ -99,6 +99,7 @@ def test_bad_input_is_one_sentence_and_leaves_no_file(phantom: Path, tmp_path: P
     done = run(tmp_path, "--dataset_dir", str(data), "--output_dir", str(output), *overrides)
     assert done.returncode != 0
     says = {"weights": "missing.pt", "image": ".nii.gz", "units": "units must be one of", "attack": "nonsense"}[kind]
-    last = done.stderr.strip().splitlines()[-1]
-    assert says in last and "Traceback" not in done.stderr, done.stderr[-2000:]
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == 1 and says in sentences[0], done.stderr[-2000:]
+    assert "Traceback (most recent call last)" not in done.stderr
     assert not output.exists() or not any(path.is_file() for path in output.rglob("*"))
