@@ -37,7 +37,7 @@ def run(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A phantom that neither training nor validation saw."""
     folder = tmp_path_factory.mktemp("held_out")
-    write_ct_phantoms(folder, 1, seed=1000, progress=False)
+    write_ct_phantoms(folder, 1, seed=1000, section="test", progress=False)
     return folder
 
 
@@ -103,3 +103,41 @@ def test_bad_input_is_one_sentence_and_leaves_no_file(phantom: Path, tmp_path: P
     assert len(sentences) == 1 and says in sentences[0], done.stderr[-2000:]
     assert "Traceback (most recent call last)" not in done.stderr
     assert not output.exists() or not any(path.is_file() for path in output.rglob("*"))
+
+
+def test_one_key_makes_another_config_adversarial(phantom: Path, tmp_path: Path) -> None:
+    """The overlay of the README on the bundle's own evaluate config, which knows nothing of attacks."""
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        """
+validate#evaluator#prepare_batch:
+  _target_: monai_adversarial.engines.PrepareBatchAdversarial
+  attack:
+    _target_: monai_adversarial.attacks.PGD
+    epsilon: 8
+    units: HU
+    steps: 5
+    step_size: 4
+    intensity: {a_min: -160, a_max: 240}
+  network: "@network"
+  inferer: "@validate#inferer"
+"""
+    )
+    dice = {}
+    for name, configs in (("clean", ["evaluate.yaml"]), ("attacked", ["evaluate.yaml", "overlay.yaml"])):
+        paths = [str(overlay if config == "overlay.yaml" else BUNDLE / "configs" / config) for config in configs]
+        done = subprocess.run(
+            [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(paths), "--bundle_root", str(BUNDLE)]
+            + ["--dataset_dir", str(phantom), "--output_dir", str(tmp_path / name)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = (tmp_path / name / "metrics.csv").read_text().split()
+        rows = dict(line.split(",") for line in lines)
+        dice[name] = float(rows["val_mean_dice"])
+    assert dice["clean"] > 0.8
+    assert dice["attacked"] < dice["clean"] - 0.2
