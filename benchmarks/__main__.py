@@ -44,17 +44,24 @@ def main() -> int:
     from monai_adversarial.attacks.precision import Precision
 
     compiled = not arguments.no_compile
-    lines = [
+    lines: list[str] = []
+
+    def report(*new: str) -> None:
+        """Print at once: a later part that fails must not take the figures of an hour with it."""
+        lines.extend(new)
+        print("\n".join(new), flush=True)
+
+    report(
         f"{platform.machine()} {arguments.device}, {arguments.threads} threads, torch {torch.__version__}, "
         f"default precision {Precision('auto', arguments.device)}, {arguments.size}^3 voxels, "
         f"medians of {arguments.rounds} interleaved rounds",
-    ]
+    )
     if "steps" in arguments.only or "windows" in arguments.only:
-        lines += [
+        report(
             "",
             "| what | ratio | ratio of fastest | ratio of CPU time | seconds | target |",
             "|---|---:|---:|---:|---:|---|",
-        ]
+        )
         from benchmarks.step_time import step_jobs, window_jobs
         from benchmarks.timing import run_rounds
 
@@ -71,15 +78,15 @@ def main() -> int:
                 reference = by_name[row.reference]
                 ratio, verdict = _cell(row.wall() / reference.wall(), row.target)
                 fastest, cpu = row.fastest() / reference.fastest(), row.cpu() / reference.cpu()
-                lines.append(f"| {row.name} | {ratio} | {fastest:.2f} | {cpu:.2f} | {row.wall():.3f} | {verdict} |")
+                report(f"| {row.name} | {ratio} | {fastest:.2f} | {cpu:.2f} | {row.wall():.3f} | {verdict} |")
     if "memory" in arguments.only:
         from benchmarks.window_memory import memory_rows
 
         _say("memory at 4 and 27 windows")
-        lines += ["", "| extra memory, MB | 4 windows | 27 windows | 27 / 4 | target |", "|---|---:|---:|---:|---|"]
+        report("", "| extra memory, MB | 4 windows | 27 windows | 27 / 4 | target |", "|---|---:|---:|---:|---|")
         for name, small, large, target in memory_rows(arguments.size):
             ratio, verdict = _cell(large / small, target)
-            lines.append(f"| {name} | {small:.0f} | {large:.0f} | {ratio} | {verdict} |")
+            report(f"| {name} | {small:.0f} | {large:.0f} | {ratio} | {verdict} |")
     if "strength" in arguments.only:
         from benchmarks.strength import BUNDLE, strength_rows
 
@@ -87,23 +94,22 @@ def main() -> int:
             _say("Dice after attack")
             rows_of_strength = strength_rows(arguments.device, arguments.cases, arguments.steps, compiled)
             reference_dice = rows_of_strength[1][1]
-            lines += [
+            report(
                 "",
                 f"| mean organ Dice, {arguments.cases} phantom(s), PGD-{arguments.steps} at 8 HU | Dice "
                 "| difference to float32 | seconds | target |",
                 "|---|---:|---:|---:|---|",
-            ]
+            )
             for name, dice, seconds in rows_of_strength:
                 if name == "clean":
-                    lines.append(f"| clean | {dice:.3f} | | | |")
+                    report(f"| clean | {dice:.3f} | | | |")
                     continue
                 difference = dice - reference_dice
                 verdict = "" if name == "float32" else f"+-0.02: {'met' if abs(difference) <= 0.02 else 'MISSED'}"
-                lines.append(f"| {name} | {dice:.3f} | {difference:+.3f} | {seconds:.1f} | {verdict} |")
+                report(f"| {name} | {dice:.3f} | {difference:+.3f} | {seconds:.1f} | {verdict} |")
         else:
             _say(f"no Dice after attack: {BUNDLE / 'models' / 'model.pt'} is missing")
     text = "\n".join(lines)
-    print(text)
     if arguments.output is not None:
         temporary = arguments.output.with_name(arguments.output.name + ".tmp")
         temporary.write_text(text + "\n")

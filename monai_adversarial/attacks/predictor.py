@@ -134,7 +134,8 @@ class Predictor:
         self._check_weights(image)
         if compile_network and isinstance(self.network, nn.Module):
             if self.network not in _compiled:
-                _compiled[self.network] = torch.compile(self.network)
+                # Not dynamic: torch 2.13 fails to compile this backward pass for a second shape that way.
+                _compiled[self.network] = torch.compile(self.network, dynamic=False)
             self.network = _compiled[self.network]
         # Around the network alone: an inferer's resampling stays in float32, and a backward pass that calls the network
         # again, window by window, does so in the same precision.
