@@ -43,15 +43,12 @@ class AttackCampaign:
     attacks that are not selected this time included.
 
     The dataset must give images in scanner space, as read from their files: preprocessing belongs into the attacked
-        function (see
-    ``monai_adversarial.inferers.ScannerSpaceInferer``), so that budgets are in HU and the result can be saved in the
-    input's own grid. Every
-    score of the adversarial image is computed on the file read back.
+    function (see ``monai_adversarial.inferers.ScannerSpaceInferer``), so that budgets are in HU and the result can be
+    saved in the input's own grid. Every score of the adversarial image is computed on the file read back.
 
     Args:
         evaluator: MONAI evaluator with the dataset (file paths in its ``data``), network and inferer; its
-            ``prepare_batch`` is a
-            ``PrepareBatchAdversarial``.
+            ``prepare_batch`` is a ``PrepareBatchAdversarial``.
         attacks: name -> attack; names become folder names.
         output_dir: where results go; created if needed.
         class_names: names of the network's classes, background first (or a bundle's ``channel_def``).
