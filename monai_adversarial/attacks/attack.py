@@ -15,6 +15,7 @@ from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator
 from monai_adversarial.attacks.intensity import as_intensity_map
 from monai_adversarial.attacks.objectives import Objective, Progress, Target, get_objective
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, Perturbation, per_sample
+from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.precision import Precision
 from monai_adversarial.attacks.predictor import Predictor, frozen
 from monai_adversarial.attacks.result import AttackResult
@@ -228,7 +229,7 @@ class Attack:
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     """Without metadata (which costs milliseconds per step), graph and inference mode (whose tensors cannot be
     differentiated)."""
-    plain = tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+    plain = as_plain(tensor)
     return plain.clone() if plain.is_inference() else plain.detach()
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from monai_adversarial.attacks.intensity import IntensityMap
+from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.precision import Precision
 
 __all__ = ["Predictor", "frozen", "modules_of", "unwrap"]
@@ -174,5 +175,5 @@ class Predictor:
             raw = raw[0]
         if not isinstance(raw, torch.Tensor):
             return raw  # check_logits says what is wrong with it
-        raw = raw.as_tensor() if hasattr(raw, "as_tensor") else raw
+        raw = as_plain(raw)
         return raw.to(image.dtype) if raw.is_floating_point() else raw

@@ -9,6 +9,7 @@ import torch
 from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
+from monai_adversarial.attacks.plain import as_plain
 
 __all__ = ["AttackResult"]
 
@@ -72,7 +73,7 @@ class AttackResult:
             ValueError: for another shape.
             BudgetError: names the budget that is exceeded.
         """
-        plain = saved.as_tensor() if hasattr(saved, "as_tensor") else saved
+        plain = as_plain(saved)
         if plain.shape != self.image.shape:
             raise ValueError(f"saved must have shape {tuple(self.image.shape)}, got {tuple(plain.shape)}.")
         return self.bound.verify(self.image, plain.to(self.image), self.parameters, rounding)

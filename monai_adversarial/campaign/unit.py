@@ -17,6 +17,7 @@ from monai.utils import CommonKeys
 
 import monai_adversarial
 from monai_adversarial.attacks import AttackResult, Measurement
+from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.campaign.displacement import displacement_in_mm
 from monai_adversarial.campaign.panel import Panel, save_panel
 from monai_adversarial.campaign.records import describe
@@ -52,10 +53,6 @@ def class_map(values: torch.Tensor) -> torch.Tensor:
     plain = values.as_tensor() if hasattr(values, "as_tensor") else values
     plain = plain.detach()
     return (plain[0].argmax(dim=0) if plain.shape[1] > 1 else plain[0, 0]).to(device="cpu", dtype=torch.int32)
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
 
 
 class Unit:
@@ -111,17 +108,17 @@ class Unit:
         stem = f"{self.case_id}_adversarial"
         files = {"adversarial": folder / f"{stem}{ending}"}
         # Rounding must not enlarge the largest change, which keeps every L-infinity budget whatever its value.
-        largest = float((_plain(result.adversarial) - clean).abs().max())
+        largest = float((as_plain(result.adversarial) - clean).abs().max())
         self._check_space(clean, reference)
         save_adversarial_nifti(
             result.adversarial, reference, files["adversarial"], self.attack_name, clean=clean, epsilon=largest
         )
-        saved = _plain(read_back(files["adversarial"]))[None].to(clean)
+        saved = as_plain(read_back(files["adversarial"]))[None].to(clean)
         step, intercept = stored_step(reference)
         measured = result.verify(saved, rounding=step / 2)
 
         # The evaluator has predicted the image before it was rounded; the same image need not be predicted twice.
-        same = torch.equal(_plain(evaluated[CommonKeys.IMAGE]), saved)
+        same = torch.equal(as_plain(evaluated[CommonKeys.IMAGE]), saved)
         logits = evaluated[CommonKeys.PRED] if same else self._predict(saved)
         if self.clean_prediction is None:
             self.clean_prediction = self._classes(self._predict(clean))
@@ -222,7 +219,7 @@ class Unit:
     @staticmethod
     def _classes(logits: torch.Tensor) -> torch.Tensor:
         """Class map (spatial...) of logits; a single output channel is a sigmoid network."""
-        plain = _plain(logits)
+        plain = as_plain(logits)
         return class_map(plain if plain.shape[1] > 1 else plain > 0)
 
     def _score(self, prediction: torch.Tensor, label: torch.Tensor) -> dict[str, OrganScores]:
@@ -235,7 +232,7 @@ class Unit:
         found = []
         for stream in range(self.settings.controls):
             image, moved = result.random_control(stream)
-            plain = _plain(image)
+            plain = as_plain(image)
             if step > 0:
                 largest = float((plain - result.image).abs().max())
                 plain = round_to_stored(plain, result.image, largest, step, intercept)

@@ -19,6 +19,7 @@ from monai_adversarial.attacks import AdvAffine as AffineAttack
 from monai_adversarial.attacks import AdvBiasField as BiasFieldAttack
 from monai_adversarial.attacks import AdvElastic as ElasticAttack
 from monai_adversarial.attacks.attack import Attack
+from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.predictor import modules_of
 
 __all__ = ["AdvAffine", "AdvBiasField", "AdvElastic", "AdvNoise", "AdversarialTransform"]
@@ -121,22 +122,18 @@ class AdversarialTransform(RandomizableTransform):
         if not self._do_transform:
             return image if label is None else (image, label)
         result = self.run(
-            image if has_affine else _plain(image),
+            image if has_affine else as_plain(image),
             None if label is None else convert_to_tensor(label, track_meta=get_track_meta()),
         )
-        out = convert_to_dst_type(_plain(result.adversarial)[0], dst=image)[0]
+        out = convert_to_dst_type(as_plain(result.adversarial)[0], dst=image)[0]
         if label is None:
             return out
-        return out, convert_to_dst_type(_plain(result.label)[0], dst=label)[0]
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+        return out, convert_to_dst_type(as_plain(result.label)[0], dst=label)[0]
 
 
 def _as_batch(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Batch of one on the device, with the affine; integer images become float32."""
-    plain = _plain(tensor)[None].to(device)
+    plain = as_plain(tensor)[None].to(device)
     if not plain.is_floating_point() and not isinstance(tensor, MetaTensor):
         return plain
     return MetaTensor(plain, affine=tensor.affine) if isinstance(tensor, MetaTensor) else plain

@@ -14,6 +14,7 @@ from monai.transforms import InvertibleTransform, MapTransform, RandomizableTran
 from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple
 
 from monai_adversarial.attacks import AttackResult
+from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.scene import Scene, spacing_of
 from monai_adversarial.transforms.array import (
     AdvAffine,
@@ -21,7 +22,6 @@ from monai_adversarial.transforms.array import (
     AdvElastic,
     AdversarialTransform,
     AdvNoise,
-    _plain,
 )
 
 __all__ = [
@@ -100,7 +100,7 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
             return d
         first = present[0]
         label = d[self.label_key] if self.label_key in companions else None
-        result = self.transform.run(d[first] if has_affine else _plain(d[first]), label)
+        result = self.transform.run(d[first] if has_affine else as_plain(d[first]), label)
         for key in present:
             d[key] = self._perturbed(d[key], result, attacked=key == first)
             self._record(d[key], result)
@@ -112,7 +112,7 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
 
     def _perturbed(self, image: torch.Tensor, result: AttackResult, attacked: bool) -> torch.Tensor:
         if attacked:
-            return convert_to_dst_type(_plain(result.adversarial)[0], dst=image)[0]
+            return convert_to_dst_type(as_plain(result.adversarial)[0], dst=image)[0]
         clean = _batch_of_one(image).to(result.image)
         scene = Scene(
             clean,
@@ -155,7 +155,7 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
 
 
 def _batch_of_one(tensor: torch.Tensor) -> torch.Tensor:
-    return _plain(tensor)[None]
+    return as_plain(tensor)[None]
 
 
 class AdvNoised(AdversarialTransformd):

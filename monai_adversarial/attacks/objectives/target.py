@@ -10,21 +10,18 @@ from typing import Any
 
 import torch
 
+from monai_adversarial.attacks.plain import as_plain
+
 __all__ = ["ACTIVATIONS", "Target"]
 
 ACTIVATIONS = ("softmax", "sigmoid")
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Without MONAI's meta data, which would make every loss a MetaTensor."""
-    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
 
 
 def _voxel_weight(weight: torch.Tensor | None, dimensions: int) -> torch.Tensor | None:
     """(batch, spatial...) weights, from these or from (batch, 1, spatial...)."""
     if weight is None:
         return None
-    weight = _plain(weight)
+    weight = as_plain(weight)
     return weight[:, 0] if weight.ndim == dimensions and weight.shape[1] == 1 else weight
 
 
@@ -113,7 +110,7 @@ class Target:
 
         ``weight`` may have shape (batch, spatial...) or (batch, 1, spatial...).
         """
-        label, weight = _plain(label), _voxel_weight(weight, label.ndim)
+        label, weight = as_plain(label), _voxel_weight(weight, label.ndim)
         if activation == "softmax":
             # max is several times faster than argmax over the class dimension on the CPU
             index = label[:, 0].long() if label.shape[1] == 1 else label.max(dim=1).indices
@@ -135,7 +132,7 @@ class Target:
     def with_soft(self, soft: torch.Tensor, weight: torch.Tensor | None = None) -> Target:
         """The same target with moved labels (and a moved region); for every step: it never waits for the device."""
         self._check_soft(soft, len(self.voxel_shape) + 1)
-        moved = self._with(index=None, soft=_plain(soft))
+        moved = self._with(index=None, soft=as_plain(soft))
         weight = self.weight if weight is None else _voxel_weight(weight, soft.ndim)
         moved._check_weight(weight)
         return moved._with(weight=weight)
