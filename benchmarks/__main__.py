@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-PARTS = ("steps", "windows", "memory", "strength")
+PARTS = ("steps", "windows", "memory", "strength", "purifiers")
 
 
 def _arguments() -> argparse.Namespace:
@@ -22,6 +22,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=2, help="phantoms for the Dice after attack (default 2)")
     parser.add_argument("--steps", type=int, default=20, help="steps of the attack for the Dice (default 20)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--purifier-size", type=int, default=128, help="voxels along each axis for the purifiers")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default: all)")
     parser.add_argument("--output", type=Path, help="also write the table to this Markdown file")
@@ -109,6 +110,31 @@ def main() -> int:
                 report(f"| {name} | {dice:.3f} | {difference:+.3f} | {seconds:.1f} | {verdict} |")
         else:
             _say(f"no Dice after attack: {BUNDLE / 'models' / 'model.pt'} is missing")
+    if "purifiers" in arguments.only:
+        from benchmarks.purifier_time import purifier_jobs
+        from benchmarks.timing import run_rounds
+        from monai_adversarial.transforms import PURIFIERS
+
+        rows = purifier_jobs(arguments.device, arguments.purifier_size)
+        run_rounds(rows, max(2, arguments.rounds // 2), _say)
+        by_name = {row.name: row for row in rows}
+        size = arguments.purifier_size
+        report(
+            "",
+            f"| purifier, forward on {size}^3 voxels, float32 | fastest CPU library for the same | library's seconds "
+            "| seconds | ratio | target |",
+            "|---|---|---:|---:|---:|---|",
+        )
+        for row in rows:
+            if row.name not in PURIFIERS:  # a library's own row
+                continue
+            if row.reference == row.name:
+                report(f"| {row.name} | none | | {row.wall():.3f} | | |")
+                continue
+            reference = by_name[row.reference]
+            ratio, verdict = _cell(row.wall() / reference.wall(), row.target)
+            seconds = f"{reference.wall():.3f} | {row.wall():.3f}"
+            report(f"| {row.name} | {row.reference} | {seconds} | {ratio} | {verdict} |")
     text = "\n".join(lines)
     if arguments.output is not None:
         temporary = arguments.output.with_name(arguments.output.name + ".tmp")

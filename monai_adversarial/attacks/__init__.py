@@ -8,7 +8,12 @@ he learns a direction) and a ``Search`` (how he moves) are joined by ``Attack``.
 from __future__ import annotations
 
 from monai_adversarial.attacks.attack import Attack
-from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator
+from monai_adversarial.attacks.gradients import (
+    BackwardPassSubstitute,
+    ExactGradient,
+    ExpectationOverTransformation,
+    GradientEstimator,
+)
 from monai_adversarial.attacks.intensity import IntensityMap
 from monai_adversarial.attacks.objectives import Objective, get_objective
 from monai_adversarial.attacks.perturbations import (
@@ -39,11 +44,13 @@ __all__ = [
     "Attack",
     "AttackResult",
     "AutoPGD",
+    "BackwardPassSubstitute",
     "BiasField",
     "BudgetError",
     "Chain",
     "ElasticDeformation",
     "ExactGradient",
+    "ExpectationOverTransformation",
     "GradientEstimator",
     "IntensityMap",
     "Measurement",

@@ -11,7 +11,7 @@ from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
 from monai_adversarial.attacks.allocator import keep_freed_memory
-from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator, ObjectiveFunction
+from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator, ObjectiveFunction, random_draw
 from monai_adversarial.attacks.intensity import as_intensity_map
 from monai_adversarial.attacks.objectives import Objective, Progress, Target, get_objective
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, Perturbation, per_sample
@@ -164,6 +164,7 @@ class Attack:
         region: torch.Tensor | None = None,
         objective_region: torch.Tensor | None = None,
         spacing: Any = None,
+        start: Parameters | None = None,
     ) -> AttackResult:
         """Attack a batch.
 
@@ -178,6 +179,8 @@ class Attack:
             region: boolean (batch, 1, spatial...), the voxels that may change (perturbations of intensity).
             objective_region: boolean (batch, 1, spatial...), the voxels at which the objective counts.
             spacing: mm along each axis, instead of the image's affine.
+            start: parameters at which the first restart begins, projected into the budget: those of an earlier result
+                (``AttackResult.parameters``) let an attack go on where another one stopped.
 
         Raises:
             TypeError, ValueError: for input that does not fit, in one sentence.
@@ -206,7 +209,7 @@ class Attack:
             )
             with frozen(predictor.networks):
                 scene = self._scene(clean, image, region, spacing)
-                run = _Run(self, predictor, scene, None if label is None else _plain(label), objective_region)
+                run = _Run(self, predictor, scene, None if label is None else _plain(label), objective_region, start)
                 return run.finish(image, label)
 
     def _scene(self, clean: torch.Tensor, image: torch.Tensor, region: torch.Tensor | None, spacing: Any) -> Scene:
@@ -233,6 +236,15 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return plain.clone() if plain.is_inference() else plain.detach()
 
 
+def _check_start(start: Parameters, bound: BoundPerturbation) -> Parameters:
+    zeros = bound.zeros()
+    given = [tuple(parameter.shape) for parameter in start]
+    expected = [tuple(parameter.shape) for parameter in zeros]
+    if given != expected:
+        raise ValueError(f"start must hold parameters of shapes {expected} as this perturbation has, got {given}.")
+    return tuple(parameter.detach().to(zero) for parameter, zero in zip(start, zeros, strict=True))
+
+
 class _Run:
     """One attack on one batch."""
 
@@ -243,9 +255,11 @@ class _Run:
         scene: Scene,
         label: torch.Tensor | None,
         objective_region: torch.Tensor | None,
+        start: Parameters | None = None,
     ) -> None:
         self.attack, self.predictor, self.scene = attack, predictor, scene
         self.bound = attack.perturbation.bind(scene)
+        self.start = None if start is None else _check_start(start, self.bound)
         self.backwards = self.gradient_forwards = 0
         with torch.no_grad():
             logits = predictor(scene.image)
@@ -344,12 +358,17 @@ class _Run:
         bound = self.bound if everyone else attack.perturbation.bind(scene)
         target = self.target if everyone else self.target.select(torch.as_tensor(left, device=scene.image.device))
         random = attack.random_start or restart > 0
-        parameters = bound.random(scene.generators(restart)) if random else bound.zeros()
+        if self.start is not None and restart == 0:
+            with torch.no_grad():
+                parameters = bound.project(self.start)
+        else:
+            parameters = bound.random(scene.generators(restart)) if random else bound.zeros()
         parameters = tuple(parameter.detach() for parameter in parameters)
         run = attack.search.begin(bound, attack.steps)
         for step in range(attack.steps):
             function = self._objective_function(bound, scene.image, target, step)
-            found = attack.gradient.evaluate(function, parameters, self.predictor.precision.loss_scale)
+            with random_draw(restart, step):
+                found = attack.gradient.evaluate(function, parameters, self.predictor.precision.loss_scale)
             self.gradient_forwards += found.forwards * scene.batch
             self.backwards += found.backwards * scene.batch
             self._keep_best(left, parameters, found.ranks)
@@ -370,8 +389,9 @@ class _Run:
                     target = target.select(where)
                     parameters = tuple(p.index_select(0, where) for p in parameters)
                     run.select(where, bound)
-        with torch.no_grad():
-            _, ranks, _ = self._objective_function(bound, scene.image, target, attack.steps)(parameters)
+        function = self._objective_function(bound, scene.image, target, attack.steps)
+        with random_draw(restart, attack.steps):
+            ranks = attack.gradient.rank(function, parameters)
         self._keep_best(left, parameters, ranks)
 
     def _unsolved(

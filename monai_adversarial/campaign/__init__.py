@@ -6,6 +6,15 @@ from __future__ import annotations
 from monai_adversarial.campaign.campaign import AttackCampaign
 from monai_adversarial.campaign.cases import find_cases
 from monai_adversarial.campaign.command_line import show_errors_as_sentences
+from monai_adversarial.campaign.defenses import place_purifiers
+from monai_adversarial.campaign.purification import PurificationStudy
 from monai_adversarial.campaign.weights import load_weights
 
-__all__ = ["AttackCampaign", "find_cases", "load_weights", "show_errors_as_sentences"]
+__all__ = [
+    "AttackCampaign",
+    "PurificationStudy",
+    "find_cases",
+    "load_weights",
+    "place_purifiers",
+    "show_errors_as_sentences",
+]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from .memory_bounded import MemoryBoundedSlidingWindowInferer, memory_bounded
+from .purified import PurifiedInferer
 from .scanner_space import ScannerSpaceInferer
 
-__all__ = ["MemoryBoundedSlidingWindowInferer", "ScannerSpaceInferer", "memory_bounded"]
+__all__ = ["MemoryBoundedSlidingWindowInferer", "PurifiedInferer", "ScannerSpaceInferer", "memory_bounded"]

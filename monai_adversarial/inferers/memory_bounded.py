@@ -28,6 +28,7 @@ from monai.utils import (
     look_up_option,
 )
 
+from .purified import PurifiedInferer
 from .scanner_space import ScannerSpaceInferer
 from .window_pass import WindowPass, pack_outputs, stitch_with_input_gradient
 
@@ -228,8 +229,8 @@ def memory_bounded(inferer: InfererType, keep_windows_megabytes: float = 0.0) ->
 
     A plain :py:class:`monai.inferers.SlidingWindowInferer` or ``SlidingWindowInfererAdapt`` becomes a
     :py:class:`MemoryBoundedSlidingWindowInferer` with the same settings (without Adapt's retries when memory runs
-    out). In a :py:class:`ScannerSpaceInferer` the inner inferer is converted, in a copy. Anything else, subclasses and
-    None included, is returned unchanged.
+    out). In a :py:class:`ScannerSpaceInferer` or :py:class:`PurifiedInferer` the inner inferer is converted, in a copy.
+    Anything else, subclasses and None included, is returned unchanged.
 
     Args:
         inferer: any inferer or None. It is not modified.
@@ -244,7 +245,7 @@ def memory_bounded(inferer: InfererType, keep_windows_megabytes: float = 0.0) ->
         converted.__dict__.update(vars(inferer))  # same attributes, without computing the weight map again
         converted.keep_windows_megabytes = megabytes
         return converted  # type: ignore[return-value]
-    if isinstance(inferer, ScannerSpaceInferer):
+    if isinstance(inferer, (ScannerSpaceInferer, PurifiedInferer)):
         inner = memory_bounded(inferer.inferer, megabytes)
         if inner is inferer.inferer:
             return inferer

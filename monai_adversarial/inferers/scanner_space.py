@@ -14,6 +14,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
 from monai.utils import GridSampleMode, SpaceKeys, convert_to_dst_type, ensure_tuple, look_up_option
 
+from monai_adversarial.attacks.plain import as_plain
+
 from .network_grid import NetworkGrid, valid_axcodes
 
 __all__ = ["ScannerSpaceInferer"]
@@ -90,9 +92,13 @@ class ScannerSpaceInferer(Inferer):
         Raises:
             ValueError: when there is no affine.
         """
-        if self._affine is not None and not isinstance(image, MetaTensor):
-            return self
-        return self.for_affine(_affine_of(image))
+        known = self._affine is not None and not isinstance(image, MetaTensor)
+        bound = self if known else self.for_affine(_affine_of(image))
+        if hasattr(self.inferer, "for_image"):
+            bound = copy.copy(bound)
+            # Without the affine, which is that of the scanner's grid.
+            bound.inferer = self.inferer.for_image(as_plain(image))
+        return bound
 
     def for_samples(self, indices: Sequence[int]) -> ScannerSpaceInferer:
         """A copy that takes some samples of the batch it is bound to, for attacks that leave solved samples out.
@@ -107,6 +113,8 @@ class ScannerSpaceInferer(Inferer):
             raise ValueError("for_samples needs an inferer with affines: call for_affine or for_image first.")
         part = copy.copy(self)  # shares the geometries
         part._affine = self._affine if len(self._affine) == 1 else self._affine[list(indices)]
+        if hasattr(self.inferer, "for_samples"):
+            part.inferer = self.inferer.for_samples(indices)
         return part
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -135,12 +143,11 @@ class ScannerSpaceInferer(Inferer):
             outputs = self._run(image, affines[0], network, args, kwargs)
         else:
             # grids differ, and with them the sizes in the network's space
-            outputs = _concatenate(
-                [
-                    self._run(image[number : number + 1], affine, network, args, kwargs)
-                    for number, affine in enumerate(affines)
-                ]
-            )
+            samples = []
+            for number, affine in enumerate(affines):
+                one = self._for_one(number)
+                samples.append(one._run(image[number : number + 1], affine, network, args, kwargs))
+            outputs = _concatenate(samples)
         if isinstance(inputs, MetaTensor):
             like = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
             outputs = _map(lambda output: convert_to_dst_type(output, like, dtype=output.dtype)[0], outputs)
@@ -162,6 +169,10 @@ class ScannerSpaceInferer(Inferer):
         if len(affines) not in (1, inputs.shape[0]):
             raise ValueError(f"inputs has {inputs.shape[0]} samples, but there are {len(affines)} different affines.")
         return affines
+
+    def _for_one(self, number: int) -> ScannerSpaceInferer:
+        """Itself, or a copy whose inner inferer expects one sample of the batch it is bound to."""
+        return self.for_samples([number]) if getattr(self.inferer, "is_bound", False) else self
 
     def _run(
         self, image: torch.Tensor, affine: np.ndarray, network: Callable[..., Any], args: Any, kwargs: dict[str, Any]

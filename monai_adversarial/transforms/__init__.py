@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from monai_adversarial.transforms import purifiers
 from monai_adversarial.transforms.array import AdvAffine, AdvBiasField, AdvElastic, AdversarialTransform, AdvNoise
 from monai_adversarial.transforms.dictionary import (
     AdvAffineD,
@@ -19,6 +20,7 @@ from monai_adversarial.transforms.dictionary import (
     AdvNoised,
     AdvNoiseDict,
 )
+from monai_adversarial.transforms.purifiers import *  # noqa: F403
 
 __all__ = [
     "AdvAffine",
@@ -40,3 +42,4 @@ __all__ = [
     "AdversarialTransform",
     "AdversarialTransformd",
 ]
+__all__ += purifiers.__all__

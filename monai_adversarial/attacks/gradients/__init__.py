@@ -3,7 +3,23 @@
 
 from __future__ import annotations
 
+from monai_adversarial.attacks.gradients.backward_pass import backward_pass, call_with_backward_pass
 from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
+from monai_adversarial.attacks.gradients.draws import current_draw, draw_seed, random_draw
 from monai_adversarial.attacks.gradients.exact import ExactGradient
+from monai_adversarial.attacks.gradients.expectation import ExpectationOverTransformation
+from monai_adversarial.attacks.gradients.substitute import BackwardPassSubstitute
 
-__all__ = ["Evaluation", "ExactGradient", "GradientEstimator", "ObjectiveFunction"]
+__all__ = [
+    "BackwardPassSubstitute",
+    "Evaluation",
+    "ExactGradient",
+    "ExpectationOverTransformation",
+    "GradientEstimator",
+    "ObjectiveFunction",
+    "backward_pass",
+    "call_with_backward_pass",
+    "current_draw",
+    "draw_seed",
+    "random_draw",
+]

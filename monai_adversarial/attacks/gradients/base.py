@@ -51,3 +51,8 @@ class GradientEstimator(ABC):
             scale: constant by which the objective is multiplied before the backward pass and the gradient divided
                 afterwards, against underflow in half precision.
         """
+
+    def rank(self, function: ObjectiveFunction, parameters: Parameters) -> torch.Tensor:
+        """What candidates are compared by at one point, (batch,); nothing is differentiated."""
+        with torch.no_grad():
+            return function(parameters)[1]

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which backward pass the attacker uses for operations that he cannot, or does not want to, differentiate exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["GRADIENT_KINDS", "SUBSTITUTES", "backward_pass", "call_with_backward_pass"]
+
+#: how an operation says it is to be attacked
+GRADIENT_KINDS = ("exact", "straight_through", "surrogate")
+#: what an attacker may choose
+SUBSTITUTES = ("declared", "identity", "surrogate", "exact")
+
+# A plain list, not a context variable: the backward pass of CUDA tensors runs in threads of autograd's own.
+_in_force: list[str] = []
+
+
+@contextmanager
+def backward_pass(substitute: str) -> Iterator[None]:
+    """Choose the backward pass of all substitutable operations for a while; see ``BackwardPassSubstitute``."""
+    _in_force.append(substitute)
+    try:
+        yield
+    finally:
+        _in_force.pop()
+
+
+class _ValueWithGradientOf(torch.autograd.Function):
+    """The value of the first argument, to the bit, with the gradient of the second."""
+
+    @staticmethod
+    def forward(ctx, value: torch.Tensor, stand_in: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:  # type: ignore[override]
+        return None, gradient
+
+
+def call_with_backward_pass(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    image: torch.Tensor,
+    gradient: str = "straight_through",
+    surrogate: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    name: str = "the operation",
+) -> torch.Tensor:
+    """``forward(image)``, with the backward pass that is in force.
+
+    Args:
+        forward: the operation; its value is never changed.
+        image: (batch, channel, spatial...).
+        gradient: how the operation is to be attacked: ``"exact"`` (differentiable), ``"straight_through"`` (the
+            identity stands in for it) or ``"surrogate"``.
+        surrogate: differentiable stand-in with an output of the same shape; None for the identity.
+        name: what error messages call the operation.
+
+    Raises:
+        RuntimeError: when a gradient is asked for that the operation does not have.
+    """
+    if not (torch.is_grad_enabled() and image.requires_grad):
+        return forward(image)
+    chosen = _in_force[-1] if _in_force else "exact"
+    if chosen == "declared":
+        chosen = {"exact": "exact", "straight_through": "identity", "surrogate": "surrogate"}[gradient]
+    if chosen == "exact":
+        if gradient != "exact":
+            raise RuntimeError(
+                f"{name} has no useful gradient of its own (it is attacked by {gradient.replace('_', ' ')}): pass "
+                "gradient=BackwardPassSubstitute() to the attack."
+            )
+        return forward(image)
+    stand_in = image if chosen == "identity" or surrogate is None else surrogate(image)
+    with torch.no_grad():
+        value = forward(image)
+    if value.shape != stand_in.shape:
+        raise RuntimeError(
+            f"the stand-in for {name} must return shape {tuple(value.shape)} as the operation does, "
+            f"got {tuple(stand_in.shape)}."
+        )
+    return _ValueWithGradientOf.apply(value.to(stand_in.dtype), stand_in)

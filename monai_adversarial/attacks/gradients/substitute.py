@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backward pass differentiable approximation (BPDA)."""
+
+from __future__ import annotations
+
+import torch
+
+from monai_adversarial.attacks.gradients.backward_pass import SUBSTITUTES, backward_pass
+from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
+from monai_adversarial.attacks.gradients.exact import ExactGradient
+from monai_adversarial.attacks.perturbations.base import Parameters
+from monai_adversarial.attacks.validation import check_choice
+
+__all__ = ["BackwardPassSubstitute"]
+
+
+class BackwardPassSubstitute(GradientEstimator):
+    """Runs every purifier forward as it is and backward through a stand-in: backward pass differentiable approximation.
+
+    It concerns purifiers (and whatever else calls ``call_with_backward_pass``) in front of, or inside, the attacked
+    function; everything else is differentiated exactly. It composes with all perturbations, objectives, searches and
+    inferers, and with ``ExpectationOverTransformation``.
+
+    Source: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018.
+
+    Args:
+        substitute: ``"declared"`` (default): exactly where a purifier is differentiable, otherwise as it declares
+            (its surrogate or the identity). ``"identity"``: the identity for every purifier. ``"surrogate"``: the
+            surrogate where there is one, else the identity. ``"exact"``: as ``ExactGradient``.
+        estimator: computes the gradient with that backward pass; None for ``ExactGradient``.
+    """
+
+    def __init__(self, substitute: str = "declared", estimator: GradientEstimator | None = None) -> None:
+        self.substitute = check_choice("substitute", substitute, SUBSTITUTES)
+        self.estimator = estimator or ExactGradient()
+
+    def __repr__(self) -> str:
+        return f"BackwardPassSubstitute({self.substitute!r}, {self.estimator!r})"
+
+    def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
+        """As the inner estimator, with the chosen backward pass in force forward and backward."""
+        with backward_pass(self.substitute):
+            return self.estimator.evaluate(function, parameters, scale)
+
+    def rank(self, function: ObjectiveFunction, parameters: Parameters) -> torch.Tensor:
+        """As the inner estimator: nothing is differentiated."""
+        return self.estimator.rank(function, parameters)

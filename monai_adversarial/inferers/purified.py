@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inference with purifiers in front of the network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.inferers import Inferer, SimpleInferer
+from monai.utils import convert_to_dst_type
+
+from monai_adversarial.attacks.plain import as_plain
+from monai_adversarial.attacks.scene import case_seeds, spacing_of
+from monai_adversarial.attacks.validation import check_count
+from monai_adversarial.transforms.purifiers.base import Purifier
+from monai_adversarial.transforms.purifiers.context import ImageContext
+
+__all__ = ["PurifiedInferer"]
+
+
+class PurifiedInferer(Inferer):
+    """Purifies the image, then runs another inferer on it.
+
+    Where it stands decides what the purifier sees: around a ``ScannerSpaceInferer`` HU on the scanner's grid, inside
+    one the network's values on the network's grid (give the purifier ``intensity`` and ``spacing`` then).
+
+    It is differentiable as its purifiers are: an attacker who knows the defense attacks this inferer, with
+    ``gradient=BackwardPassSubstitute()`` and, against random purifiers, ``ExpectationOverTransformation``; one who does
+    not attacks the inner inferer. What a random purifier draws depends on ``seed``, the voxels and, in an attack, on
+    the draw in force; nothing else.
+
+    Args:
+        inferer: inferer of the purified image; None for :py:class:`monai.inferers.SimpleInferer`.
+        purifier: a purifier, or several, applied one after the other.
+        seed: of random purifiers.
+
+    Raises:
+        TypeError: when ``purifier`` is something else.
+    """
+
+    def __init__(
+        self, inferer: Callable[..., Any] | None, purifier: Purifier | Sequence[Purifier], seed: int = 0
+    ) -> None:
+        super().__init__()
+        purifiers = (purifier,) if isinstance(purifier, Purifier) else tuple(purifier)
+        wrong = [type(item).__name__ for item in purifiers if not isinstance(item, Purifier)]
+        if wrong or not purifiers:
+            raise TypeError(
+                f"purifier must be a Purifier of monai_adversarial.transforms in its array form, got {wrong or 'none'}."
+            )
+        self.inferer = SimpleInferer() if inferer is None else inferer
+        self.purifiers = purifiers
+        self.seed = check_count("seed", seed, minimum=0)
+        self._bound: ImageContext | None = None
+
+    @property
+    def random(self) -> bool:
+        """Whether any purifier draws random numbers."""
+        return any(purifier.random for purifier in self.purifiers)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it knows the batch that it will be given."""
+        return self._bound is not None
+
+    def for_image(self, image: torch.Tensor) -> PurifiedInferer:
+        """A copy that takes plain tensors on the grid of ``image``, with the seeds of its voxels.
+
+        Args:
+            image: clean batch (batch, channel, spatial...).
+        """
+        bound = copy.copy(self)
+        bound._bound = self._context(image)
+        if hasattr(self.inferer, "for_image"):
+            bound.inferer = self.inferer.for_image(image)
+        return bound
+
+    def for_samples(self, indices: Sequence[int]) -> PurifiedInferer:
+        """A copy that takes some samples of the batch it is bound to.
+
+        Raises:
+            ValueError: when it is not bound.
+        """
+        if self._bound is None:
+            raise ValueError("for_samples needs an inferer that knows the batch: call for_image first.")
+        part = copy.copy(self)
+        part._bound = self._bound.select(indices)
+        if hasattr(self.inferer, "for_samples"):
+            part.inferer = self.inferer.for_samples(indices)
+        return part
+
+    def _context(self, image: torch.Tensor) -> ImageContext:
+        seeds = case_seeds(as_plain(image), self.seed) if self.random else ()
+        return ImageContext(spacing_of(image), seeds)
+
+    def _stages(self, inputs: torch.Tensor) -> list[tuple[Purifier, ImageContext]]:
+        context = self._bound if self._bound is not None else self._context(inputs)
+        stages = []
+        for stage, purifier in enumerate(self.purifiers):
+            spacing = context.spacing if purifier.spacing is None else spacing_of(inputs, purifier.spacing)
+            stages.append((purifier, ImageContext(spacing, context.seeds, stage)))
+        return stages
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Outputs of ``network`` for the purified image, on the grid of ``inputs``.
+
+        Args:
+            inputs: (batch, channel, spatial...), tensor or ``MetaTensor``.
+            network: called by the inner inferer.
+            args: passed on to the inner inferer.
+            kwargs: passed on to the inner inferer.
+        """
+        plain = as_plain(inputs)
+        image = plain if plain.dtype in (torch.float32, torch.float64) else plain.float()
+        stages = self._stages(inputs)
+        # An operation like a division by a field must not be rounded to half precision.
+        with torch.autocast(image.device.type, enabled=False):
+            for purifier, context in stages:
+                image = purifier.apply(image, context)
+        if isinstance(inputs, MetaTensor):
+            image = convert_to_dst_type(image, inputs, dtype=image.dtype)[0]
+        outputs = self.inferer(image, network, *args, **kwargs)
+        moved = [(purifier, context) for purifier, context in reversed(stages) if purifier.geometric]
+        return _map(lambda output: _pull_back(output, moved), outputs) if moved else outputs
+
+
+def _pull_back(output: torch.Tensor, moved: Sequence[tuple[Purifier, ImageContext]]) -> torch.Tensor:
+    plain = as_plain(output)
+    for purifier, context in moved:
+        plain = purifier.pull_back(plain, context)
+    return convert_to_dst_type(plain, output, dtype=plain.dtype)[0] if isinstance(output, MetaTensor) else plain
+
+
+def _map(function: Callable[[torch.Tensor], torch.Tensor], outputs: Any) -> Any:
+    if isinstance(outputs, torch.Tensor):
+        return function(outputs)
+    if isinstance(outputs, Mapping):
+        return {key: function(value) for key, value in outputs.items()}
+    return tuple(function(value) for value in outputs)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Purifiers: denoising defenses as transforms, array and dictionary; each says how it is to be attacked."""
+
+from __future__ import annotations
+
+from monai_adversarial.transforms.purifiers import (
+    anisotropic_diffusion,
+    autoencoder,
+    bias_field_correction,
+    bilateral,
+    bit_depth,
+    diffusion,
+    frequency_refinement,
+    gaussian,
+    high_level_guided,
+    jpeg,
+    jpeg2000,
+    masked_autoencoder,
+    median,
+    n4,
+    non_local_means,
+    patch_dictionary,
+    resize_shift,
+    total_variation,
+    wavelet,
+)
+from monai_adversarial.transforms.purifiers.anisotropic_diffusion import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.autoencoder import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.base import Purifier, RandomPurifier
+from monai_adversarial.transforms.purifiers.bias_field_correction import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.bilateral import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.bit_depth import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.context import ImageContext
+from monai_adversarial.transforms.purifiers.dictionary import Purifierd
+from monai_adversarial.transforms.purifiers.diffusion import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.frequency_refinement import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.gaussian import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.high_level_guided import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.jpeg import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.jpeg2000 import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.masked_autoencoder import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.median import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.n4 import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.non_local_means import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.patch_dictionary import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.resize_shift import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.total_variation import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.wavelet import *  # noqa: F403
+
+_MODULES = (
+    anisotropic_diffusion,
+    autoencoder,
+    bias_field_correction,
+    bilateral,
+    bit_depth,
+    diffusion,
+    frequency_refinement,
+    gaussian,
+    high_level_guided,
+    jpeg,
+    jpeg2000,
+    masked_autoencoder,
+    median,
+    n4,
+    non_local_means,
+    patch_dictionary,
+    resize_shift,
+    total_variation,
+    wavelet,
+)
+
+#: name -> array form, every purifier of the package
+PURIFIERS: dict[str, type[Purifier]] = {
+    name: item
+    for module in _MODULES
+    for name, item in vars(module).items()
+    if name in module.__all__ and isinstance(item, type) and issubclass(item, Purifier)
+}
+
+__all__ = ["PURIFIERS", "ImageContext", "Purifier", "Purifierd", "RandomPurifier"]
+__all__ += anisotropic_diffusion.__all__
+__all__ += autoencoder.__all__
+__all__ += bias_field_correction.__all__
+__all__ += bilateral.__all__
+__all__ += bit_depth.__all__
+__all__ += diffusion.__all__
+__all__ += frequency_refinement.__all__
+__all__ += gaussian.__all__
+__all__ += high_level_guided.__all__
+__all__ += jpeg.__all__
+__all__ += jpeg2000.__all__
+__all__ += masked_autoencoder.__all__
+__all__ += median.__all__
+__all__ += n4.__all__
+__all__ += non_local_means.__all__
+__all__ += patch_dictionary.__all__
+__all__ += resize_shift.__all__
+__all__ += total_variation.__all__
+__all__ += wavelet.__all__

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Purifiers whose every effect has a closed form."""
+
+from __future__ import annotations
+
+import torch
+
+from monai_adversarial.transforms.purifiers.base import Purifier, RandomPurifier
+from monai_adversarial.transforms.purifiers.context import ImageContext
+
+
+class Doubled(Purifier):
+    """Twice the image; differentiable."""
+
+    def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
+        return 2.0 * image
+
+
+class Rounded(Purifier):
+    """Whole multiples of ``step``, attacked straight through."""
+
+    gradient = "straight_through"
+
+    def __init__(self, step: float = 0.1) -> None:
+        super().__init__()
+        self.step = step
+
+    def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
+        return (image / self.step).round() * self.step
+
+
+class TripledInSecret(Purifier):
+    """Three times the image, rounded; its surrogate is three times the image."""
+
+    gradient = "surrogate"
+
+    def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
+        return (3.0 * image).round()
+
+    def surrogate(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
+        return 3.0 * image
+
+
+class RandomGain(RandomPurifier):
+    """Multiplies each sample by its own draw from 0 to 2."""
+
+    def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
+        return image * self.gains(image, context).view(-1, *([1] * (image.ndim - 1)))
+
+    @staticmethod
+    def gains(image: torch.Tensor, context: ImageContext) -> torch.Tensor:
+        """The draws, (batch,)."""
+        generators = context.generators(image.device, image.shape[0])
+        return torch.cat([2.0 * torch.rand(1, generator=g, device=image.device) for g in generators]).to(image)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random scale and shift."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import affine_transform
+
+from monai_adversarial.attacks.gradients import random_draw
+from monai_adversarial.transforms.purifiers.context import ImageContext
+from monai_adversarial.transforms.purifiers.resize_shift import RandResizeShift
+from tests.utils import random_image
+
+
+def context(*seeds: int, spacing: tuple[float, ...] = (1.0, 2.0, 3.0)) -> ImageContext:
+    return ImageContext(torch.tensor([spacing], dtype=torch.float64), seeds)
+
+
+def ball(size: int = 32) -> torch.Tensor:
+    axis = torch.arange(size) - (size - 1) / 2
+    return (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2 < (size / 4) ** 2)[
+        None, None
+    ]
+
+
+def dice(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_equals_scipy():
+    image = random_image((1, 1, 13, 12, 11), dtype=torch.float64)
+    purifier = RandResizeShift((1.07, 1.07), 4.0)
+    there, back = purifier._draws(image, context(3))[0]
+    for positions, ours in (
+        (there, purifier.purify(image, context(3))),
+        (back, purifier.pull_back(image, context(3))),
+    ):
+        step = [p[1] - p[0] for p in positions]
+        theirs = affine_transform(
+            image[0, 0].numpy(), np.array(step), offset=[p[0] for p in positions], order=1, mode="nearest"
+        )
+        assert np.allclose(ours[0, 0].numpy(), theirs, atol=1e-6)
+
+
+def test_a_larger_scale_shows_the_center_larger():
+    volume = ball().float()
+    grown = RandResizeShift((1.25, 1.25), 0.0).purify(volume, context(0))
+    assert float(grown.sum() / volume.sum()) == pytest.approx(1.25**3, rel=0.02)
+
+
+def test_shifts_are_in_mm_and_reach_their_limit_either_way():
+    volume = torch.zeros(1, 1, 21, 21, 21)
+    volume[0, 0, 10, 10, 10] = 1
+    index = torch.arange(21.0)
+    centers = []
+    for seed in range(60):
+        moved = RandResizeShift((1, 1), (4.0, 4.0, 0.0)).purify(volume, context(seed))[0, 0]
+        centers.append([float((moved.sum([a for a in range(3) if a != axis]) * index).sum()) - 10 for axis in range(3)])
+    found = torch.tensor(centers)
+    assert 3.5 < float(found[:, 0].max()) <= 4.0 and -4.0 <= float(found[:, 0].min()) < -3.5
+    assert 1.7 < float(found[:, 1].max()) <= 2.0 and -2.0 <= float(found[:, 1].min()) < -1.7
+    assert float(found[:, 2].abs().max()) < 1e-5
+
+
+def test_pull_back_undoes_it_on_a_smooth_image():
+    axis = torch.linspace(0, 3, 32)
+    image = torch.sin(axis)[:, None, None] * torch.cos(axis)[None, :, None] * torch.sin(axis + 1)[None, None, :]
+    image = image[None, None]
+    purifier = RandResizeShift((0.9, 1.1), 3.0)
+    inside = (slice(None), slice(None), *[slice(8, -8)] * 3)
+    for seed in range(5):
+        moved = purifier.purify(image, context(seed))
+        back = purifier.pull_back(moved, context(seed))
+        assert float((back - image)[inside].abs().max()) < 0.01
+        assert float((moved - image)[inside].abs().max()) > 0.03
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float32])
+def test_labels_come_back(dtype):
+    label = ball()
+    purifier = RandResizeShift((0.9, 1.1), 5.0)
+    for seed in range(5):
+        moved = purifier.purify(label.float(), context(seed)) > 0.5
+        back = purifier.pull_back(moved.to(dtype), context(seed))
+        assert back.dtype == dtype
+        assert dice(back > 0.5, label) > 0.97 > dice(moved, label)
+
+
+def test_class_numbers_never_mix():
+    label = torch.where(ball(), 7, 2)
+    label[..., :12] = 4
+    back = RandResizeShift().pull_back(label, context(1))
+    assert set(back.unique().tolist()) == {2, 4, 7} and not torch.equal(back, label)
+
+
+def test_the_same_draw_for_other_channels_types_and_shapes():
+    image = random_image((2, 1, 16, 16, 16))
+    purifier, both = RandResizeShift(), context(4, 5)
+    one = purifier.pull_back(image, both)
+    many = purifier.pull_back(image.double().expand(2, 7, 16, 16, 16), both)
+    assert torch.allclose(many, one.double().expand_as(many), atol=1e-5)
+    for other in (random_image((1, 1, 20, 9, 16)), random_image((1, 2, 12, 16))):  # same scale whatever the grid
+        spacing = (1.0, 2.0, 3.0)[: other.ndim - 2]
+        positions = purifier._draws(other, context(4, spacing=spacing))[0][0]
+        reference = purifier._draws(image, both)[0][0]
+        for ours, theirs in zip(positions, reference[: len(positions)], strict=True):
+            assert np.allclose(np.diff(ours)[0], np.diff(theirs)[0])
+            assert ours.mean() - (len(ours) - 1) / 2 == pytest.approx(theirs.mean() - (len(theirs) - 1) / 2)
+
+
+def test_samples_are_independent_and_have_their_own_spacing():
+    image = random_image((2, 2, 12, 12, 12))
+    purifier = RandResizeShift()
+    both = ImageContext(torch.tensor([[1.0, 1, 1], [3, 3, 3]], dtype=torch.float64), (8, 9))
+    together = purifier.purify(image, both)
+    for sample in range(2):
+        alone = purifier.purify(image[sample : sample + 1], both.select([sample]))
+        assert torch.equal(together[sample : sample + 1], alone)
+
+
+def test_draws_differ_and_repeat():
+    image, purifier = random_image((1, 1, 12, 12, 12)), RandResizeShift()
+    outputs = []
+    for draw in (0, 1, 0):
+        with random_draw(draw):
+            outputs.append(purifier.purify(image, context(2)))
+    assert torch.equal(outputs[0], outputs[2]) and not torch.equal(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 4), (4, 3, 4)])
+def test_gradients_check(shape):
+    image = random_image((1, 1, *shape), dtype=torch.float64).requires_grad_()
+    purifier, where = RandResizeShift(shift=1.0), context(3, spacing=(1.0, 2.0, 3.0)[: len(shape)])
+    assert torch.autograd.gradcheck(lambda x: purifier.purify(x, where), image)
+    assert torch.autograd.gradcheck(lambda x: purifier.pull_back(x, where), image)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandResizeShift(1.1), "scale must be two numbers"),  # type: ignore[arg-type]
+        (lambda: RandResizeShift((1.1, 0.9)), "scale must be two numbers"),
+        (lambda: RandResizeShift((0, 1.1)), "scale must be a finite number > 0"),
+        (lambda: RandResizeShift(shift=-1), "shift must be a finite number >= 0"),
+        (lambda: RandResizeShift().purify(torch.zeros(1, 1, 8, 8), ImageContext(None, (1,))), "shift is in mm"),
+        (
+            lambda: RandResizeShift().purify(torch.zeros(1, 1, 8, 8, 8), context()),
+            "seeds must have one integer per sample",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
