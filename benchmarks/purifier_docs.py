@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts the results of the bundle's ``purify.yaml`` into ``docs/``: CSV files, the figure, and the tables made of them.
 
-    python -m benchmarks.purifier_docs bundles/ct_abdomen_unet/eval/purify
+python -m benchmarks.purifier_docs bundles/ct_abdomen_unet/eval/purify
 """
 
 from __future__ import annotations

@@ -45,9 +45,7 @@ class Purifierd(MapTransform):
 class RandomPurifierd(Purifierd, Randomizable):
     """A purifier that draws random numbers, one draw per item for all keys."""
 
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> RandomPurifierd:
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandomPurifierd:
         """Seed the draws."""
         super().set_random_state(seed, state)
         self.purifier.set_random_state(seed, state)  # type: ignore[attr-defined]
