@@ -20,7 +20,9 @@ BUNDLE = ROOT / "bundles" / "ct_abdomen_unet"
 
 
 def run(config: str, directory: Path, *overrides: str, data: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(BUNDLE / "configs" / config)]
+    command = [sys.executable, "-m", "monai.bundle", "run"]
+    if "--config_file" not in overrides:
+        command += ["--config_file", str(BUNDLE / "configs" / config)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MONAI_ADVERSARIAL_DATA": data or ""}
     return subprocess.run(
         [*command, "--bundle_root", str(BUNDLE), *overrides],
@@ -67,16 +69,27 @@ def test_unknown_purifier_is_one_sentence(phantom: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_inference_is_purified_by_one_override(phantom: Path, tmp_path: Path) -> None:
-    """A list in a config is extended by "+": the purifier goes behind the transforms that are there."""
-    purifier = "[{'_target_': 'monai_adversarial.transforms.TotalVariationDenoised', 'keys': 'image', 'weight': 10, "
-    purifier += "'intensity': {'a_min': -160, 'a_max': 240}}]"
+def test_inference_is_purified_by_one_override_or_one_overlay_key(phantom: Path, tmp_path: Path) -> None:
+    intensity = "'intensity': {'a_min': -160, 'a_max': 240}"
+    inferer = (
+        "{'_target_': 'monai_adversarial.inferers.PurifiedInferer', 'inferer': '@inferer', 'purifier': "
+        f"{{'_target_': 'monai_adversarial.transforms.TotalVariationDenoise', 'weight': 10, {intensity}}}}}"
+    )
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        "+preprocessing#transforms:\n- {'_target_': 'monai_adversarial.transforms.TotalVariationDenoised', "
+        f"'keys': 'image', 'weight': 10, {intensity}}}\n"
+    )
     found = {}
-    for name, override in (("plain", []), ("purified", ["--+preprocessing#transforms", purifier])):
+    for name, more in (
+        ("plain", []),
+        ("inferer", ["--evaluator#inferer", inferer]),
+        ("transform", ["--config_file", str([str(BUNDLE / "configs" / "inference.yaml"), str(overlay)])]),
+    ):
         output = tmp_path / name
-        done = run("inference.yaml", tmp_path, "--dataset_dir", str(phantom), "--output_dir", str(output), *override)
+        done = run("inference.yaml", tmp_path, "--dataset_dir", str(phantom), "--output_dir", str(output), *more)
         assert done.returncode == 0, done.stderr[-3000:]
         found[name] = np.asarray(nib.load(next(output.glob("*_seg.nii.gz"))).dataobj)
-    changed = (found["plain"] != found["purified"]).mean()
-    assert found["plain"].shape == found["purified"].shape
-    assert 0 < changed < 0.03
+    assert np.array_equal(found["inferer"], found["transform"])
+    assert found["plain"].shape == found["inferer"].shape
+    assert 0 < (found["plain"] != found["inferer"]).mean() < 0.03

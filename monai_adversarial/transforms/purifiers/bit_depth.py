@@ -43,7 +43,9 @@ class BitDepthReduction(Purifier):
         """Round each voxel on its own; exactly half-way goes to the even multiple, as ``torch.round``."""
         step = self.hounsfield(self.step)
         zero = 0.0 if self.intensity is None else self.intensity.offset
-        return ((image - zero) / step).round() * step + zero
+        levels = image / step if zero == 0.0 else (image - zero) / step
+        values = levels.round_().mul_(step)
+        return values if zero == 0.0 else values.add_(zero)
 
 
 BitDepthReductionD = BitDepthReductionDict = BitDepthReductiond = dictionary_form(BitDepthReduction)

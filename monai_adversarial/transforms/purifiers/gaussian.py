@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.utils import ensure_tuple
+from scipy.ndimage import gaussian_filter
 
 from monai_adversarial.attacks.validation import check_positive
 from monai_adversarial.transforms.purifiers.base import Purifier
@@ -17,11 +18,14 @@ from monai_adversarial.transforms.purifiers.dictionary import dictionary_form
 
 __all__ = ["GaussianDenoise", "GaussianDenoiseD", "GaussianDenoiseDict", "GaussianDenoised"]
 
+TRUNCATE = 4.0  # standard deviations
+
 
 class GaussianDenoise(Purifier):
-    """Gaussian smoothing; MONAI's ``separable_filtering`` with its sampled kernel, border values outside.
+    """Gaussian smoothing, border values outside.
 
-    Equal to ``scipy.ndimage.gaussian_filter(mode="nearest", truncate=4)`` to 1e-5 of the intensities.
+    ``scipy.ndimage.gaussian_filter(mode="nearest", truncate=4)`` on the CPU; for gradients and on a GPU MONAI's
+    ``separable_filtering`` with its sampled kernel, equal to 1e-5 of the intensities.
 
     Differentiable: an attacker goes through it exactly.
 
@@ -42,15 +46,22 @@ class GaussianDenoise(Purifier):
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Smooth each sample with its own spacing."""
         sigmas = context.in_voxels(self.sigma, image, "sigma").tolist()
-        rank = image.ndim - 2
+        if image.device.type == "cpu" and not (torch.is_grad_enabled() and image.requires_grad):
+            return torch.stack([_smooth_with_scipy(one, sigma) for one, sigma in zip(image, sigmas, strict=True)])
         if all(sigma == sigmas[0] for sigma in sigmas):
-            return self._smooth(image, sigmas[0], rank)
-        return torch.cat([self._smooth(image[i : i + 1], sigma, rank) for i, sigma in enumerate(sigmas)])
+            return _smooth(image, sigmas[0])
+        return torch.cat([_smooth(image[i : i + 1], sigma) for i, sigma in enumerate(sigmas)])
 
-    @staticmethod
-    def _smooth(image: torch.Tensor, sigma: list[float], rank: int) -> torch.Tensor:
-        kernels = [gaussian_1d(torch.tensor(s), truncated=4.0, approx="sampled", normalize=True) for s in sigma]
-        return separable_filtering(image, [k.to(image) for k in kernels], mode="replicate")
+
+def _smooth_with_scipy(sample: torch.Tensor, sigma: list[float]) -> torch.Tensor:
+    """(channel, spatial...), twice as fast as convolutions on a CPU."""
+    array = sample.detach().numpy()
+    return torch.from_numpy(gaussian_filter(array, (0.0, *sigma), mode="nearest", truncate=TRUNCATE))
+
+
+def _smooth(image: torch.Tensor, sigma: list[float]) -> torch.Tensor:
+    kernels = [gaussian_1d(torch.tensor(s), truncated=TRUNCATE, approx="sampled", normalize=True) for s in sigma]
+    return separable_filtering(image, [kernel.to(image) for kernel in kernels], mode="replicate")
 
 
 GaussianDenoiseD = GaussianDenoiseDict = GaussianDenoised = dictionary_form(GaussianDenoise)
