@@ -164,6 +164,8 @@ PARAMETERS = (
     "JPEGCompression",
     "RandResizeShift",
 )
+# These run the library itself on a CPU where no gradient is needed.
+LIBRARY_ON_CPU = ("GaussianDenoise", "WaveletDenoise")
 # Without a library that computes the same (or with the library inside): their time alone.
 ALONE = ("JPEG2000Compression", "PatchDictionaryDenoise", "BiasFieldCorrection", "N4BiasFieldCorrection")
 
@@ -188,5 +190,6 @@ def purifier_jobs(device: str, size: int) -> list[Job]:
             library, what, compute = peers[name]
             reference = f"{library} {what}"
             jobs.append(Job(reference, _timed(compute, "cpu"), reference=reference))
-        jobs.append(Job(name, _timed(run, device), 1.0 if name in peers else None, reference))
+        own = name in peers and not (device == "cpu" and name in LIBRARY_ON_CPU)
+        jobs.append(Job(name, _timed(run, device), 1.0 if own else None, reference))
     return jobs
