@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from monai.utils import convert_to_dst_type
 from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.scene import case_seeds, spacing_of
 from monai_adversarial.attacks.validation import check_count
+from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.transforms.purifiers.base import Purifier
 from monai_adversarial.transforms.purifiers.context import ImageContext
 
@@ -124,7 +125,7 @@ class PurifiedInferer(Inferer):
             image = convert_to_dst_type(image, inputs, dtype=image.dtype)[0]
         outputs = self.inferer(image, network, *args, **kwargs)
         moved = [(purifier, context) for purifier, context in reversed(stages) if purifier.geometric]
-        return _map(lambda output: _pull_back(output, moved), outputs) if moved else outputs
+        return map_outputs(lambda output: _pull_back(output, moved), outputs) if moved else outputs
 
 
 def _pull_back(output: torch.Tensor, moved: Sequence[tuple[Purifier, ImageContext]]) -> torch.Tensor:
@@ -132,11 +133,3 @@ def _pull_back(output: torch.Tensor, moved: Sequence[tuple[Purifier, ImageContex
     for purifier, context in moved:
         plain = purifier.pull_back(plain, context)
     return convert_to_dst_type(plain, output, dtype=plain.dtype)[0] if isinstance(output, MetaTensor) else plain
-
-
-def _map(function: Callable[[torch.Tensor], torch.Tensor], outputs: Any) -> Any:
-    if isinstance(outputs, torch.Tensor):
-        return function(outputs)
-    if isinstance(outputs, Mapping):
-        return {key: function(value) for key, value in outputs.items()}
-    return tuple(function(value) for value in outputs)

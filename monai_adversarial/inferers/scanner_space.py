@@ -17,6 +17,7 @@ from monai.utils import GridSampleMode, SpaceKeys, convert_to_dst_type, ensure_t
 from monai_adversarial.attacks.plain import as_plain
 
 from .network_grid import NetworkGrid, valid_axcodes
+from .outputs import map_outputs
 
 __all__ = ["ScannerSpaceInferer"]
 
@@ -150,7 +151,7 @@ class ScannerSpaceInferer(Inferer):
             outputs = _concatenate(samples)
         if isinstance(inputs, MetaTensor):
             like = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
-            outputs = _map(lambda output: convert_to_dst_type(output, like, dtype=output.dtype)[0], outputs)
+            outputs = map_outputs(lambda output: convert_to_dst_type(output, like, dtype=output.dtype)[0], outputs)
         return outputs
 
     def _affines(self, inputs: torch.Tensor) -> np.ndarray:
@@ -183,7 +184,7 @@ class ScannerSpaceInferer(Inferer):
             image = self.intensity(image)
             if isinstance(image, MetaTensor):  # MONAI's transforms wrap what they return
                 image = image.as_tensor()
-        return _map(lambda output: _to_scanner(grid, output), self.inferer(image, network, *args, **kwargs))
+        return map_outputs(lambda output: _to_scanner(grid, output), self.inferer(image, network, *args, **kwargs))
 
     def _grid(self, shape: tuple[int, ...], affine: np.ndarray) -> NetworkGrid:
         key = (shape, affine.tobytes())
@@ -228,14 +229,6 @@ def _to_scanner(grid: NetworkGrid, output: torch.Tensor) -> torch.Tensor:
             f"got shape {tuple(plain.shape)}."
         )
     return grid.to_scanner(_at_least_float32(plain))
-
-
-def _map(function: Callable[[torch.Tensor], torch.Tensor], outputs: Any) -> Any:
-    if isinstance(outputs, torch.Tensor):
-        return function(outputs)
-    if isinstance(outputs, Mapping):
-        return {key: function(value) for key, value in outputs.items()}
-    return tuple(function(value) for value in outputs)
 
 
 def _concatenate(samples: list[Any]) -> Any:

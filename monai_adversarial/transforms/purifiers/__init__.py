@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from monai_adversarial.transforms.purifiers import (
     anisotropic_diffusion,
     autoencoder,
@@ -47,34 +49,11 @@ from monai_adversarial.transforms.purifiers.resize_shift import *  # noqa: F403
 from monai_adversarial.transforms.purifiers.total_variation import *  # noqa: F403
 from monai_adversarial.transforms.purifiers.wavelet import *  # noqa: F403
 
-_MODULES = (
-    anisotropic_diffusion,
-    autoencoder,
-    bias_field_correction,
-    bilateral,
-    bit_depth,
-    diffusion,
-    frequency_refinement,
-    gaussian,
-    high_level_guided,
-    jpeg,
-    jpeg2000,
-    masked_autoencoder,
-    median,
-    n4,
-    non_local_means,
-    patch_dictionary,
-    resize_shift,
-    total_variation,
-    wavelet,
-)
-
 #: name -> array form, every purifier of the package
 PURIFIERS: dict[str, type[Purifier]] = {
     name: item
-    for module in _MODULES
-    for name, item in vars(module).items()
-    if name in module.__all__ and isinstance(item, type) and issubclass(item, Purifier)
+    for name, item in list(globals().items())
+    if isinstance(item, type) and issubclass(item, Purifier) and not inspect.isabstract(item)
 }
 
 __all__ = ["PURIFIERS", "ImageContext", "Purifier", "Purifierd", "RandomPurifier"]
