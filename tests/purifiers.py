@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Purifiers whose every effect has a closed form."""
+"""Purifiers whose every effect has a closed form, and images for the others."""
 
 from __future__ import annotations
 
@@ -52,3 +52,15 @@ class RandomGain(RandomPurifier):
         """The draws, (batch,)."""
         generators = context.generators(image.device, image.shape[0])
         return torch.cat([2.0 * torch.rand(1, generator=g, device=image.device) for g in generators]).to(image)
+
+
+def noisy_step(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Noise of 10 HU around 40 HU, and -1000 HU in the first half of the last axis."""
+    generator = torch.Generator().manual_seed(seed)
+    image = 40.0 + 10.0 * torch.randn(shape, generator=generator, dtype=dtype)
+    image[..., : shape[-1] // 2] -= 1040.0
+    return image
+
+
+def spaced(*spacings: tuple[float, ...]) -> ImageContext:
+    return ImageContext(torch.tensor(spacings, dtype=torch.float64))

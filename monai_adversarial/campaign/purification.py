@@ -169,11 +169,10 @@ class PurificationStudy:
                 case = _Case(self, index)
                 for attack_name in self.attacks:
                     for name in self.defenses:
-                        record = self._stored(case, attack_name, name)
                         if name in chosen:
                             bar.set_postfix_str(f"{case.name} {attack_name} {name}")
-                            record = record or self._unit(case, attack_name, name)
-                            bar.update()
+                        record = self._unit(case, attack_name, name, compute=name in chosen)
+                        bar.update(name in chosen)
                         if record is not None:
                             records.append(record)
         report = PurificationReport(records, self.data_name, self.seed)
@@ -217,17 +216,16 @@ class PurificationStudy:
         }
         return fingerprint(settings)
 
-    def _stored(self, case: _Case, attack_name: str, name: str) -> dict[str, Any] | None:
-        """The record of a finished unit, if it still holds."""
-        record = read_json(self._path(case, attack_name, name))
-        mark = self._fingerprint(case, attack_name, name)
-        return record if isinstance(record, dict) and record.get("fingerprint") == mark else None
-
-    def _unit(self, case: _Case, attack_name: str, name: str) -> dict[str, Any]:
-        """Compute a unit and write its record."""
+    def _unit(self, case: _Case, attack_name: str, name: str, compute: bool) -> dict[str, Any] | None:
+        """The record of a unit: as it is stored if it still holds, else computed and written, or None."""
         path = self._path(case, attack_name, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         mark = self._fingerprint(case, attack_name, name)
+        record = read_json(path)
+        if isinstance(record, dict) and record.get("fingerprint") == mark:
+            return record
+        if not compute:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
         record = {"fingerprint": mark, **self._compute(case, attack_name, name)}
         write_json(path, record)
         return record

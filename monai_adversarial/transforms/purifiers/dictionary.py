@@ -35,11 +35,16 @@ class Purifierd(MapTransform):
         self.purifier = self.array_form(*arguments, **options)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Purify one item of a data set."""
+        """Purify one item of a data set, all keys with the same draw."""
         d = dict(data)
+        seeds = self.purifier.draw_seeds()
         for key in self.key_iterator(d):
-            d[key] = self.purifier(d[key])
+            d[key] = self.purifier.run(d[key], seeds)
+            self._record(d[key], seeds)
         return d
+
+    def _record(self, image: Any, seeds: tuple[int, ...]) -> None:
+        """Leave on the image what an inverse needs: nothing, unless anatomy moved."""
 
 
 class RandomPurifierd(Purifierd, Randomizable):
@@ -51,27 +56,14 @@ class RandomPurifierd(Purifierd, Randomizable):
         self.purifier.set_random_state(seed, state)  # type: ignore[attr-defined]
         return self
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Purify one item of a data set."""
-        d = dict(data)
-        seeds = self.purifier.draw_seeds()
-        for key in self.key_iterator(d):
-            d[key] = self.purifier.run(d[key], seeds)
-        return d
-
 
 class GeometricPurifierd(RandomPurifierd, InvertibleTransform):
     """A purifier that moves anatomy: ``inverse`` (``Invertd``) brings predictions back."""
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Purify one item of a data set; every ``MetaTensor`` gets an entry in its ``applied_operations``."""
-        d = dict(data)
-        seeds = self.purifier.draw_seeds()
-        for key in self.key_iterator(d):
-            d[key] = self.purifier.run(d[key], seeds)
-            if isinstance(d[key], MetaTensor):
-                self.push_transform(d[key], extra_info={"seeds": list(seeds)})
-        return d
+    def _record(self, image: Any, seeds: tuple[int, ...]) -> None:
+        """Every ``MetaTensor`` gets an entry in its ``applied_operations``."""
+        if isinstance(image, MetaTensor):
+            self.push_transform(image, extra_info={"seeds": list(seeds)})
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Bring what was made from the moved image, such as a prediction, back to the image's anatomy."""

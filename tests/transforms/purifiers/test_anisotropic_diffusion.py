@@ -11,19 +11,7 @@ from monai_adversarial.transforms.purifiers.anisotropic_diffusion import (
     AnisotropicDiffusionDenoise,
     AnisotropicDiffusionDenoised,
 )
-from monai_adversarial.transforms.purifiers.context import ImageContext
-
-
-def noisy_step(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Noise of 10 HU around 40 HU, and -1000 HU in the first half of the last axis."""
-    generator = torch.Generator().manual_seed(seed)
-    image = 40.0 + 10.0 * torch.randn(shape, generator=generator, dtype=dtype)
-    image[..., : shape[-1] // 2] -= 1040.0
-    return image
-
-
-def spaced(*spacings: tuple[float, ...]) -> ImageContext:
-    return ImageContext(torch.tensor(spacings, dtype=torch.float64))
+from tests.purifiers import noisy_step, spaced
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (3.0, 1.0), (1.0, 1.0, 1.0), (0.8, 0.8, 2.5), (4.0, 2.0, 3.0)])

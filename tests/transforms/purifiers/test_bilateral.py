@@ -12,19 +12,7 @@ from scipy import ndimage
 from skimage.restoration import denoise_bilateral
 
 from monai_adversarial.transforms.purifiers.bilateral import BilateralDenoise, BilateralDenoised
-from monai_adversarial.transforms.purifiers.context import ImageContext
-
-
-def noisy_step(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Noise of 10 HU around 40 HU, and -1000 HU in the first half of the last axis."""
-    generator = torch.Generator().manual_seed(seed)
-    image = 40.0 + 10.0 * torch.randn(shape, generator=generator, dtype=dtype)
-    image[..., : shape[-1] // 2] -= 1040.0
-    return image
-
-
-def spaced(*spacings: tuple[float, ...]) -> ImageContext:
-    return ImageContext(torch.tensor(spacings, dtype=torch.float64))
+from tests.purifiers import noisy_step, spaced
 
 
 def by_definition(image: np.ndarray, sigma: list[float], sigma_intensity: float, radius: list[int]) -> np.ndarray:
