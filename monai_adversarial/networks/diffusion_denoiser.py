@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
+from monai.utils import OptionalImportError
 from torch import nn
 
 from monai_adversarial.networks.half_resolution import CENTER, GAIN, at_half_resolution
@@ -37,6 +38,9 @@ class DiffusionDenoiser(nn.Module):
         num_res_blocks: residual blocks of each level.
         norm_num_groups: groups of the group normalization.
 
+    Raises:
+        ImportError: einops, which MONAI's network needs, is not installed; the message names the extra.
+
     Shape:
         (batch, 1, spatial...) with values from about 0 to 1 and time steps (batch,), to the same shape as the image:
         the noise in units of its standard deviation.
@@ -53,16 +57,19 @@ class DiffusionDenoiser(nn.Module):
         self.spatial_dims = spatial_dims
         self.multiple = 2 ** (len(channels) - 1)
         cell = 2**spatial_dims
-        self.unet = DiffusionModelUNet(
-            spatial_dims,
-            in_channels=cell,
-            out_channels=cell,
-            num_res_blocks=num_res_blocks,
-            channels=tuple(channels),
-            attention_levels=(False,) * len(channels),
-            norm_num_groups=norm_num_groups,
-            num_head_channels=channels[-1],  # of the attention that is taken out again
-        )
+        try:
+            self.unet = DiffusionModelUNet(
+                spatial_dims,
+                in_channels=cell,
+                out_channels=cell,
+                num_res_blocks=num_res_blocks,
+                channels=tuple(channels),
+                attention_levels=(False,) * len(channels),
+                norm_num_groups=norm_num_groups,
+                num_head_channels=channels[-1],  # of the attention that is taken out again
+            )
+        except OptionalImportError as error:
+            raise ImportError('DiffusionDenoiser needs einops: pip install "monai-adversarial[diffusion]".') from error
         self.unet.middle_block.attention = nn.Identity()
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import pytest
 import torch
 from monai.networks.schedulers import DDPMScheduler
+from monai.utils import OptionalImportError
 from torch import nn
 
 from monai_adversarial.campaign.weights import load_weights
@@ -130,3 +131,12 @@ def test_a_failed_save_keeps_the_old_weights(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="cannot write .*purifier.pt: No space left"):
         save_weights(network, path)
     assert path.read_bytes() == before and [item.name for item in tmp_path.iterdir()] == ["purifier.pt"]
+
+
+def test_the_diffusion_network_names_the_extra_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*args: object, **kwargs: object) -> object:
+        raise OptionalImportError("import einops (No module named 'einops')")
+
+    monkeypatch.setattr("monai.networks.blocks.selfattention.Rearrange", missing)
+    with pytest.raises(ImportError, match=r'pip install "monai-adversarial\[diffusion\]"'):
+        DiffusionDenoiser(3, (4, 4), norm_num_groups=2)
