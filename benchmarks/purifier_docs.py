@@ -11,7 +11,8 @@ import re
 import shutil
 from pathlib import Path
 
-from monai_adversarial.campaign.purification_report import markdown_table, read_rows
+from monai_adversarial.campaign.purification_report import markdown_table
+from monai_adversarial.campaign.tables import read_rows
 from monai_adversarial.data.saving import replace_when_complete
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

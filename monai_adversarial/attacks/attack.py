@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator
 from monai_adversarial.attacks.intensity import as_intensity_map
 from monai_adversarial.attacks.objectives import Objective, Progress, Target, get_objective
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, Perturbation, per_sample
+from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed, moved_target, perturb_batch
 from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.precision import Precision
 from monai_adversarial.attacks.predictor import Predictor, frozen
@@ -132,6 +135,18 @@ class Attack:
         self.output = output
         self.progress = bool(progress)
 
+    def scaled(self, budget: float = 1.0, steps: int | None = None) -> Attack:
+        """The same attack with ``budget`` times its budget, and its step in proportion.
+
+        Args:
+            budget: factor; see ``Perturbation.scaled``.
+            steps: number of steps, None for the same.
+        """
+        made = copy.copy(self)
+        made.perturbation = self.perturbation.scaled(budget)
+        made.steps = self.steps if steps is None else check_count("steps", steps)
+        return made
+
     def __repr__(self) -> str:
         parts = [repr(self.perturbation), repr(self.objective), repr(self.search), repr(self.gradient)]
         options = {
@@ -189,6 +204,62 @@ class Attack:
         check_image(image)
         if label is not None:
             check_label(label, image)
+        with self._scope(predict, image, inferer) as (predictor, clean):
+            scene = self._scene(clean, image, region, spacing)
+            run = _Run(self, predictor, scene, None if label is None else _plain(label), objective_region, start)
+            return run.finish(image, label)
+
+    def perturb(
+        self,
+        predict: Callable[..., Any],
+        image: torch.Tensor,
+        label: torch.Tensor | None = None,
+        *,
+        inferer: Callable[..., Any] | None = None,
+        region: torch.Tensor | None = None,
+        spacing: Any = None,
+        start: Parameters | None = None,
+        reference: str = "label",
+        probabilities: torch.Tensor | None = None,
+        stream: int = 0,
+    ) -> Perturbed:
+        """Attack a batch for training: one restart, its last point, ``steps`` forward and backward passes and no more.
+
+        Nothing is scored and no budget is measured afterwards (the projection keeps it); what an evaluation needs is in
+        ``__call__``. ``restarts``, ``early_stop``, ``classes`` and ``round_to_integer`` are not used.
+
+        Args:
+            predict, image, label, inferer, region, spacing: see ``__call__``.
+            start: parameters to begin at, projected into the budget, instead of the random start or the clean image.
+            reference: ``"label"``; ``"prediction"``, the network's class map of the clean image; or
+                ``"probabilities"``, its soft answer, so that cross-entropy becomes the divergence from it that TRADES
+                maximizes. The last two cost one more forward pass.
+            probabilities: soft reference (batch, class, spatial...) from elsewhere, for example a teacher; replaces
+                ``reference``.
+            stream: number of the random draw, for example the training iteration.
+
+        Raises:
+            TypeError, ValueError: for input that does not fit, in one sentence.
+        """
+        check_image(image)
+        check_choice("reference", reference, REFERENCES)
+        if label is not None:
+            check_label(label, image)
+        elif probabilities is None and reference == "label":
+            raise ValueError("reference='label' needs label=; pass it, or reference='prediction' or 'probabilities'.")
+        with self._scope(predict, image, inferer) as (predictor, clean):
+            scene = self._scene(clean, image, region, spacing)
+            plain_label = None if label is None else _plain(label).to(clean.device)
+            made = perturb_batch(self, predictor, scene, image, plain_label, reference, probabilities, start, stream)
+            if label is not None:
+                made.label = convert_to_dst_type(made.label, dst=label)[0] if made.bound.geometric else label
+            return made
+
+    @contextmanager
+    def _scope(
+        self, predict: Callable[..., Any], image: torch.Tensor, inferer: Callable[..., Any] | None
+    ) -> Iterator[tuple[Predictor, torch.Tensor]]:
+        """The attacked function with its weights frozen, and the clean batch; all is as before afterwards."""
         device_type = image.device.type
         with (
             torch.inference_mode(False),
@@ -208,9 +279,7 @@ class Attack:
                 compile_network=self.compile_network,
             )
             with frozen(predictor.networks):
-                scene = self._scene(clean, image, region, spacing)
-                run = _Run(self, predictor, scene, None if label is None else _plain(label), objective_region, start)
-                return run.finish(image, label)
+                yield predictor, clean
 
     def _scene(self, clean: torch.Tensor, image: torch.Tensor, region: torch.Tensor | None, spacing: Any) -> Scene:
         if self.image_domain == "HU" and float(clean.abs().max()) <= 10.0:
@@ -311,14 +380,6 @@ class _Run:
             return dice >= self.attack.success_threshold
         return dice < self.attack.success_threshold * clean_dice
 
-    def _moved_target(self, bound: BoundPerturbation, target: Target, parameters: Parameters) -> Target:
-        # A targeted attacker wants his segmentation on the image that he hands over, wherever the anatomy went.
-        if not bound.geometric or self.attack.targeted:
-            return target
-        if target.index is not None:
-            return target.with_soft(bound.move_class_map(target.index, self.network_classes, parameters))
-        return target.with_soft(bound.move_soft_label(target.one_hot(self.scene.image.dtype), parameters))
-
     def _objective_function(
         self, bound: BoundPerturbation, image: torch.Tensor, target: Target, step: int
     ) -> ObjectiveFunction:
@@ -327,7 +388,9 @@ class _Run:
 
         def function(parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             logits = self.predictor(bound.apply(image, parameters))
-            moved = self._moved_target(bound, target, parameters)
+            moved = target
+            if not attack.targeted:  # who wants a segmentation wants it wherever the anatomy went
+                moved = moved_target(bound, target, parameters, self.network_classes, self.scene.image.dtype)
             progress = Progress(step, attack.steps)
             values, ranks = attack.objective.value_and_rank(logits, moved, progress, attack.targeted)
             return sign * values, sign * ranks, logits

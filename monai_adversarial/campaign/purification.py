@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 import sys
 import time
@@ -31,8 +30,10 @@ from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.scene import case_seeds
 from monai_adversarial.attacks.segmentation_dice import hard_prediction
 from monai_adversarial.attacks.validation import check_choice, check_count
-from monai_adversarial.campaign.purification_report import PurificationReport, read_rows
+from monai_adversarial.campaign.dice import mean_defined, mean_dice, organ_dice
+from monai_adversarial.campaign.purification_report import PurificationReport
 from monai_adversarial.campaign.records import describe, fingerprint, network_hash, read_json, write_json
+from monai_adversarial.campaign.tables import read_rows
 from monai_adversarial.inferers import PurifiedInferer
 from monai_adversarial.metrics import organ_names
 
@@ -296,16 +297,8 @@ class PurificationStudy:
         for draw in range(self.draws if random else 1):
             with torch.no_grad(), random_draw(SCORING, draw):
                 logits = as_plain(self.network(plain) if bound is None else bound(plain, self.network))
-            rows.append(self._dice(hard_prediction(logits, "softmax"), as_plain(label)))
-        return {name: _mean(row[name] for row in rows) for name in self.organs.values()}
-
-    def _dice(self, prediction: torch.Tensor, label: torch.Tensor) -> dict[str, float]:
-        scores = {}
-        for index, name in self.organs.items():
-            found, true = prediction == index, label == index
-            size = int(found.sum()) + int(true.sum())
-            scores[name] = 2.0 * int((found & true).sum()) / size if size else math.nan
-        return scores
+            rows.append(organ_dice(hard_prediction(logits, "softmax"), as_plain(label), self.organs))
+        return {name: mean_defined(row[name] for row in rows) for name in self.organs.values()}
 
 
 class _Case:
@@ -343,14 +336,3 @@ class _Case:
         self.undefended(attack_name)
         assert self._last is not None
         return self._last[2]
-
-
-def _mean(values: Any) -> float | None:
-    defined = [value for value in values if value is not None and not math.isnan(value)]
-    return sum(defined) / len(defined) if defined else None
-
-
-def mean_dice(scores: Mapping[str, float | None]) -> float:
-    """Mean over the organs where Dice is defined; NaN where it is nowhere."""
-    found = _mean(scores.values())
-    return math.nan if found is None else found

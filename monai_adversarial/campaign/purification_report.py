@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +11,11 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from monai_adversarial.campaign.tables import csv_text, rounded
 from monai_adversarial.data.saving import replace_when_complete
 from monai_adversarial.metrics import summarize
 
-__all__ = ["PurificationReport", "markdown_table", "read_rows"]
+__all__ = ["PurificationReport", "markdown_table"]
 
 SCORES = ("clean_undefended", "clean", "clean_lost", "undefended", "unaware", "adaptive_gradient", "adaptive")
 FIGURE_SERIES = (
@@ -61,7 +59,7 @@ class PurificationReport:
                 row |= {score: summary["mean"], f"{score}_low": summary["low"], f"{score}_high": summary["high"]}
             row["adaptive_by"] = " ".join(sorted({record["adaptive_by"] for record in found}))
             row["seconds_per_case"] = sum(record["cost"]["seconds"] for record in found) / len(found)
-            rows.append({key: _rounded(value) for key, value in row.items()})
+            rows.append({key: rounded(value) for key, value in row.items()})
         return rows
 
     def case_rows(self) -> list[dict[str, Any]]:
@@ -71,8 +69,8 @@ class PurificationReport:
             head = {key: record[key] for key in ("case", "defense", "attack")}
             kinds = [score for score in SCORES if score in record["dice"]]
             for organ in record["dice"]["clean"]:
-                rows.append(head | {"organ": organ} | {k: _rounded(record["dice"][k][organ]) for k in kinds})
-            rows.append(head | {"organ": "mean"} | {k: _rounded(record["mean"][k]) for k in kinds})
+                rows.append(head | {"organ": organ} | {k: rounded(record["dice"][k][organ]) for k in kinds})
+            rows.append(head | {"organ": "mean"} | {k: rounded(record["mean"][k]) for k in kinds})
         return rows
 
     def table(self) -> str:
@@ -83,7 +81,7 @@ class PurificationReport:
         """Write ``purification.csv``, ``purification_cases.csv``, ``purification.md`` and ``purification.png``."""
         for name, rows in (("purification.csv", self.rows()), ("purification_cases.csv", self.case_rows())):
             with replace_when_complete(folder / name) as temporary:
-                temporary.write_text(_csv(rows), encoding="utf-8")
+                temporary.write_text(csv_text(rows), encoding="utf-8")
         with replace_when_complete(folder / "purification.md") as temporary:
             temporary.write_text(self.table() + "\n", encoding="utf-8")
         with replace_when_complete(folder / "purification.png") as temporary:
@@ -95,36 +93,6 @@ def _value(mean: Mapping[str, Any], score: str) -> float | None:
         before, after = mean["clean_undefended"], mean["clean"]
         return None if before is None or after is None else before - after
     return mean[score]
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else round(value, 4)
-    return "" if value is None else value
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    stream = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return stream.getvalue()
-
-
-def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Rows of a ``purification.csv``, numbers as numbers."""
-    with open(path, newline="", encoding="utf-8") as stream:
-        return [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(stream)]
-
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -156,7 +124,7 @@ def save_figure(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str])
     """One panel per attack: clean, unaware and adaptive Dice of every defense with intervals, and the undefended Dice.
 
     Args:
-        rows: of ``PurificationReport.rows`` or ``read_rows``.
+        rows: of ``PurificationReport.rows`` or ``campaign.tables.read_rows``.
         path: PNG file.
     """
     attacks = list(dict.fromkeys(row["attack"] for row in rows))

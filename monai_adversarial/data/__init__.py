@@ -12,6 +12,8 @@ _MODULES = {
     "CTPhantomDataset": "phantom_dataset",
     "ensure_ct_phantoms": "phantom",
     "generate_ct_phantom": "phantom",
+    "image_label_pairs": "pairs",
+    "split_cases": "pairs",
     "write_ct_phantoms": "phantom",
 }
 

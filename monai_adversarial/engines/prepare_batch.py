@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from monai.engines import PrepareBatch, default_prepare_batch
 
 from monai_adversarial.attacks import Attack, AttackResult
 from monai_adversarial.attacks.validation import check_choice
+from monai_adversarial.engines.batch import batch_region
 
 __all__ = ["PrepareBatchAdversarial"]
 
@@ -81,18 +82,10 @@ class PrepareBatchAdversarial(PrepareBatch):
         image, label, *rest = prepared if isinstance(prepared, (tuple, list)) else (prepared, None)
         if not isinstance(image, torch.Tensor):
             raise TypeError(f"the batch's image must be a tensor to be attacked, got {type(image).__name__}.")
-        region = self._region(batchdata, image)
+        region = batch_region(batchdata, self.region_key, image)
         reference = label if self.reference == "label" else None
         self.last_result = self.attack(self.network, image, reference, inferer=self.inferer, region=region)
         moved = self.last_result.label if reference is not None else label
         if isinstance(prepared, torch.Tensor):
             return self.last_result.adversarial
         return (self.last_result.adversarial, moved, *rest)
-
-    def _region(self, batchdata: Any, image: torch.Tensor) -> torch.Tensor | None:
-        if self.region_key is None:
-            return None
-        if not isinstance(batchdata, Mapping) or self.region_key not in batchdata:
-            keys = list(batchdata) if isinstance(batchdata, Mapping) else type(batchdata).__name__
-            raise KeyError(f"region_key {self.region_key!r} is not in the batch, which holds {keys}.")
-        return batchdata[self.region_key].to(image.device)

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_adversarial.campaign.purification_report import read_rows
+from monai_adversarial.campaign.tables import read_rows
 from monai_adversarial.data.phantom import write_ct_phantoms
 
 ROOT = Path(__file__).resolve().parents[2]

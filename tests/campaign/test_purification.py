@@ -13,7 +13,8 @@ from monai.data import MetaTensor
 
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute, ExpectationOverTransformation
 from monai_adversarial.campaign import PurificationStudy, place_purifiers
-from monai_adversarial.campaign.purification_report import markdown_table, read_rows
+from monai_adversarial.campaign.purification_report import markdown_table
+from monai_adversarial.campaign.tables import read_rows
 from monai_adversarial.inferers import ScannerSpaceInferer
 from tests.purifiers import RandomGain, Rounded
 from tests.utils import random_image, tiny_segmentation_network

@@ -37,6 +37,8 @@ class AdditiveNoise(Perturbation):
         ValueError: for a negative epsilon, an unknown norm or unknown units.
     """
 
+    budget_attributes = ("epsilon",)
+
     def __init__(self, epsilon: float, norm: str = "linf", units: str = "network") -> None:
         self.epsilon = check_positive("epsilon", epsilon, allow_zero=True)
         self.norm = check_choice("norm", norm, NORMS)

@@ -44,6 +44,8 @@ class AffineTransform(Perturbation):
         ValueError: for negative or too large values.
     """
 
+    budget_attributes = ("amounts",)
+
     def __init__(
         self,
         max_rotation: Amount = 10.0,

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from monai_adversarial.attacks.scene import Scene
+from monai_adversarial.attacks.validation import check_positive
 
 __all__ = ["BoundPerturbation", "BudgetError", "Measurement", "Parameters", "Perturbation", "per_sample"]
 
@@ -48,6 +52,14 @@ class Measurement:
         values = self.values.detach().double().cpu()
         inside = values >= self.limit - room if self.at_least else values <= self.limit + room
         return [i for i, fine in enumerate(inside.tolist()) if not fine]  # NaN is never inside
+
+
+def _times(budget: Any, factor: float) -> Any:
+    if isinstance(budget, Mapping):
+        return {name: _times(value, factor) for name, value in budget.items()}
+    if isinstance(budget, Sequence):
+        return type(budget)(_times(value, factor) for value in budget)  # type: ignore[call-arg]
+    return budget * factor
 
 
 def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -162,9 +174,32 @@ class BoundPerturbation(ABC):
         """
         return volume
 
+    def pulled_from_inside(self, parameters: Parameters) -> torch.Tensor | None:
+        """Boolean (batch, 1, spatial...): voxels that ``pull_back`` reads from inside the volume and not from beyond
+        its border; None for all of them."""
+        return None
+
 
 class Perturbation(ABC):
     """A way to change an image and its budget, before any image is known."""
+
+    #: attributes that say how far the image may change, in proportion to which ``scaled`` changes the budget
+    budget_attributes: tuple[str, ...] = ()
+
+    def scaled(self, factor: float) -> Perturbation:
+        """The same kind of change with ``factor`` times the budget, for example for a curriculum.
+
+        Raises:
+            ValueError: for a negative factor.
+            NotImplementedError: for a perturbation that does not name its ``budget_attributes``.
+        """
+        check_positive("factor", factor, allow_zero=True)
+        if not self.budget_attributes:
+            raise NotImplementedError(f"{type(self).__name__} has no budget_attributes: its budget cannot be scaled.")
+        made = copy.copy(self)
+        for name in self.budget_attributes:
+            setattr(made, name, _times(getattr(self, name), factor))
+        return made
 
     @abstractmethod
     def bind(self, scene: Scene) -> BoundPerturbation:

@@ -58,6 +58,8 @@ class BiasField(Perturbation):
         ValueError: for a negative gain or degree, an unknown basis or domain, or a window that is not low < high.
     """
 
+    budget_attributes = ("max_gain",)
+
     def __init__(
         self,
         max_gain: float = 0.3,

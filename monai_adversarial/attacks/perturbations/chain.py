@@ -36,6 +36,10 @@ class Chain(Perturbation):
     def __repr__(self) -> str:
         return f"Chain([{', '.join(map(repr, self.perturbations))}])"
 
+    def scaled(self, factor: float) -> Chain:
+        """Every member with ``factor`` times its budget."""
+        return Chain([member.scaled(factor) for member in self.perturbations])
+
     def bind(self, scene: Scene) -> BoundChain:
         """Tie every member to the same batch."""
         return BoundChain(self, scene)
@@ -154,3 +158,14 @@ class BoundChain(BoundPerturbation):
             if isinstance(member, (BoundGeometric, BoundChain)):
                 volume = member.pull_back(volume, own, mode)
         return volume
+
+    @torch.no_grad()
+    def pulled_from_inside(self, parameters: Parameters) -> torch.Tensor | None:
+        """Where no member's way back leaves the volume."""
+        inside: torch.Tensor | None = None
+        for member, own in reversed(list(self._each(parameters))):
+            here = member.pulled_from_inside(own)
+            if inside is not None and here is not None:
+                here = here & (member.pull_back(inside.to(member.scene.image.dtype), own) > 0.5)
+            inside = inside if here is None else here
+        return inside

@@ -55,6 +55,8 @@ class ElasticDeformation(Perturbation):
         ValueError: for negative or non-finite values, or ``min_jacobian`` outside (0, 1).
     """
 
+    budget_attributes = ("max_displacement",)
+
     def __init__(
         self,
         max_displacement: float | Sequence[float] = 5.0,

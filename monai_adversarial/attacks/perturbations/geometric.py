@@ -134,6 +134,17 @@ class BoundGeometric(BoundPerturbation):
         displacement = self.displacement(parameters, inverse=True)
         return warp_linear(volume, displacement) if mode == "linear" else warp_nearest(volume, displacement)
 
+    @torch.no_grad()
+    def pulled_from_inside(self, parameters: Parameters) -> torch.Tensor:
+        """Where the way back ends inside the volume, (batch, 1, spatial...)."""
+        way = self.displacement(parameters, inverse=True)
+        inside = torch.ones_like(way[:, 0], dtype=torch.bool)
+        for axis, size in enumerate(way.shape[2:]):
+            place = torch.arange(size, device=way.device).view(-1, *([1] * (way.ndim - 3 - axis)))
+            end = way[:, axis] + place
+            inside &= (end >= 0) & (end <= size - 1)
+        return inside.unsqueeze(1)
+
     def largest_displacement(self, parameters: Parameters) -> torch.Tensor:
         """Largest displacement along each axis in mm, (batch, dimension)."""
         return self.displacement_mm(parameters).detach().abs().flatten(2).amax(dim=2)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attack of a training step: as many forward and backward passes as it has steps, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from monai.utils import convert_to_dst_type
+
+from monai_adversarial.attacks.gradients import ObjectiveFunction, random_draw
+from monai_adversarial.attacks.objectives import Progress, Target
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.attacks.predictor import Predictor
+from monai_adversarial.attacks.scene import Scene
+from monai_adversarial.attacks.segmentation_dice import hard_prediction
+from monai_adversarial.attacks.validation import check_label_range, check_logits
+
+if TYPE_CHECKING:
+    from monai_adversarial.attacks.attack import Attack
+
+__all__ = ["REFERENCES", "Perturbed", "moved_target", "perturb_batch"]
+
+REFERENCES = ("label", "prediction", "probabilities")
+
+
+@dataclass
+class Perturbed:
+    """A batch that was perturbed for training.
+
+    Args:
+        adversarial: perturbed image in the clean image's type.
+        label: the given label, moved with a geometric attack; None where none was given.
+        parameters: what made the image, one row per sample.
+        objective: value of the objective before the last step, (batch,).
+        zero_gradient_fraction: share of gradient entries that were exactly zero in the last step, (batch,).
+        bound: perturbation tied to the clean batch.
+    """
+
+    adversarial: torch.Tensor
+    label: torch.Tensor | None
+    parameters: Parameters
+    objective: torch.Tensor
+    zero_gradient_fraction: torch.Tensor
+    bound: BoundPerturbation = field(repr=False)
+
+    def pull_back(self, volume: torch.Tensor) -> torch.Tensor:
+        """Bring what belongs to the perturbed image, for example logits, back to the clean anatomy (linear)."""
+        return self.bound.pull_back(volume, self.parameters)
+
+    def pulled_from_inside(self) -> torch.Tensor | None:
+        """Boolean (batch, 1, spatial...): what ``pull_back`` reads from inside the volume; None for all voxels."""
+        return self.bound.pulled_from_inside(self.parameters)
+
+
+def moved_target(
+    bound: BoundPerturbation, target: Target, parameters: Parameters, classes: int, dtype: torch.dtype
+) -> Target:
+    """The reference on the perturbed anatomy; the same target unless the perturbation is geometric."""
+    if not bound.geometric:
+        return target
+    if target.index is not None:
+        return target.with_soft(bound.move_class_map(target.index, classes, parameters))
+    return target.with_soft(bound.move_soft_label(target.one_hot(dtype), parameters))
+
+
+def perturb_batch(
+    attack: Attack,
+    predictor: Predictor,
+    scene: Scene,
+    image: torch.Tensor,
+    label: torch.Tensor | None,
+    reference: str,
+    probabilities: torch.Tensor | None,
+    start: Parameters | None,
+    stream: int,
+) -> Perturbed:
+    """One run of an attack without checks of its outcome; see ``Attack.perturb``."""
+    bound = attack.perturbation.bind(scene)
+    target: Target | None = None
+    if probabilities is not None or reference != "label":
+        target = _reference_of_network(attack, predictor, scene, reference, probabilities)
+
+    def read_label(logits: torch.Tensor) -> Target:
+        assert label is not None
+        classes = int(logits.shape[1])
+        check_label_range(label, classes)
+        return Target.from_label(label, classes, _activation(attack, classes))
+
+    def function_at(step: int) -> ObjectiveFunction:
+        def function(parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            nonlocal target
+            logits = predictor(bound.apply(scene.image, parameters))
+            if target is None:  # the number of classes is what the first forward pass tells
+                check_logits(logits, scene.image)
+                target = read_label(logits)
+            moved = target
+            if not attack.targeted:
+                moved = moved_target(bound, target, parameters, target.classes, scene.image.dtype)
+            values, ranks = attack.objective.value_and_rank(
+                logits, moved, Progress(step, attack.steps), attack.targeted
+            )
+            sign = -1.0 if attack.targeted else 1.0
+            return sign * values, sign * ranks, logits
+
+        return function
+
+    if start is not None:
+        with torch.no_grad():
+            parameters = bound.project(start)
+    else:
+        parameters = bound.random(scene.generators(stream)) if attack.random_start else bound.zeros()
+    parameters = tuple(parameter.detach() for parameter in parameters)
+    run = attack.search.begin(bound, attack.steps)
+    for step in range(attack.steps):
+        with random_draw(stream, step):
+            found = attack.gradient.evaluate(function_at(step), parameters, predictor.precision.loss_scale)
+        with torch.no_grad():
+            parameters = run.advance(parameters, found.gradients, found.values, step)
+    with torch.no_grad():
+        adversarial = bound.apply(scene.image, parameters)
+        moved_label = label
+        if label is not None and bound.geometric and not attack.targeted:
+            moved_label = bound.move_label(label, parameters)
+    return Perturbed(
+        adversarial=convert_to_dst_type(adversarial, dst=image)[0],
+        label=moved_label,
+        parameters=parameters,
+        objective=found.values,
+        zero_gradient_fraction=bound.frozen_fraction(found.gradients),
+        bound=bound,
+    )
+
+
+def _activation(attack: Attack, classes: int) -> str:
+    return attack.activation or ("sigmoid" if classes == 1 else "softmax")
+
+
+def _reference_of_network(
+    attack: Attack, predictor: Predictor, scene: Scene, reference: str, probabilities: torch.Tensor | None
+) -> Target:
+    """Soft or hard reference that is not the label: the given probabilities, or the network's own answer."""
+    if probabilities is not None:
+        soft = probabilities.detach().to(scene.image)
+        check_logits(soft, scene.image)
+        return Target(int(soft.shape[1]), soft=soft, activation=_activation(attack, int(soft.shape[1])))
+    with torch.no_grad():
+        logits = predictor(scene.image)
+    check_logits(logits, scene.image)
+    classes = int(logits.shape[1])
+    activation = _activation(attack, classes)
+    if reference == "prediction":
+        return Target.from_label(hard_prediction(logits, activation), classes, activation)
+    soft = logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)
+    return Target(classes, soft=soft, activation=activation)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine's ``prepare_batch`` returns, with names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+__all__ = ["Batch", "batch_region"]
+
+
+@dataclass
+class Batch:
+    """A prepared batch.
+
+    Args:
+        image: (batch, channel, spatial...).
+        label: reference, or what the task has instead.
+        args: further positional arguments of the network.
+        kwargs: further keyword arguments of the network.
+    """
+
+    image: torch.Tensor
+    label: Any
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, prepared: Any) -> Batch:
+        """Name the parts of what ``prepare_batch`` returned.
+
+        Raises:
+            TypeError: for something else than (image, label) or (image, label, args, kwargs) with a tensor image.
+            ValueError: for a batch without a label.
+        """
+        if not isinstance(prepared, (tuple, list)) or len(prepared) not in (2, 4):
+            raise TypeError(
+                "prepare_batch must return (image, label) or (image, label, args, kwargs) for adversarial training, "
+                f"got {type(prepared).__name__}."
+            )
+        image, label, *rest = prepared
+        if not isinstance(image, torch.Tensor):
+            raise TypeError(f"the batch's image must be a tensor to be attacked, got {type(image).__name__}.")
+        if label is None:
+            raise ValueError("the batch has no label: adversarial training needs one (see prepare_batch).")
+        return cls(image, label, *rest) if rest else cls(image, label)
+
+    def with_arguments(self, inferer: Callable[..., Any]) -> Callable[..., Any]:
+        """The inferer with the batch's further arguments filled in."""
+        if not self.args and not self.kwargs:
+            return inferer
+        return lambda image, network: inferer(image, network, *self.args, **self.kwargs)
+
+
+def batch_region(batchdata: Any, key: str | None, image: torch.Tensor) -> torch.Tensor | None:
+    """The mask of the voxels that may change, from the batch.
+
+    Raises:
+        KeyError: when the batch lacks ``key``.
+    """
+    if key is None:
+        return None
+    if not isinstance(batchdata, Mapping) or key not in batchdata:
+        keys = list(batchdata) if isinstance(batchdata, Mapping) else type(batchdata).__name__
+        raise KeyError(f"region_key {key!r} is not in the batch, which holds {keys}.")
+    return batchdata[key].to(image.device)

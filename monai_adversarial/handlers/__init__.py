@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ignite handlers: adversarial training and adversarial evaluation."""
+
+from __future__ import annotations
+
+from monai_adversarial.handlers.adversarial_training import AdversarialTraining
+from monai_adversarial.handlers.fast_adversarial_training import FastAdversarialTraining
+from monai_adversarial.handlers.loss_term import AdversarialLossTerm
+from monai_adversarial.handlers.schedules import LinearSchedule, UniformSchedule
+from monai_adversarial.handlers.semi_supervised import SemiSupervisedAdversarialTraining
+
+__all__ = [
+    "AdversarialLossTerm",
+    "AdversarialTraining",
+    "FastAdversarialTraining",
+    "LinearSchedule",
+    "SemiSupervisedAdversarialTraining",
+    "UniformSchedule",
+]

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adversarial training as a handler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from monai.utils import CommonKeys
+from torch import nn
+
+from monai_adversarial.attacks import Attack
+from monai_adversarial.attacks.plain import as_plain
+from monai_adversarial.attacks.validation import check_fraction
+from monai_adversarial.engines.batch import Batch
+from monai_adversarial.handlers.base import AdversarialTrainingHandler
+from monai_adversarial.networks.dual_normalization import has_dual_normalization
+
+__all__ = ["AdversarialTraining"]
+
+
+class AdversarialTraining(AdversarialTrainingHandler):
+    """Makes the training of a ``SupervisedTrainer`` adversarial; loss, inferer, AMP and schedulers stay its own.
+
+    Each iteration minimizes ``(1 - w) * loss(clean) + w * loss(adversarial)`` with the trainer's loss function and
+    ``w = adversarial_weight``. With ``w = 1`` (Madry et al. 2018) the adversarial batch takes the place of the clean
+    one: ``state.batch`` is clean, ``state.output["image"]`` adversarial. Otherwise the clean batch stays and the second
+    term joins on ``LOSS_COMPLETED``. Geometric attacks move the label too. A network with dual normalization
+    (``convert_dual_normalization``) runs each term through its own branch. The attack sees the network in evaluation
+    mode and leaves weights, gradients and statistics as they were; numbers for logging are
+    ``state.output["adversarial_loss"]`` and, for ``w < 1``, ``["clean_loss"]``.
+
+    Args:
+        attack: the attack, or several of which each iteration draws one.
+        network: the network; None for the trainer's own.
+        inferer: how the attack runs it; None for the trainer's inferer.
+        adversarial_weight: w, from 0 to 1 (0.5 is the mixture of Goodfellow et al. 2015).
+        options: ``probability``, ``first_epoch``, ``budget``, ``steps``, ``region_key``, ``seed`` of
+            :class:`~monai_adversarial.handlers.base.AdversarialTrainingHandler`. With ``probability=0.5``,
+            ``budget=UniformSchedule(0.25, 1)`` and ``steps=UniformSchedule(1, 9)`` it is the multi-perturbation
+            training of Xu et al. 2021.
+
+    Raises:
+        TypeError, ValueError: for arguments, an engine or a network that does not fit, when it is attached or when the
+            trainer starts.
+
+    Source: the mixture is a reconstruction of the survey's first equation, which is printed empty there.
+    """
+
+    def __init__(
+        self,
+        attack: Attack | list[Attack] | tuple[Attack, ...],
+        network: nn.Module | None = None,
+        inferer: Callable[..., Any] | None = None,
+        *,
+        adversarial_weight: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(attack, network, inferer, **options)
+        self.adversarial_weight = check_fraction("adversarial_weight", adversarial_weight)
+
+    def describe(self) -> str:
+        """What it will do."""
+        weight = self.adversarial_weight
+        loss = "loss(adversarial)" if weight == 1 else f"{1 - weight:g} loss(clean) + {weight:g} loss(adversarial)"
+        return f"{super().describe()}, minimizes {loss}"
+
+    def started(self, engine: SupervisedTrainer) -> None:
+        """Refuse a network whose clean branch would never be trained."""
+        super().started(engine)
+        if self.adversarial_weight == 1 and has_dual_normalization(self.network_of(engine)):
+            raise ValueError(
+                "the network has dual normalization, but adversarial_weight=1 trains on no clean batch: pass "
+                "adversarial_weight below 1, for example 0.5."
+            )
+
+    def prepare(self, engine: SupervisedTrainer, batchdata: Any, prepared: Any) -> Any:
+        """Attack; hand the adversarial batch over, or keep it for the second term."""
+        self.batch = self.perturbed = None
+        attack = self.attack_of(engine)
+        if attack is None:
+            return prepared
+        self.batch = Batch.read(prepared)
+        self.perturbed = self.perturb(engine, attack, batchdata, self.batch)
+        if self.adversarial_weight == 1:
+            return (self.perturbed.adversarial, self.perturbed.label, *prepared[2:])
+        return prepared
+
+    def loss_completed(self, engine: SupervisedTrainer) -> None:
+        """Mix the losses."""
+        if self.batch is None or self.perturbed is None:
+            return
+        loss = engine.state.output[CommonKeys.LOSS]
+        if self.adversarial_weight == 1:
+            self.replace_loss(engine, loss, adversarial_loss=loss)
+            return
+        weight, label = self.adversarial_weight, self.perturbed.label
+        outputs = self.forward(engine, self.batch, self.perturbed.adversarial)
+        label = as_plain(label) if isinstance(label, torch.Tensor) else label
+        adversarial = engine.loss_function(outputs, label).mean()
+        mixed = (1 - weight) * as_plain(loss) + weight * adversarial
+        self.replace_loss(engine, mixed, clean_loss=as_plain(loss), adversarial_loss=adversarial)

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the handlers of adversarial training share: where they sit in the trainer, what they check, what they draw."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import PrepareBatch, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys
+from torch import nn
+
+from monai_adversarial.attacks import Attack
+from monai_adversarial.attacks.perturbed import Perturbed
+from monai_adversarial.attacks.plain import as_plain
+from monai_adversarial.attacks.predictor import unwrap
+from monai_adversarial.attacks.validation import check_count, check_fraction
+from monai_adversarial.engines import PrepareBatchAdversarial
+from monai_adversarial.engines.batch import Batch, batch_region
+from monai_adversarial.handlers.schedules import Schedule, chance
+from monai_adversarial.networks.dual_normalization import normalization
+
+__all__ = ["AdversarialTrainingHandler", "TrainingHandler", "check_attack"]
+
+
+def check_attack(attack: Any, name: str = "attack") -> Attack:
+    """The attack itself, or TypeError that says what was given."""
+    if not isinstance(attack, Attack):
+        raise TypeError(f"{name} must be a monai_adversarial.attacks.Attack, got {type(attack).__name__}.")
+    return attack
+
+
+class InstalledPrepareBatch(PrepareBatch):
+    """The trainer's ``prepare_batch`` while a handler is attached."""
+
+    def __init__(self, handler: TrainingHandler, engine: SupervisedTrainer, inner: Callable[..., Any]) -> None:
+        self.handler, self.engine, self.inner = handler, engine, inner
+
+    def __call__(
+        self, batchdata: Any, device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+    ) -> Any:
+        """Prepare the batch and hand it to the handler."""
+        prepared = self.inner(batchdata, device, non_blocking, **kwargs)
+        return self.handler.prepare(self.engine, batchdata, prepared)
+
+
+class TrainingHandler(ABC):
+    """A handler that changes what a ``SupervisedTrainer`` trains on.
+
+    ``attach`` puts it around the trainer's ``prepare_batch`` (the batch is collated, on the device, and the gradients
+    of the last step are about to be cleared) and on ``LOSS_COMPLETED`` (where terms join the loss, under the trainer's
+    autocast). ``detach`` takes it out again.
+
+    Args:
+        network: the network that is trained; None for the trainer's own, which a handler list does not know yet.
+    """
+
+    def __init__(self, network: nn.Module | None = None) -> None:
+        if network is not None and not isinstance(network, nn.Module):
+            raise TypeError(f"network must be a torch.nn.Module or None, got {type(network).__name__}.")
+        self._given_network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Join a trainer.
+
+        Raises:
+            TypeError: for an engine that does not train.
+            ValueError: for a trainer whose batch another handler changes already, and a network on another device.
+        """
+        name = type(self).__name__
+        if not isinstance(engine, SupervisedTrainer):
+            raise TypeError(f"{name} must be attached to a monai SupervisedTrainer, got {type(engine).__name__}.")
+        present = engine.prepare_batch
+        if isinstance(present, (InstalledPrepareBatch, PrepareBatchAdversarial)):
+            other = present.handler if isinstance(present, InstalledPrepareBatch) else present
+            raise ValueError(
+                f"{type(other).__name__} already changes this trainer's batch and {name} would change it again: attach "
+                "one of them (a Chain or AdversarialTraining with several attacks combines attacks)."
+            )
+        self._check_device(engine)
+        engine.prepare_batch = InstalledPrepareBatch(self, engine, present)
+        self._removable = [
+            engine.add_event_handler(Events.STARTED, self.started),
+            engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.loss_completed),
+        ]
+        engine.logger.info(f"{name}: {self.describe()}")
+
+    def detach(self, engine: SupervisedTrainer) -> None:
+        """Leave the trainer as it was before ``attach``."""
+        if isinstance(engine.prepare_batch, InstalledPrepareBatch) and engine.prepare_batch.handler is self:
+            engine.prepare_batch = engine.prepare_batch.inner
+            for removable in self._removable:
+                removable.remove()
+
+    def started(self, engine: SupervisedTrainer) -> None:
+        """Check what is known only when the trainer runs."""
+        self._check_device(engine)
+
+    def _check_device(self, engine: SupervisedTrainer) -> None:
+        network, device = self.network_of(engine), engine.state.device
+        weight = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+        if weight is not None and device is not None and weight.device.type != torch.device(device).type:
+            raise ValueError(
+                f"the network of {type(self).__name__} is on {weight.device} but the trainer works on {device}: "
+                "move it."
+            )
+
+    def network_of(self, engine: SupervisedTrainer) -> Any:
+        """The attacked network without ``DistributedDataParallel``; None before the trainer knows it."""
+        return unwrap(self._given_network or getattr(engine, "network", None))
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line that says what the handler will do."""
+
+    @abstractmethod
+    def prepare(self, engine: SupervisedTrainer, batchdata: Any, prepared: Any) -> Any:
+        """Change the prepared batch."""
+
+    def loss_completed(self, engine: SupervisedTrainer) -> None:  # noqa: B027  (a handler may have no term)
+        """Add terms to ``engine.state.output["loss"]``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on as if nothing had happened."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  (or no state)
+        """Take up what ``state_dict`` gave."""
+
+
+class AdversarialTrainingHandler(TrainingHandler):
+    """A handler that attacks the batch.
+
+    Args:
+        attack: the attack, or several of which each iteration draws one with equal chances.
+        network: see :class:`TrainingHandler`.
+        inferer: how the attack runs the network; None for the trainer's inferer.
+        probability: share of the iterations that attack; the others train on the clean batch.
+        first_epoch: epochs that train on clean batches before the first attack.
+        budget: schedule of the factor by which the attack's budget is multiplied (its step with it); None for 1. Where
+            it is 0 the batch stays clean.
+        steps: schedule of the number of steps, rounded; None for the attack's own.
+        reference: what the attack wants to leave: see ``Attack.perturb``.
+        region_key: batch key of a mask of the voxels that may change.
+        seed: of the draws of attacks and iterations.
+    """
+
+    def __init__(
+        self,
+        attack: Attack | list[Attack] | tuple[Attack, ...],
+        network: nn.Module | None = None,
+        inferer: Callable[..., Any] | None = None,
+        *,
+        probability: float = 1.0,
+        first_epoch: int = 0,
+        budget: Schedule | None = None,
+        steps: Schedule | None = None,
+        reference: str = "label",
+        region_key: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(network)
+        attacks = tuple(attack) if isinstance(attack, (list, tuple)) else (attack,)
+        if not attacks:
+            raise ValueError("attack must be an attack or several, got none.")
+        self.attacks = tuple(check_attack(one) for one in attacks)
+        self.inferer = inferer
+        self.probability = check_fraction("probability", probability)
+        self.first_epoch = check_count("first_epoch", first_epoch, minimum=0)
+        for name, schedule in (("budget", budget), ("steps", steps)):
+            if schedule is not None and not callable(schedule):
+                raise TypeError(f"{name} must be a schedule (epoch, iteration) -> value or None, got {schedule!r}.")
+        self.budget, self.steps = budget, steps
+        self.reference = reference
+        self.region_key = region_key
+        self.seed = check_count("seed", seed, minimum=0)
+        self.batch: Batch | None = None
+        self.perturbed: Perturbed | None = None
+
+    def describe(self) -> str:
+        """The attacks, how often, and how strong."""
+        often = "every iteration" if self.probability == 1 else f"{self.probability:.0%} of the iterations"
+        parts = [f"attacks {often} with {' or '.join(map(repr, self.attacks))}"]
+        if self.first_epoch:
+            parts.append(f"after {self.first_epoch} clean epochs")
+        if self.budget is not None:
+            parts.append(f"budget times {self.budget!r}")
+        if self.steps is not None:
+            parts.append(f"steps {self.steps!r}")
+        return ", ".join(parts)
+
+    def attack_of(self, engine: SupervisedTrainer) -> Attack | None:
+        """The attack of this iteration; None where the batch stays clean."""
+        iteration, epoch = engine.state.iteration, engine.state.epoch
+        if epoch <= self.first_epoch or chance(self.seed, iteration, 1) >= self.probability:
+            return None
+        attack = self.attacks[int(chance(self.seed, iteration, 2) * len(self.attacks))]
+        length = engine.state.epoch_length
+        passed = (iteration - 1) / length if length else float(epoch - 1)
+        budget = 1.0 if self.budget is None else float(self.budget(passed, iteration))
+        if budget == 0:
+            return None
+        steps = attack.steps if self.steps is None else max(round(self.steps(passed, iteration)), 1)
+        return attack if budget == 1 and steps == attack.steps else attack.scaled(budget, steps)
+
+    def perturb(
+        self, engine: SupervisedTrainer, attack: Attack, batchdata: Any, batch: Batch, **options: Any
+    ) -> Perturbed:
+        """Attack a batch with the network as the adversarial branch of its normalization sees it."""
+        network = self.network_of(engine)
+        inferer = batch.with_arguments(self.inferer or engine.inferer)
+        options.setdefault("reference", self.reference)
+        options.setdefault("region", batch_region(batchdata, self.region_key, batch.image))
+        with normalization(network, "adversarial"):
+            return attack.perturb(
+                network, batch.image, batch.label, inferer=inferer, stream=engine.state.iteration, **options
+            )
+
+    @staticmethod
+    def forward(engine: SupervisedTrainer, batch: Batch, image: torch.Tensor, domain: str = "adversarial") -> Any:
+        """The trainer's own forward pass on another image; past ``DistributedDataParallel``, whose gradients are
+        averaged all the same, because a second pass through it would overwrite the buffers of the first."""
+        network = unwrap(engine.network)
+        with normalization(network, domain):
+            return engine.inferer(as_plain(image), network, *batch.args, **batch.kwargs)
+
+    @staticmethod
+    def replace_loss(engine: SupervisedTrainer, loss: torch.Tensor, **parts: torch.Tensor) -> None:
+        """Hand the trainer another loss; ``parts`` become numbers in its output, for logging."""
+        engine.state.output[CommonKeys.LOSS] = loss
+        for name, part in parts.items():
+            engine.state.output[name] = part.detach()

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation under attack has to know about a MONAI evaluator."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.engines import Evaluator, PrepareBatchDefault, default_prepare_batch
+from monai.engines.utils import IterationEvents, engine_apply_transform
+from monai.transforms import Compose, Decollated, MapTransform, SaveClassificationd, SaveImage, SaveImaged
+
+from monai_adversarial.attacks.predictor import modules_of, unwrap
+
+__all__ = [
+    "EnginePostprocessing",
+    "add_first",
+    "bare_network",
+    "check_network",
+    "evaluating",
+    "check_labels",
+]
+
+# They would overwrite the files of the clean prediction.
+WRITERS = (SaveImage, SaveImaged, SaveClassificationd)
+
+
+def _handlers(engine: Evaluator, event: Any) -> list[tuple[Callable[..., Any], tuple, dict]]:
+    """The handlers of an event in the order in which they are called; Ignite has no public way to read it."""
+    return engine._event_handlers.get(event, [])
+
+
+def add_first(engine: Evaluator, event: Events, handler: Callable[..., Any]) -> None:
+    """Add a handler before all others: what it reports is there when savers and loggers of the event look for it,
+    whatever their place in the list of handlers."""
+    engine.add_event_handler(event, handler)
+    handlers = _handlers(engine, event)
+    handlers.insert(0, handlers.pop())
+
+
+def bare_network(network: Any) -> Any:
+    """The network without ``DistributedDataParallel`` and ``torch.compile``."""
+    inner = unwrap(network)
+    inner = getattr(inner, "_orig_mod", inner)
+    return inner if inner is network else bare_network(inner)
+
+
+def check_network(network: Any, device: torch.device | None) -> None:
+    """Raise ValueError unless the network has parameters and they are on the evaluator's device."""
+    parameters = [(name, weight) for module in modules_of(network) for name, weight in module.named_parameters()]
+    if not parameters:
+        raise ValueError(
+            f"network must have parameters, got {type(network).__name__} without any: there is nothing to attack."
+        )
+    for name, weight in parameters:
+        if device is not None and (
+            weight.device.type != device.type or device.index not in (None, weight.device.index)
+        ):
+            raise ValueError(
+                f"network must be on the evaluator's device {device}, got the weight {name!r} on {weight.device}: move "
+                "it there first."
+            )
+
+
+@contextmanager
+def evaluating(network: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; each module is in its own mode afterwards (frozen layers stay frozen)."""
+    modes = [(module, module.training) for found in modules_of(network) for module in found.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def check_labels(engine: Evaluator, key: str) -> None:
+    """Raise ValueError where the evaluator's data certainly has no label, which is found out without loading any."""
+    if engine.prepare_batch is not default_prepare_batch and not isinstance(engine.prepare_batch, PrepareBatchDefault):
+        return
+    dataset = getattr(engine.data_loader, "dataset", None)
+    items = getattr(dataset, "data", None)
+    if not isinstance(items, Sequence) or not items or not isinstance(items[0], Mapping) or key in items[0]:
+        return
+    transform = getattr(dataset, "transform", None)
+    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+    if all(step is None or _cannot_make(step, key) for step in steps):
+        raise ValueError(
+            f"the evaluator's data has no {key!r} (the first item holds {list(items[0])}): robust Dice needs labels."
+        )
+
+
+def _cannot_make(transform: Any, key: str) -> bool:
+    """A dictionary transform of MONAI that has the key in none of its arguments."""
+    if not isinstance(transform, MapTransform) or not type(transform).__module__.startswith("monai.transforms"):
+        return False
+    mentioned: list[Any] = []
+    for value in vars(transform).values():
+        mentioned.extend(value if isinstance(value, (list, tuple)) else [value])
+    return not any(isinstance(value, str) and value == key for value in mentioned)
+
+
+class EnginePostprocessing:
+    """Does to a model output what the evaluator does after ``MODEL_COMPLETED``: decollate and postprocess.
+
+    Args:
+        engine: the evaluator.
+        transform: used instead of the evaluator's own ``postprocessing``.
+
+    Attributes:
+        transform: what is applied, without transforms that write files; None where the evaluator has no postprocessing.
+    """
+
+    def __init__(self, engine: Evaluator, transform: Callable[..., Any] | None = None) -> None:
+        registered = {
+            getattr(handler, "__qualname__", "").split(".<locals>")[0]: handler
+            for handler, _, _ in _handlers(engine, IterationEvents.MODEL_COMPLETED)
+        }
+        self.decollate = "Workflow._register_decollate" in registered
+        if transform is None and "Workflow._register_postprocessing" in registered:
+            # MONAI keeps it nowhere else.
+            handler = registered["Workflow._register_postprocessing"]
+            transform = inspect.getclosurevars(handler).nonlocals["posttrans"]
+        self.transform = _without_writers(transform)
+
+    def __call__(self, batch: Any, output: dict[str, Any]) -> Any:
+        """The finished output: a list of dictionaries (decollated) or one dictionary of batch-first tensors.
+
+        Args:
+            batch: the collated batch; it is not changed.
+            output: image, label and prediction; tensors may be changed in place.
+        """
+        batch, output = copy.copy(batch), dict(output)
+        finished: Any = output
+        if self.decollate:
+            decollate = Decollated(keys=None, detach=True)
+            batch = decollate(batch) if isinstance(batch, (list, dict)) else batch
+            finished = decollate(output)
+        if self.transform is None:
+            return finished
+        if isinstance(batch, list) and isinstance(finished, list):
+            pairs = zip(batch, finished, strict=False)  # as MONAI does
+            return [engine_apply_transform(b, o, self.transform)[1] for b, o in pairs]
+        return engine_apply_transform(batch, finished, self.transform)[1]
+
+
+def _without_writers(transform: Any) -> Any:
+    if isinstance(transform, WRITERS):
+        return None
+    if type(transform) is not Compose:
+        return transform
+    kept = copy.copy(transform)
+    inner = map(_without_writers, transform.transforms)
+    kept.transforms = [step for step in inner if step is not None]  # type: ignore[assignment]
+    return kept

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adversarial training at the price of one attack step, and the check that it did not collapse."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
+from torch import nn
+
+from monai_adversarial.attacks import PGD, Attack
+from monai_adversarial.attacks.predictor import frozen, modules_of, unwrap
+from monai_adversarial.attacks.validation import check_count, check_fraction, check_positive
+from monai_adversarial.engines.batch import Batch
+from monai_adversarial.handlers.adversarial_training import AdversarialTraining
+from monai_adversarial.handlers.base import check_attack
+
+__all__ = ["FastAdversarialTraining"]
+
+
+class FastAdversarialTraining(AdversarialTraining):
+    """Fast adversarial training (Wong et al. 2020): one step of ``1.25 epsilon`` from a random start.
+
+    Single-step training can overfit to its own attack all of a sudden (catastrophic overfitting): robustness against
+    many steps falls to nothing within an epoch. After every ``check_interval`` epochs the epoch's last batch is
+    attacked with ``check_attack``; where its mean foreground Dice fell by more than ``tolerance`` since the last check,
+    the weights of that check come back and the training stops.
+
+    Args:
+        epsilon: radius of the L-infinity budget, in ``units``.
+        units: ``"HU"``, ``"network"`` or ``"fraction"`` of the intensity window.
+        network, inferer: see :class:`AdversarialTraining`.
+        step_ratio: size of the step over epsilon.
+        check_attack: what the check attacks with; None for PGD with 10 steps and the same budget.
+        check_interval: epochs between checks; 0 for no check.
+        tolerance: loss of Dice, as an absolute difference, that counts as collapse.
+        intensity, objective, image_domain, precision: of the attacks; see :class:`~monai_adversarial.attacks.Attack`.
+        options: further arguments of :class:`AdversarialTraining`.
+
+    Attributes:
+        overfitted: the check stopped the training.
+        robust_dice: Dice of the last check; None before the first.
+
+    Raises:
+        TypeError, ValueError: for arguments or an engine that do not fit.
+
+    Source: Wong et al. 2020, "Fast is better than free"; Dice instead of accuracy in the check is a reconstruction.
+    """
+
+    def __init__(
+        self,
+        epsilon: float,
+        units: str = "network",
+        network: nn.Module | None = None,
+        inferer: Callable[..., Any] | None = None,
+        *,
+        step_ratio: float = 1.25,
+        check_attack: Attack | None = None,
+        check_interval: int = 1,
+        tolerance: float = 0.2,
+        intensity: Any = None,
+        objective: Any = "dice_ce",
+        image_domain: str | None = None,
+        precision: str = "auto",
+        **options: Any,
+    ) -> None:
+        shared: dict[str, Any] = {
+            "intensity": intensity,
+            "objective": objective,
+            "image_domain": image_domain,
+            "precision": precision,
+        }
+        check_positive("epsilon", epsilon)
+        check_positive("step_ratio", step_ratio)
+        attack = PGD(epsilon, units, steps=1, step_size=step_ratio * epsilon, **shared)
+        super().__init__(attack, network, inferer, **options)
+        self.check_interval = check_count("check_interval", check_interval, minimum=0)
+        self.tolerance = check_fraction("tolerance", tolerance)
+        self.check_attack = PGD(epsilon, units, steps=10, **shared) if check_attack is None else _checked(check_attack)
+        self.overfitted = False
+        self.robust_dice: float | None = None
+        self._weights: dict[str, Any] | None = None
+        self._last: Batch | None = None
+
+    def describe(self) -> str:
+        """What it will do."""
+        if not self.check_interval:
+            return f"{super().describe()}, without a check for catastrophic overfitting"
+        return (
+            f"{super().describe()}, stops when the Dice under {self.check_attack.steps} steps falls by more than "
+            f"{self.tolerance:g} in {self.check_interval} epoch(s)"
+        )
+
+    def attach(self, engine: Engine) -> None:
+        """Join a trainer; see :class:`AdversarialTraining`."""
+        super().attach(engine)
+        if self.check_interval:
+            event = Events.EPOCH_COMPLETED(every=self.check_interval)
+            self._removable.append(engine.add_event_handler(event, self.check))
+
+    def prepare(self, engine: SupervisedTrainer, batchdata: Any, prepared: Any) -> Any:
+        """Attack, and remember the clean batch for the check."""
+        if self.check_interval:
+            self._last = Batch.read(prepared)
+        return super().prepare(engine, batchdata, prepared)
+
+    def check(self, engine: SupervisedTrainer) -> None:
+        """Attack the last batch with many steps; go back and stop where the network no longer resists."""
+        if self._last is None or engine.state.epoch <= self.first_epoch:
+            return
+        batch, network = self._last, self.network_of(engine)
+        inferer = batch.with_arguments(self.inferer or engine.inferer)
+        with frozen(modules_of(network)):
+            dice = self.check_attack(network, batch.image, batch.label, inferer=inferer).adversarial_dice
+        robust = float(torch.nan_to_num(dice, nan=1.0).mean())
+        engine.state.metrics["robust_train_dice"] = robust
+        if self.robust_dice is not None and robust < self.robust_dice - self.tolerance and self._weights is not None:
+            unwrap(engine.network).load_state_dict(self._weights)
+            self.overfitted = True
+            engine.logger.warning(
+                f"FastAdversarialTraining: catastrophic overfitting in epoch {engine.state.epoch} (Dice under "
+                f"{self.check_attack.steps} steps {self.robust_dice:.3f} -> {robust:.3f}): the weights of the check "
+                "before are restored and the training stops."
+            )
+            engine.terminate()
+            return
+        self.robust_dice = robust
+        self._weights = copy.deepcopy(unwrap(engine.network).state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last check."""
+        return {"robust_dice": self.robust_dice, "overfitted": self.overfitted, "weights": self._weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the last check."""
+        self.robust_dice, self.overfitted = state["robust_dice"], state["overfitted"]
+        self._weights = state["weights"]
+
+
+def _checked(attack: Any) -> Attack:
+    return check_attack(attack, "check_attack")

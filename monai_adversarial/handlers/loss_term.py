@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses that compare the network's answers to the clean and to the adversarial image."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from monai.utils import CommonKeys
+from torch import nn
+
+from monai_adversarial.attacks import Attack
+from monai_adversarial.attacks.plain import as_plain
+from monai_adversarial.attacks.validation import check_positive
+from monai_adversarial.engines.batch import Batch
+from monai_adversarial.handlers.base import AdversarialTrainingHandler
+from monai_adversarial.inferers.outputs import map_outputs
+
+__all__ = ["AdversarialLossTerm"]
+
+
+class AdversarialLossTerm(AdversarialTrainingHandler):
+    """Adds ``weight * loss_function(clean logits, adversarial logits, label)`` to the trainer's loss on clean batches.
+
+    The trainer's batch, prediction and metrics stay clean. Logits of a geometrically attacked image are brought back to
+    the clean anatomy before they are compared; a loss with a ``mask`` argument is told which voxels came from inside.
+
+    Args:
+        attack: the attack, or several of which each iteration draws one.
+        loss_function: called as above: ``TRADESLoss``, ``MARTLoss``, ``ConsistencyLoss``.
+        network: the network; None for the trainer's own.
+        inferer: how the attack runs it; None for the trainer's inferer.
+        weight: weight of the term.
+        task_weight: weight of the trainer's own loss; None for 1, or 0 where ``loss_function.replaces_task_loss``.
+        options: ``probability``, ``first_epoch``, ``budget``, ``steps``, ``reference``, ``region_key``, ``seed`` of
+            :class:`~monai_adversarial.handlers.base.AdversarialTrainingHandler`.
+
+    Raises:
+        TypeError, ValueError: for arguments or an engine that do not fit.
+    """
+
+    def __init__(
+        self,
+        attack: Attack | list[Attack] | tuple[Attack, ...],
+        loss_function: Callable[..., torch.Tensor],
+        network: nn.Module | None = None,
+        inferer: Callable[..., Any] | None = None,
+        *,
+        weight: float = 1.0,
+        task_weight: float | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(attack, network, inferer, **options)
+        if not callable(loss_function):
+            raise TypeError(f"loss_function must be callable, got {type(loss_function).__name__}.")
+        self.loss_function = loss_function
+        self.weight = check_positive("weight", weight)
+        if task_weight is None:
+            task_weight = 0.0 if getattr(loss_function, "replaces_task_loss", False) else 1.0
+        self.task_weight = check_positive("task_weight", task_weight, allow_zero=True)
+        function = loss_function.forward if isinstance(loss_function, nn.Module) else loss_function
+        self._takes_mask = "mask" in inspect.signature(function).parameters
+
+    def describe(self) -> str:
+        """What it will do."""
+        term = f"{self.weight:g} {type(self.loss_function).__name__}(clean, adversarial)"
+        return f"{super().describe()}, minimizes {self.task_weight:g} loss(clean) + {term}"
+
+    def prepare(self, engine: SupervisedTrainer, batchdata: Any, prepared: Any) -> Any:
+        """Attack, and keep the result for the loss."""
+        self.batch = self.perturbed = None
+        attack = self.attack_of(engine)
+        if attack is not None:
+            self.batch = Batch.read(prepared)
+            self.perturbed = self.perturb(engine, attack, batchdata, self.batch)
+        return prepared
+
+    def loss_completed(self, engine: SupervisedTrainer) -> None:
+        """Add the term."""
+        if self.batch is None or self.perturbed is None:
+            return
+        task = as_plain(engine.state.output[CommonKeys.LOSS])
+        term = self.term(engine, engine.state.output[CommonKeys.PRED], self.adversarial_outputs(engine))
+        loss = self.weight * term if self.task_weight == 0 else self.task_weight * task + self.weight * term
+        self.replace_loss(engine, loss, clean_loss=task, adversarial_loss=term)
+
+    def adversarial_outputs(self, engine: SupervisedTrainer) -> Any:
+        """What the network says to the adversarial image, in the clean image's geometry."""
+        assert self.batch is not None and self.perturbed is not None
+        outputs = self.forward(engine, self.batch, self.perturbed.adversarial)
+        if not self.perturbed.bound.geometric:
+            return outputs
+        size = self.batch.image.shape[2:]
+
+        def back(logits: torch.Tensor) -> torch.Tensor:
+            if logits.shape[2:] != size:
+                raise ValueError(
+                    f"a geometric attack needs logits on the image's grid {tuple(size)} to bring them back, got "
+                    f"{tuple(logits.shape[2:])} (deep supervision): use an intensity attack or AdversarialTraining."
+                )
+            return self.perturbed.pull_back(logits.float())  # type: ignore[union-attr]
+
+        return map_outputs(back, outputs)
+
+    def term(self, engine: SupervisedTrainer, clean: Any, adversarial: Any) -> torch.Tensor:
+        """The loss function's value."""
+        assert self.batch is not None and self.perturbed is not None
+        options: dict[str, Any] = {"mask": self.perturbed.pulled_from_inside()} if self._takes_mask else {}
+        label = self.batch.label
+        label = as_plain(label) if isinstance(label, torch.Tensor) else label
+        return self.loss_function(map_outputs(as_plain, clean), adversarial, label, **options).mean()

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How strong an attack is at which point of a training."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+from monai_adversarial.attacks.validation import check_count, check_positive
+
+__all__ = ["LinearSchedule", "Schedule", "UniformSchedule", "chance"]
+
+#: (epochs that have passed, with fraction; iteration from 1) -> value
+Schedule = Callable[[float, int], float]
+
+
+def chance(seed: int, *numbers: int) -> float:
+    """A number from 0 to 1 that depends on its arguments alone: the same on every rank and after a restart."""
+    return zlib.crc32(",".join(map(str, (seed, *numbers))).encode()) / 2**32
+
+
+class LinearSchedule:
+    """From ``start`` to ``end`` in a straight line, constant before and afterwards: a curriculum.
+
+    Args:
+        start: value until ``first_epoch``.
+        end: value from ``first_epoch + epochs`` on.
+        epochs: length of the ramp.
+        first_epoch: epochs that pass before it begins.
+
+    Raises:
+        ValueError: for negative values or a ramp without length.
+    """
+
+    def __init__(self, start: float, end: float, epochs: float, first_epoch: float = 0.0) -> None:
+        self.start = check_positive("start", start, allow_zero=True)
+        self.end = check_positive("end", end, allow_zero=True)
+        self.epochs = check_positive("epochs", epochs)
+        self.first_epoch = check_positive("first_epoch", first_epoch, allow_zero=True)
+
+    def __repr__(self) -> str:
+        return f"LinearSchedule({self.start:g} to {self.end:g} in {self.epochs:g} epochs from {self.first_epoch:g})"
+
+    def __call__(self, epoch: float, iteration: int) -> float:
+        """The value after ``epoch`` epochs."""
+        passed = min(max((epoch - self.first_epoch) / self.epochs, 0.0), 1.0)
+        return self.start + (self.end - self.start) * passed
+
+
+class UniformSchedule:
+    """A new value between two bounds in each iteration: several strengths in one training (Xu et al. 2021).
+
+    Args:
+        low: lower bound.
+        high: upper bound.
+        seed: with the iteration's number it fixes the value.
+
+    Raises:
+        ValueError: for negative bounds or ``low > high``.
+    """
+
+    def __init__(self, low: float, high: float, seed: int = 0) -> None:
+        self.low = check_positive("low", low, allow_zero=True)
+        self.high = check_positive("high", high, allow_zero=True)
+        if self.low > self.high:
+            raise ValueError(f"low must not be above high, got {low!r} and {high!r}.")
+        self.seed = check_count("seed", seed, minimum=0)
+
+    def __repr__(self) -> str:
+        return f"UniformSchedule({self.low:g} to {self.high:g})"
+
+    def __call__(self, epoch: float, iteration: int) -> float:
+        """The value of one iteration."""
+        return self.low + (self.high - self.low) * chance(self.seed, iteration)

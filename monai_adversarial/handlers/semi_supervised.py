@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adversarial training with images that nobody labeled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from monai.engines import SupervisedTrainer
+from monai.utils import CommonKeys
+from torch import nn
+
+from monai_adversarial.attacks import Attack
+from monai_adversarial.attacks.plain import as_plain
+from monai_adversarial.attacks.validation import check_fraction, check_positive
+from monai_adversarial.engines.batch import Batch
+from monai_adversarial.handlers.base import AdversarialTrainingHandler
+from monai_adversarial.handlers.teacher import AveragedTeacher
+from monai_adversarial.losses.masked_cross_entropy import masked_cross_entropy
+
+__all__ = ["SemiSupervisedAdversarialTraining"]
+
+
+class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
+    """Semi-supervised adversarial training (SSAT): the network must give the attacked unlabeled image the pseudo-label
+    that a teacher gave the clean one.
+
+    ``loss(labeled batch) + weight * cross_entropy(network(attacked unlabeled image), pseudo-label)``. The teacher is
+    the exponential average of the network's weights; voxels at which it is less sure than ``confidence`` do not count. The
+    trainer's labeled batch stays clean unless ``attack_labeled``.
+
+    Args:
+        attack: the attack on unlabeled images, or several of which each iteration draws one.
+        unlabeled: data loader of batches with ``image_key`` (a label in them is not read); it starts again when it is
+            exhausted.
+        network: the network; None for the trainer's own.
+        inferer: how the attack runs it; None for the trainer's inferer.
+        weight: of the unlabeled term; 3 in the paper.
+        confidence: probability that a pseudo-label needs.
+        decay: of the teacher's average per iteration.
+        attack_labeled: attack the labeled batch as well, with equal weights of clean and adversarial loss.
+        image_key: key of the image in the unlabeled batches.
+        options: further arguments of :class:`~monai_adversarial.handlers.base.AdversarialTrainingHandler`.
+
+    Raises:
+        TypeError, ValueError: for arguments or an engine that do not fit.
+        KeyError: for unlabeled batches without ``image_key``.
+
+    Source: Li et al. 2021 (survey reference 57) for the loss; teacher and confidence are a reconstruction for
+    segmentation.
+    """
+
+    def __init__(
+        self,
+        attack: Attack | list[Attack] | tuple[Attack, ...],
+        unlabeled: Iterable[Any],
+        network: nn.Module | None = None,
+        inferer: Callable[..., Any] | None = None,
+        *,
+        weight: float = 3.0,
+        confidence: float = 0.9,
+        decay: float = 0.99,
+        attack_labeled: bool = False,
+        image_key: str = CommonKeys.IMAGE,
+        **options: Any,
+    ) -> None:
+        super().__init__(attack, network, inferer, **options)
+        if not hasattr(unlabeled, "__iter__"):
+            raise TypeError(f"unlabeled must be a data loader, got {type(unlabeled).__name__}.")
+        self.unlabeled = unlabeled
+        self.weight = check_positive("weight", weight)
+        self.confidence = check_fraction("confidence", confidence)
+        self.teacher = AveragedTeacher(decay)
+        self.attack_labeled = bool(attack_labeled)
+        self.image_key = str(image_key)
+        self._batches: Iterator[Any] | None = None
+        self._labeled: Batch | None = None
+
+    def describe(self) -> str:
+        """What it will do."""
+        return (
+            f"{super().describe()}, minimizes loss(labeled) + {self.weight:g} cross-entropy(attacked unlabeled, "
+            f"pseudo-label above {self.confidence:g})"
+        )
+
+    def attach(self, engine: Engine) -> None:
+        """Join a trainer."""
+        super().attach(engine)
+        self._removable.append(self.teacher.follow(engine))
+
+    def started(self, engine: SupervisedTrainer) -> None:
+        """Make the teacher."""
+        super().started(engine)
+        self.teacher.begin(self.network_of(engine))
+
+    def prepare(self, engine: SupervisedTrainer, batchdata: Any, prepared: Any) -> Any:
+        """Attack an unlabeled batch against the teacher's answer."""
+        self.batch = self.perturbed = self._labeled = None
+        attack = self.attack_of(engine)
+        if attack is None:
+            return prepared
+        if self.attack_labeled:
+            self._labeled = Batch.read(prepared)
+            self._labeled_perturbed = self.perturb(engine, attack, batchdata, self._labeled)
+        image = self._next_image().to(engine.state.device, non_blocking=engine.non_blocking)
+        inferer = self.inferer or engine.inferer
+        probabilities = self.teacher.probabilities(image, inferer)
+        if probabilities.shape[1] == 1:
+            probabilities = torch.cat([1 - probabilities, probabilities], dim=1)
+        confident, pseudo = probabilities.max(dim=1, keepdim=True)
+        self.mask = (confident >= self.confidence).to(image.dtype)
+        self.batch = Batch(image, pseudo)
+        self.perturbed = self.perturb(engine, attack, batchdata, self.batch, region=None)
+        return prepared
+
+    def _next_image(self) -> torch.Tensor:
+        for _ in range(2):
+            if self._batches is None:
+                self._batches = iter(self.unlabeled)
+            batch = next(self._batches, None)
+            if batch is not None:
+                if self.image_key not in batch:
+                    raise KeyError(f"image_key {self.image_key!r} is not in the unlabeled batch: {list(batch)}.")
+                return as_plain(batch[self.image_key])
+            self._batches = None
+        raise ValueError("unlabeled must hold at least one batch, got none.")
+
+    def loss_completed(self, engine: SupervisedTrainer) -> None:
+        """Add the unlabeled term."""
+        if self.batch is None or self.perturbed is None:
+            return
+        task = as_plain(engine.state.output[CommonKeys.LOSS])
+        if self._labeled is not None:
+            outputs = self.forward(engine, self._labeled, self._labeled_perturbed.adversarial)
+            label = self._labeled_perturbed.label
+            label = as_plain(label) if isinstance(label, torch.Tensor) else label
+            task = 0.5 * task + 0.5 * engine.loss_function(outputs, label).mean()
+        logits = self.forward(engine, self.batch, self.perturbed.adversarial)
+        mask = self.perturbed.bound.move_label(self.mask, self.perturbed.parameters)
+        assert self.perturbed.label is not None
+        term = masked_cross_entropy(logits, self.perturbed.label, mask)
+        self.replace_loss(engine, task + self.weight * term, labeled_loss=task, adversarial_loss=term)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The teacher's weights."""
+        return self.teacher.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the same teacher."""
+        self.teacher.load_state_dict(state)
+
+    @property
+    def average(self) -> nn.Module | None:
+        """The teacher, an averaged network that may be deployed as well; None before the trainer starts."""
+        return self.teacher.network

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dice of a certified segmentation: as published, and the bounds that hold under any attack within the radius."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import torch
+
+from monai_adversarial.attacks.plain import as_plain
+from monai_adversarial.metrics.segmentation import organ_names
+
+__all__ = ["CertifiedDice", "certified_dice"]
+
+
+class CertifiedDice(TypedDict):
+    """Scores of one organ of one case, 0 to 1; NaN where nothing can be predicted and nothing is there."""
+
+    abstentions_wrong: float
+    lower_bound: float
+    upper_bound: float
+    reference_voxels: int
+    certified_voxels: int
+    abstained_in_organ: int
+    abstained_elsewhere: int
+
+
+def certified_dice(
+    certified: Any, label: torch.Tensor, class_names: Sequence[str] | Mapping[Any, str]
+) -> list[dict[str, CertifiedDice]]:
+    """Dice of every organ of every case; the background is not scored.
+
+    With T certified voxels of the organ that are right, P certified voxels of the organ, R voxels of the organ in the
+    reference, and abstained voxels A inside and E outside the organ:
+
+    ``abstentions_wrong`` = 2T / (P + R): an abstention misses its organ and invents none. This is the published form,
+    and not a bound: an attacker may turn abstained voxels outside the organ into the organ.
+
+    ``lower_bound`` = 2T / (P + R + E): the smallest Dice over everything that the abstained voxels may be. Giving an
+    abstained voxel inside the organ to the organ adds 2 to the numerator and 1 to the denominator, which never lowers a
+    Dice; giving it one outside adds 1 to the denominator, which never raises it; so the worst case is none of A and
+    all of E. Each organ's bound is attained, their mean is a bound that may not be, since an abstained voxel has one
+    class.
+
+    ``upper_bound`` = 2(T + A) / (P + R + A): the largest Dice, by the same argument.
+
+    Empty organs: NaN where the denominator is 0, as in ``score_segmentation``; so an organ that the reference lacks
+    scores 0 as soon as a voxel is certified as, or (lower bound) may become, this organ.
+
+    With the probability of the certificate, the Dice of the smoothed network lies between both bounds for every image
+    within the certified radius.
+
+    Args:
+        certified: a ``CertifiedSegmentation``, or its prediction (batch, 1, spatial...), integers, -1 for abstention.
+        label: class map (batch, 1, spatial...).
+        class_names: background first (see ``organ_names``).
+
+    Returns:
+        ``{organ: CertifiedDice}`` per case, in the order of the batch.
+
+    Raises:
+        ValueError: for shapes that differ, several channels, or classes below -1 (prediction) or 0 (label).
+    """
+    names = organ_names(class_names)
+    prediction = as_plain(getattr(certified, "prediction", certified))
+    label = as_plain(label).to(prediction.device)
+    if prediction.ndim < 3 or prediction.shape[1] != 1 or prediction.shape != label.shape:
+        raise ValueError(
+            "certified and label must be class maps of the same shape (batch, 1, spatial...), got "
+            f"{tuple(prediction.shape)} and {tuple(label.shape)}: score a multi-label network channel by channel."
+        )
+    other = max(names) + 1  # any class without a name
+    rows = prediction.flatten(1).long().clamp(max=other) + 1
+    columns = label.flatten(1).long().clamp(max=other)
+    if int(rows.min()) < 0 or int(columns.min()) < 0:
+        raise ValueError(
+            "certified must hold classes or -1 and label classes >= 0, got "
+            f"{int(rows.min()) - 1} and {int(columns.min())} as the smallest."
+        )
+    size = (other + 2) * (other + 1)
+    cases = torch.arange(rows.shape[0], device=rows.device)[:, None] * size
+    counted = torch.bincount((cases + rows * (other + 1) + columns).flatten(), minlength=len(cases) * size)
+    tables = counted.view(-1, other + 2, other + 1).cpu()
+    return [{name: _scores(table, index) for index, name in names.items()} for table in tables]
+
+
+def _scores(table: torch.Tensor, index: int) -> CertifiedDice:
+    """Scores from the counts (prediction + 1, label) of one case."""
+    right = int(table[index + 1, index])
+    predicted = int(table[index + 1].sum())
+    reference = int(table[:, index].sum())
+    inside = int(table[0, index])
+    outside = int(table[0].sum()) - inside
+    return CertifiedDice(
+        abstentions_wrong=_ratio(2 * right, predicted + reference),
+        lower_bound=_ratio(2 * right, predicted + reference + outside),
+        upper_bound=_ratio(2 * (right + inside), predicted + reference + inside),
+        reference_voxels=reference,
+        certified_voxels=predicted,
+        abstained_in_organ=inside,
+        abstained_elsewhere=outside,
+    )
+
+
+def _ratio(numerator: int, denominator: int) -> float:
+    return numerator / denominator if denominator else float("nan")
