@@ -10,6 +10,7 @@ import torch
 from monai.engines import PrepareBatch, default_prepare_batch
 
 from monai_adversarial.attacks import Attack, AttackResult
+from monai_adversarial.attacks.perturbed import Perturbed
 from monai_adversarial.attacks.validation import check_choice
 from monai_adversarial.engines.batch import batch_region
 
@@ -37,9 +38,13 @@ class PrepareBatchAdversarial(PrepareBatch):
         reference: ``"label"`` attacks against the batch's label where there is one; ``"prediction"`` never reads it and
             uses the network's clean prediction (for inference pipelines whose batches carry a raw label).
         region_key: batch key of a mask of the voxels that may change.
+        training: run the attack as training does (``Attack.perturb``): its last point, another random start for each
+            batch, no scores, and no passes beyond its steps. The same as the handler ``AdversarialTraining``, for
+            configs that slice their handler lists on other ranks.
 
     Attributes:
-        last_result: the :class:`AttackResult` of the last batch, None before the first or after a clean one.
+        last_result: what the attack of the last batch returned, an :class:`AttackResult` (with ``training`` a
+            ``Perturbed``); None before the first or after a clean one.
 
     Raises:
         TypeError: for an ``attack`` that is not an ``Attack`` and a batch whose image is not a tensor.
@@ -53,6 +58,7 @@ class PrepareBatchAdversarial(PrepareBatch):
         prepare_batch: Callable[..., Any] | None = None,
         reference: str = "label",
         region_key: str | None = None,
+        training: bool = False,
     ) -> None:
         if attack is not None and not isinstance(attack, Attack):
             raise TypeError(f"attack must be a monai_adversarial.attacks.Attack or None, got {type(attack).__name__}.")
@@ -64,7 +70,9 @@ class PrepareBatchAdversarial(PrepareBatch):
         self.prepare_batch = prepare_batch or default_prepare_batch
         self.reference = check_choice("reference", reference, ("label", "prediction"))
         self.region_key = region_key
-        self.last_result: AttackResult | None = None
+        self.training = bool(training)
+        self.batches = 0
+        self.last_result: AttackResult | Perturbed | None = None
 
     def __call__(
         self,
@@ -84,7 +92,19 @@ class PrepareBatchAdversarial(PrepareBatch):
             raise TypeError(f"the batch's image must be a tensor to be attacked, got {type(image).__name__}.")
         region = batch_region(batchdata, self.region_key, image)
         reference = label if self.reference == "label" else None
-        self.last_result = self.attack(self.network, image, reference, inferer=self.inferer, region=region)
+        if self.training:
+            self.batches += 1
+            self.last_result = self.attack.perturb(
+                self.network,
+                image,
+                reference,
+                inferer=self.inferer,
+                region=region,
+                reference="prediction" if reference is None else "label",
+                stream=self.batches,
+            )
+        else:
+            self.last_result = self.attack(self.network, image, reference, inferer=self.inferer, region=region)
         moved = self.last_result.label if reference is not None else label
         if isinstance(prepared, torch.Tensor):
             return self.last_result.adversarial

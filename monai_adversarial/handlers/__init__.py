@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+from monai_adversarial.handlers.adversarial_evaluation import AdversarialEvaluation
 from monai_adversarial.handlers.adversarial_training import AdversarialTraining
+from monai_adversarial.handlers.evaluation_worst_case import WorstCaseEvaluation
 from monai_adversarial.handlers.fast_adversarial_training import FastAdversarialTraining
 from monai_adversarial.handlers.loss_term import AdversarialLossTerm
 from monai_adversarial.handlers.schedules import LinearSchedule, UniformSchedule
 from monai_adversarial.handlers.semi_supervised import SemiSupervisedAdversarialTraining
 
 __all__ = [
+    "AdversarialEvaluation",
     "AdversarialLossTerm",
     "AdversarialTraining",
     "FastAdversarialTraining",
     "LinearSchedule",
     "SemiSupervisedAdversarialTraining",
     "UniformSchedule",
+    "WorstCaseEvaluation",
 ]

@@ -22,7 +22,7 @@ from monai_adversarial.attacks.validation import check_count, check_fraction
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.engines.batch import Batch, batch_region
 from monai_adversarial.handlers.schedules import Schedule, chance
-from monai_adversarial.networks.dual_normalization import normalization
+from monai_adversarial.networks.dual_normalization import has_dual_normalization, normalization
 
 __all__ = ["AdversarialTrainingHandler", "TrainingHandler", "check_attack"]
 
@@ -180,6 +180,17 @@ class AdversarialTrainingHandler(TrainingHandler):
         self.seed = check_count("seed", seed, minimum=0)
         self.batch: Batch | None = None
         self.perturbed: Perturbed | None = None
+
+    def started(self, engine: SupervisedTrainer) -> None:
+        """Refuse what ``DistributedDataParallel`` would only answer with an error about unused parameters."""
+        super().started(engine)
+        network = engine.network
+        if isinstance(network, nn.parallel.DistributedDataParallel) and has_dual_normalization(network):
+            if self.probability < 1 or self.first_epoch or self.budget is not None or network.find_unused_parameters:
+                raise ValueError(
+                    "dual normalization in DistributedDataParallel needs both branches in every iteration: "
+                    "probability=1, first_epoch=0, budget=None and find_unused_parameters=False."
+                )
 
     def describe(self) -> str:
         """The attacks, how often, and how strong."""

@@ -28,6 +28,7 @@ from monai.utils import (
     look_up_option,
 )
 
+from .gaussian_votes import NoisyCopiesInferer
 from .purified import PurifiedInferer
 from .scanner_space import ScannerSpaceInferer
 from .window_pass import WindowPass, pack_outputs, stitch_with_input_gradient
@@ -229,7 +230,8 @@ def memory_bounded(inferer: InfererType, keep_windows_megabytes: float = 0.0) ->
 
     A plain :py:class:`monai.inferers.SlidingWindowInferer` or ``SlidingWindowInfererAdapt`` becomes a
     :py:class:`MemoryBoundedSlidingWindowInferer` with the same settings (without Adapt's retries when memory runs
-    out). In a :py:class:`ScannerSpaceInferer` or :py:class:`PurifiedInferer` the inner inferer is converted, in a copy.
+    out). In a :py:class:`ScannerSpaceInferer`, :py:class:`PurifiedInferer` or smoothing inferer the inner inferer is
+    converted, in a copy.
     Anything else, subclasses and None included, is returned unchanged.
 
     Args:
@@ -245,7 +247,7 @@ def memory_bounded(inferer: InfererType, keep_windows_megabytes: float = 0.0) ->
         converted.__dict__.update(vars(inferer))  # same attributes, without computing the weight map again
         converted.keep_windows_megabytes = megabytes
         return converted  # type: ignore[return-value]
-    if isinstance(inferer, (ScannerSpaceInferer, PurifiedInferer)):
+    if isinstance(inferer, (ScannerSpaceInferer, PurifiedInferer, NoisyCopiesInferer)):
         inner = memory_bounded(inferer.inferer, megabytes)
         if inner is inferer.inferer:
             return inferer

@@ -47,7 +47,8 @@ class BoundedReLU(nn.Module):
         return self.fixed_bound if self.log_bound is None else self.log_bound.exp()
 
     def extra_repr(self) -> str:
-        return f"bound={float(self.bound):g}, learnable={self.learnable}"
+        bound = self.fixed_bound if self.log_bound is None else self.log_bound.detach().exp().item()
+        return f"bound={bound:g}, learnable={self.learnable}"
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         if self.log_bound is None:

@@ -148,7 +148,7 @@ class FeatureDenoising(nn.Module):
     def _pool(self, features: torch.Tensor) -> torch.Tensor:
         """Averages over the smallest cells that leave at most ``max_positions``."""
         sizes, cell = features.shape[2:], 1
-        while math.prod(-(-size // cell) for size in sizes) > self.max_positions:
+        while math.prod([-(-size // cell) for size in sizes]) > self.max_positions:
             cell += 1
         if cell == 1:
             return features
