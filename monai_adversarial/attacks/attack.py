@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.precision import Precision
 from monai_adversarial.attacks.predictor import Predictor, frozen
 from monai_adversarial.attacks.result import AttackResult
-from monai_adversarial.attacks.scene import IMAGE_DOMAINS, Scene, case_seeds, spacing_of
+from monai_adversarial.attacks.scene import IMAGE_DOMAINS, Scene, budget_of, case_seeds, spacing_of
 from monai_adversarial.attacks.search import Search, SteepestAscent
 from monai_adversarial.attacks.segmentation_dice import hard_prediction, mean_foreground_dice
 from monai_adversarial.attacks.validation import (
@@ -222,6 +223,7 @@ class Attack:
         reference: str = "label",
         probabilities: torch.Tensor | None = None,
         stream: int = 0,
+        budget: torch.Tensor | None = None,
     ) -> Perturbed:
         """Attack a batch for training: one restart, its last point, ``steps`` forward and backward passes and no more.
 
@@ -237,9 +239,12 @@ class Attack:
             probabilities: soft reference (batch, class, spatial...) from elsewhere, for example a teacher; replaces
                 ``reference``.
             stream: number of the random draw, for example the training iteration.
+            budget: factor by which each sample's budget (and its step) is multiplied, (batch,), finite and >= 0; None
+                for 1. For additive noise only.
 
         Raises:
             TypeError, ValueError: for input that does not fit, in one sentence.
+            NotImplementedError: for ``budget`` with a perturbation that is not additive noise.
         """
         check_image(image)
         check_choice("reference", reference, REFERENCES)
@@ -248,7 +253,7 @@ class Attack:
         elif probabilities is None and reference == "label":
             raise ValueError("reference='label' needs label=; pass it, or reference='prediction' or 'probabilities'.")
         with self._scope(predict, image, inferer) as (predictor, clean):
-            scene = self._scene(clean, image, region, spacing)
+            scene = replace(self._scene(clean, image, region, spacing), budget=budget_of(clean, budget))
             plain_label = None if label is None else _plain(label).to(clean.device)
             made = perturb_batch(self, predictor, scene, image, plain_label, reference, probabilities, start, stream)
             if label is not None:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from monai_adversarial.attacks.intensity import IntensityMap
+from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.validation import check_choice
 
-__all__ = ["IMAGE_DOMAINS", "UNITS", "Scene", "case_seeds", "spacing_of"]
+__all__ = ["IMAGE_DOMAINS", "UNITS", "Scene", "budget_of", "case_seeds", "spacing_of"]
 
 UNITS = ("HU", "network", "fraction")
 IMAGE_DOMAINS = ("HU", "network")
@@ -54,6 +55,28 @@ def spacing_of(image: torch.Tensor, spacing: Any = None) -> torch.Tensor | None:
     return table
 
 
+def budget_of(image: torch.Tensor, budget: torch.Tensor | None) -> torch.Tensor | None:
+    """Factors of the budget, (batch,), on the image's device and in its dtype; None for 1 everywhere.
+
+    Raises:
+        TypeError: for something else than a tensor of real numbers.
+        ValueError: for another shape, and for factors that are negative or not finite.
+    """
+    if budget is None:
+        return None
+    if not isinstance(budget, torch.Tensor) or budget.is_complex() or budget.dtype == torch.bool:
+        what = f"a tensor of {budget.dtype}" if isinstance(budget, torch.Tensor) else type(budget).__name__
+        raise TypeError(f"budget must be a tensor of one factor per sample, got {what}.")
+    if tuple(budget.shape) != (image.shape[0],):
+        raise ValueError(
+            f"budget must hold one factor for each of the {image.shape[0]} samples, got shape {tuple(budget.shape)}."
+        )
+    factors = as_plain(budget).detach().to(image)
+    if not bool((torch.isfinite(factors) & (factors >= 0)).all()):
+        raise ValueError(f"budget must be finite and >= 0 for every sample, got {factors.tolist()}.")
+    return factors
+
+
 def case_seeds(image: torch.Tensor, seed: int) -> tuple[int, ...]:
     """One seed per sample from ``seed`` and the voxels, so that batch size and order do not change a result."""
     values = image.detach().to(device="cpu", dtype=torch.float32).contiguous()
@@ -71,6 +94,8 @@ class Scene:
         region: boolean (batch, 1, spatial...), voxels that may change; None for all.
         intensity: the map from HU to network values, if known.
         image_domain: ``"HU"`` when ``image`` holds HU, ``"network"`` when the map was already applied.
+        budget: factor by which each sample's budget is multiplied, (batch,), as ``budget_of`` gives it; None for 1.
+            Perturbations that know only one budget for the batch refuse it when they are bound.
     """
 
     image: torch.Tensor
@@ -79,6 +104,7 @@ class Scene:
     region: torch.Tensor | None = None
     intensity: IntensityMap | None = None
     image_domain: str = "network"
+    budget: torch.Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -99,6 +125,7 @@ class Scene:
             seeds=tuple(self.seeds[i] for i in indices),
             spacing=None if self.spacing is None else self.spacing[list(indices)],
             region=None if self.region is None else self.region.index_select(0, where),
+            budget=None if self.budget is None else self.budget.index_select(0, where),
         )
 
     def generators(self, stream: int = 0) -> list[torch.Generator]:

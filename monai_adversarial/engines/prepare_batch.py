@@ -43,8 +43,8 @@ class PrepareBatchAdversarial(PrepareBatch):
             configs that slice their handler lists on other ranks.
 
     Attributes:
-        last_result: what the attack of the last batch returned, an :class:`AttackResult` (with ``training`` a
-            ``Perturbed``); None before the first or after a clean one.
+        last_result: the :class:`AttackResult` of the last batch; None before the first, after a clean one, and with
+            ``training``.
 
     Raises:
         TypeError: for an ``attack`` that is not an ``Attack`` and a batch whose image is not a tensor.
@@ -72,7 +72,7 @@ class PrepareBatchAdversarial(PrepareBatch):
         self.region_key = region_key
         self.training = bool(training)
         self.batches = 0
-        self.last_result: AttackResult | Perturbed | None = None
+        self.last_result: AttackResult | None = None
 
     def __call__(
         self,
@@ -92,9 +92,10 @@ class PrepareBatchAdversarial(PrepareBatch):
             raise TypeError(f"the batch's image must be a tensor to be attacked, got {type(image).__name__}.")
         region = batch_region(batchdata, self.region_key, image)
         reference = label if self.reference == "label" else None
+        found: AttackResult | Perturbed
         if self.training:
             self.batches += 1
-            self.last_result = self.attack.perturb(
+            found = self.attack.perturb(
                 self.network,
                 image,
                 reference,
@@ -104,8 +105,8 @@ class PrepareBatchAdversarial(PrepareBatch):
                 stream=self.batches,
             )
         else:
-            self.last_result = self.attack(self.network, image, reference, inferer=self.inferer, region=region)
-        moved = self.last_result.label if reference is not None else label
+            found = self.last_result = self.attack(self.network, image, reference, inferer=self.inferer, region=region)
+        moved = found.label if reference is not None else label
         if isinstance(prepared, torch.Tensor):
-            return self.last_result.adversarial
-        return (self.last_result.adversarial, moved, *rest)
+            return found.adversarial
+        return (found.adversarial, moved, *rest)

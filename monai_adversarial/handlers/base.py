@@ -15,10 +15,10 @@ from monai.utils import CommonKeys
 from torch import nn
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.attacks.perturbed import Perturbed
+from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed
 from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.predictor import unwrap
-from monai_adversarial.attacks.validation import check_count, check_fraction
+from monai_adversarial.attacks.validation import check_choice, check_count, check_fraction
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.engines.batch import Batch, batch_region
 from monai_adversarial.handlers.schedules import Schedule, chance
@@ -175,7 +175,7 @@ class AdversarialTrainingHandler(TrainingHandler):
             if schedule is not None and not callable(schedule):
                 raise TypeError(f"{name} must be a schedule (epoch, iteration) -> value or None, got {schedule!r}.")
         self.budget, self.steps = budget, steps
-        self.reference = reference
+        self.reference = check_choice("reference", reference, REFERENCES)
         self.region_key = region_key
         self.seed = check_count("seed", seed, minimum=0)
         self.batch: Batch | None = None

@@ -28,8 +28,8 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
     that a teacher gave the clean one.
 
     ``loss(labeled batch) + weight * cross_entropy(network(attacked unlabeled image), pseudo-label)``. The teacher is
-    the exponential average of the network's weights; voxels at which it is less sure than ``confidence`` do not count. The
-    trainer's labeled batch stays clean unless ``attack_labeled``.
+    the exponential average of the network's weights; voxels at which it is less sure than ``confidence`` do not count.
+    The trainer's labeled batch stays clean unless ``attack_labeled``.
 
     Args:
         attack: the attack on unlabeled images, or several of which each iteration draws one.

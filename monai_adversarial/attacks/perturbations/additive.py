@@ -53,13 +53,23 @@ class AdditiveNoise(Perturbation):
 
 
 class BoundAdditiveNoise(BoundPerturbation):
-    """Additive noise on one batch; the parameter is the noise itself, (batch, channel, spatial...), in image units."""
+    """Additive noise on one batch; the parameter is the noise itself, (batch, channel, spatial...), in image units.
+
+    Attributes:
+        epsilon: the radius in image units, before ``scene.budget`` multiplies it per sample.
+        radius: the radius with it: one number, or (batch, 1, ...) where samples have their own.
+    """
+
+    per_sample_budget = True
 
     def __init__(self, perturbation: AdditiveNoise, scene: Scene) -> None:
         super().__init__(scene)
         self.norm, self.units = perturbation.norm, perturbation.units
         self.epsilon = scene.in_image_units(perturbation.epsilon, perturbation.units)
         image = scene.image
+        self.radius: float | torch.Tensor = self.epsilon
+        if scene.budget is not None:
+            self.radius = per_sample(scene.budget * self.epsilon, image)
         mask = torch.ones_like(image, dtype=torch.bool) if scene.region is None else scene.region.expand_as(image)
         intensity = scene.intensity
         if scene.image_domain == "HU":
@@ -91,7 +101,10 @@ class BoundAdditiveNoise(BoundPerturbation):
     @property
     def euclidean_radius(self) -> torch.Tensor:
         """Radius of the Euclidean ball per sample, (batch,)."""
-        radius = torch.full_like(self.count, self.epsilon, dtype=self.scene.image.dtype)
+        if isinstance(self.radius, torch.Tensor):
+            radius = self.radius.flatten()
+        else:
+            radius = torch.full_like(self.count, self.radius, dtype=self.scene.image.dtype)
         return radius * self.count.to(radius.dtype).sqrt() if self.norm == "rms" else radius
 
     @property
@@ -99,11 +112,10 @@ class BoundAdditiveNoise(BoundPerturbation):
         """The ball's radius, (batch, 1, ...)."""
         image = self.scene.image
         if self.norm == "linf":
-            return (
-                torch.full(
-                    (image.shape[0], *([1] * (image.ndim - 1))), self.epsilon, dtype=image.dtype, device=image.device
-                ),
-            )
+            if isinstance(self.radius, torch.Tensor):
+                return (self.radius,)
+            shape = (image.shape[0], *([1] * (image.ndim - 1)))
+            return (torch.full(shape, self.radius, dtype=image.dtype, device=image.device),)
         return (per_sample(self.euclidean_radius, image),)
 
     @property
@@ -127,7 +139,7 @@ class BoundAdditiveNoise(BoundPerturbation):
     def random(self, generators: list[torch.Generator]) -> Parameters:
         """Uniform in the box, or uniform in direction and radius for the Euclidean balls."""
         if self.norm == "linf":
-            return self.project((self._draw(generators, gaussian=False) * self.epsilon,))
+            return self.project((self._draw(generators, gaussian=False) * self.radius,))
         noise = self._draw(generators, gaussian=True)
         length = noise.flatten(1).norm(dim=1).clamp_min(torch.finfo(noise.dtype).tiny)
         shrink = torch.stack([torch.rand((), generator=g, device=noise.device, dtype=noise.dtype) for g in generators])
@@ -147,7 +159,7 @@ class BoundAdditiveNoise(BoundPerturbation):
         """Ball first, then the valid range of values, which can only shrink the noise."""
         (noise,) = parameters
         if self.norm == "linf":
-            noise = noise.clamp(-self.epsilon, self.epsilon)
+            noise = noise.clamp(-self.radius, self.radius)  # type: ignore[arg-type]  # both numbers or both tensors
         else:
             length = noise.flatten(1).norm(dim=1).clamp_min(torch.finfo(noise.dtype).tiny)
             noise = noise * per_sample((self.euclidean_radius / length).clamp_max(1.0), noise)
@@ -163,6 +175,17 @@ class BoundAdditiveNoise(BoundPerturbation):
         """Add the noise; ``project`` has kept it inside the ball, the region and the range of values."""
         return image + parameters[0]
 
+    def size(self, parameters: Parameters) -> torch.Tensor:
+        """How far the noise goes in the ball's norm, as a share of ``epsilon``, (batch,); 0 where epsilon is 0."""
+        noise = parameters[0].detach().flatten(1)
+        if self.norm == "linf":
+            length = noise.abs().amax(dim=1)
+        else:
+            length = noise.norm(dim=1)
+            if self.norm == "rms":
+                length = length / self.count.to(length.dtype).sqrt()
+        return length / self.epsilon if self.epsilon > 0 else torch.zeros_like(length)
+
     def frozen_fraction(self, gradients: Parameters) -> torch.Tensor:
         """Share of zero gradients among the voxels that may change."""
         zero = (gradients[0] == 0) if self.mask is None else (gradients[0] == 0) & self.mask
@@ -175,12 +198,12 @@ class BoundAdditiveNoise(BoundPerturbation):
         change = adversarial - image
         inward = torch.where(change > 0, torch.floor(adversarial), torch.ceil(adversarial))
         if self.norm == "linf":
-            unsafe = (nearest - image).abs() > self.epsilon
+            unsafe = (nearest - image).abs() > self.radius
         else:  # a Euclidean length grows only where a voxel's change grows
             unsafe = (nearest - image).abs() > change.abs()
         rounded = torch.where(unsafe, inward, nearest)
         # Between a clean value that is not whole and the noisy one there may be no whole number: the voxel stays clean.
-        allowed = torch.full_like(change, self.epsilon) if self.norm == "linf" else change.abs()
+        allowed = torch.zeros_like(change) + self.radius if self.norm == "linf" else change.abs()
         rounded = torch.where((rounded - image).abs() > allowed, image, rounded)
         untouched = change == 0 if self.mask is None else (change == 0) | ~self.mask
         return torch.where(untouched, image, rounded)
@@ -200,11 +223,10 @@ class BoundAdditiveNoise(BoundPerturbation):
         room = rounding + spacing
         if self.norm == "l2":
             room *= float(self.count.max()) ** 0.5
-        found = {
-            f"noise_{self.norm}": Measurement(
-                values / per_unit, self.units, self.epsilon / per_unit, tolerance=room / per_unit
-            )
-        }
+        limit: float | torch.Tensor = self.epsilon / per_unit
+        if self.scene.budget is not None:
+            limit = self.scene.budget.double() * limit
+        found = {f"noise_{self.norm}": Measurement(values / per_unit, self.units, limit, tolerance=room / per_unit)}
         for name, amount in (("largest_change", largest), ("rms_change", root_mean_square)):
             in_hounsfield = self.scene.in_hounsfield(amount)
             if in_hounsfield is not None:

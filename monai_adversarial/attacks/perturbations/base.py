@@ -33,14 +33,15 @@ class Measurement:
     Args:
         values: one number per sample, (batch,).
         units: unit of the values, for example ``"HU"`` or ``"mm"``.
-        limit: what the budget allows, None for a value that is only reported.
+        limit: what the budget allows, for the batch or for each sample, (batch,); None for a value that is only
+            reported.
         at_least: the limit is a lower bound (for example of a Jacobian determinant) instead of an upper bound.
         tolerance: absolute room for rounding to the saved file's integers, in ``units``.
     """
 
     values: torch.Tensor
     units: str
-    limit: float | None = None
+    limit: float | torch.Tensor | None = None
     at_least: bool = False
     tolerance: float = 0.0
 
@@ -48,10 +49,15 @@ class Measurement:
         """Indices of the samples outside the limit."""
         if self.limit is None:
             return []
-        room = abs(self.limit) * RELATIVE_TOLERANCE + 1e-6 + self.tolerance
+        limit = torch.as_tensor(self.limit, dtype=torch.float64, device="cpu")
+        room = limit.abs() * RELATIVE_TOLERANCE + 1e-6 + self.tolerance
         values = self.values.detach().double().cpu()
-        inside = values >= self.limit - room if self.at_least else values <= self.limit + room
+        inside = values >= limit - room if self.at_least else values <= limit + room
         return [i for i, fine in enumerate(inside.tolist()) if not fine]  # NaN is never inside
+
+    def limit_of(self, sample: int) -> float | None:
+        """What the budget allows one sample."""
+        return float(self.limit[sample]) if isinstance(self.limit, torch.Tensor) else self.limit
 
 
 def _times(budget: Any, factor: float) -> Any:
@@ -76,8 +82,15 @@ class BoundPerturbation(ABC):
 
     #: the perturbation moves anatomy, so that labels move with the image
     geometric: bool = False
+    #: the perturbation honors ``scene.budget``, one factor per sample
+    per_sample_budget: bool = False
 
     def __init__(self, scene: Scene) -> None:
+        if scene.budget is not None and not self.per_sample_budget:
+            raise NotImplementedError(
+                f"{type(self).__name__} knows one budget for the whole batch: a budget per sample works with "
+                "AdditiveNoise only."
+            )
         self.scene = scene
 
     @property
@@ -137,7 +150,7 @@ class BoundPerturbation(ABC):
                 side = "below" if measurement.at_least else "above"
                 raise BudgetError(
                     f"{name} of sample {sample} is {float(measurement.values[sample]):.6g} {measurement.units}, "
-                    f"{side} the budget of {measurement.limit:.6g} {measurement.units}."
+                    f"{side} the budget of {measurement.limit_of(sample):.6g} {measurement.units}."
                 )
         return measured
 

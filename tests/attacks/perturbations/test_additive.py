@@ -8,9 +8,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_adversarial.attacks.perturbations import AdditiveNoise, BudgetError
+from monai_adversarial.attacks import PGD
+from monai_adversarial.attacks.perturbations import (
+    AdditiveNoise,
+    AffineTransform,
+    BiasField,
+    BudgetError,
+    Chain,
+    ElasticDeformation,
+    Parameters,
+    Perturbation,
+)
 from monai_adversarial.attacks.scene import Scene
 from tests.attacks.perturbations.scenes import WINDOW, hounsfield_scene, leaves
+from tests.utils import LinearNetwork, random_image
 
 NORMS = ("linf", "l2", "rms")
 
@@ -198,3 +209,115 @@ def test_bad_input_is_named() -> None:
     for make, name in cases:
         with pytest.raises(ValueError, match=name):
             make()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_budget_of_one_per_sample_changes_no_bit(norm: str, dtype: torch.dtype) -> None:
+    scene = hounsfield_scene((6, 5, 4), batch=3, dtype=dtype)
+    own = replace(scene, budget=torch.ones(3, dtype=dtype))
+    shared, single = (AdditiveNoise(7.3, norm, "HU").bind(one) for one in (scene, own))
+    draw = torch.randn(scene.image.shape, generator=torch.Generator().manual_seed(3), dtype=dtype) * 20
+    parameters = shared.project((draw,))
+    results: list[tuple[Parameters, ...]] = []
+    for bound in (shared, single):
+        start = bound.random(scene.generators())
+        adversarial = bound.apply(scene.image, start)
+        results.append(
+            (
+                bound.radii,
+                start,
+                bound.project((draw,)),
+                bound.random_control(scene.generators(), parameters),
+                (bound.quantize(scene.image, adversarial, start), bound.size(start), bound.frozen_fraction((draw,))),
+                tuple(m.values for m in bound.verify(scene.image, adversarial, start).values()),
+            )
+        )
+    for before, now in zip(*results, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_each_sample_with_its_own_budget_is_attacked_as_if_it_were_alone(norm: str, masked: bool) -> None:
+    scene = hounsfield_scene((6, 5, 4), batch=3)
+    scene = replace(scene, region=scene.image > 0 if masked else None, budget=torch.tensor([0.5, 0.0, 2.0]))
+    bound = AdditiveNoise(6.0, norm, "HU").bind(scene)
+    draw = torch.randn(scene.image.shape, generator=torch.Generator().manual_seed(1)) * 500
+    far = bound.project((draw if scene.region is None else draw * scene.region,))
+    torch.testing.assert_close(sizes(far[0], norm, bound.count).tolist(), [3.0, 0.0, 12.0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(bound.size(far).tolist(), [0.5, 0.0, 2.0], rtol=1e-5, atol=0)
+    start = bound.random(scene.generators())
+    whole = bound.quantize(scene.image, bound.apply(scene.image, start), start)
+    for i, epsilon in enumerate((3.0, 0.0, 12.0)):
+        alone = replace(scene.select([i]), budget=None)
+        reference = AdditiveNoise(epsilon, norm, "HU").bind(alone)
+        torch.testing.assert_close(bound.radii[0][[i]], reference.radii[0])
+        torch.testing.assert_close(start[0][[i]], reference.random(alone.generators())[0])
+        torch.testing.assert_close(far[0][[i]], reference.project((far[0][[i]],))[0])
+        expected = reference.quantize(alone.image, alone.image + start[0][[i]], (start[0][[i]],))
+        assert torch.equal(whole[[i]], expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_sample_is_measured_against_its_own_budget(norm: str) -> None:
+    scene = replace(hounsfield_scene((6, 5, 4), batch=3), budget=torch.tensor([0.5, 1.0, 2.0]))
+    bound = AdditiveNoise(6.0, norm, "HU").bind(scene)
+    (noise,) = parameters = bound.project((torch.randn_like(scene.image) * 500,))
+    measured = bound.verify(scene.image, scene.image + noise, parameters)[f"noise_{norm}"]
+    assert [measured.limit_of(i) for i in range(3)] == [3.0, 6.0, 12.0]
+    noise[1] *= 1.01  # still smaller than the noise of sample 2
+    with pytest.raises(BudgetError, match=f"noise_{norm} of sample 1 .* above the budget of 6 HU"):
+        bound.verify(scene.image, scene.image + noise, parameters)
+
+
+def test_a_selected_sample_keeps_its_budget() -> None:
+    scene = replace(hounsfield_scene((4, 4, 4), batch=3), budget=torch.tensor([0.5, 1.0, 2.0]))
+    chosen = scene.select([2, 0])
+    assert chosen.budget is not None and chosen.budget.tolist() == [2.0, 0.5]
+    assert AdditiveNoise(6.0, "linf", "HU").bind(chosen).radii[0].flatten().tolist() == [12.0, 3.0]
+
+
+def test_an_attack_for_training_takes_a_budget_per_sample() -> None:
+    image = random_image((3, 1, 6, 6, 6)).double()
+    label = (image > 0.5).long()
+    network = LinearNetwork((-20.0, 20.0), (10.0, -10.0)).double()
+    attack = PGD(0.2, steps=3)
+    plain = attack.perturb(network, image, label)
+    ones = attack.perturb(network, image, label, budget=torch.ones(3))
+    assert torch.equal(plain.adversarial, ones.adversarial)
+    own = attack.perturb(network, image, label, budget=torch.tensor([0.0, 0.25, 1.0]))
+    assert torch.equal(own.adversarial[0], image[0])
+    assert (own.adversarial - image)[1].abs().max().item() == pytest.approx(0.05)
+    assert torch.equal(own.adversarial[2], plain.adversarial[2])
+    smaller = PGD(0.05, steps=3).perturb(network, image, label)
+    torch.testing.assert_close(own.adversarial[1], smaller.adversarial[1])
+
+
+@pytest.mark.parametrize(
+    ("budget", "error", "message"),
+    [
+        (0.5, TypeError, "budget must be a tensor of one factor per sample, got float"),
+        (torch.tensor([True, False]), TypeError, "torch.bool"),
+        (torch.ones(3), ValueError, r"each of the 2 samples, got shape \(3,\)"),
+        (torch.ones(2, 1), ValueError, r"got shape \(2, 1\)"),
+        (torch.tensor([1.0, -0.1]), ValueError, "finite and >= 0"),
+        (torch.tensor([1.0, float("nan")]), ValueError, "finite and >= 0"),
+    ],
+)
+def test_a_bad_budget_per_sample_is_named(budget: object, error: type[Exception], message: str) -> None:
+    image = random_image((2, 1, 4, 4, 4))
+    with pytest.raises(error, match=message):
+        PGD(0.1).perturb(LinearNetwork(), image, (image > 0.5).long(), budget=budget)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "perturbation",
+    [AffineTransform(), BiasField(), ElasticDeformation(), Chain([AdditiveNoise(1.0)])],
+    ids=lambda perturbation: type(perturbation).__name__,
+)
+def test_other_perturbations_refuse_a_budget_per_sample(perturbation: Perturbation) -> None:
+    scene = hounsfield_scene((8, 8, 8), (1.0, 1.0, 1.0))
+    perturbation.bind(scene)
+    with pytest.raises(NotImplementedError, match="AdditiveNoise only"):
+        perturbation.bind(replace(scene, budget=torch.ones(1)))

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adversarial training in real trainers, against formulas written by hand."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.handlers import CheckpointLoader, CheckpointSaver
+from monai.losses import DeepSupervisionLoss, DiceCELoss
+from torch import nn
+
+from monai_adversarial.attacks import FGSM, PGD, AdvElastic
+from monai_adversarial.engines import PrepareBatchAdversarial
+from monai_adversarial.handlers import AdversarialTraining, LinearSchedule
+from monai_adversarial.networks import convert_dual_normalization, set_normalization
+from tests.handlers.trainers import LinearSegmenter, SmallNetwork, cross_entropy, items, trainer
+from tests.utils import tiny_segmentation_network
+
+EPSILON, RATE = 0.05, 0.1
+
+
+def state(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def sgd_step(network: nn.Module, loss: torch.Tensor) -> None:
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    with torch.no_grad():
+        for weight, gradient in zip(network.parameters(), gradients, strict=True):
+            weight -= RATE * gradient
+
+
+def linear_fgsm(network: LinearSegmenter, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Closed form: the cross-entropy of two linear logits grows with the wrong class's weight minus the right one's."""
+    weight = network.conv.weight.detach().flatten()
+    wrong_minus_right = torch.where(label == 0, weight[1] - weight[0], weight[0] - weight[1])
+    return image + EPSILON * wrong_minus_right.sign()
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5, 0.3])
+def test_a_step_equals_the_formula_on_a_linear_network(weight: float) -> None:
+    network, data = LinearSegmenter(), items(2, torch.float64)
+    expected = copy.deepcopy(network)
+    image = torch.stack([item["image"] for item in data])
+    label = torch.stack([item["label"] for item in data])
+    adversarial = linear_fgsm(expected, image, label)
+    loss = (1 - weight) * cross_entropy(expected(image), label) + weight * cross_entropy(expected(adversarial), label)
+    sgd_step(expected, loss)
+
+    attack = FGSM(EPSILON, objective="cross_entropy", precision="float32")
+    handler = AdversarialTraining(attack, adversarial_weight=weight)
+    engine = trainer(network, [handler], data, lr=RATE)
+    engine.run()
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], value, rtol=1e-12, atol=1e-14)
+    output = engine.state.output
+    assert output[0]["loss"] == pytest.approx(float(loss))
+    given = torch.stack([one["image"] for one in output])
+    torch.testing.assert_close(given, adversarial if weight == 1 else image, rtol=0, atol=1e-15)
+    assert torch.equal(torch.stack([one["image"] for one in engine.state.batch]), image)
+
+
+class Watch:
+    """Looks at the network around the attack, inside the trainer."""
+
+    def __init__(self, network: nn.Module, handler: AdversarialTraining) -> None:
+        self.network, self.checked = network, 0
+        perturb = handler.perturb
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            before = state(network)
+            gradients = [None if w.grad is None else w.grad.clone() for w in network.parameters()]
+            modes = [module.training for module in network.modules()]
+            random = torch.get_rng_state()
+            made = perturb(*args, **kwargs)
+            for name, value in state(network).items():
+                assert torch.equal(value, before[name]), name
+            for weight, old in zip(network.parameters(), gradients, strict=True):
+                assert weight.requires_grad
+                assert (weight.grad is None) == (old is None)
+                assert old is None or torch.equal(weight.grad, old)
+            assert modes == [module.training for module in network.modules()]
+            assert torch.equal(random, torch.get_rng_state())
+            self.checked += 1
+            return made
+
+        handler.perturb = watched  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_the_attack_leaves_gradients_statistics_modes_and_random_state_alone(weight: float) -> None:
+    network = SmallNetwork(dropout=0.5)
+    handler = AdversarialTraining(PGD(EPSILON, steps=3), adversarial_weight=weight)
+    watch = Watch(network, handler)
+    trainer(network, [handler], max_epochs=2).run()
+    assert watch.checked == 4
+    assert int(network.norm.num_batches_tracked) == 4 * (1 if weight == 1 else 2)
+
+
+def test_batchnorm_statistics_come_from_the_training_passes_alone() -> None:
+    data, networks = items(2), [SmallNetwork(seed=1) for _ in range(2)]
+    trainer(networks[0], [AdversarialTraining(PGD(EPSILON, steps=5))], data).run()
+    image, label = torch.stack([i["image"] for i in data]), torch.stack([i["label"] for i in data])
+    by_hand = networks[1]
+    adversarial = PGD(EPSILON, steps=5).perturb(by_hand, image, label, stream=1).adversarial
+    by_hand.train()
+    cross_entropy(by_hand(adversarial), label)
+    assert torch.equal(networks[0].norm.running_mean, by_hand.norm.running_mean)
+
+
+def test_frozen_layers_stay_frozen() -> None:
+    network = SmallNetwork()
+    network.first.requires_grad_(False)
+    before = network.first.weight.clone()
+    trainer(network, [AdversarialTraining(PGD(EPSILON, steps=2), adversarial_weight=0.5)]).run()
+    assert torch.equal(network.first.weight, before) and network.first.weight.grad is None
+    assert not network.first.weight.requires_grad and network.second.weight.requires_grad
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_gradient_accumulation_equals_the_joint_batch(weight: float) -> None:
+    data, networks = items(4), [SmallNetwork(norm=False, seed=2) for _ in range(2)]
+    # Not random: the number of the draw is the iteration, which differs between the two.
+    attack = PGD(EPSILON, steps=2, random_start=False, precision="float32")
+    for network, size, accumulation in zip(networks, (4, 2), (1, 2), strict=True):
+        handler = AdversarialTraining(attack, adversarial_weight=weight)
+        trainer(network, [handler], data, batch_size=size, accumulation_steps=accumulation).run()
+    for name, value in networks[0].state_dict().items():
+        torch.testing.assert_close(networks[1].state_dict()[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_geometric_attacks_move_the_label_that_is_trained_on() -> None:
+    data = items(2, shape=(1, 8, 8, 8))
+    seen: list[torch.Tensor] = []
+
+    def loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        seen.append(label.clone())
+        return cross_entropy(logits, label)
+
+    # One step from the identity: at the identity the gradient of a warp is known, and large steps move labels.
+    attack = AdvElastic(max_displacement=3.0, control_spacing=3.0, steps=3)
+    data = [{**item, "image": as_scan(item["image"])} for item in data]
+    engine = trainer(SmallNetwork(), [AdversarialTraining(attack, adversarial_weight=0.5)], data, loss=loss)
+    engine.run()
+    clean = torch.stack([item["label"] for item in data])
+    assert torch.equal(torch.as_tensor(seen[0]), clean)
+    assert seen[1].shape == clean.shape and not torch.equal(torch.as_tensor(seen[1]), clean)
+    assert set(seen[1].unique().tolist()) <= {0, 1}
+
+
+def as_scan(image: torch.Tensor) -> Any:
+    return MetaTensor(image, affine=torch.eye(4, dtype=torch.float64))
+
+
+class Supervised(nn.Module):
+    """Deep supervision: two outputs in training, one in evaluation, as MONAI's networks do it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = SmallNetwork(norm=False, classes=2)
+        self.low = nn.Conv3d(2, 2, 2, stride=2)
+
+    def forward(self, image: torch.Tensor) -> Any:
+        full = self.body(image)
+        return [full, self.low(full)] if self.training else full
+
+
+def test_deep_supervision_works_in_both_terms() -> None:
+    network = Supervised()
+    loss = DeepSupervisionLoss(DiceCELoss(to_onehot_y=True, softmax=True))
+    handler = AdversarialTraining(PGD(EPSILON, steps=2), adversarial_weight=0.5)
+    data = [{**item, "label": item["label"].float()} for item in items()]  # what MONAI's loss can resize
+    engine = trainer(network, [handler], data, loss=loss, decollate=False)
+    engine.run()
+    assert torch.isfinite(engine.state.output["loss"]) and engine.state.output["adversarial_loss"] > 0
+    assert network.low.weight.grad is not None and bool(network.low.weight.grad.abs().sum() > 0)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_a_compiled_network_trains_as_the_plain_one(weight: float) -> None:
+    networks = [SmallNetwork(seed=3) for _ in range(2)]
+    for network, compiled in zip(networks, (False, True), strict=True):
+        torch._dynamo.reset()
+        handler = AdversarialTraining(PGD(EPSILON, steps=2, precision="float32"), adversarial_weight=weight)
+        options = {"compile": True, "compile_kwargs": {"backend": "eager"}} if compiled else {}
+        trainer(network, [handler], **options).run()
+    for name, value in networks[0].state_dict().items():
+        torch.testing.assert_close(networks[1].state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_curriculum_and_clean_epochs_change_what_is_attacked() -> None:
+    sizes: list[float] = []
+    network = SmallNetwork()
+    handler = AdversarialTraining(
+        PGD(0.1, steps=3), first_epoch=1, budget=LinearSchedule(0.2, 1.0, epochs=2, first_epoch=1)
+    )
+    engine = trainer(network, [handler], max_epochs=4, batch_size=4, decollate=False)
+
+    def measure(engine: Engine) -> None:
+        change = engine.state.output["image"] - engine.state.batch["image"]
+        sizes.append(round(float(change.abs().max()), 4))
+
+    engine.add_event_handler(Events.ITERATION_COMPLETED, measure)
+    engine.run()
+    assert sizes == [0.0, 0.02, 0.06, 0.1]
+
+
+def test_dual_normalization_keeps_its_branches_apart() -> None:
+    network = convert_dual_normalization(SmallNetwork(seed=4))
+    data = items(2)
+    image, label = torch.stack([i["image"] for i in data]), torch.stack([i["label"] for i in data])
+    by_hand = copy.deepcopy(network)
+    trainer(network, [AdversarialTraining(PGD(EPSILON, steps=2), adversarial_weight=0.5)], data).run()
+
+    by_hand.eval()
+    set_normalization(by_hand, "adversarial")
+    adversarial = PGD(EPSILON, steps=2).perturb(by_hand, image, label, stream=1).adversarial
+    by_hand.train()
+    by_hand(adversarial)
+    set_normalization(by_hand, "clean")
+    by_hand(image)
+    for branch in ("clean", "adversarial"):
+        mean = getattr(network.norm, branch).running_mean
+        torch.testing.assert_close(mean, getattr(by_hand.norm, branch).running_mean)
+    assert not torch.equal(network.norm.clean.running_mean, network.norm.adversarial.running_mean)
+    assert network.norm.domain == "clean"
+    with pytest.raises(ValueError, match="dual normalization, but adversarial_weight=1 trains on no clean batch"):
+        trainer(network, [AdversarialTraining(PGD(EPSILON))], data).run()
+
+
+def test_training_resumes_from_a_checkpoint_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    def run(network: nn.Module, epochs: int, folder: Path | None = None, load: Path | None = None) -> nn.Module:
+        handler = AdversarialTraining(
+            PGD(EPSILON, steps=2), adversarial_weight=0.5, probability=0.7, budget=LinearSchedule(0.5, 1, 4)
+        )
+        engine = trainer(network, [handler], max_epochs=epochs)
+        things = {"model": network, "optimizer": engine.optimizer, "trainer": engine, "adversarial": handler}
+        if folder is not None:
+            CheckpointSaver(str(folder), things, save_final=True, final_filename="last.pt").attach(engine)
+        if load is not None:
+            CheckpointLoader(str(load), things).attach(engine)
+        engine.run()
+        return network
+
+    whole = run(SmallNetwork(seed=5), 4)
+    run(SmallNetwork(seed=5), 2, folder=tmp_path)
+    resumed = run(SmallNetwork(seed=6), 4, load=tmp_path / "last.pt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_prepare_batch_in_training_mode_is_the_same_training() -> None:
+    networks = [SmallNetwork(seed=7) for _ in range(2)]
+    trainer(networks[0], [AdversarialTraining(PGD(EPSILON, steps=2))]).run()
+    prepare = PrepareBatchAdversarial(PGD(EPSILON, steps=2), networks[1], training=True)
+    trainer(networks[1], [], prepare_batch=prepare).run()
+    for name, value in networks[0].state_dict().items():
+        assert torch.equal(networks[1].state_dict()[name], value), name
+
+
+def test_detach_gives_the_trainer_back() -> None:
+    networks = [SmallNetwork(seed=8) for _ in range(2)]
+    trainer(networks[0], []).run()
+    handler = AdversarialTraining(PGD(EPSILON), adversarial_weight=0.5)
+    engine = trainer(networks[1], [handler])
+    handler.detach(engine)
+    engine.run()
+    for name, value in networks[0].state_dict().items():
+        assert torch.equal(networks[1].state_dict()[name], value), name
+
+
+def test_bad_use_stops_when_it_is_attached() -> None:
+    network = SmallNetwork()
+    handler = AdversarialTraining(PGD(EPSILON))
+    evaluator = SupervisedEvaluator(device=torch.device("cpu"), val_data_loader=[], network=network)
+    with pytest.raises(TypeError, match="must be attached to a monai SupervisedTrainer, got SupervisedEvaluator"):
+        handler.attach(evaluator)
+    with pytest.raises(TypeError, match="must be attached to a monai SupervisedTrainer, got Engine"):
+        handler.attach(Engine(lambda engine, batch: None))
+    with pytest.raises(ValueError, match="AdversarialTraining already changes this trainer's batch"):
+        trainer(network, [handler, AdversarialTraining(PGD(EPSILON))])
+    with pytest.raises(ValueError, match="PrepareBatchAdversarial already changes this trainer's batch"):
+        trainer(network, [AdversarialTraining(PGD(EPSILON))], prepare_batch=PrepareBatchAdversarial(None, network))
+    with pytest.raises(ValueError, match="is on meta but the trainer works on cpu"):
+        trainer(network, [AdversarialTraining(PGD(EPSILON), tiny_segmentation_network().to("meta"))])
+    for options, words in (
+        ({"attack": "pgd"}, "attack must be a monai_adversarial.attacks.Attack, got str"),
+        ({"attack": []}, "attack must be an attack or several, got none"),
+        ({"attack": PGD(1), "adversarial_weight": 2}, "adversarial_weight must be a number from 0 to 1"),
+        ({"attack": PGD(1), "probability": -1}, "probability must be a number from 0 to 1"),
+        ({"attack": PGD(1), "budget": 3}, "budget must be a schedule"),
+        ({"attack": PGD(1), "network": "net"}, "network must be a torch.nn.Module or None, got str"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            AdversarialTraining(**options)
+
+
+def test_it_says_what_it_will_do(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        trainer(SmallNetwork(), [AdversarialTraining(PGD(EPSILON, steps=7), adversarial_weight=0.25, probability=0.5)])
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "attacks 50% of the iterations with PGD(AdditiveNoise(epsilon=0.05" in said and "steps=7" in said
+    assert "minimizes 0.75 loss(clean) + 0.25 loss(adversarial)" in said
+
+
+def test_batches_without_labels_are_one_sentence() -> None:
+    data = [{"image": item["image"]} for item in items(2)]
+    with pytest.raises((TypeError, ValueError, KeyError), match="label"):
+        trainer(SmallNetwork(), [AdversarialTraining(PGD(EPSILON))], data).run()

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unlabeled images in adversarial training."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.data import DataLoader, Dataset
+from monai.handlers import CheckpointLoader, CheckpointSaver
+from torch import nn
+from torch.nn import functional
+
+from monai_adversarial.attacks import FGSM, PGD
+from monai_adversarial.handlers import SemiSupervisedAdversarialTraining
+from tests.handlers.test_adversarial_training import RATE, linear_fgsm, sgd_step
+from tests.handlers.trainers import LinearSegmenter, SmallNetwork, cross_entropy, items, trainer
+
+EPSILON = 0.05
+
+
+def unlabeled(count: int = 2, dtype: torch.dtype = torch.float32, batch_size: int = 2) -> DataLoader:
+    found = [{"image": item["image"]} for item in items(count + 4, dtype)[4:]]
+    return DataLoader(Dataset(found), batch_size=batch_size)
+
+
+def test_a_step_equals_the_formula_on_a_linear_network() -> None:
+    network, data = LinearSegmenter(), items(2, torch.float64)
+    loader = unlabeled(dtype=torch.float64)
+    expected = copy.deepcopy(network)
+    image, label = (torch.stack([item[key] for item in data]) for key in ("image", "label"))
+    extra = next(iter(loader))["image"]
+    confidence, pseudo = expected(extra).detach().softmax(1).max(1, keepdim=True)
+    mask = (confidence >= 0.6).double()[:, 0]
+    assert 0.2 < float(mask.mean()) < 0.8
+    adversarial = linear_fgsm(expected, extra, pseudo)
+    voxels = functional.cross_entropy(expected(adversarial).float(), pseudo[:, 0], reduction="none")
+    term = (voxels * mask).sum() / mask.sum()
+    sgd_step(expected, cross_entropy(expected(image), label) + 3 * term)
+
+    attack = FGSM(EPSILON, objective="cross_entropy", precision="float32")
+    handler = SemiSupervisedAdversarialTraining(attack, loader, confidence=0.6)
+    trainer(network, [handler], data, lr=RATE).run()
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], value, rtol=1e-6, atol=1e-8)
+
+
+def test_the_teacher_is_the_exponential_average_and_is_not_trained() -> None:
+    network = SmallNetwork(seed=1)
+    handler = SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), unlabeled(), decay=0.5)
+    engine = trainer(network, [handler], items(6))
+    seen: list[torch.Tensor] = []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(network.second.weight.detach().clone()))
+    engine.run()
+    assert len(seen) == 3
+    average = seen[0]
+    for weight in seen[1:]:
+        average = 0.5 * average + 0.5 * weight
+    assert handler.average is not None
+    torch.testing.assert_close(handler.average.second.weight, average)
+    assert not any(weight.requires_grad for weight in handler.average.parameters())
+    assert all(weight.requires_grad for weight in network.parameters())
+
+
+def test_uncertain_pseudo_labels_do_not_count() -> None:
+    networks = [SmallNetwork(norm=False, seed=2) for _ in range(2)]
+    with torch.no_grad():
+        for network in networks:
+            network.second.weight.zero_()
+            network.second.bias.zero_()  # every voxel at 0.5
+    trainer(networks[0], []).run()
+    handler = SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), unlabeled(), confidence=0.99)
+    trainer(networks[1], [handler]).run()
+    for name, value in networks[0].state_dict().items():
+        torch.testing.assert_close(networks[1].state_dict()[name], value)
+
+
+def test_the_unlabeled_batches_start_again_when_they_are_exhausted() -> None:
+    handler = SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), unlabeled(3, batch_size=1))
+    images: list[float] = []
+    following = handler._next_image
+
+    def watched() -> torch.Tensor:
+        image = following()
+        images.append(round(float(image.sum()), 4))
+        return image
+
+    handler._next_image = watched  # type: ignore[method-assign]
+    trainer(SmallNetwork(), [handler], items(8), batch_size=1).run()
+    assert len(images) == 8 and images[:3] == images[3:6] and len(set(images)) == 3
+
+
+def test_a_resumed_training_has_the_same_teacher(tmp_path: Path) -> None:
+    def run(network: nn.Module, epochs: int, folder: Path | None = None, load: Path | None = None) -> Any:
+        handler = SemiSupervisedAdversarialTraining(
+            PGD(EPSILON, steps=1), unlabeled(), confidence=0.5, decay=0.9, attack_labeled=True
+        )
+        engine = trainer(network, [handler], max_epochs=epochs)
+        things = {"model": network, "optimizer": engine.optimizer, "trainer": engine, "adversarial": handler}
+        if folder is not None:
+            CheckpointSaver(str(folder), things, save_final=True, final_filename="last.pt").attach(engine)
+        if load is not None:
+            CheckpointLoader(str(load), things).attach(engine)
+        engine.run()
+        return network, handler.average
+
+    whole = run(SmallNetwork(seed=5), 4)
+    run(SmallNetwork(seed=5), 2, folder=tmp_path)
+    resumed = run(SmallNetwork(seed=6), 4, load=tmp_path / "last.pt")
+    for one, other in zip(whole, resumed, strict=True):
+        for name, value in one.state_dict().items():
+            assert torch.equal(other.state_dict()[name], value), name
+
+
+def test_bad_use_is_one_sentence() -> None:
+    with pytest.raises(TypeError, match="unlabeled must be a data loader, got int"):
+        SemiSupervisedAdversarialTraining(PGD(EPSILON), 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="decay must be between 0 and 1, got 1"):
+        SemiSupervisedAdversarialTraining(PGD(EPSILON), unlabeled(), decay=1)
+    empty = SemiSupervisedAdversarialTraining(PGD(EPSILON), [])
+    with pytest.raises(ValueError, match="unlabeled must hold at least one batch, got none"):
+        trainer(SmallNetwork(), [empty]).run()
+    lacking = SemiSupervisedAdversarialTraining(PGD(EPSILON), [{"scan": torch.zeros(1)}])
+    with pytest.raises(KeyError, match="image_key 'image' is not in the unlabeled batch"):
+        trainer(SmallNetwork(), [lacking]).run()
