@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-PARTS = ("steps", "windows", "memory", "strength", "purifiers")
+PARTS = ("steps", "windows", "memory", "strength", "purifiers", "training")
 
 
 def _arguments() -> argparse.Namespace:
@@ -23,6 +23,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="steps of the attack for the Dice (default 20)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--purifier-size", type=int, default=128, help="voxels along each axis for the purifiers")
+    parser.add_argument("--training-size", type=int, default=48, help="voxels along each axis of a training patch")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default: all)")
     parser.add_argument("--output", type=Path, help="also write the table to this Markdown file")
@@ -135,6 +136,25 @@ def main() -> int:
             ratio, verdict = _cell(row.wall() / reference.wall(), row.target)
             seconds = f"{reference.wall():.3f} | {row.wall():.3f}"
             report(f"| {row.name} | {row.reference} | {seconds} | {ratio} | {verdict} |")
+    if "training" in arguments.only:
+        from benchmarks.timing import run_rounds
+        from benchmarks.training_overhead import BATCH, training_rows
+
+        training_jobs, rows_of_training = training_rows(arguments.device, arguments.training_size)
+        run_rounds(training_jobs, arguments.rounds, _say)
+        size = arguments.training_size
+        report(
+            "",
+            f"| training iteration, {BATCH} patches of {size}^3 voxels | divided by | ratio | ratio of fastest "
+            "| ratio of CPU time | seconds | target |",
+            "|---|---|---:|---:|---:|---:|---|",
+        )
+        for job in training_jobs[: -len(rows_of_training)]:
+            report(f"| {job.name} | | | | | {job.wall():.3f} | |")
+        for one in rows_of_training:
+            ratio, verdict = _cell(one.wall(), one.target)
+            measured = f"{ratio} | {one.fastest():.2f} | {one.cpu():.2f} | {one.job.wall():.3f}"
+            report(f"| {one.job.name} | {one.denominator} | {measured} | {verdict} |")
     text = "\n".join(lines)
     if arguments.output is not None:
         temporary = arguments.output.with_name(arguments.output.name + ".tmp")

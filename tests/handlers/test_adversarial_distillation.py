@@ -116,7 +116,7 @@ def test_one_step_is_the_formula(make, temperature, weights):
 
     engine = trainer(network, items, make())
     engine.run()
-    assert float(engine.state.output["loss"]) == pytest.approx(float(loss.detach()), rel=1e-9)
+    assert engine.state.output["loss"].item() == pytest.approx(float(loss.detach()), rel=1e-9)
     for name, weight, term in zip(("task_loss", "distillation_loss", "adversarial_loss"), weights, terms, strict=True):
         assert (name in engine.state.output) == (weight > 0)
         if weight > 0:
@@ -132,7 +132,7 @@ def test_an_iteration_without_attack_takes_the_clean_image_for_the_adversarial_o
     expected = divergence(teacher()(image), network(image), 1.0).detach()
     engine = trainer(network, items, robust_soft_label(teacher(), fgsm(), first_epoch=1))
     engine.run()
-    assert float(engine.state.output["loss"]) == pytest.approx(float(expected), rel=1e-9)
+    assert engine.state.output["loss"].item() == pytest.approx(float(expected), rel=1e-9)
     assert "adversarial_loss" not in engine.state.output
 
 
@@ -271,7 +271,7 @@ def test_deep_supervision_compares_the_finest_level_with_one_teacher_level():
     engine.run()
     plain = trainer(student(), items, robust_soft_label(teacher(), fgsm()))
     plain.run()
-    assert float(engine.state.output["loss"]) == pytest.approx(float(plain.state.output["loss"]), rel=1e-12)
+    assert engine.state.output["loss"].item() == pytest.approx(plain.state.output["loss"].item(), rel=1e-12)
 
 
 def test_sigmoid_teacher_is_attacked_with_its_own_probabilities():

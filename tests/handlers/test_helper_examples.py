@@ -84,7 +84,7 @@ def test_one_step_is_the_formula(task_weight):
     engine = trainer(network, items, handler)
     engine.run()
     torch.testing.assert_close(handler.perturbed.adversarial, adversarial)
-    assert float(engine.state.output["loss"]) == pytest.approx(float(loss.detach()), rel=1e-9)
+    assert engine.state.output["loss"].item() == pytest.approx(float(loss.detach()), rel=1e-9)
     assert float(engine.state.output["adversarial_loss"]) == pytest.approx(float((regularizer + guided).detach()))
     for weight, expected in zip(network.parameters(), by_hand.parameters(), strict=True):
         assert expected.grad.abs().max() > 1e-6

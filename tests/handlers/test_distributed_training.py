@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two real processes train as one does on the joint batch. Run as a script by torchrun, it is one of the two."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.data import DataLoader, Dataset
+from torch import nn
+
+from monai_adversarial.attacks import PGD
+from monai_adversarial.handlers import AdversarialLossTerm, AdversarialTraining, SemiSupervisedAdversarialTraining
+from monai_adversarial.losses import TRADESLoss
+from monai_adversarial.networks import convert_dual_normalization
+from tests.handlers.trainers import items, trainer
+
+BATCH, ITERATIONS = 4, 3
+
+
+class InstanceNormalized(nn.Module):
+    """Statistics of each image alone: the same on two processes as on one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv3d(1, 4, 3, padding=1)
+        self.norm = nn.InstanceNorm3d(4, affine=True)
+        self.second = nn.Conv3d(4, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.norm(self.first(image))))
+
+
+class BatchNormalized(InstanceNormalized):
+    """Buffers that DistributedDataParallel sends around before each forward pass of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm3d(4)
+
+
+def attack() -> PGD:
+    return PGD(0.05, steps=2, precision="float32")
+
+
+def share(data: list[dict[str, Any]], rank: int, processes: int) -> list[dict[str, Any]]:
+    """The rank's part of each joint batch."""
+    part = BATCH // processes
+    return [data[start + rank * part + i] for start in range(0, len(data), BATCH) for i in range(part)]
+
+
+def semi_supervised(rank: int, processes: int) -> SemiSupervisedAdversarialTraining:
+    extra = share(items(2 * BATCH * ITERATIONS)[BATCH * ITERATIONS :], rank, processes)
+    # Confidence 0: the mean over the counting voxels is then the same number of voxels on every process.
+    loader = DataLoader(Dataset(extra), batch_size=BATCH // processes)
+    return SemiSupervisedAdversarialTraining(attack(), loader, confidence=0.0)
+
+
+TRAININGS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Any]]] = {
+    "replaced": (InstanceNormalized, lambda *_: AdversarialTraining(attack())),
+    "mixed": (InstanceNormalized, lambda *_: AdversarialTraining(attack(), adversarial_weight=0.5)),
+    "sometimes": (InstanceNormalized, lambda *_: AdversarialTraining(attack(), probability=0.5, seed=3)),
+    "trades": (
+        InstanceNormalized,
+        lambda *_: AdversarialLossTerm(attack(), TRADESLoss(), reference="probabilities"),
+    ),
+    "dual": (
+        lambda: convert_dual_normalization(InstanceNormalized()),
+        lambda *_: AdversarialTraining(attack(), adversarial_weight=0.5),
+    ),
+    "semi_supervised": (InstanceNormalized, semi_supervised),
+}
+
+
+def train(name: str, rank: int, processes: int) -> dict[str, torch.Tensor]:
+    make, handler = TRAININGS[name]
+    network = make()
+    data = share(items(BATCH * ITERATIONS), rank, processes)
+    wrapped = nn.parallel.DistributedDataParallel(network) if processes > 1 else network
+    trainer(wrapped, [handler(rank, processes)], data, batch_size=BATCH // processes).run()
+    return network.state_dict()
+
+
+def batch_normalized(rank: int) -> dict[str, torch.Tensor]:
+    """With BatchNorm the processes agree on all weights, although each has its own batch."""
+    network = BatchNormalized()
+    data = share(items(BATCH * ITERATIONS), rank, 2)
+    wrapped = nn.parallel.DistributedDataParallel(network)
+    handler = AdversarialTraining(attack(), adversarial_weight=0.5)
+    trainer(wrapped, [handler], data, batch_size=BATCH // 2).run()
+    return {name: value for name, value in network.named_parameters()}
+
+
+def refusals() -> None:
+    network = convert_dual_normalization(InstanceNormalized())
+    wrapped = nn.parallel.DistributedDataParallel(network)
+    handler = AdversarialTraining(attack(), adversarial_weight=0.5, probability=0.5)
+    with pytest.raises(ValueError, match="needs both branches in every iteration"):
+        trainer(wrapped, [handler]).run()
+
+
+def test_two_processes_train_as_one_on_the_joint_batch(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, __file__, str(tmp_path)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name, (make, _) in TRAININGS.items():
+        expected, start = train(name, 0, 1), make().state_dict()
+        assert any(not torch.equal(expected[key], start[key]) for key in expected)
+        for of_rank in found:
+            for key, value in expected.items():
+                torch.testing.assert_close(of_rank[name][key], value, rtol=1e-4, atol=1e-6, msg=f"{name} {key}")
+    for key, value in found[0]["batch normalization"].items():
+        assert torch.equal(value, found[1]["batch normalization"][key]), key
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    results = {name: train(name, rank, 2) for name in TRAININGS}
+    results["batch normalization"] = batch_normalized(rank)
+    refusals()
+    torch.save(results, Path(sys.argv[1]) / f"{rank}.pt")
+    torch.distributed.barrier()  # nobody leaves while the other still talks
+    torch.distributed.destroy_process_group()
