@@ -12,7 +12,6 @@ the device, and AdamW. A row's denominator is a sum of parts that are timed in t
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -194,10 +193,10 @@ def training_rows(device: str, size: int) -> tuple[list[Job], list[TrainingRow]]
     attack = PGD(EPSILON, steps=STEPS)
     diverging = PGD(EPSILON, steps=STEPS, objective="cross_entropy")
     rows = [
-        row(f"PGD-AT, {STEPS} steps", AdversarialTraining(copy.copy(attack)), (1, clean), (STEPS, floor), target=1.1),
+        row(f"PGD-AT, {STEPS} steps", AdversarialTraining(attack), (1, clean), (STEPS, floor), target=1.1),
         row(
             f"half clean, half PGD-{STEPS}",
-            AdversarialTraining(copy.copy(attack), adversarial_weight=0.5),
+            AdversarialTraining(attack, adversarial_weight=0.5),
             (1, clean),
             (1, train),
             (STEPS, floor),

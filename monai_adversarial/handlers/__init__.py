@@ -3,21 +3,39 @@
 
 from __future__ import annotations
 
+from monai_adversarial.handlers.adversarial_distillation import (
+    AdversarialDistillation,
+    adversarially_robust_distillation,
+    defensive_distillation,
+    robust_soft_label,
+    self_distillation,
+)
 from monai_adversarial.handlers.adversarial_evaluation import AdversarialEvaluation
 from monai_adversarial.handlers.adversarial_training import AdversarialTraining
 from monai_adversarial.handlers.evaluation_worst_case import WorstCaseEvaluation
 from monai_adversarial.handlers.fast_adversarial_training import FastAdversarialTraining
+from monai_adversarial.handlers.free_adversarial_training import FreeAdversarialTraining
+from monai_adversarial.handlers.helper_examples import HelperAdversarialTraining
+from monai_adversarial.handlers.input_gradient_regularization import InputGradientRegularization
 from monai_adversarial.handlers.loss_term import AdversarialLossTerm
 from monai_adversarial.handlers.schedules import LinearSchedule, UniformSchedule
 from monai_adversarial.handlers.semi_supervised import SemiSupervisedAdversarialTraining
 
 __all__ = [
+    "AdversarialDistillation",
     "AdversarialEvaluation",
     "AdversarialLossTerm",
     "AdversarialTraining",
     "FastAdversarialTraining",
+    "FreeAdversarialTraining",
+    "HelperAdversarialTraining",
+    "InputGradientRegularization",
     "LinearSchedule",
     "SemiSupervisedAdversarialTraining",
     "UniformSchedule",
     "WorstCaseEvaluation",
+    "adversarially_robust_distillation",
+    "defensive_distillation",
+    "robust_soft_label",
+    "self_distillation",
 ]

@@ -13,7 +13,7 @@ from monai.engines import SupervisedTrainer
 from monai.utils import CommonKeys
 from torch import nn
 
-from monai_adversarial.attacks import FGSM, Attack
+from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.perturbed import REFERENCES
 from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.validation import check_choice, check_fraction, check_positive
@@ -78,6 +78,8 @@ class AdversarialDistillation(AdversarialLossTerm):
     :func:`defensive_distillation`, :func:`self_distillation`.
     """
 
+    attack_required = False
+
     def __init__(
         self,
         teacher: nn.Module | None,
@@ -98,7 +100,7 @@ class AdversarialDistillation(AdversarialLossTerm):
     ) -> None:
         check_choice("reference", reference, ("teacher", *REFERENCES))
         super().__init__(
-            FGSM(1.0) if attack is None else attack,  # never run: attack_of
+            attack,
             DistillationLoss(temperature, balanced, activation=activation),
             network,
             inferer,
@@ -106,8 +108,6 @@ class AdversarialDistillation(AdversarialLossTerm):
             reference="probabilities" if reference == "teacher" else reference,
             **options,
         )
-        if attack is None:
-            self.attacks = ()
         self._temperature, self._leaves_teacher = float(temperature), reference == "teacher"
         self.clean_weight = check_positive("clean_weight", clean_weight, allow_zero=True)
         self.adversarial_weight = check_positive("adversarial_weight", adversarial_weight, allow_zero=True)
@@ -142,25 +142,18 @@ class AdversarialDistillation(AdversarialLossTerm):
         if isinstance(self.teacher, AveragedTeacher):
             self._removable.append(self.teacher.follow(engine))
 
-    def started(self, engine: SupervisedTrainer) -> None:
-        """Check the teacher, or make it."""
-        super().started(engine)
-        if isinstance(self.teacher, AveragedTeacher):
-            self.teacher.begin(self.network_of(engine))
-
     def _check_device(self, engine: SupervisedTrainer) -> None:
         super()._check_device(engine)
         if isinstance(self.teacher, ReferenceNetwork):
             self.teacher.check(engine, self.network_of(engine))
 
-    def attack_of(self, engine: SupervisedTrainer) -> Attack | None:
-        """The attack of this iteration; None where the batch stays clean."""
-        return super().attack_of(engine) if self.attacks else None
-
     def prepare(self, engine: SupervisedTrainer, batchdata: Any, prepared: Any) -> Any:
         """Ask the teacher, then attack against its answer."""
         self.perturbed = None
         self.batch = batch = Batch.read(prepared)
+        if isinstance(self.teacher, AveragedTeacher):
+            # Not when the trainer starts: a checkpoint may be loaded after that.
+            self.teacher.begin(self.network_of(engine))
         teacher = self.teacher.network
         assert teacher is not None
         self.teacher_outputs = frozen_outputs(teacher, batch.image, batch.with_arguments(engine.inferer))

@@ -39,8 +39,8 @@ class AdversarialTraining(AdversarialTrainingHandler):
         adversarial_weight: w, from 0 to 1 (0.5 is the mixture of Goodfellow et al. 2015).
         options: ``probability``, ``first_epoch``, ``budget``, ``steps``, ``region_key``, ``seed`` of
             :class:`~monai_adversarial.handlers.base.AdversarialTrainingHandler`. With ``probability=0.5``,
-            ``budget=UniformSchedule(0.25, 1)`` and ``steps=UniformSchedule(1, 9)`` it is the multi-perturbation
-            training of Xu et al. 2021.
+            ``budget=UniformSchedule(0.25, 1, seed=1)`` and ``steps=UniformSchedule(1, 9, seed=2)`` it is the
+            multi-perturbation training of Xu et al. 2021.
 
     Raises:
         TypeError, ValueError: for arguments, an engine or a network that does not fit, when it is attached or when the

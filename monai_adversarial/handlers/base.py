@@ -149,9 +149,12 @@ class AdversarialTrainingHandler(TrainingHandler):
         seed: of the draws of attacks and iterations.
     """
 
+    #: None is no attack that a handler of this kind can work with
+    attack_required = True
+
     def __init__(
         self,
-        attack: Attack | list[Attack] | tuple[Attack, ...],
+        attack: Attack | list[Attack] | tuple[Attack, ...] | None,
         network: nn.Module | None = None,
         inferer: Callable[..., Any] | None = None,
         *,
@@ -165,7 +168,9 @@ class AdversarialTrainingHandler(TrainingHandler):
     ) -> None:
         super().__init__(network)
         attacks = tuple(attack) if isinstance(attack, (list, tuple)) else (attack,)
-        if not attacks:
+        if attack is None and not self.attack_required:
+            attacks = ()
+        elif not attacks:
             raise ValueError("attack must be an attack or several, got none.")
         self.attacks = tuple(check_attack(one) for one in attacks)
         self.inferer = inferer
@@ -207,7 +212,7 @@ class AdversarialTrainingHandler(TrainingHandler):
     def attack_of(self, engine: SupervisedTrainer) -> Attack | None:
         """The attack of this iteration; None where the batch stays clean."""
         iteration, epoch = engine.state.iteration, engine.state.epoch
-        if epoch <= self.first_epoch or chance(self.seed, iteration, 1) >= self.probability:
+        if not self.attacks or epoch <= self.first_epoch or chance(self.seed, iteration, 1) >= self.probability:
             return None
         attack = self.attacks[int(chance(self.seed, iteration, 2) * len(self.attacks))]
         length = engine.state.epoch_length

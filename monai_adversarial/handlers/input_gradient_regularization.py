@@ -41,6 +41,10 @@ class InputGradientRegularization(TrainingHandler):
       penalty as ``step`` goes to 0 and costs a backward pass to the image and one more forward pass, no second
       derivatives.
 
+    Where activations have kinks (ReLU, PReLU) the two agree in value but not in the gradient of the weights: second
+    derivatives do not see the kinks, the finite difference counts those within its step, and does so with the more
+    noise the smaller the step. With smooth activations the gradients agree too.
+
     The extra forward pass sees the same dropout masks as the trainer's, changes no running statistics of BatchNorm or
     tracking InstanceNorm layers, and leaves the random state as it was. Under AMP or ``torch.compile`` the penalty is
     computed apart from the trainer's forward pass, in float32 and eagerly, at the price of one more forward pass:

@@ -44,7 +44,7 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
 
     def __init__(
         self,
-        attack: Attack | list[Attack] | tuple[Attack, ...],
+        attack: Attack | list[Attack] | tuple[Attack, ...] | None,
         loss_function: Callable[..., torch.Tensor],
         network: nn.Module | None = None,
         inferer: Callable[..., Any] | None = None,
@@ -101,7 +101,8 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
                     f"a geometric attack needs logits on the image's grid {tuple(size)} to bring them back, got "
                     f"{tuple(logits.shape[2:])} (deep supervision): use an intensity attack or AdversarialTraining."
                 )
-            return self.perturbed.pull_back(logits.float())  # type: ignore[union-attr]
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            return self.perturbed.pull_back(logits)  # type: ignore[union-attr]
 
         return map_outputs(back, outputs)
 

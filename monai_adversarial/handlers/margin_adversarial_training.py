@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
-from monai.utils import CommonKeys, convert_to_dst_type
+from monai.utils import convert_to_dst_type
 from torch import distributed, nn
 
 from monai_adversarial.attacks import Attack
@@ -37,8 +37,8 @@ class MarginAdversarialTraining(AdversarialTraining):
     does not, ``bisections`` forward passes (one for the whole batch each) look on the segment between the clean and the
     adversarial image for the last point that is still right; that point is trained on and its distance is the new
     margin, 0 where not even the clean image is right. The loss is ``(1 - w) * loss(clean) + w * loss(adversarial)`` as
-    in :class:`AdversarialTraining`. The check sees the network as the attack does, in evaluation mode. Besides its
-    losses, ``state.output["margin"]`` is the batch's mean margin and ``state.metrics["mean_margin"]`` that of all cases.
+    in :class:`AdversarialTraining`. The check sees the network as the attack does, in evaluation mode. For logging,
+    ``state.output["margin"]`` is the batch's mean margin and ``state.metrics["mean_margin"]`` that of all cases.
 
     Crops of one case share its margin; several in one batch take the smallest. With several processes the margins are
     exchanged at the end of each epoch.
@@ -95,6 +95,7 @@ class MarginAdversarialTraining(AdversarialTraining):
         self.units = noise.units
         self.case_key = case_key
         self.growth = None if growth is None else check_positive("growth", growth)
+        self._growth = self.growth or self.largest
         self.correct_dice = check_positive("correct_dice", check_fraction("correct_dice", correct_dice))
         self.bisections = check_count("bisections", bisections)
         self.margins: dict[str, float] = {}
@@ -117,10 +118,9 @@ class MarginAdversarialTraining(AdversarialTraining):
     def started(self, engine: SupervisedTrainer) -> None:
         """Learn how long the training is."""
         super().started(engine)
-        if self.growth is None:
-            if not engine.state.max_epochs:
-                raise ValueError("growth is missing: the trainer has no max_epochs to take it from.")
-            self.growth = self.largest / engine.state.max_epochs
+        if self.growth is None and not engine.state.max_epochs:
+            raise ValueError("growth is missing: the trainer has no max_epochs to take it from.")
+        self._growth = self.growth or self.largest / engine.state.max_epochs
 
     def cases_of(self, batchdata: Any, batch: Batch) -> list[str]:
         """A name for each sample's case."""
@@ -150,9 +150,8 @@ class MarginAdversarialTraining(AdversarialTraining):
     ) -> Perturbed:
         """Attack each sample within its case's margin, go back to the boundary where it succeeded, and update the
         margins."""
-        assert self.growth is not None
         cases = self.cases_of(batchdata, batch)
-        first = min(self.growth, self.largest)
+        first = min(self._growth, self.largest)
         margins = [self.margins.get(case, first) for case in cases]
         budget = torch.tensor(margins, dtype=torch.float64).div_(self.largest).to(batch.image)
         perturbed = super().perturb(engine, attack, batchdata, batch, budget=as_plain(budget), **options)
@@ -199,10 +198,9 @@ class MarginAdversarialTraining(AdversarialTraining):
 
     def _update(self, cases: list[str], margins: list[float], reached: list[float], held: list[float]) -> None:
         """The new margins; the smallest where a case is in the batch several times."""
-        assert self.growth is not None
         new: dict[str, float] = {}
         for case, margin, share, right in zip(cases, margins, reached, held, strict=True):
-            wanted = min(margin + self.growth, self.largest) if right else min(share * self.largest, margin)
+            wanted = min(margin + self._growth, self.largest) if right else min(share * self.largest, margin)
             new[case] = min(wanted, new.get(case, wanted))
         self.margins.update(new)
         self._changed.update(new)
@@ -229,11 +227,9 @@ class MarginAdversarialTraining(AdversarialTraining):
             engine.state.metrics["mean_margin"] = sum(self.margins.values()) / len(self.margins)
 
     def state_dict(self) -> dict[str, Any]:
-        """The margins (with several processes, all of them at the end of an epoch) and their growth."""
-        return {"margins": dict(self.margins), "growth": self.growth}
+        """The margins; with several processes those of all of them at the end of an epoch."""
+        return {"margins": dict(self.margins)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with saved margins; a growth that was passed to the constructor stays."""
+        """Go on with saved margins; those above the attack's epsilon are cut to it."""
         self.margins = {str(case): min(float(margin), self.largest) for case, margin in state["margins"].items()}
-        if self.growth is None:
-            self.growth = state["growth"]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Callable
 
 from monai_adversarial.attacks.validation import check_count, check_positive
@@ -16,7 +16,8 @@ Schedule = Callable[[float, int], float]
 
 def chance(seed: int, *numbers: int) -> float:
     """A number from 0 to 1 that depends on its arguments alone: the same on every rank and after a restart."""
-    return zlib.crc32(",".join(map(str, (seed, *numbers))).encode()) / 2**32
+    digest = hashlib.blake2b(",".join(map(str, (seed, *numbers))).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 class LinearSchedule:

@@ -25,7 +25,7 @@ __all__ = ["SemiSupervisedAdversarialTraining"]
 
 class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
     """Semi-supervised adversarial training (SSAT): the network must give the attacked unlabeled image the pseudo-label
-    that a teacher gave the clean one.
+    that a teacher gave the clean one. Classes exclude each other (softmax), or there is one foreground channel.
 
     ``loss(labeled batch) + weight * cross_entropy(network(attacked unlabeled image), pseudo-label)``. The teacher is
     the exponential average of the network's weights; voxels at which it is less sure than ``confidence`` do not count.
@@ -90,14 +90,11 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         super().attach(engine)
         self._removable.append(self.teacher.follow(engine))
 
-    def started(self, engine: SupervisedTrainer) -> None:
-        """Make the teacher."""
-        super().started(engine)
-        self.teacher.begin(self.network_of(engine))
-
     def prepare(self, engine: SupervisedTrainer, batchdata: Any, prepared: Any) -> Any:
         """Attack an unlabeled batch against the teacher's answer."""
         self.batch = self.perturbed = self._labeled = None
+        # Not when the trainer starts: a checkpoint may be loaded after that.
+        self.teacher.begin(self.network_of(engine))
         attack = self.attack_of(engine)
         if attack is None:
             return prepared
@@ -153,5 +150,5 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
 
     @property
     def average(self) -> nn.Module | None:
-        """The teacher, an averaged network that may be deployed as well; None before the trainer starts."""
+        """The teacher, an averaged network that may be deployed as well; None before the first iteration."""
         return self.teacher.network

@@ -89,8 +89,10 @@ class AveragedTeacher:
         return teacher_probabilities(self.network, image, inferer, temperature)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averaged weights; empty before the trainer started."""
-        return {} if self._average is None else {"average": self._average.state_dict()}
+        """The averaged weights; empty before the first iteration."""
+        if self._average is None:
+            return {} if self._loaded is None else {"average": self._loaded}
+        return {"average": self._average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up averaged weights, now or as soon as there is a network."""

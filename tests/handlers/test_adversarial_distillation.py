@@ -195,8 +195,9 @@ def test_self_distillation_follows_the_average_of_the_student():
     inner = handler.prepare
 
     def prepare(engine, batchdata, prepared):
+        prepared = inner(engine, batchdata, prepared)  # makes the teacher the first time
         asked.append([w.detach().clone() for w in handler.teacher.network.parameters()])
-        return inner(engine, batchdata, prepared)
+        return prepared
 
     handler.prepare = prepare
     engine.run()

@@ -20,9 +20,6 @@ from monai_adversarial.handlers.adversarial_training import AdversarialTraining
 from monai_adversarial.handlers.schedules import LinearSchedule, UniformSchedule, chance
 from tests.utils import LinearNetwork, random_image, random_label
 
-DEPENDENT = pytest.mark.xfail(
-    reason="CRC-32 is linear: chances of different numbers and seeds differ by a constant XOR, they are not independent"
-)
 SIZE = 4
 EPSILON = 0.1
 PER_EPOCH, EPOCHS = 40, 5
@@ -62,7 +59,6 @@ def test_chance_is_the_same_in_another_process_and_in_any_order():
     assert all(0 <= chance(*a) < 1 for a in arguments)
 
 
-@DEPENDENT
 @pytest.mark.parametrize("others", [(0, 2), (1, 1)], ids=["number", "seed"])
 def test_chances_of_different_numbers_and_seeds_are_independent(others):
     seed, number = others
@@ -136,14 +132,12 @@ def test_multi_perturbation_training_varies_budget_and_steps_in_half_of_the_iter
     assert set(counts) <= set(range(1, 10)) and len(set(counts)) >= 7
 
 
-@DEPENDENT
 def test_weak_budgets_get_many_steps_too():
     changes, counts = zip(*[found for found in multi_perturbation().values() if found[1]], strict=True)
     correlation = torch.corrcoef(torch.tensor([changes, counts]))[0, 1]
     assert abs(float(correlation)) < 0.35  # standard deviation 0.1
 
 
-@DEPENDENT
 def test_every_attack_has_its_turn_where_half_of_the_iterations_attack():
     attacks = [PGD(size, step_size=2 * size, steps=1) for size in (0.05, 0.1)]
     measured = run(attack=attacks, probability=0.5)
