@@ -205,7 +205,7 @@ class Attack:
         check_image(image)
         if label is not None:
             check_label(label, image)
-        with self._scope(predict, image, inferer) as (predictor, clean):
+        with self.scope(predict, image, inferer) as (predictor, clean):
             scene = self._scene(clean, image, region, spacing)
             run = _Run(self, predictor, scene, None if label is None else _plain(label), objective_region, start)
             return run.finish(image, label)
@@ -252,7 +252,7 @@ class Attack:
             check_label(label, image)
         elif probabilities is None and reference == "label":
             raise ValueError("reference='label' needs label=; pass it, or reference='prediction' or 'probabilities'.")
-        with self._scope(predict, image, inferer) as (predictor, clean):
+        with self.scope(predict, image, inferer) as (predictor, clean):
             scene = replace(self._scene(clean, image, region, spacing), budget=budget_of(clean, budget))
             plain_label = None if label is None else _plain(label).to(clean.device)
             made = perturb_batch(self, predictor, scene, image, plain_label, reference, probabilities, start, stream)
@@ -261,7 +261,7 @@ class Attack:
             return made
 
     @contextmanager
-    def _scope(
+    def scope(
         self, predict: Callable[..., Any], image: torch.Tensor, inferer: Callable[..., Any] | None
     ) -> Iterator[tuple[Predictor, torch.Tensor]]:
         """The attacked function with its weights frozen, and the clean batch; all is as before afterwards."""

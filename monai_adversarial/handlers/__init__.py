@@ -18,6 +18,7 @@ from monai_adversarial.handlers.free_adversarial_training import FreeAdversarial
 from monai_adversarial.handlers.helper_examples import HelperAdversarialTraining
 from monai_adversarial.handlers.input_gradient_regularization import InputGradientRegularization
 from monai_adversarial.handlers.loss_term import AdversarialLossTerm
+from monai_adversarial.handlers.margin_adversarial_training import MarginAdversarialTraining
 from monai_adversarial.handlers.schedules import LinearSchedule, UniformSchedule
 from monai_adversarial.handlers.semi_supervised import SemiSupervisedAdversarialTraining
 
@@ -31,6 +32,7 @@ __all__ = [
     "HelperAdversarialTraining",
     "InputGradientRegularization",
     "LinearSchedule",
+    "MarginAdversarialTraining",
     "SemiSupervisedAdversarialTraining",
     "UniformSchedule",
     "WorstCaseEvaluation",

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from monai.utils import CommonKeys
 from torch import nn
 
 from monai_adversarial.attacks import Attack
+from monai_adversarial.attacks.allocator import keep_freed_memory
 from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed
 from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.predictor import unwrap
@@ -63,6 +66,7 @@ class TrainingHandler(ABC):
         if network is not None and not isinstance(network, nn.Module):
             raise TypeError(f"network must be a torch.nn.Module or None, got {type(network).__name__}.")
         self._given_network = network
+        self._memory: weakref.finalize[..., Any] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Join a trainer.
@@ -84,6 +88,9 @@ class TrainingHandler(ABC):
         self._check_device(engine)
         engine.prepare_batch = InstalledPrepareBatch(self, engine, present)
         self._removable = [
+            engine.add_event_handler(Events.STARTED, self._keep_memory),
+            engine.add_event_handler(Events.COMPLETED, self._give_memory_back),
+            engine.add_event_handler(Events.TERMINATE, self._give_memory_back),
             engine.add_event_handler(Events.STARTED, self.started),
             engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.loss_completed),
         ]
@@ -95,6 +102,19 @@ class TrainingHandler(ABC):
             engine.prepare_batch = engine.prepare_batch.inner
             for removable in self._removable:
                 removable.remove()
+            self._give_memory_back()
+
+    def _keep_memory(self, engine: SupervisedTrainer) -> None:
+        """Attack and training step use the same memory in turn: neither hands it back to the system in between."""
+        self._give_memory_back()
+        memory = ExitStack()
+        memory.enter_context(keep_freed_memory(engine.state.device))
+        # Not on EXCEPTION_RAISED: a handler there would have to raise, before those that save a checkpoint.
+        self._memory = weakref.finalize(engine, memory.close)
+
+    def _give_memory_back(self) -> None:
+        if self._memory is not None:
+            self._memory()
 
     def started(self, engine: SupervisedTrainer) -> None:
         """Check what is known only when the trainer runs."""

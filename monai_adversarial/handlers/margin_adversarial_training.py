@@ -174,7 +174,7 @@ class MarginAdversarialTraining(AdversarialTraining):
         (noise,), bound = perturbed.parameters, perturbed.bound
         network = self.network_of(engine)
         inferer = batch.with_arguments(self.inferer or engine.inferer)
-        scope = attack._scope(network, batch.image, inferer)
+        scope = attack.scope(network, batch.image, inferer)
         draw = random_draw(engine.state.iteration, attack.steps)
         with normalization(network, "adversarial"), scope as (predictor, clean), draw, torch.no_grad():
             label = as_plain(batch.label).to(clean.device)
@@ -188,11 +188,11 @@ class MarginAdversarialTraining(AdversarialTraining):
 
             high = torch.ones_like(noise.flatten(1)[:, 0])
             right = is_right(high)
-            low = right.to(high.dtype)
+            low = right.to(high.dtype)  # 1 and 1 where all of the noise leaves the sample right: that stays
             if not bool(right.all()):
                 for _ in range(self.bisections):
                     middle = (low + high) / 2
-                    fine = is_right(middle) | right
+                    fine = is_right(middle)
                     low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
         return low, right
 

@@ -316,13 +316,14 @@ def test_cases_are_named_by_the_images_files() -> None:
     assert handler.perturbed is not None and isinstance(handler.perturbed.adversarial, MetaTensor)
 
 
-def test_crops_of_one_case_take_the_smallest_margin() -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_crops_of_one_case_take_the_smallest_margin(turned: bool) -> None:
     network = SumNetwork()
     items = linear_cases(network, {"far": 5.0, "near": 0.15})
     for item in items:
         item["case"] = "same"
     handler = MarginAdversarialTraining(pgd(), case_key="case", growth=0.2, bisections=9)
-    trainer(network, items, 1, handler).run()
+    trainer(network, items[::-1] if turned else items, 1, handler).run()
     assert set(handler.margins) == {"same"} and handler.margins["same"] == pytest.approx(0.15, abs=0.001)
 
 
