@@ -7,15 +7,14 @@ python -m benchmarks.purifier_docs bundles/ct_abdomen_unet/eval/purify
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 from pathlib import Path
 
+from benchmarks.doc_tables import DOCS, replace_table
 from monai_adversarial.campaign.purification_report import markdown_table
 from monai_adversarial.campaign.tables import read_rows
 from monai_adversarial.data.saving import replace_when_complete
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 # Folder below the results -> CSV file in docs/.
 TABLES = {
     ".": "purification.csv",
@@ -30,10 +29,7 @@ def with_tables(text: str, folder: Path) -> str:
         path = folder / name
         if not path.is_file():
             continue
-        block = f"<!-- {name} -->\n{markdown_table(read_rows(path))}\n<!-- end -->"
-        text, found = re.subn(rf"<!-- {re.escape(name)} -->\n.*?<!-- end -->", lambda _, b=block: b, text, flags=re.S)
-        if found != 1:
-            raise ValueError(f"the page must have one pair of markers for {name}, found {found}.")
+        text = replace_table(text, name, markdown_table(read_rows(path)))
     return text
 
 
