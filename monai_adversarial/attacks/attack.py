@@ -18,7 +18,7 @@ from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator
 from monai_adversarial.attacks.intensity import as_intensity_map
 from monai_adversarial.attacks.objectives import Objective, Progress, Target, get_objective
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, Perturbation, per_sample
-from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed, moved_target, perturb_batch
+from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed, class_mask, moved_target, perturb_batch
 from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.precision import Precision
 from monai_adversarial.attacks.predictor import Predictor, frozen
@@ -228,7 +228,7 @@ class Attack:
         """Attack a batch for training: one restart, its last point, ``steps`` forward and backward passes and no more.
 
         Nothing is scored and no budget is measured afterwards (the projection keeps it); what an evaluation needs is in
-        ``__call__``. ``restarts``, ``early_stop``, ``classes`` and ``round_to_integer`` are not used.
+        ``__call__``. ``restarts``, ``early_stop`` and ``round_to_integer`` are not used.
 
         Args:
             predict, image, label, inferer, region, spacing: see ``__call__``.
@@ -253,7 +253,9 @@ class Attack:
         elif probabilities is None and reference == "label":
             raise ValueError("reference='label' needs label=; pass it, or reference='prediction' or 'probabilities'.")
         with self.scope(predict, image, inferer) as (predictor, clean):
-            scene = replace(self._scene(clean, image, region, spacing), budget=budget_of(clean, budget))
+            scene = replace(
+                self._scene(clean, image, region, spacing, self.random_start), budget=budget_of(clean, budget)
+            )
             plain_label = None if label is None else _plain(label).to(clean.device)
             made = perturb_batch(self, predictor, scene, image, plain_label, reference, probabilities, start, stream)
             if label is not None:
@@ -286,7 +288,14 @@ class Attack:
             with frozen(predictor.networks):
                 yield predictor, clean
 
-    def _scene(self, clean: torch.Tensor, image: torch.Tensor, region: torch.Tensor | None, spacing: Any) -> Scene:
+    def _scene(
+        self,
+        clean: torch.Tensor,
+        image: torch.Tensor,
+        region: torch.Tensor | None,
+        spacing: Any,
+        needs_seeds: bool = True,
+    ) -> Scene:
         if self.image_domain == "HU" and float(clean.abs().max()) <= 10.0:
             raise ValueError(
                 f"image_domain is 'HU' but the image's values lie within {float(clean.min()):.3g} to "
@@ -295,7 +304,8 @@ class Attack:
             )
         return Scene(
             image=clean,
-            seeds=case_seeds(clean, self.seed),
+            # Seeds wait for the device and read all voxels.
+            seeds=case_seeds(clean, self.seed) if needs_seeds else (self.seed,) * clean.shape[0],
             spacing=spacing_of(image, spacing),
             region=None if region is None else check_region(_plain(region), clean),
             intensity=self.intensity,
@@ -355,7 +365,11 @@ class _Run:
         if objective_region is not None:
             weight = check_region(_plain(objective_region), scene.image, "objective_region")[:, 0].to(scene.image.dtype)
         self.target = Target.from_label(
-            self.label, self.network_classes, self.activation, weight=weight, class_mask=self._class_mask()
+            self.label,
+            self.network_classes,
+            self.activation,
+            weight=weight,
+            class_mask=class_mask(attack.classes, self.network_classes, self.label.device),
         )
         self.clean_dice = self._dice(prediction, self.label)
         self.parameters: Parameters = self.bound.zeros()
@@ -364,18 +378,6 @@ class _Run:
         self.zero_fractions: list[torch.Tensor] = []
         self.history: list[torch.Tensor] = []
         self._search()
-
-    def _class_mask(self) -> torch.Tensor | None:
-        wanted = self.attack.classes
-        if wanted is None:
-            return None
-        if not wanted or max(wanted) >= self.network_classes:
-            raise ValueError(
-                f"classes must name some of the network's classes 0 to {self.network_classes - 1}, got {list(wanted)}."
-            )
-        mask = torch.zeros(self.network_classes, dtype=torch.bool, device=self.scene.image.device)
-        mask[list(wanted)] = True
-        return mask
 
     def _dice(self, prediction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         return mean_foreground_dice(prediction, reference, self.network_classes, self.activation)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from monai_adversarial.attacks.validation import check_label_range, check_logits
 if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack
 
-__all__ = ["REFERENCES", "Perturbed", "moved_target", "perturb_batch"]
+__all__ = ["REFERENCES", "Perturbed", "class_mask", "moved_target", "perturb_batch"]
 
 REFERENCES = ("label", "prediction", "probabilities")
 
@@ -52,6 +53,21 @@ class Perturbed:
     def pulled_from_inside(self) -> torch.Tensor | None:
         """Boolean (batch, 1, spatial...): what ``pull_back`` reads from inside the volume; None for all voxels."""
         return self.bound.pulled_from_inside(self.parameters)
+
+
+def class_mask(wanted: Sequence[int] | None, classes: int, device: torch.device) -> torch.Tensor | None:
+    """Boolean (class,) of the classes that an objective counts; None for all.
+
+    Raises:
+        ValueError: for no class, or one that the network does not have.
+    """
+    if wanted is None:
+        return None
+    if not wanted or max(wanted) >= classes:
+        raise ValueError(f"classes must name some of the network's classes 0 to {classes - 1}, got {list(wanted)}.")
+    mask = torch.zeros(classes, dtype=torch.bool, device=device)
+    mask[list(wanted)] = True
+    return mask
 
 
 def moved_target(
@@ -86,7 +102,8 @@ def perturb_batch(
         assert label is not None
         classes = int(logits.shape[1])
         check_label_range(label, classes)
-        return Target.from_label(label, classes, _activation(attack, classes))
+        mask = class_mask(attack.classes, classes, label.device)
+        return Target.from_label(label, classes, _activation(attack, classes), class_mask=mask)
 
     def function_at(step: int) -> ObjectiveFunction:
         def function(parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -144,13 +161,15 @@ def _reference_of_network(
     if probabilities is not None:
         soft = probabilities.detach().to(scene.image)
         check_logits(soft, scene.image)
-        return Target(int(soft.shape[1]), soft=soft, activation=_activation(attack, int(soft.shape[1])))
+        classes = int(soft.shape[1])
+        mask = class_mask(attack.classes, classes, soft.device)
+        return Target(classes, soft=soft, class_mask=mask, activation=_activation(attack, classes))
     with torch.no_grad():
         logits = predictor(scene.image)
     check_logits(logits, scene.image)
     classes = int(logits.shape[1])
-    activation = _activation(attack, classes)
+    activation, mask = _activation(attack, classes), class_mask(attack.classes, classes, logits.device)
     if reference == "prediction":
-        return Target.from_label(hard_prediction(logits, activation), classes, activation)
+        return Target.from_label(hard_prediction(logits, activation), classes, activation, class_mask=mask)
     soft = logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)
-    return Target(classes, soft=soft, activation=activation)
+    return Target(classes, soft=soft, class_mask=mask, activation=activation)

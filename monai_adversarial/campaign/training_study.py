@@ -34,6 +34,7 @@ from monai_adversarial.networks.dual_normalization import has_dual_normalization
 __all__ = ["TrainingStudy"]
 
 RECORD_VERSION = 1
+DOMAINS = ("clean", "adversarial")  # branches of dual normalization
 
 
 class TrainingStudy:
@@ -42,7 +43,8 @@ class TrainingStudy:
     A training is a list of config files: the bundle's train config and its overlays. It runs as
     ``python -m monai.bundle run`` in a process of its own, once; its weights stay in ``output_dir/weights``. A network
     with dual normalization is attacked twice, once through each branch. Finished trainings and finished cases are not
-    run again as long as configs, weights, attacks and package version are the same.
+    run again as long as configs, weights, attacks and package version are the same; training data are not
+    looked at.
 
     Scores are the mean Dice over the foreground classes; a class absent from both label and prediction is left out, a
     class in only one of them counts 0. Labels move with geometric attacks. ``worst`` is, per case, the lowest Dice over
@@ -106,6 +108,7 @@ class TrainingStudy:
         self.dataset, self.overrides, self.network_key = dataset, dict(overrides or {}), network_key
         self.classes = organ_names(class_names)
         self.seeds = [check_count("seeds", one, minimum=0) for one in seeds]
+        self._case_seeds: dict[int, int] = {}
         self.data_name, self.seed, self.progress = data_name, check_count("seed", seed, minimum=0), bool(progress)
 
     def run(self, selected: Sequence[str] | str | None = None, seeds: Sequence[int] | None = None) -> dict[str, Any]:
@@ -137,21 +140,11 @@ class TrainingStudy:
 
     def train(self, name: str, seed: int) -> Path:
         """Train one network unless its weights are there; returns their path."""
-        folder = self.output_dir / "weights"
-        path, note = folder / f"{name}_seed{seed}.pt", folder / f"{name}_seed{seed}.json"
-        mark = fingerprint(
-            {
-                "configs": [config.read_text() for config in self.trainings[name]],
-                "overrides": describe(self.overrides),
-                "seed": seed,
-                "version": monai_adversarial.__version__,
-            }
-        )
-        known = read_json(note)
-        if isinstance(known, dict) and known.get("fingerprint") == mark and path.is_file():
+        path, note = self._weights(name, seed)
+        if self._is_trained(name, seed):
             return path
         log = self.output_dir / "logs" / f"{name}_seed{seed}.log"
-        for made in (folder, log.parent):
+        for made in (path.parent, log.parent):
             made.mkdir(parents=True, exist_ok=True)
         if self.progress:
             print(f"training {name!r} with seed {seed} (log: {log}) ...", file=sys.stderr, flush=True)
@@ -173,8 +166,31 @@ class TrainingStudy:
             if done.returncode != 0:
                 last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
                 raise RuntimeError(f"training {name!r} with seed {seed} failed ({' '.join(last)}): see {log}.")
-        write_json(note, {"fingerprint": mark, "seconds": round(time.perf_counter() - began, 1)})
+        write_json(
+            note, {"fingerprint": self._training_mark(name, seed), "seconds": round(time.perf_counter() - began, 1)}
+        )
         return path
+
+    def _weights(self, name: str, seed: int) -> tuple[Path, Path]:
+        stem = self.output_dir / "weights" / f"{name}_seed{seed}"
+        return stem.with_suffix(".pt"), stem.with_suffix(".json")
+
+    def _training_mark(self, name: str, seed: int) -> str:
+        return fingerprint(
+            {
+                "configs": [config.read_text() for config in self.trainings[name]],
+                "overrides": describe(self.overrides),
+                "seed": seed,
+                "version": monai_adversarial.__version__,
+            }
+        )
+
+    def _is_trained(self, name: str, seed: int) -> bool:
+        path, note = self._weights(name, seed)
+        known = read_json(note)
+        return (
+            isinstance(known, dict) and known.get("fingerprint") == self._training_mark(name, seed) and path.is_file()
+        )
 
     def network(self, name: str, weights: Path) -> nn.Module:
         """The trained network, in evaluation mode."""
@@ -189,7 +205,7 @@ class TrainingStudy:
     def _attack_all(self, name: str, seed: int, weights: Path) -> None:
         network = self.network(name, weights)
         digest = file_hash(weights)
-        for domain in ("clean", "adversarial") if has_dual_normalization(network) else ("clean",):
+        for domain in DOMAINS if has_dual_normalization(network) else ("clean",):
             title = f"{name}, {domain} branch" if has_dual_normalization(network) else name
             with normalization(network, domain):
                 cases = range(len(self.dataset))
@@ -202,34 +218,47 @@ class TrainingStudy:
         return self.output_dir / "records" / f"{name}_{domain}_seed{seed}" / f"case_{index:03d}.json"
 
     def records(self) -> list[dict[str, Any]]:
-        """All finished cases of this study's trainings, in the order of the trainings."""
+        """All finished cases that still hold, in the order of the trainings: those of present weights, attacks and
+        cases."""
         found = []
         for name in self.trainings:
-            for domain in ("clean", "adversarial"):
+            for domain in DOMAINS:
                 for seed in self.seeds:
-                    paths = sorted((self.output_dir / "records" / f"{name}_{domain}_seed{seed}").glob("case_*.json"))
-                    found += [record for record in map(read_json, paths) if isinstance(record, dict)]
+                    if not self._is_trained(name, seed):
+                        continue
+                    digest = file_hash(self._weights(name, seed)[0])
+                    for index in range(len(self.dataset)):
+                        record = read_json(self._path(name, domain, seed, index))
+                        if isinstance(record, dict) and record.get("fingerprint") == self._mark(digest, domain, index):
+                            found.append(record)
         return found
 
-    def _unit(self, network: nn.Module, digest: str, name: str, title: str, domain: str, seed: int, index: int) -> None:
-        path = self._path(name, domain, seed, index)
-        item = self.dataset[index]
-        batch = list_data_collate([item])
-        image, label = batch["image"], batch["label"]
-        mark = fingerprint(
+    def _mark(self, digest: str, domain: str, index: int) -> str:
+        if index not in self._case_seeds:
+            self._case_seeds[index] = case_seeds(as_plain(self._batch(index)["image"]), 0)[0]
+        return fingerprint(
             {
                 "record": RECORD_VERSION,
                 "version": monai_adversarial.__version__,
                 "weights": digest,
                 "domain": domain,
                 "attacks": {key: [describe(member) for member in members] for key, members in self.attacks.items()},
-                "case": case_seeds(as_plain(image), 0)[0],
+                "case": self._case_seeds[index],
                 "classes": self.classes,
             }
         )
+
+    def _batch(self, index: int) -> Any:
+        return list_data_collate([self.dataset[index]])
+
+    def _unit(self, network: nn.Module, digest: str, name: str, title: str, domain: str, seed: int, index: int) -> None:
+        path = self._path(name, domain, seed, index)
+        mark = self._mark(digest, domain, index)
         known = read_json(path)
         if isinstance(known, dict) and known.get("fingerprint") == mark:
             return
+        batch = self._batch(index)
+        image, label = batch["image"], batch["label"]
         began = time.perf_counter()
         scores = {"clean": self._dice(network, image, label)}
         budgets: dict[str, Any] = {}

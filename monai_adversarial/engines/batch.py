@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["Batch", "batch_region"]
+from monai_adversarial.attacks import Attack
+
+__all__ = ["Batch", "batch_region", "check_trains"]
 
 
 @dataclass
@@ -29,8 +31,12 @@ class Batch:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, prepared: Any) -> Batch:
+    def read(cls, prepared: Any, label_required: bool = True) -> Batch:
         """Name the parts of what ``prepare_batch`` returned.
+
+        Args:
+            prepared: what it returned.
+            label_required: whether a batch without a label is refused.
 
         Raises:
             TypeError: for something else than (image, label) or (image, label, args, kwargs) with a tensor image.
@@ -44,7 +50,7 @@ class Batch:
         image, label, *rest = prepared
         if not isinstance(image, torch.Tensor):
             raise TypeError(f"the batch's image must be a tensor to be attacked, got {type(image).__name__}.")
-        if label is None:
+        if label is None and label_required:
             raise ValueError("the batch has no label: adversarial training needs one (see prepare_batch).")
         return cls(image, label, *rest) if rest else cls(image, label)
 
@@ -53,6 +59,23 @@ class Batch:
         if not self.args and not self.kwargs:
             return inferer
         return lambda image, network: inferer(image, network, *self.args, **self.kwargs)
+
+
+def check_trains(attack: Attack, name: str = "attack") -> None:
+    """Refuse attacks that would not make a training adversarial.
+
+    Raises:
+        ValueError: for a targeted attack, and for one that maps the image itself.
+    """
+    if attack.targeted:
+        raise ValueError(
+            f"{name} must be untargeted: an attack towards the label would make the batch easier, got targeted=True."
+        )
+    if attack.image_domain == "HU" and attack.intensity is not None:
+        raise ValueError(
+            f"{name} must see the image as the network does: with image_domain='HU' and intensity= it maps the image "
+            "itself, which the training would not. Scale in the transforms and pass intensity= alone."
+        )
 
 
 def batch_region(batchdata: Any, key: str | None, image: torch.Tensor) -> torch.Tensor | None:

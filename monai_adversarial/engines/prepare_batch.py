@@ -11,8 +11,10 @@ from monai.engines import PrepareBatch, default_prepare_batch
 
 from monai_adversarial.attacks import Attack, AttackResult
 from monai_adversarial.attacks.perturbed import Perturbed
+from monai_adversarial.attacks.predictor import modules_of
 from monai_adversarial.attacks.validation import check_choice
-from monai_adversarial.engines.batch import batch_region
+from monai_adversarial.engines.batch import batch_region, check_trains
+from monai_adversarial.networks.dual_normalization import has_dual_normalization
 
 __all__ = ["PrepareBatchAdversarial"]
 
@@ -39,8 +41,9 @@ class PrepareBatchAdversarial(PrepareBatch):
             uses the network's clean prediction (for inference pipelines whose batches carry a raw label).
         region_key: batch key of a mask of the voxels that may change.
         training: run the attack as training does (``Attack.perturb``): its last point, another random start for each
-            batch, no scores, and no passes beyond its steps. The same as the handler ``AdversarialTraining``, for
-            configs that slice their handler lists on other ranks.
+            batch, no scores, and no passes beyond its steps. The same as the handler ``AdversarialTraining`` with its
+            defaults, for configs that slice their handler lists on other ranks. The number of batches fixes the
+            random starts: put the object into the checkpoint to resume exactly.
 
     Attributes:
         last_result: the :class:`AttackResult` of the last batch; None before the first, after a clean one, and with
@@ -71,6 +74,8 @@ class PrepareBatchAdversarial(PrepareBatch):
         self.reference = check_choice("reference", reference, ("label", "prediction"))
         self.region_key = region_key
         self.training = bool(training)
+        if self.training and attack is not None:
+            check_trains(attack)
         self.batches = 0
         self.last_result: AttackResult | None = None
 
@@ -94,6 +99,11 @@ class PrepareBatchAdversarial(PrepareBatch):
         reference = label if self.reference == "label" else None
         found: AttackResult | Perturbed
         if self.training:
+            if any(has_dual_normalization(part) for part in modules_of(self.network)):
+                raise ValueError(
+                    "PrepareBatchAdversarial would train one branch of the network's dual normalization only: use "
+                    "the handler AdversarialTraining with adversarial_weight below 1."
+                )
             self.batches += 1
             found = self.attack.perturb(
                 self.network,
@@ -110,3 +120,11 @@ class PrepareBatchAdversarial(PrepareBatch):
         if isinstance(prepared, torch.Tensor):
             return found.adversarial
         return (found.adversarial, moved, *rest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of batches that ``training`` has attacked."""
+        return {"batches": self.batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting from there."""
+        self.batches = int(state["batches"])

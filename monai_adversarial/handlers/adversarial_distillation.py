@@ -24,6 +24,7 @@ from monai_adversarial.handlers.teacher import AveragedTeacher
 from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.losses.distillation import DistillationLoss
 from monai_adversarial.losses.voxelwise import resolve_activation
+from monai_adversarial.networks.dual_normalization import has_dual_normalization
 
 __all__ = [
     "AdversarialDistillation",
@@ -79,6 +80,7 @@ class AdversarialDistillation(AdversarialLossTerm):
     """
 
     attack_required = False
+    always_joins = True
 
     def __init__(
         self,
@@ -105,7 +107,7 @@ class AdversarialDistillation(AdversarialLossTerm):
             network,
             inferer,
             task_weight=task_weight,
-            reference="probabilities" if reference == "teacher" else reference,
+            reference="label" if reference == "teacher" else reference,  # the teacher's answer replaces it
             **options,
         )
         self._temperature, self._leaves_teacher = float(temperature), reference == "teacher"
@@ -141,6 +143,15 @@ class AdversarialDistillation(AdversarialLossTerm):
         super().attach(engine)
         if isinstance(self.teacher, AveragedTeacher):
             self._removable.append(self.teacher.follow(engine))
+
+    def started(self, engine: SupervisedTrainer) -> None:
+        """Refuse a network whose clean branch would never be trained."""
+        super().started(engine)
+        if has_dual_normalization(self.network_of(engine)) and self.task_weight == 0 and self.clean_weight == 0:
+            raise ValueError(
+                "the network has dual normalization, but no term trains its clean branch: pass task_weight or "
+                "clean_weight above 0."
+            )
 
     def _check_device(self, engine: SupervisedTrainer) -> None:
         super()._check_device(engine)

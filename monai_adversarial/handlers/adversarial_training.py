@@ -36,7 +36,7 @@ class AdversarialTraining(AdversarialTrainingHandler):
         attack: the attack, or several of which each iteration draws one.
         network: the network; None for the trainer's own.
         inferer: how the attack runs it; None for the trainer's inferer.
-        adversarial_weight: w, from 0 to 1 (0.5 is the mixture of Goodfellow et al. 2015).
+        adversarial_weight: w, above 0 and at most 1 (0.5 is the mixture of Goodfellow et al. 2015).
         options: ``probability``, ``first_epoch``, ``budget``, ``steps``, ``region_key``, ``seed`` of
             :class:`~monai_adversarial.handlers.base.AdversarialTrainingHandler`. With ``probability=0.5``,
             ``budget=UniformSchedule(0.25, 1, seed=1)`` and ``steps=UniformSchedule(1, 9, seed=2)`` it is the
@@ -60,6 +60,8 @@ class AdversarialTraining(AdversarialTrainingHandler):
     ) -> None:
         super().__init__(attack, network, inferer, **options)
         self.adversarial_weight = check_fraction("adversarial_weight", adversarial_weight)
+        if self.adversarial_weight == 0:
+            raise ValueError("adversarial_weight must be above 0: with 0 the training would be clean.")
 
     def describe(self) -> str:
         """What it will do."""
@@ -87,6 +89,10 @@ class AdversarialTraining(AdversarialTrainingHandler):
         if self.adversarial_weight == 1:
             return (self.perturbed.adversarial, self.perturbed.label, *prepared[2:])
         return prepared
+
+    def expects_term(self) -> bool:
+        """A replaced batch needs no term."""
+        return self.adversarial_weight < 1 and super().expects_term()
 
     def loss_completed(self, engine: SupervisedTrainer) -> None:
         """Mix the losses."""

@@ -20,10 +20,10 @@ from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.allocator import keep_freed_memory
 from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed
 from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.predictor import unwrap
+from monai_adversarial.attacks.predictor import frozen, modules_of, unwrap
 from monai_adversarial.attacks.validation import check_choice, check_count, check_fraction
 from monai_adversarial.engines import PrepareBatchAdversarial
-from monai_adversarial.engines.batch import Batch, batch_region
+from monai_adversarial.engines.batch import Batch, batch_region, check_trains
 from monai_adversarial.handlers.schedules import Schedule, chance
 from monai_adversarial.networks.dual_normalization import has_dual_normalization, normalization
 
@@ -31,9 +31,15 @@ __all__ = ["AdversarialTrainingHandler", "TrainingHandler", "check_attack"]
 
 
 def check_attack(attack: Any, name: str = "attack") -> Attack:
-    """The attack itself, or TypeError that says what was given."""
+    """The attack itself, if a training can use it.
+
+    Raises:
+        TypeError: for something else than an attack.
+        ValueError: for one that would help the network, or that sees another image than the network is trained on.
+    """
     if not isinstance(attack, Attack):
         raise TypeError(f"{name} must be a monai_adversarial.attacks.Attack, got {type(attack).__name__}.")
+    check_trains(attack, name)
     return attack
 
 
@@ -51,6 +57,16 @@ class InstalledPrepareBatch(PrepareBatch):
         return self.handler.prepare(self.engine, batchdata, prepared)
 
 
+def _plain_network(network: Any) -> Any:
+    """Past ``DistributedDataParallel`` and ``torch.compile``."""
+    return getattr(unwrap(network), "_orig_mod", unwrap(network))
+
+
+def _same_device(one: torch.device, other: torch.device) -> bool:
+    indices = {one.index, other.index} - {None}
+    return one.type == other.type and len(indices) < 2
+
+
 class TrainingHandler(ABC):
     """A handler that changes what a ``SupervisedTrainer`` trains on.
 
@@ -66,6 +82,7 @@ class TrainingHandler(ABC):
         if network is not None and not isinstance(network, nn.Module):
             raise TypeError(f"network must be a torch.nn.Module or None, got {type(network).__name__}.")
         self._given_network = network
+        self._attached = False
         self._memory: weakref.finalize[..., Any] | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -78,6 +95,8 @@ class TrainingHandler(ABC):
         name = type(self).__name__
         if not isinstance(engine, SupervisedTrainer):
             raise TypeError(f"{name} must be attached to a monai SupervisedTrainer, got {type(engine).__name__}.")
+        if self._attached:
+            raise ValueError(f"this {name} is attached to a trainer already: make one for each trainer.")
         present = engine.prepare_batch
         if isinstance(present, (InstalledPrepareBatch, PrepareBatchAdversarial)):
             other = present.handler if isinstance(present, InstalledPrepareBatch) else present
@@ -86,6 +105,7 @@ class TrainingHandler(ABC):
                 "one of them (a Chain or AdversarialTraining with several attacks combines attacks)."
             )
         self._check_device(engine)
+        self._attached = True
         engine.prepare_batch = InstalledPrepareBatch(self, engine, present)
         self._removable = [
             engine.add_event_handler(Events.STARTED, self._keep_memory),
@@ -103,6 +123,7 @@ class TrainingHandler(ABC):
             for removable in self._removable:
                 removable.remove()
             self._give_memory_back()
+            self._attached = False
 
     def _keep_memory(self, engine: SupervisedTrainer) -> None:
         """Attack and training step use the same memory in turn: neither hands it back to the system in between."""
@@ -118,12 +139,24 @@ class TrainingHandler(ABC):
 
     def started(self, engine: SupervisedTrainer) -> None:
         """Check what is known only when the trainer runs."""
+        name = type(self).__name__
+        present = engine.prepare_batch
+        if not isinstance(present, InstalledPrepareBatch) or present.handler is not self:
+            raise ValueError(
+                f"the trainer's prepare_batch was replaced by {type(present).__name__} after {name} was attached: "
+                "it would train on clean batches. Set prepare_batch first."
+            )
         self._check_device(engine)
+        given, trained = _plain_network(self._given_network), _plain_network(engine.network)
+        if given is not None and given is not trained:
+            engine.logger.warning(
+                f"{name}: network= is not the network that the trainer trains: the attack is a transfer attack."
+            )
 
     def _check_device(self, engine: SupervisedTrainer) -> None:
         network, device = self.network_of(engine), engine.state.device
         weight = next(network.parameters(), None) if isinstance(network, nn.Module) else None
-        if weight is not None and device is not None and weight.device.type != torch.device(device).type:
+        if weight is not None and device is not None and not _same_device(weight.device, torch.device(device)):
             raise ValueError(
                 f"the network of {type(self).__name__} is on {weight.device} but the trainer works on {device}: "
                 "move it."
@@ -171,6 +204,8 @@ class AdversarialTrainingHandler(TrainingHandler):
 
     #: None is no attack that a handler of this kind can work with
     attack_required = True
+    #: a term joins the loss of every batch, attacked or not
+    always_joins = False
 
     def __init__(
         self,
@@ -203,8 +238,36 @@ class AdversarialTrainingHandler(TrainingHandler):
         self.reference = check_choice("reference", reference, REFERENCES)
         self.region_key = region_key
         self.seed = check_count("seed", seed, minimum=0)
+        # KL of an answer from itself has no gradient: a step from there goes where rounding errors point.
+        weak = [attack for attack in self.attacks if not attack.random_start]
+        if self.reference == "probabilities" and weak:
+            raise ValueError(
+                "reference='probabilities' needs attacks with random_start=True: at the clean image the divergence "
+                f"from the clean answer has no gradient, got {type(weak[0]).__name__} without."
+            )
+        if self.probability == 0:
+            raise ValueError("probability must be above 0: with 0 no iteration would be attacked.")
         self.batch: Batch | None = None
         self.perturbed: Perturbed | None = None
+        self._joined = False
+
+    def attach(self, engine: Engine) -> None:
+        """Join a trainer; see :class:`TrainingHandler`."""
+        super().attach(engine)
+        self._removable.append(engine.add_event_handler(Events.ITERATION_COMPLETED, self._finish))
+
+    def expects_term(self) -> bool:
+        """Whether the iteration's loss lacks something until ``loss_completed``."""
+        return self.batch is not None and (self.always_joins or self.perturbed is not None)
+
+    def _finish(self, engine: SupervisedTrainer) -> None:
+        """An iteration that never asked for the term was clean training."""
+        joined, self._joined = self._joined, False
+        if self.expects_term() and not joined:
+            raise RuntimeError(
+                f"the trainer's iteration_update fired no LOSS_COMPLETED event, so {type(self).__name__} could not "
+                "change the loss: fire IterationEvents.LOSS_COMPLETED as SupervisedTrainer does."
+            )
 
     def started(self, engine: SupervisedTrainer) -> None:
         """Refuse what ``DistributedDataParallel`` would only answer with an error about unused parameters."""
@@ -250,6 +313,9 @@ class AdversarialTrainingHandler(TrainingHandler):
         network = self.network_of(engine)
         inferer = batch.with_arguments(self.inferer or engine.inferer)
         options.setdefault("reference", self.reference)
+        if options["reference"] != "label" and "probabilities" not in options and has_dual_normalization(network):
+            # What is to be left is the answer to the clean image, which the clean branch gives.
+            options["probabilities"] = _clean_answer(network, batch.image, inferer, attack, options["reference"])
         options.setdefault("region", batch_region(batchdata, self.region_key, batch.image))
         with normalization(network, "adversarial"):
             return attack.perturb(
@@ -264,9 +330,23 @@ class AdversarialTrainingHandler(TrainingHandler):
         with normalization(network, domain):
             return engine.inferer(as_plain(image), network, *batch.args, **batch.kwargs)
 
-    @staticmethod
-    def replace_loss(engine: SupervisedTrainer, loss: torch.Tensor, **parts: torch.Tensor) -> None:
+    def replace_loss(self, engine: SupervisedTrainer, loss: torch.Tensor, **parts: torch.Tensor) -> None:
         """Hand the trainer another loss; ``parts`` become numbers in its output, for logging."""
+        self._joined = True
         engine.state.output[CommonKeys.LOSS] = loss
         for name, part in parts.items():
             engine.state.output[name] = part.detach()
+
+
+def _clean_answer(
+    network: nn.Module, image: torch.Tensor, inferer: Callable[..., Any], attack: Attack, reference: str
+) -> torch.Tensor:
+    """Probabilities (or the one-hot prediction) of the clean branch, in evaluation mode."""
+    with normalization(network, "clean"), frozen(modules_of(network)), torch.no_grad():
+        logits = as_plain(inferer(as_plain(image), network)).float()
+    sigmoid = (attack.activation or ("sigmoid" if logits.shape[1] == 1 else "softmax")) == "sigmoid"
+    if reference == "probabilities":
+        return logits.sigmoid() if sigmoid else logits.softmax(dim=1)
+    if sigmoid:
+        return (logits > 0).to(logits.dtype)
+    return torch.zeros_like(logits).scatter_(1, logits.argmax(dim=1, keepdim=True), 1.0)

@@ -18,6 +18,7 @@ from monai_adversarial.attacks.validation import check_count, check_fraction, ch
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.adversarial_training import AdversarialTraining
 from monai_adversarial.handlers.base import check_attack
+from monai_adversarial.networks.dual_normalization import normalization
 
 __all__ = ["FastAdversarialTraining"]
 
@@ -102,6 +103,15 @@ class FastAdversarialTraining(AdversarialTraining):
             event = Events.EPOCH_COMPLETED(every=self.check_interval)
             self._removable.append(engine.add_event_handler(event, self.check))
 
+    def started(self, engine: SupervisedTrainer) -> None:
+        """Do not go on with a training that the check has ended."""
+        super().started(engine)
+        if self.overfitted:
+            engine.logger.warning(
+                "FastAdversarialTraining: this training was stopped by its check: nothing is trained."
+            )
+            engine.terminate()
+
     def prepare(self, engine: SupervisedTrainer, batchdata: Any, prepared: Any) -> Any:
         """Attack, and remember the clean batch for the check."""
         if self.check_interval:
@@ -114,9 +124,14 @@ class FastAdversarialTraining(AdversarialTraining):
             return
         batch, network = self._last, self.network_of(engine)
         inferer = batch.with_arguments(self.inferer or engine.inferer)
-        with frozen(modules_of(network)):
+        with frozen(modules_of(network)), normalization(network, "adversarial"):
             dice = self.check_attack(network, batch.image, batch.label, inferer=inferer).adversarial_dice
-        robust = float(torch.nan_to_num(dice, nan=1.0).mean())
+        mean = torch.nan_to_num(dice, nan=1.0).mean()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # All ranks must decide the same.
+            torch.distributed.all_reduce(mean)
+            mean = mean / torch.distributed.get_world_size()
+        robust = float(mean)
         engine.state.metrics["robust_train_dice"] = robust
         if self.robust_dice is not None and robust < self.robust_dice - self.tolerance and self._weights is not None:
             unwrap(engine.network).load_state_dict(self._weights)

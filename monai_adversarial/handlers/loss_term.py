@@ -30,7 +30,8 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
 
     Args:
         attack: the attack, or several of which each iteration draws one.
-        loss_function: called as above: ``TRADESLoss``, ``MARTLoss``, ``ConsistencyLoss``.
+        loss_function: called as above: ``TRADESLoss``, ``MARTLoss``, ``ConsistencyLoss``. With a ``reference`` other
+            than the label it is called with None for batches that have none.
         network: the network; None for the trainer's own.
         inferer: how the attack runs it; None for the trainer's inferer.
         weight: weight of the term.
@@ -74,7 +75,7 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
         self.batch = self.perturbed = None
         attack = self.attack_of(engine)
         if attack is not None:
-            self.batch = Batch.read(prepared)
+            self.batch = Batch.read(prepared, label_required=self.reference == "label")
             self.perturbed = self.perturb(engine, attack, batchdata, self.batch)
         return prepared
 
@@ -83,7 +84,13 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
         if self.batch is None or self.perturbed is None:
             return
         task = as_plain(engine.state.output[CommonKeys.LOSS])
-        term = self.term(engine, engine.state.output[CommonKeys.PRED], self.adversarial_outputs(engine))
+        prediction = engine.state.output[CommonKeys.PRED]
+        if isinstance(prediction, torch.Tensor) and prediction.ndim != self.batch.image.ndim:
+            raise ValueError(
+                f"the network's output has {prediction.ndim} dimensions for an image of {self.batch.image.ndim}: "
+                "unbind the levels of deep supervision into a list, for example outputs.unbind(1)."
+            )
+        term = self.term(engine, prediction, self.adversarial_outputs(engine))
         loss = self.weight * term if self.task_weight == 0 else self.task_weight * task + self.weight * term
         self.replace_loss(engine, loss, clean_loss=task, adversarial_loss=term)
 

@@ -17,6 +17,7 @@ from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.validation import check_fraction, check_positive
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.base import AdversarialTrainingHandler
+from monai_adversarial.handlers.schedules import chance
 from monai_adversarial.handlers.teacher import AveragedTeacher
 from monai_adversarial.losses.masked_cross_entropy import masked_cross_entropy
 
@@ -34,7 +35,7 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
     Args:
         attack: the attack on unlabeled images, or several of which each iteration draws one.
         unlabeled: data loader of batches with ``image_key`` (a label in them is not read); it starts again when it is
-            exhausted.
+            exhausted. Its order depends on ``seed`` and the number of the pass.
         network: the network; None for the trainer's own.
         inferer: how the attack runs it; None for the trainer's inferer.
         weight: of the unlabeled term; 3 in the paper.
@@ -76,6 +77,8 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         self.attack_labeled = bool(attack_labeled)
         self.image_key = str(image_key)
         self._batches: Iterator[Any] | None = None
+        self._first: list[Any] = []
+        self._pass = self._used = 0
         self._labeled: Batch | None = None
 
     def describe(self) -> str:
@@ -101,28 +104,51 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         if self.attack_labeled:
             self._labeled = Batch.read(prepared)
             self._labeled_perturbed = self.perturb(engine, attack, batchdata, self._labeled)
-        image = self._next_image().to(engine.state.device, non_blocking=engine.non_blocking)
+        extra = self._next_batch()
+        image = extra[self.image_key].to(engine.state.device, non_blocking=engine.non_blocking)
         inferer = self.inferer or engine.inferer
         probabilities = self.teacher.probabilities(image, inferer)
+        if probabilities.shape[1] > 1 and attack.activation == "sigmoid":
+            raise ValueError(
+                "semi-supervised training needs classes that exclude each other, got activation='sigmoid'."
+            )
         if probabilities.shape[1] == 1:
             probabilities = torch.cat([1 - probabilities, probabilities], dim=1)
         confident, pseudo = probabilities.max(dim=1, keepdim=True)
         self.mask = (confident >= self.confidence).to(image.dtype)
         self.batch = Batch(image, pseudo)
-        self.perturbed = self.perturb(engine, attack, batchdata, self.batch, region=None)
+        self.perturbed = self.perturb(engine, attack, extra, self.batch)
         return prepared
 
-    def _next_image(self) -> torch.Tensor:
+    def _next_batch(self) -> Any:
         for _ in range(2):
             if self._batches is None:
-                self._batches = iter(self.unlabeled)
-            batch = next(self._batches, None)
+                self._batches = self._begin_pass()
+            batch = self._following(self._batches)
             if batch is not None:
+                self._used += 1
                 if self.image_key not in batch:
                     raise KeyError(f"image_key {self.image_key!r} is not in the unlabeled batch: {list(batch)}.")
-                return as_plain(batch[self.image_key])
-            self._batches = None
+                return batch
+            self._batches, self._pass, self._used = None, self._pass + 1, 0
         raise ValueError("unlabeled must hold at least one batch, got none.")
+
+    def _begin_pass(self) -> Iterator[Any]:
+        """One pass over the unlabeled batches, in an order that depends on the seed and the pass alone and leaves that
+        of the labeled ones as it is; after a restart, from where it was."""
+        sampler = getattr(self.unlabeled, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self._pass)  # type: ignore[union-attr]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(chance(self.seed, self._pass, 3) * 2**62))
+            batches = iter(self.unlabeled)
+            self._first = [next(batches, None)]  # a sampler draws its order here
+        for _ in range(self._used):
+            self._following(batches)
+        return batches
+
+    def _following(self, batches: Iterator[Any]) -> Any:
+        return self._first.pop() if self._first else next(batches, None)
 
     def loss_completed(self, engine: SupervisedTrainer) -> None:
         """Add the unlabeled term."""
@@ -141,12 +167,13 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         self.replace_loss(engine, task + self.weight * term, labeled_loss=task, adversarial_loss=term)
 
     def state_dict(self) -> dict[str, Any]:
-        """The teacher's weights."""
-        return self.teacher.state_dict()
+        """The teacher's weights and the place in the unlabeled batches."""
+        return {**self.teacher.state_dict(), "pass": self._pass, "used": self._used}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the same teacher."""
+        """Go on with the same teacher and the next unlabeled batch."""
         self.teacher.load_state_dict(state)
+        self._pass, self._used, self._batches = int(state["pass"]), int(state["used"]), None
 
     @property
     def average(self) -> nn.Module | None:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_adversarial.attacks.plain import as_plain
+from monai_adversarial.attacks.predictor import frozen
 from monai_adversarial.attacks.validation import check_fraction
 
 __all__ = ["AveragedTeacher", "teacher_probabilities"]
@@ -29,13 +30,8 @@ def teacher_probabilities(
         inferer: called as ``inferer(image, network)``.
         temperature: divides the logits.
     """
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            logits = as_plain(inferer(as_plain(image), network)).float() / temperature
-    finally:
-        network.train(training)
+    with frozen([network]), torch.no_grad():
+        logits = as_plain(inferer(as_plain(image), network)).float() / temperature
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
 
 

@@ -84,6 +84,11 @@ def test_trainings_and_cases_are_computed_once(scans: Path, tmp_path: Path, monk
     changed = study(scans, tmp_path, attacks={"FGSM": FGSM(0.2)}, trainings={"clean": [TRAIN]})
     again = changed.run()["rows"]
     assert again[0]["clean"] == rows[0]["clean"] and again[0]["FGSM"] != rows[0]["FGSM"]
+    # What belongs to other attacks or weights is not in the table.
+    assert [row["training"] for row in study(scans, tmp_path).run("dual")["rows"]] == [
+        "dual, clean branch",
+        "dual, adversarial branch",
+    ]
     # Another seed: a new training.
     with pytest.raises(AssertionError, match="trained again"):
         study(scans, tmp_path, seeds=[1]).run()

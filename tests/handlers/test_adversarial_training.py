@@ -302,6 +302,117 @@ def test_bad_use_stops_when_it_is_attached() -> None:
             AdversarialTraining(**options)
 
 
+def test_attacks_that_would_not_make_the_training_adversarial_are_refused() -> None:
+    window = {"a_min": -160, "a_max": 240}
+    for attack, words in (
+        (PGD(0.1, targeted=True), "attack must be untargeted"),
+        (PGD(8, units="HU", intensity=window, image_domain="HU"), "attack must see the image as the network does"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            AdversarialTraining(attack)
+        with pytest.raises(ValueError, match=words):
+            PrepareBatchAdversarial(attack, SmallNetwork(), training=True)
+        PrepareBatchAdversarial(attack, SmallNetwork())  # evaluations may use both
+    for options, words in (
+        ({"adversarial_weight": 0}, "adversarial_weight must be above 0"),
+        ({"probability": 0}, "probability must be above 0"),
+        ({"reference": "probabilities", "attack": FGSM(0.1)}, "needs attacks with random_start=True"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            AdversarialTraining(**{"attack": PGD(0.1), **options})  # type: ignore[arg-type]
+
+
+def test_a_handler_serves_one_trainer() -> None:
+    handler = AdversarialTraining(PGD(EPSILON))
+    engine = trainer(SmallNetwork(), [handler])
+    with pytest.raises(ValueError, match="this AdversarialTraining is attached to a trainer already"):
+        trainer(SmallNetwork(), [handler])
+    handler.detach(engine)
+    trainer(SmallNetwork(), [handler])
+
+
+def test_a_prepare_batch_that_is_set_afterwards_is_noticed() -> None:
+    network = SmallNetwork()
+    engine = trainer(network, [AdversarialTraining(PGD(EPSILON))])
+    engine.prepare_batch = PrepareBatchAdversarial(PGD(EPSILON), network, prepare_batch=engine.prepare_batch)
+    with pytest.raises(ValueError, match="prepare_batch was replaced by PrepareBatchAdversarial after"):
+        engine.run()
+
+
+def test_an_iteration_without_the_loss_event_is_noticed() -> None:
+    def update(engine: Any, batch: Any) -> dict[str, torch.Tensor]:
+        image, label = engine.prepare_batch(batch, engine.state.device, engine.non_blocking)
+        return {"loss": cross_entropy(engine.network(image), label)}
+
+    for weight, fails in ((0.5, True), (1.0, False)):
+        engine = trainer(
+            SmallNetwork(),
+            [AdversarialTraining(PGD(EPSILON, steps=1), adversarial_weight=weight)],
+            iteration_update=update,
+            decollate=False,
+        )
+        if fails:
+            with pytest.raises(RuntimeError, match="iteration_update fired no LOSS_COMPLETED event"):
+                engine.run()
+        else:
+            engine.run()
+
+
+def test_attacking_another_network_than_the_trained_one_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    network = SmallNetwork()
+    with caplog.at_level("WARNING"):
+        trainer(network, [AdversarialTraining(PGD(EPSILON, steps=1), network)]).run()
+        assert "transfer attack" not in caplog.text
+        trainer(network, [AdversarialTraining(PGD(EPSILON, steps=1), copy.deepcopy(network))]).run()
+    assert "network= is not the network that the trainer trains: the attack is a transfer attack" in caplog.text
+
+
+def test_prepare_batch_refuses_dual_normalization_and_keeps_its_count() -> None:
+    network = convert_dual_normalization(SmallNetwork())
+    prepare = PrepareBatchAdversarial(PGD(EPSILON), network, training=True)
+    with pytest.raises(ValueError, match="would train one branch of the network's dual normalization only"):
+        trainer(network, [], prepare_batch=prepare).run()
+    plain = SmallNetwork()
+    prepare = PrepareBatchAdversarial(PGD(EPSILON, steps=1), plain, training=True)
+    trainer(plain, [], prepare_batch=prepare).run()
+    again = PrepareBatchAdversarial(PGD(EPSILON, steps=1), plain, training=True)
+    again.load_state_dict(prepare.state_dict())
+    assert again.batches == prepare.batches == 2
+
+
+class Scaler:
+    """What the trainer asks of a GradScaler, on the CPU: a loss of another scale, undone before the step."""
+
+    scale_factor = 1024.0
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss * self.scale_factor
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.grad /= self.scale_factor
+        optimizer.step()
+
+    def update(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_a_gradient_scaler_changes_nothing(weight: float) -> None:
+    networks = [SmallNetwork(seed=9) for _ in range(2)]
+    for network, scaled in zip(networks, (False, True), strict=True):
+        handler = AdversarialTraining(PGD(EPSILON, steps=2, precision="float32"), adversarial_weight=weight)
+        engine = trainer(network, [handler])
+        if scaled:
+            engine.amp, engine.amp_kwargs = True, {"enabled": False}  # there may be no CUDA
+            engine.add_event_handler(Events.STARTED, lambda engine: setattr(engine, "scaler", Scaler()))
+        engine.run()
+    for name, value in networks[0].state_dict().items():
+        torch.testing.assert_close(networks[1].state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
 def test_it_says_what_it_will_do(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         trainer(SmallNetwork(), [AdversarialTraining(PGD(EPSILON, steps=7), adversarial_weight=0.25, probability=0.5)])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from monai.data import DataLoader, Dataset
 from torch import nn
 
 from monai_adversarial.attacks import PGD
-from monai_adversarial.handlers import AdversarialLossTerm, AdversarialTraining, SemiSupervisedAdversarialTraining
+from monai_adversarial.handlers import (
+    AdversarialLossTerm,
+    AdversarialTraining,
+    FastAdversarialTraining,
+    FreeAdversarialTraining,
+    InputGradientRegularization,
+    SemiSupervisedAdversarialTraining,
+    robust_soft_label,
+    self_distillation,
+)
 from monai_adversarial.losses import TRADESLoss
 from monai_adversarial.networks import convert_dual_normalization
 from tests.handlers.trainers import items, trainer
@@ -76,6 +86,15 @@ TRAININGS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Any]]] 
         lambda *_: AdversarialTraining(attack(), adversarial_weight=0.5),
     ),
     "semi_supervised": (InstanceNormalized, semi_supervised),
+    # Every batch of the joint loader has the same share of each rank, so the checks agree as well.
+    "fast": (InstanceNormalized, lambda *_: FastAdversarialTraining(0.05, precision="float32", check_interval=1)),
+    "free": (InstanceNormalized, lambda *_: FreeAdversarialTraining(0.05, replays=2)),
+    "self distillation": (InstanceNormalized, lambda *_: self_distillation(attack(), decay=0.5)),
+    "distillation": (
+        InstanceNormalized,
+        lambda *_: robust_soft_label(InstanceNormalized().requires_grad_(False), attack()),
+    ),
+    "input gradient": (InstanceNormalized, lambda *_: InputGradientRegularization(0.1, "exact")),
 }
 
 
@@ -96,6 +115,25 @@ def batch_normalized(rank: int) -> dict[str, torch.Tensor]:
     handler = AdversarialTraining(attack(), adversarial_weight=0.5)
     trainer(wrapped, [handler], data, batch_size=BATCH // 2).run()
     return {name: value for name, value in network.named_parameters()}
+
+
+def stops_together(rank: int) -> int:
+    """One rank's batch collapses: both stop, in the same epoch."""
+    network = InstanceNormalized()
+    handler = FastAdversarialTraining(0.05, check_interval=1, tolerance=0.2)
+    scores = iter([0.9, 0.3 if rank == 0 else 0.8])
+    check = handler.check_attack
+
+    def scored(*args: Any, **kwargs: Any) -> Any:
+        return replace(check(*args, **kwargs), adversarial_dice=torch.tensor([next(scores)]))
+
+    scored.steps = 1  # type: ignore[attr-defined]
+    handler.check_attack = scored  # type: ignore[assignment]
+    wrapped = nn.parallel.DistributedDataParallel(network)
+    engine = trainer(wrapped, [handler], items(2), max_epochs=2)
+    engine.run()
+    assert handler.robust_dice is not None
+    return engine.state.epoch * (1 + handler.overfitted)
 
 
 def refusals() -> None:
@@ -125,6 +163,8 @@ def test_two_processes_train_as_one_on_the_joint_batch(tmp_path: Path) -> None:
         for of_rank in found:
             for key, value in expected.items():
                 torch.testing.assert_close(of_rank[name][key], value, rtol=1e-4, atol=1e-6, msg=f"{name} {key}")
+    # Mean Dice 0.9 -> 0.55 on both ranks.
+    assert [int(of_rank["stopped"]["code"]) for of_rank in found] == [4, 4]
     for key, value in found[0]["batch normalization"].items():
         assert torch.equal(value, found[1]["batch normalization"][key]), key
 
@@ -136,6 +176,7 @@ if __name__ == "__main__":
     results = {name: train(name, rank, 2) for name in TRAININGS}
     results["batch normalization"] = batch_normalized(rank)
     refusals()
+    results["stopped"] = {"code": torch.tensor(stops_together(rank))}
     torch.save(results, Path(sys.argv[1]) / f"{rank}.pt")
     torch.distributed.barrier()  # nobody leaves while the other still talks
     torch.distributed.destroy_process_group()

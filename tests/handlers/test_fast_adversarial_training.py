@@ -14,6 +14,7 @@ from torch import nn
 
 from monai_adversarial.attacks import PGD
 from monai_adversarial.handlers import FastAdversarialTraining
+from monai_adversarial.networks import convert_dual_normalization
 from tests.handlers.test_adversarial_training import RATE, sgd_step
 from tests.handlers.trainers import LinearSegmenter, SmallNetwork, cross_entropy, items, trainer
 
@@ -113,6 +114,34 @@ def test_a_training_that_does_not_collapse_runs_to_its_end() -> None:
     again = FastAdversarialTraining(EPSILON)
     again.load_state_dict(handler.state_dict())
     assert again.robust_dice == handler.robust_dice
+
+
+def test_a_training_that_was_stopped_is_not_resumed() -> None:
+    network = SmallNetwork(norm=False, seed=1)
+    handler = FastAdversarialTraining(EPSILON)
+    handler.load_state_dict({"robust_dice": 0.8, "overfitted": True, "weights": None})
+    before = copy.deepcopy(network.state_dict())
+    engine = trainer(network, [handler], separable(), max_epochs=3)
+    engine.run()
+    assert engine.state.iteration == 0
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+
+
+def test_the_check_sees_the_adversarial_branch_of_dual_normalization() -> None:
+    network = convert_dual_normalization(SmallNetwork(seed=1))
+    handler = FastAdversarialTraining(EPSILON, adversarial_weight=0.5)
+    engine = trainer(network, [handler], separable(), max_epochs=1)
+    seen: list[str] = []
+    attack = handler.check_attack
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.append(network.norm.domain)
+        return attack(*args, **kwargs)
+
+    watched.steps = 10  # type: ignore[attr-defined]
+    handler.check_attack = watched  # type: ignore[assignment]
+    engine.run()
+    assert seen == ["adversarial"] and network.norm.domain == "clean"
 
 
 def test_bad_arguments_are_one_sentence() -> None:

@@ -59,6 +59,10 @@ def fgsm() -> FGSM:
     return FGSM(EPSILON, objective="cross_entropy")
 
 
+def pgd() -> PGD:
+    return PGD(EPSILON, steps=1, objective="cross_entropy")
+
+
 @pytest.mark.parametrize("task_weight", [1.0, 0.0])
 def test_one_step_is_the_formula(task_weight):
     items, network, by_hand = data(), trained(), trained()
@@ -110,7 +114,7 @@ def test_standard_weights_fill_a_copy_of_the_network_also_one_with_dual_normaliz
     torch.save(plain.state_dict(), path)
     network = nn.Sequential(tiny_segmentation_network(seed=4), nn.BatchNorm3d(3)).double()
     convert_dual_normalization(network)
-    handler = HelperAdversarialTraining(fgsm(), standard_weights=path)
+    handler = HelperAdversarialTraining(pgd(), standard_weights=path)
     trainer(network, data(classes=3), handler).run()
     made = handler.standard.network.state_dict()
     assert made.keys() == plain.state_dict().keys()
@@ -121,16 +125,16 @@ def test_standard_weights_fill_a_copy_of_the_network_also_one_with_dual_normaliz
 
 def test_bad_use_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="needs standard_network"):
-        HelperAdversarialTraining(fgsm())
+        HelperAdversarialTraining(pgd())
     with pytest.raises(TypeError, match="standard_network must be a torch.nn.Module, got str"):
-        HelperAdversarialTraining(fgsm(), "network")  # type: ignore[arg-type]
+        HelperAdversarialTraining(pgd(), "network")  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="standard_weights must be a checkpoint"):
-        HelperAdversarialTraining(fgsm(), standard_weights=tmp_path / "missing.pt")
+        HelperAdversarialTraining(pgd(), standard_weights=tmp_path / "missing.pt")
     with pytest.raises(ValueError, match="helper_scale must be"):
-        HelperAdversarialTraining(fgsm(), standard(), helper_scale=0.0)
+        HelperAdversarialTraining(pgd(), standard(), helper_scale=0.0)
     network = trained()
     with pytest.raises(ValueError, match="shares 2 of its 2 parameters"):
-        trainer(network, data(), HelperAdversarialTraining(fgsm(), network))
+        trainer(network, data(), HelperAdversarialTraining(pgd(), network))
     handler = HelperAdversarialTraining(AdvElastic(1.0, control_spacing=6.0, steps=1), standard())
     image = MetaTensor(random_image((1, *SHAPE), dtype=torch.float64), affine=torch.eye(4, dtype=torch.float64)[None])
     label = random_label((1, *SHAPE), 2)

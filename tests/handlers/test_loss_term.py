@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from monai_adversarial.attacks import FGSM, PGD, AdvElastic, Attack
 from monai_adversarial.attacks.perturbations import AdditiveNoise, AffineTransform, BiasField, Chain
 from monai_adversarial.handlers import AdversarialLossTerm
 from monai_adversarial.losses import ConsistencyLoss, MARTLoss, TRADESLoss
+from monai_adversarial.networks import convert_dual_normalization
 from tests.handlers.test_adversarial_training import RATE, Supervised, linear_fgsm, sgd_step
 from tests.handlers.trainers import LinearSegmenter, SmallNetwork, cross_entropy, items, trainer
 
@@ -40,7 +42,7 @@ def test_a_trades_step_equals_the_formula_on_a_linear_network() -> None:
     divergence = (p.exp() * (p - q)).sum(dim=1).mean()
     sgd_step(expected, cross_entropy(expected(image), label) + 6 * divergence)
 
-    attack = FGSM(EPSILON, objective="cross_entropy", precision="float32")
+    attack = PGD(EPSILON, steps=1, step_size=EPSILON, objective="cross_entropy", precision="float32")
     handler = AdversarialLossTerm(attack, TRADESLoss(beta=6), reference="probabilities")
     perturb = handler.perturb
     handler.perturb = lambda *args, **kw: perturb(*args, start=(start,), **kw)  # type: ignore[method-assign]
@@ -128,9 +130,9 @@ def test_an_adversarial_chain_trains_for_consistency_without_labels() -> None:
         ]
     )
     attack = Attack(chain, "cross_entropy", steps=1)
-    handler = AdversarialLossTerm(attack, ConsistencyLoss(), reference="probabilities", task_weight=0)
     losses = []
     for label in (0, 1):
+        handler = AdversarialLossTerm(attack, ConsistencyLoss(), reference="probabilities", task_weight=0)
         data = [{**item, "label": torch.full_like(item["label"], label)} for item in scans()]
         engine = trainer(SmallNetwork(norm=False, seed=2), [handler], data)
         engine.run()
@@ -143,6 +145,56 @@ def test_a_geometric_attack_refuses_outputs_of_several_resolutions() -> None:
     data = [{**item, "label": item["label"].float()} for item in scans()]
     with pytest.raises(ValueError, match=r"a geometric attack needs logits on the image's grid"):
         trainer(Supervised(), [handler], data, loss=lambda outputs, label: outputs[0].mean()).run()
+
+
+class Stacked(torch.nn.Module):
+    """All levels in one tensor, as MONAI's DynUNet returns them in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = SmallNetwork(norm=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        full = self.body(image)
+        return torch.stack([full, full], dim=1) if self.training else full
+
+
+def test_stacked_levels_are_one_sentence() -> None:
+    handler = AdversarialLossTerm(PGD(EPSILON, steps=1), ConsistencyLoss())
+    with pytest.raises(ValueError, match="output has 6 dimensions for an image of 5: unbind the levels"):
+        trainer(Stacked(), [handler], loss=lambda outputs, label: outputs.mean()).run()
+
+
+def test_consistency_needs_no_label_at_all() -> None:
+    network = SmallNetwork(norm=False, seed=3)
+    before = copy.deepcopy(network.state_dict())
+    handler = AdversarialLossTerm(PGD(EPSILON, steps=1), ConsistencyLoss(), reference="probabilities", task_weight=0)
+    data = [{"image": item["image"]} for item in items()]
+    trainer(network, [handler], data, loss=lambda outputs, label: outputs.mean()).run()
+    assert any(not torch.equal(network.state_dict()[name], value) for name, value in before.items())
+
+
+def test_the_reference_of_dual_normalization_is_what_the_clean_branch_says() -> None:
+    network = convert_dual_normalization(SmallNetwork(seed=4))
+    with torch.no_grad():
+        network.norm.adversarial.bias.fill_(3.0)
+        network.norm.clean.running_mean.fill_(0.2)
+    handler = AdversarialLossTerm(PGD(EPSILON, steps=1), TRADESLoss(), reference="probabilities")
+    given: dict[str, torch.Tensor] = {}
+    perturb = PGD.perturb
+
+    def watched(self: PGD, *args: Any, **kwargs: Any) -> Any:
+        given["probabilities"] = kwargs["probabilities"]
+        return perturb(self, *args, **kwargs)
+
+    data = items(2)
+    image, _ = stacked(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PGD, "perturb", watched)
+        with torch.no_grad():
+            expected = copy.deepcopy(network).eval()(image).softmax(1)
+        trainer(network, [handler], data).run()
+    torch.testing.assert_close(given["probabilities"], expected)
 
 
 def test_bad_arguments_are_one_sentence() -> None:

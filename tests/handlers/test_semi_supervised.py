@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Events
-from monai.data import DataLoader, Dataset
+from monai.data import DataLoader, Dataset, MetaTensor
 from monai.handlers import CheckpointLoader, CheckpointSaver
 from torch import nn
 from torch.nn import functional
 
-from monai_adversarial.attacks import FGSM, PGD
+from monai_adversarial.attacks import FGSM, PGD, AdvElastic
 from monai_adversarial.handlers import SemiSupervisedAdversarialTraining
 from tests.handlers.test_adversarial_training import RATE, linear_fgsm, sgd_step
 from tests.handlers.trainers import LinearSegmenter, SmallNetwork, cross_entropy, items, trainer
@@ -82,14 +82,14 @@ def test_uncertain_pseudo_labels_do_not_count() -> None:
 def test_the_unlabeled_batches_start_again_when_they_are_exhausted() -> None:
     handler = SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), unlabeled(3, batch_size=1))
     images: list[float] = []
-    following = handler._next_image
+    following = handler._next_batch
 
-    def watched() -> torch.Tensor:
-        image = following()
-        images.append(round(float(image.sum()), 4))
-        return image
+    def watched() -> Any:
+        batch = following()
+        images.append(round(float(batch["image"].sum()), 4))
+        return batch
 
-    handler._next_image = watched  # type: ignore[method-assign]
+    handler._next_batch = watched  # type: ignore[method-assign]
     trainer(SmallNetwork(), [handler], items(8), batch_size=1).run()
     assert len(images) == 8 and images[:3] == images[3:6] and len(set(images)) == 3
 
@@ -114,6 +114,73 @@ def test_a_resumed_training_has_the_same_teacher(tmp_path: Path) -> None:
     for one, other in zip(whole, resumed, strict=True):
         for name, value in one.state_dict().items():
             assert torch.equal(other.state_dict()[name], value), name
+
+
+def test_the_order_of_the_labeled_batches_is_that_of_the_training_without_it() -> None:
+    orders = []
+    for handlers in ([], [SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), shuffled(), confidence=0.5)]):
+        torch.manual_seed(3)
+        labeled = DataLoader(Dataset(items(6)), batch_size=1, shuffle=True)
+        engine = trainer(SmallNetwork(), handlers, max_epochs=2)
+        engine.data_loader, engine.state.epoch_length = labeled, 6
+        order: list[float] = []
+        engine.add_event_handler(
+            Events.ITERATION_STARTED, lambda e, order=order: order.append(float(e.state.batch["image"].sum()))
+        )
+        engine.run()
+        orders.append(order)
+    assert orders[0] == orders[1] and len(set(orders[0])) == 6
+
+
+def shuffled() -> DataLoader:
+    return DataLoader(Dataset([{"image": item["image"]} for item in items(7)[4:]]), batch_size=1, shuffle=True)
+
+
+def test_a_resumed_training_goes_on_in_the_middle_of_a_shuffled_pass(tmp_path: Path) -> None:
+    def run(network: nn.Module, epochs: int, folder: Path | None = None, load: Path | None = None) -> nn.Module:
+        handler = SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), shuffled(), confidence=0.5)
+        engine = trainer(network, [handler], max_epochs=epochs)
+        things = {"model": network, "optimizer": engine.optimizer, "trainer": engine, "adversarial": handler}
+        if folder is not None:
+            CheckpointSaver(str(folder), things, save_final=True, final_filename="last.pt").attach(engine)
+        if load is not None:
+            CheckpointLoader(str(load), things).attach(engine)
+        engine.run()
+        return network
+
+    whole = run(SmallNetwork(seed=5), 4)
+    run(SmallNetwork(seed=5), 2, folder=tmp_path)  # 4 of 3 + 3 unlabeled batches
+    resumed = run(SmallNetwork(seed=6), 4, load=tmp_path / "last.pt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_metadata_and_region_of_the_unlabeled_batches_reach_the_attack() -> None:
+    scans = [
+        {
+            "image": MetaTensor(item["image"], affine=torch.eye(4, dtype=torch.float64)),
+            "region": torch.ones_like(item["image"]),
+        }
+        for item in items(2, shape=(1, 8, 8, 8))
+    ]
+    for scan in scans:
+        scan["region"][:, :4] = 0
+    loader = DataLoader(Dataset(scans), batch_size=2)
+    network = SmallNetwork(norm=False)
+    labeled = items(2, shape=(1, 8, 8, 8))
+    elastic = AdvElastic(max_displacement=1.0, control_spacing=4.0, steps=1)
+    trainer(network, [SemiSupervisedAdversarialTraining(elastic, loader, confidence=0.5)], labeled).run()
+    handler = SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), loader, confidence=0.5, region_key="region")
+    trainer(network, [handler], labeled).run()
+    assert handler.perturbed is not None and handler.batch is not None
+    change = torch.as_tensor(handler.perturbed.adversarial - handler.batch.image).abs()
+    assert float(change[:, :, :4].max()) == 0 and float(change[:, :, 4:].max()) > 0
+
+
+def test_channels_that_do_not_exclude_each_other_are_refused() -> None:
+    attack = PGD(EPSILON, steps=1, activation="sigmoid")
+    with pytest.raises(ValueError, match="needs classes that exclude each other, got activation='sigmoid'"):
+        trainer(SmallNetwork(), [SemiSupervisedAdversarialTraining(attack, unlabeled())]).run()
 
 
 def test_bad_use_is_one_sentence() -> None:
