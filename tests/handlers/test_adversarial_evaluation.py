@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -36,6 +34,7 @@ from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.handlers.adversarial_evaluation import AdversarialEvaluation
 from monai_adversarial.handlers.evaluation_worst_case import WorstCaseEvaluation
 from monai_adversarial.metrics.robust_dice import RobustDice, organ_channels, organ_dice
+from tests.handlers.trainers import run_two_processes
 from tests.utils import LinearNetwork, random_image, random_label, tiny_segmentation_network
 
 SIZE = 12
@@ -608,17 +607,7 @@ def distributed_metrics(rank: int, processes: int) -> dict[str, float]:
 
 
 def test_two_processes_report_what_one_does(tmp_path: Path):
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, __file__, str(tmp_path)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_two_processes(__file__, tmp_path)
     expected = distributed_metrics(0, 1)
     assert expected["robust"] == expected["pgd_mean_dice"] < expected["dice"]
     for rank in (0, 1):

@@ -12,7 +12,6 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.handlers import CheckpointLoader, CheckpointSaver
 from monai.losses import DeepSupervisionLoss, DiceCELoss
 from torch import nn
 
@@ -20,7 +19,15 @@ from monai_adversarial.attacks import FGSM, PGD, AdvElastic
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.handlers import AdversarialTraining, LinearSchedule
 from monai_adversarial.networks import convert_dual_normalization, set_normalization
-from tests.handlers.trainers import LinearSegmenter, SmallNetwork, cross_entropy, items, trainer
+from tests.handlers.trainers import (
+    LinearSegmenter,
+    SmallNetwork,
+    assert_same_weights,
+    cross_entropy,
+    items,
+    trainer,
+    whole_and_resumed,
+)
 from tests.utils import tiny_segmentation_network
 
 EPSILON, RATE = 0.05, 0.1
@@ -236,24 +243,11 @@ def test_dual_normalization_keeps_its_branches_apart() -> None:
 
 
 def test_training_resumes_from_a_checkpoint_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    def run(network: nn.Module, epochs: int, folder: Path | None = None, load: Path | None = None) -> nn.Module:
-        handler = AdversarialTraining(
-            PGD(EPSILON, steps=2), adversarial_weight=0.5, probability=0.7, budget=LinearSchedule(0.5, 1, 4)
-        )
-        engine = trainer(network, [handler], max_epochs=epochs)
-        things = {"model": network, "optimizer": engine.optimizer, "trainer": engine, "adversarial": handler}
-        if folder is not None:
-            CheckpointSaver(str(folder), things, save_final=True, final_filename="last.pt").attach(engine)
-        if load is not None:
-            CheckpointLoader(str(load), things).attach(engine)
-        engine.run()
-        return network
+    def make() -> AdversarialTraining:
+        budget = LinearSchedule(0.5, 1, 4)
+        return AdversarialTraining(PGD(EPSILON, steps=2), adversarial_weight=0.5, probability=0.7, budget=budget)
 
-    whole = run(SmallNetwork(seed=5), 4)
-    run(SmallNetwork(seed=5), 2, folder=tmp_path)
-    resumed = run(SmallNetwork(seed=6), 4, load=tmp_path / "last.pt")
-    for name, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value), name
+    assert_same_weights(*whole_and_resumed(make, tmp_path))
 
 
 def test_prepare_batch_in_training_mode_is_the_same_training() -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +27,7 @@ from monai_adversarial.handlers import (
 )
 from monai_adversarial.losses import TRADESLoss
 from monai_adversarial.networks import convert_dual_normalization
-from tests.handlers.trainers import items, trainer
+from tests.handlers.trainers import items, run_two_processes, trainer
 
 BATCH, ITERATIONS = 4, 3
 
@@ -145,17 +143,7 @@ def refusals() -> None:
 
 
 def test_two_processes_train_as_one_on_the_joint_batch(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, __file__, str(tmp_path)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_two_processes(__file__, tmp_path)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     for name, (make, _) in TRAININGS.items():
         expected, start = train(name, 0, 1), make().state_dict()

@@ -11,14 +11,20 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.data import DataLoader, Dataset, MetaTensor
-from monai.handlers import CheckpointLoader, CheckpointSaver
-from torch import nn
 from torch.nn import functional
 
 from monai_adversarial.attacks import FGSM, PGD, AdvElastic
 from monai_adversarial.handlers import SemiSupervisedAdversarialTraining
 from tests.handlers.test_adversarial_training import RATE, linear_fgsm, sgd_step
-from tests.handlers.trainers import LinearSegmenter, SmallNetwork, cross_entropy, items, trainer
+from tests.handlers.trainers import (
+    LinearSegmenter,
+    SmallNetwork,
+    assert_same_weights,
+    cross_entropy,
+    items,
+    trainer,
+    whole_and_resumed,
+)
 
 EPSILON = 0.05
 
@@ -95,25 +101,13 @@ def test_the_unlabeled_batches_start_again_when_they_are_exhausted() -> None:
 
 
 def test_a_resumed_training_has_the_same_teacher(tmp_path: Path) -> None:
-    def run(network: nn.Module, epochs: int, folder: Path | None = None, load: Path | None = None) -> Any:
-        handler = SemiSupervisedAdversarialTraining(
-            PGD(EPSILON, steps=1), unlabeled(), confidence=0.5, decay=0.9, attack_labeled=True
-        )
-        engine = trainer(network, [handler], max_epochs=epochs)
-        things = {"model": network, "optimizer": engine.optimizer, "trainer": engine, "adversarial": handler}
-        if folder is not None:
-            CheckpointSaver(str(folder), things, save_final=True, final_filename="last.pt").attach(engine)
-        if load is not None:
-            CheckpointLoader(str(load), things).attach(engine)
-        engine.run()
-        return network, handler.average
+    def make() -> SemiSupervisedAdversarialTraining:
+        options: dict[str, Any] = {"confidence": 0.5, "decay": 0.9, "attack_labeled": True}
+        return SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), unlabeled(), **options)
 
-    whole = run(SmallNetwork(seed=5), 4)
-    run(SmallNetwork(seed=5), 2, folder=tmp_path)
-    resumed = run(SmallNetwork(seed=6), 4, load=tmp_path / "last.pt")
-    for one, other in zip(whole, resumed, strict=True):
-        for name, value in one.state_dict().items():
-            assert torch.equal(other.state_dict()[name], value), name
+    whole, resumed = whole_and_resumed(make, tmp_path)
+    assert len(whole) == 2
+    assert_same_weights(whole, resumed)
 
 
 def test_the_order_of_the_labeled_batches_is_that_of_the_training_without_it() -> None:
@@ -137,22 +131,10 @@ def shuffled() -> DataLoader:
 
 
 def test_a_resumed_training_goes_on_in_the_middle_of_a_shuffled_pass(tmp_path: Path) -> None:
-    def run(network: nn.Module, epochs: int, folder: Path | None = None, load: Path | None = None) -> nn.Module:
-        handler = SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), shuffled(), confidence=0.5)
-        engine = trainer(network, [handler], max_epochs=epochs)
-        things = {"model": network, "optimizer": engine.optimizer, "trainer": engine, "adversarial": handler}
-        if folder is not None:
-            CheckpointSaver(str(folder), things, save_final=True, final_filename="last.pt").attach(engine)
-        if load is not None:
-            CheckpointLoader(str(load), things).attach(engine)
-        engine.run()
-        return network
+    def make() -> SemiSupervisedAdversarialTraining:  # 3 unlabeled batches, 2 iterations an epoch
+        return SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), shuffled(), confidence=0.5)
 
-    whole = run(SmallNetwork(seed=5), 4)
-    run(SmallNetwork(seed=5), 2, folder=tmp_path)  # 4 of 3 + 3 unlabeled batches
-    resumed = run(SmallNetwork(seed=6), 4, load=tmp_path / "last.pt")
-    for name, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value), name
+    assert_same_weights(*whole_and_resumed(make, tmp_path))
 
 
 def test_metadata_and_region_of_the_unlabeled_batches_reach_the_attack() -> None:

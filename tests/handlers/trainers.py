@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
+from monai.handlers import CheckpointLoader, CheckpointSaver
 from torch import nn
 
 from tests.utils import random_image, random_label
@@ -80,3 +85,45 @@ def trainer(
         train_handlers=handlers,
         **options,
     )
+
+
+def whole_and_resumed(make_handler: Callable[[], Any], folder: Path) -> list[list[nn.Module]]:
+    """Networks, and teachers where the handler has one, after 4 epochs in one go and after 2 epochs, a checkpoint of
+    MONAI's, and 2 more in new objects."""
+
+    def run(seed: int, epochs: int, save: bool = False, load: bool = False) -> list[nn.Module]:
+        network, handler = SmallNetwork(seed=seed), make_handler()
+        engine = trainer(network, [handler], max_epochs=epochs)
+        things = {"model": network, "optimizer": engine.optimizer, "trainer": engine, "adversarial": handler}
+        if save:
+            CheckpointSaver(str(folder), things, save_final=True, final_filename="last.pt").attach(engine)
+        if load:
+            CheckpointLoader(str(folder / "last.pt"), things).attach(engine)
+        engine.run()
+        return [network, *([handler.average] if hasattr(handler, "average") else [])]
+
+    whole = run(5, 4)
+    run(5, 2, save=True)
+    return [whole, run(6, 4, load=True)]
+
+
+def assert_same_weights(networks: list[nn.Module], others: list[nn.Module]) -> None:
+    """Bit for bit."""
+    for one, other in zip(networks, others, strict=True):
+        for name, value in one.state_dict().items():
+            assert torch.equal(other.state_dict()[name], value), name
+
+
+def run_two_processes(script: str, folder: Path) -> None:
+    """Run a test file as a script by torchrun, with the folder as its argument."""
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, script, str(folder)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
