@@ -32,6 +32,9 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
     the exponential average of the network's weights; voxels at which it is less sure than ``confidence`` do not count.
     The trainer's labeled batch stays clean unless ``attack_labeled``.
 
+    Pass ``first_epoch`` so that the network has learned something before it teaches itself: a teacher that still says
+    background everywhere says it with confidence, and the training ends there.
+
     Args:
         attack: the attack on unlabeled images, or several of which each iteration draws one.
         unlabeled: data loader of batches with ``image_key`` (a label in them is not read); it starts again when it is
@@ -41,6 +44,7 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         weight: of the unlabeled term; 3 in the paper.
         confidence: probability that a pseudo-label needs.
         decay: of the teacher's average per iteration.
+        balanced: give each pseudo-class of a batch the same weight in the unlabeled term.
         attack_labeled: attack the labeled batch as well, with equal weights of clean and adversarial loss.
         image_key: key of the image in the unlabeled batches.
         options: further arguments of :class:`~monai_adversarial.handlers.base.AdversarialTrainingHandler`.
@@ -49,7 +53,7 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         TypeError, ValueError: for arguments or an engine that do not fit.
         KeyError: for unlabeled batches without ``image_key``.
 
-    Source: Li et al. 2021 (survey reference 57) for the loss; teacher and confidence are a reconstruction for
+    Source: Li et al. 2021 (survey reference 57) for the loss; teacher, confidence and balance are a reconstruction for
     segmentation.
     """
 
@@ -63,6 +67,7 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         weight: float = 3.0,
         confidence: float = 0.9,
         decay: float = 0.99,
+        balanced: bool = True,
         attack_labeled: bool = False,
         image_key: str = CommonKeys.IMAGE,
         **options: Any,
@@ -74,6 +79,7 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         self.weight = check_positive("weight", weight)
         self.confidence = check_fraction("confidence", confidence)
         self.teacher = AveragedTeacher(decay)
+        self.balanced = bool(balanced)
         self.attack_labeled = bool(attack_labeled)
         self.image_key = str(image_key)
         self._batches: Iterator[Any] | None = None
@@ -163,7 +169,7 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         logits = self.forward(engine, self.batch, self.perturbed.adversarial)
         mask = self.perturbed.bound.move_label(self.mask, self.perturbed.parameters)
         assert self.perturbed.label is not None
-        term = masked_cross_entropy(logits, self.perturbed.label, mask)
+        term = masked_cross_entropy(logits, self.perturbed.label, mask, self.balanced)
         self.replace_loss(engine, task + self.weight * term, labeled_loss=task, adversarial_loss=term)
 
     def state_dict(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def semi_supervised(rank: int, processes: int) -> SemiSupervisedAdversarialTrain
     extra = share(items(2 * BATCH * ITERATIONS)[BATCH * ITERATIONS :], rank, processes)
     # Confidence 0: the mean over the counting voxels is then the same number of voxels on every process.
     loader = DataLoader(Dataset(extra), batch_size=BATCH // processes)
-    return SemiSupervisedAdversarialTraining(attack(), loader, confidence=0.0)
+    return SemiSupervisedAdversarialTraining(attack(), loader, confidence=0.0, balanced=False)
 
 
 TRAININGS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Any]]] = {

@@ -34,7 +34,8 @@ def unlabeled(count: int = 2, dtype: torch.dtype = torch.float32, batch_size: in
     return DataLoader(Dataset(found), batch_size=batch_size)
 
 
-def test_a_step_equals_the_formula_on_a_linear_network() -> None:
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_step_equals_the_formula_on_a_linear_network(balanced: bool) -> None:
     network, data = LinearSegmenter(), items(2, torch.float64)
     loader = unlabeled(dtype=torch.float64)
     expected = copy.deepcopy(network)
@@ -45,11 +46,13 @@ def test_a_step_equals_the_formula_on_a_linear_network() -> None:
     assert 0.2 < float(mask.mean()) < 0.8
     adversarial = linear_fgsm(expected, extra, pseudo)
     voxels = functional.cross_entropy(expected(adversarial).float(), pseudo[:, 0], reduction="none")
-    term = (voxels * mask).sum() / mask.sum()
+    of_class = [mask * (pseudo[:, 0] == number) for number in (0, 1)] if balanced else [mask]
+    assert all(float(weight.sum()) > 0 for weight in of_class)
+    term = sum((voxels * weight).sum() / weight.sum() for weight in of_class) / len(of_class)
     sgd_step(expected, cross_entropy(expected(image), label) + 3 * term)
 
     attack = FGSM(EPSILON, objective="cross_entropy", precision="float32")
-    handler = SemiSupervisedAdversarialTraining(attack, loader, confidence=0.6)
+    handler = SemiSupervisedAdversarialTraining(attack, loader, confidence=0.6, balanced=balanced)
     trainer(network, [handler], data, lr=RATE).run()
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], value, rtol=1e-6, atol=1e-8)
@@ -58,7 +61,7 @@ def test_a_step_equals_the_formula_on_a_linear_network() -> None:
 def test_the_teacher_is_the_exponential_average_and_is_not_trained() -> None:
     network = SmallNetwork(seed=1)
     handler = SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), unlabeled(), decay=0.5)
-    engine = trainer(network, [handler], items(6))
+    engine = trainer(network, [handler], items(6), max_epochs=1)
     seen: list[torch.Tensor] = []
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(network.second.weight.detach().clone()))
     engine.run()
@@ -70,6 +73,14 @@ def test_the_teacher_is_the_exponential_average_and_is_not_trained() -> None:
     torch.testing.assert_close(handler.average.second.weight, average)
     assert not any(weight.requires_grad for weight in handler.average.parameters())
     assert all(weight.requires_grad for weight in network.parameters())
+
+
+def test_the_teacher_learns_before_the_first_attack() -> None:
+    network = SmallNetwork(seed=1)
+    handler = SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), unlabeled(), decay=0.5, first_epoch=2)
+    trainer(network, [handler], max_epochs=2).run()
+    assert handler.average is not None and handler.perturbed is None
+    assert not torch.equal(handler.average.second.weight, SmallNetwork(seed=1).second.weight)
 
 
 def test_uncertain_pseudo_labels_do_not_count() -> None:
