@@ -88,6 +88,18 @@ def test_clean_training_reports_its_validation(scans: Path, tmp_path: Path) -> N
     assert (tmp_path / "clean.pt").is_file()
 
 
+@pytest.mark.real_data
+def test_an_overlay_trains_on_the_real_scans(shared_data: Path, tmp_path: Path) -> None:
+    options = {"cases": CASES.replace("'training': None", "'training': 6"), "roi_size": [32, 48, 32]}
+    made = workflow("pgd", shared_data / "hippocampus_mri", tmp_path, **options)
+    made.run()
+    trainer = made.parser.get_parsed_content("train#trainer")
+    image = trainer.state.output[0]["image"]
+    assert tuple(image.shape) == (1, 32, 48, 32)
+    change = image - trainer.state.batch[0]["image"]
+    assert 0.049 < float(change.abs().max()) <= 0.05 + 1e-6
+
+
 def test_the_table_names_missing_data_in_one_sentence(tmp_path: Path) -> None:
     command = [
         sys.executable,
