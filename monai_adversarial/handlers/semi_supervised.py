@@ -33,7 +33,9 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
     The trainer's labeled batch stays clean unless ``attack_labeled``.
 
     Pass ``first_epoch`` so that the network has learned something before it teaches itself: a teacher that still says
-    background everywhere says it with confidence, and the training ends there.
+    background everywhere says it with confidence, and the training ends there. The numbers for logging
+    ``state.output["confident_share"]`` and ``["pseudo_foreground_share"]`` (of all voxels) show it: the second goes
+    to 0.
 
     Args:
         attack: the attack on unlabeled images, or several of which each iteration draws one.
@@ -43,7 +45,8 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         inferer: how the attack runs it; None for the trainer's inferer.
         weight: of the unlabeled term; 3 in the paper.
         confidence: probability that a pseudo-label needs.
-        decay: of the teacher's average per iteration.
+        decay: of the teacher's average per iteration; 1 / (1 - decay) iterations must be few against the training, or
+            averaged weights do not fit the BatchNorm statistics that are averaged with them.
         balanced: give each pseudo-class of a batch the same weight in the unlabeled term.
         attack_labeled: attack the labeled batch as well, with equal weights of clean and adversarial loss.
         image_key: key of the image in the unlabeled batches.
@@ -170,7 +173,11 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         mask = self.perturbed.bound.move_label(self.mask, self.perturbed.parameters)
         assert self.perturbed.label is not None
         term = masked_cross_entropy(logits, self.perturbed.label, mask, self.balanced)
-        self.replace_loss(engine, task + self.weight * term, labeled_loss=task, adversarial_loss=term)
+        shares = {
+            "confident_share": self.mask.mean(),
+            "pseudo_foreground_share": (self.mask * (self.batch.label > 0)).mean(),
+        }
+        self.replace_loss(engine, task + self.weight * term, labeled_loss=task, adversarial_loss=term, **shares)
 
     def state_dict(self) -> dict[str, Any]:
         """The teacher's weights and the place in the unlabeled batches."""

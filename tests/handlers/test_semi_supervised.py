@@ -53,7 +53,11 @@ def test_a_step_equals_the_formula_on_a_linear_network(balanced: bool) -> None:
 
     attack = FGSM(EPSILON, objective="cross_entropy", precision="float32")
     handler = SemiSupervisedAdversarialTraining(attack, loader, confidence=0.6, balanced=balanced)
-    trainer(network, [handler], data, lr=RATE).run()
+    engine = trainer(network, [handler], data, lr=RATE)
+    engine.run()
+    assert engine.state.output[0]["confident_share"] == pytest.approx(float(mask.mean()))
+    foreground = float((mask * (pseudo[:, 0] > 0)).mean())
+    assert engine.state.output[0]["pseudo_foreground_share"] == pytest.approx(foreground)
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], value, rtol=1e-6, atol=1e-8)
 
