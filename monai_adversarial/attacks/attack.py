@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -302,6 +303,7 @@ class Attack:
                 f"{float(clean.max()):.3g}: it looks "
                 "already scaled; pass intensity= (the map that scaled it) and image_domain='network'."
             )
+        self._check_scale(clean)
         return Scene(
             image=clean,
             # Seeds wait for the device and read all voxels.
@@ -311,6 +313,28 @@ class Attack:
             intensity=self.intensity,
             image_domain=self.image_domain,
         )
+
+    def _check_scale(self, clean: torch.Tensor) -> None:
+        """A map that did not make this image freezes its voxels, and a budget in the wrong units swamps it: both would
+        pass for a result."""
+        low, high = (None, None) if self.intensity is None else (self.intensity.low, self.intensity.high)
+        if self.image_domain == "network" and low is not None and high is not None:
+            room = 0.25 * (high - low)
+            outside = float(((clean < low - room) | (clean > high + room)).float().mean())
+            if outside > 0.01:
+                raise ValueError(
+                    f"intensity maps to {low:g} to {high:g}, but {outside:.0%} of the image's voxels lie far outside "
+                    f"({float(clean.min()):.3g} to {float(clean.max()):.3g}): it is not the map that scaled this image."
+                )
+        epsilon, units = getattr(self.perturbation, "epsilon", None), getattr(self.perturbation, "units", None)
+        if units == "network" and epsilon is not None and getattr(self.perturbation, "norm", None) == "linf":
+            span = float(clean.max() - clean.min())
+            if epsilon > span > 0:
+                warnings.warn(
+                    f"epsilon is {epsilon:g} in the network's units, more than the whole range of the image "
+                    f"({span:.3g}): pass units='HU' and intensity= if it is meant in HU.",
+                    stacklevel=2,
+                )
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

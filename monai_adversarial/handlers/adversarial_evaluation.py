@@ -59,8 +59,9 @@ class AdversarialEvaluation(RobustEvaluation):
 
     As handler, or as key metric, by which MONAI's ``CheckpointSaver(save_key_metric=True)`` chooses the checkpoint::
 
-        SupervisedEvaluator(..., val_handlers=[AdversarialEvaluation(PGD(8.0), "pgd", key_metric=True), saver])
-        SupervisedEvaluator(..., key_val_metric={"pgd_mean_dice": AdversarialEvaluation(PGD(8.0), "pgd")})
+        attack = PGD(8, units="HU", intensity={"a_min": -160, "a_max": 240})
+        SupervisedEvaluator(..., val_handlers=[AdversarialEvaluation(attack, "pgd", key_metric=True), saver])
+        SupervisedEvaluator(..., key_val_metric={"pgd_mean_dice": AdversarialEvaluation(attack, "pgd")})
 
     With several processes all ranks have to attach it. Configs that shorten their list of handlers on other ranks leave
     ``key_val_metric`` and ``additional_metrics`` alone: put it there.

@@ -25,7 +25,7 @@ from monai_adversarial.attacks.validation import check_choice, check_count, chec
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.engines.batch import Batch, batch_region, check_trains
 from monai_adversarial.handlers.schedules import Schedule, chance
-from monai_adversarial.networks.dual_normalization import has_dual_normalization, normalization
+from monai_adversarial.networks.dual_normalization import dual_normalizations, has_dual_normalization, normalization
 
 __all__ = ["AdversarialTrainingHandler", "TrainingHandler", "check_attack"]
 
@@ -254,7 +254,16 @@ class AdversarialTrainingHandler(TrainingHandler):
     def attach(self, engine: Engine) -> None:
         """Join a trainer; see :class:`TrainingHandler`."""
         super().attach(engine)
-        self._removable.append(engine.add_event_handler(Events.ITERATION_COMPLETED, self._finish))
+        self._removable += [
+            engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._log_clean_iteration),
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._finish),
+        ]
+
+    @staticmethod
+    def _log_clean_iteration(engine: SupervisedTrainer) -> None:
+        """Handlers that log the adversarial loss find it in every iteration."""
+        output = engine.state.output
+        output.setdefault("adversarial_loss", torch.full_like(as_plain(output[CommonKeys.LOSS]).detach(), torch.nan))
 
     def expects_term(self) -> bool:
         """Whether the iteration's loss lacks something until ``loss_completed``."""
@@ -273,6 +282,13 @@ class AdversarialTrainingHandler(TrainingHandler):
         """Refuse what ``DistributedDataParallel`` would only answer with an error about unused parameters."""
         super().started(engine)
         network = engine.network
+        trained = {id(weight) for group in engine.optimizer.param_groups for weight in group["params"]}
+        for layer in dual_normalizations(network):
+            if any(weight.requires_grad and id(weight) not in trained for weight in layer.parameters()):
+                raise ValueError(
+                    "the optimizer does not know all weights of the network's dual normalization: build it after "
+                    "convert_dual_normalization."
+                )
         if isinstance(network, nn.parallel.DistributedDataParallel) and has_dual_normalization(network):
             if self.probability < 1 or self.first_epoch or self.budget is not None or network.find_unused_parameters:
                 raise ValueError(

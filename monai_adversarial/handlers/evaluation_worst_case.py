@@ -20,7 +20,8 @@ class WorstCaseEvaluation(RobustEvaluation):
     The mean over attacks says little, because an attacker takes the best one. The metrics are those of
     :class:`AdversarialEvaluation`; an organ's Dice is the one on the image that is worst as a whole::
 
-        pgd, bias = AdversarialEvaluation(PGD(8.0), "pgd"), AdversarialEvaluation(AdvBiasField(), "bias")
+        pgd = AdversarialEvaluation(PGD(8, units="HU", intensity=window), "pgd")
+        bias = AdversarialEvaluation(AdvBiasField(intensity=window), "bias")
         SupervisedEvaluator(..., val_handlers=[WorstCaseEvaluation([pgd, bias], key_metric=True), saver])
 
     Args:

@@ -30,13 +30,16 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
 
     Args:
         attack: the attack, or several of which each iteration draws one.
-        loss_function: called as above: ``TRADESLoss``, ``MARTLoss``, ``ConsistencyLoss``. With a ``reference`` other
-            than the label it is called with None for batches that have none.
+        loss_function: called as above: ``TRADESLoss``, ``MARTLoss``, ``ConsistencyLoss``. With
+            ``task_weight=0`` and a ``reference`` other than the label, batches need no label: it gets None then, as
+            does the trainer's own loss function, which must stand that.
         network: the network; None for the trainer's own.
         inferer: how the attack runs it; None for the trainer's inferer.
         weight: weight of the term.
         task_weight: weight of the trainer's own loss; None for 1, or 0 where ``loss_function.replaces_task_loss``.
-        options: ``probability``, ``first_epoch``, ``budget``, ``steps``, ``reference``, ``region_key``, ``seed`` of
+        reference: see ``Attack.perturb``; None for what the loss compares with: ``"probabilities"`` for ``TRADESLoss``
+            and ``ConsistencyLoss``, else ``"label"``.
+        options: ``probability``, ``first_epoch``, ``budget``, ``steps``, ``region_key``, ``seed`` of
             :class:`~monai_adversarial.handlers.base.AdversarialTrainingHandler`.
 
     Raises:
@@ -52,18 +55,29 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
         *,
         weight: float = 1.0,
         task_weight: float | None = None,
+        reference: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(attack, network, inferer, **options)
-        if not callable(loss_function):
-            raise TypeError(f"loss_function must be callable, got {type(loss_function).__name__}.")
+        if not callable(loss_function) or isinstance(loss_function, type):
+            raise TypeError(f"loss_function must be a loss object, got {_name(loss_function)}.")
+        if reference is None:
+            reference = getattr(loss_function, "attack_reference", "label")
+        super().__init__(attack, network, inferer, reference=reference, **options)
         self.loss_function = loss_function
         self.weight = check_positive("weight", weight)
         if task_weight is None:
             task_weight = 0.0 if getattr(loss_function, "replaces_task_loss", False) else 1.0
         self.task_weight = check_positive("task_weight", task_weight, allow_zero=True)
         function = loss_function.forward if isinstance(loss_function, nn.Module) else loss_function
-        self._takes_mask = "mask" in inspect.signature(function).parameters
+        signature = inspect.signature(function)
+        try:
+            signature.bind_partial(None, None, None)
+        except TypeError:
+            raise TypeError(
+                "loss_function must take (clean logits, adversarial logits, label), as TRADESLoss does, got "
+                f"{type(loss_function).__name__}{signature}."
+            ) from None
+        self._takes_mask = "mask" in signature.parameters
 
     def describe(self) -> str:
         """What it will do."""
@@ -75,7 +89,8 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
         self.batch = self.perturbed = None
         attack = self.attack_of(engine)
         if attack is not None:
-            self.batch = Batch.read(prepared, label_required=self.reference == "label")
+            needs_label = self.reference == "label" or self.task_weight > 0
+            self.batch = Batch.read(prepared, label_required=needs_label)
             self.perturbed = self.perturb(engine, attack, batchdata, self.batch)
         return prepared
 
@@ -120,3 +135,7 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
         label = self.batch.label
         label = as_plain(label) if isinstance(label, torch.Tensor) else label
         return self.loss_function(map_outputs(as_plain, clean), adversarial, label, **options).mean()
+
+
+def _name(thing: object) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__

@@ -47,7 +47,8 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         confidence: probability that a pseudo-label needs.
         decay: of the teacher's average per iteration; 1 / (1 - decay) iterations must be few against the training, or
             averaged weights do not fit the BatchNorm statistics that are averaged with them.
-        balanced: give each pseudo-class of a batch the same weight in the unlabeled term.
+        balanced: give each pseudo-class of a batch the same weight in the unlabeled term; it drew organs too
+            large where it was tried.
         attack_labeled: attack the labeled batch as well, with equal weights of clean and adversarial loss.
         image_key: key of the image in the unlabeled batches.
         options: further arguments of :class:`~monai_adversarial.handlers.base.AdversarialTrainingHandler`.
@@ -56,7 +57,7 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         TypeError, ValueError: for arguments or an engine that do not fit.
         KeyError: for unlabeled batches without ``image_key``.
 
-    Source: Li et al. 2021 (survey reference 57) for the loss; teacher, confidence and balance are a reconstruction for
+    Source: Li et al. 2021 (survey reference 57) for the loss; teacher and confidence are a reconstruction for
     segmentation.
     """
 
@@ -70,7 +71,7 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         weight: float = 3.0,
         confidence: float = 0.9,
         decay: float = 0.99,
-        balanced: bool = True,
+        balanced: bool = False,
         attack_labeled: bool = False,
         image_key: str = CommonKeys.IMAGE,
         **options: Any,
@@ -110,8 +111,9 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         attack = self.attack_of(engine)
         if attack is None:
             return prepared
+        labeled = Batch.read(prepared)
         if self.attack_labeled:
-            self._labeled = Batch.read(prepared)
+            self._labeled = labeled
             self._labeled_perturbed = self.perturb(engine, attack, batchdata, self._labeled)
         extra = self._next_batch()
         image = extra[self.image_key].to(engine.state.device, non_blocking=engine.non_blocking)

@@ -178,8 +178,9 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
             kwargs: passed on to the inner inferer.
 
         Raises:
-            ValueError: when ``n`` is too small to certify any voxel.
+            ValueError: when ``n`` is too small to certify any voxel, and for a network in training mode.
         """
+        self._check_mode(network)
         bound, image = self.prepared(inputs)
         with torch.no_grad():
             image = image.detach()

@@ -13,6 +13,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
 from monai.utils import convert_to_dst_type
+from torch import nn
 
 from monai_adversarial.attacks.gradients.draws import draw_seed, random_draw
 from monai_adversarial.attacks.intensity import as_intensity_map
@@ -98,6 +99,16 @@ class NoisyCopiesInferer(Inferer):
     def is_bound(self) -> bool:
         """Whether it knows the batch that it will be given."""
         return self._seeds is not None
+
+    @staticmethod
+    def _check_mode(network: Any) -> None:
+        """Votes of a network that still trains are those of a network that nobody deploys.
+
+        Raises:
+            ValueError: for a network in training mode.
+        """
+        if isinstance(network, nn.Module) and network.training:
+            raise ValueError("network must be in evaluation mode for noisy copies: call network.eval() first.")
 
     def for_image(self: NoisyCopies, image: torch.Tensor) -> NoisyCopies:
         """A copy that takes plain tensors on the grid of ``image``, with the noise that belongs to its voxels.

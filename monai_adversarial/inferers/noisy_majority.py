@@ -128,7 +128,11 @@ class NoisyMajorityInferer(NoisyCopiesInferer):
             network: see above.
             args: see above.
             kwargs: see above.
+
+        Raises:
+            ValueError: for a network in training mode.
         """
+        self._check_mode(network)
         bound, image = self.prepared(inputs)
         counts = bound.vote_counts(image, _STREAM, self.samples, network, args, kwargs)
         return NoisyVotes(like_inputs(counts, inputs), self.samples, self.activation)

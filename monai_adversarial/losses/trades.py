@@ -33,6 +33,8 @@ class TRADESLoss(VoxelwiseLoss):
     """
 
     replaces_task_loss = False
+    #: what an attack is to leave: the clean answer that the loss compares with
+    attack_reference = "probabilities"
 
     def __init__(
         self,

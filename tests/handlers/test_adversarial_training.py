@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
+from monai.handlers import from_engine
 from monai.losses import DeepSupervisionLoss, DiceCELoss
 from torch import nn
 
@@ -314,6 +316,40 @@ def test_attacks_that_would_not_make_the_training_adversarial_are_refused() -> N
     ):
         with pytest.raises(ValueError, match=words):
             AdversarialTraining(**{"attack": PGD(0.1), **options})  # type: ignore[arg-type]
+
+
+def test_a_map_that_did_not_scale_the_image_is_noticed() -> None:
+    window = {"a_min": -160, "a_max": 240}
+    attack = PGD(8, units="HU", intensity=window)
+    for scale in (400.0, -1.0):  # HU that nobody scaled; values around zero
+        data = [{**item, "image": (item["image"] - 0.5) * scale * 2} for item in items()]
+        with pytest.raises(ValueError, match="it is not the map that scaled this image"):
+            trainer(SmallNetwork(), [AdversarialTraining(attack)], data).run()
+    # What noise augmentation adds to a scaled image is no reason to stop.
+    data = [{**item, "image": item["image"] + 0.05 * torch.randn(item["image"].shape)} for item in items()]
+    trainer(SmallNetwork(), [AdversarialTraining(attack)], data).run()
+    with pytest.warns(UserWarning, match="epsilon is 8 in the network's units, more than the whole range"):
+        trainer(SmallNetwork(), [AdversarialTraining(PGD(8))]).run()
+
+
+def test_an_optimizer_from_before_the_conversion_is_noticed() -> None:
+    network = SmallNetwork()
+    engine = trainer(network, [AdversarialTraining(PGD(EPSILON), adversarial_weight=0.5)])
+    convert_dual_normalization(network)
+    with pytest.raises(ValueError, match="the optimizer does not know all weights of the network's dual normalization"):
+        engine.run()
+
+
+def test_the_adversarial_loss_can_be_logged_in_clean_iterations_too() -> None:
+    logged: list[float] = []
+    handler = AdversarialTraining(PGD(EPSILON, steps=1), first_epoch=1)
+    engine = trainer(SmallNetwork(), [handler], max_epochs=2, batch_size=4)
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda e: logged.append(from_engine(["adversarial_loss"], first=True)(e.state.output)),
+    )
+    engine.run()
+    assert len(logged) == 2 and math.isnan(logged[0]) and logged[1] > 0
 
 
 def test_a_handler_serves_one_trainer() -> None:

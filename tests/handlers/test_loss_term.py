@@ -198,8 +198,17 @@ def test_the_reference_of_dual_normalization_is_what_the_clean_branch_says() -> 
 
 
 def test_bad_arguments_are_one_sentence() -> None:
-    with pytest.raises(TypeError, match="loss_function must be callable, got str"):
+    with pytest.raises(TypeError, match="loss_function must be a loss object, got str"):
         AdversarialLossTerm(PGD(0.1), "trades")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="loss_function must be a loss object, got the class TRADESLoss"):
+        AdversarialLossTerm(PGD(0.1), TRADESLoss)
+    with pytest.raises(TypeError, match=r"loss_function must take \(clean logits, adversarial logits, label\)"):
+        AdversarialLossTerm(PGD(0.1), torch.nn.CrossEntropyLoss())
+    assert AdversarialLossTerm(PGD(0.1), TRADESLoss()).reference == "probabilities"
+    assert AdversarialLossTerm(PGD(0.1), MARTLoss()).reference == "label"
+    data = [{"image": item["image"]} for item in items()]
+    with pytest.raises(ValueError, match="the batch has no label"):
+        trainer(SmallNetwork(), [AdversarialLossTerm(PGD(0.1), TRADESLoss())], data, loss=lambda o, y: o.mean()).run()
     with pytest.raises(ValueError, match="weight must be a finite number > 0"):
         AdversarialLossTerm(PGD(0.1), TRADESLoss(), weight=0)
     with pytest.raises(ValueError, match="reference must be one of 'label', 'prediction', 'probabilities'"):

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from scipy.stats import norm
 
+from monai_adversarial.inferers import NoisyMajorityInferer
 from monai_adversarial.inferers.certified_segmentation import ABSTAIN, CertifiedSegmentationInferer
 from monai_adversarial.inferers.voxel_tests import binomial_tail
 from tests.utils import LinearNetwork, random_image, tiny_segmentation_network
@@ -28,6 +29,7 @@ class WholeImageLinear(torch.nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.weights = torch.randn(voxels, voxels, generator=generator, dtype=torch.float64)
         self.weights += 3.0 * torch.eye(voxels)
+        self.eval()
 
     def margins(self, image: torch.Tensor) -> torch.Tensor:
         return image.flatten(1).double() @ self.weights.T
@@ -38,6 +40,12 @@ class WholeImageLinear(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         margins = self.margins(image).view(image.shape)
         return torch.cat([-margins, margins], dim=1).to(image.dtype)
+
+
+def test_a_network_in_training_mode_is_refused():
+    for refuse in (CertifiedSegmentationInferer(n=100).certify, NoisyMajorityInferer().votes):
+        with pytest.raises(ValueError, match="network must be in evaluation mode for noisy copies"):
+            refuse(random_image((1, 1, 8, 8)), WholeImageLinear(64).train())
 
 
 def test_votes_follow_the_probability_under_noise():
