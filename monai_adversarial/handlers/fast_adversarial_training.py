@@ -148,10 +148,16 @@ class FastAdversarialTraining(AdversarialTraining):
 
     def state_dict(self) -> dict[str, Any]:
         """The last check."""
-        return {"robust_dice": self.robust_dice, "overfitted": self.overfitted, "weights": self._weights}
+        return {
+            **super().state_dict(),
+            "robust_dice": self.robust_dice,
+            "overfitted": self.overfitted,
+            "weights": self._weights,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the last check."""
+        super().load_state_dict(state)
         self.robust_dice, self.overfitted = state["robust_dice"], state["overfitted"]
         self._weights = state["weights"]
 

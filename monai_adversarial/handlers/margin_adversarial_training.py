@@ -228,8 +228,9 @@ class MarginAdversarialTraining(AdversarialTraining):
 
     def state_dict(self) -> dict[str, Any]:
         """The margins; with several processes those of all of them at the end of an epoch."""
-        return {"margins": dict(self.margins)}
+        return {**super().state_dict(), "margins": dict(self.margins)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with saved margins; those above the attack's epsilon are cut to it."""
+        super().load_state_dict(state)
         self.margins = {str(case): min(float(margin), self.largest) for case, margin in state["margins"].items()}

@@ -252,6 +252,38 @@ def test_training_resumes_from_a_checkpoint_as_if_nothing_had_happened(tmp_path:
     assert_same_weights(*whole_and_resumed(make, tmp_path))
 
 
+def test_a_warm_start_goes_on_where_the_batch_before_ended(tmp_path: Path) -> None:
+    data = items(2) * 3
+    network = LinearSegmenter(dtype=torch.float32)
+    attack = PGD(EPSILON, steps=1, step_size=0.2 * EPSILON, precision="float32", objective="cross_entropy")
+    sizes: list[list[float]] = []
+    for warm in (False, True):
+        found: list[float] = []
+        handler = AdversarialTraining(attack, warm_start=warm)
+        engine = trainer(network, [handler], data, lr=0.0, decollate=False)
+
+        def measure(engine: Engine, found: list[float] = found) -> None:
+            # The linear network wants every voxel at the edge of the budget, one way or the other.
+            change = engine.state.output["image"] - engine.state.batch["image"]
+            weight = network.conv.weight.detach().flatten()
+            label = engine.state.batch["label"]
+            found.append(float((change * torch.where(label == 0, 1.0, -1.0) * (weight[1] - weight[0]).sign()).mean()))
+
+        engine.add_event_handler(Events.ITERATION_COMPLETED, measure)
+        engine.run()
+        sizes.append(found)
+    cold, warm_sizes = sizes
+    assert warm_sizes[0] == pytest.approx(cold[0]) and max(cold) < 0.4 * EPSILON
+    assert warm_sizes[0] < warm_sizes[1] < warm_sizes[2] and warm_sizes[2] > 1.5 * max(cold)
+
+    def make() -> AdversarialTraining:
+        return AdversarialTraining(PGD(EPSILON, steps=1), adversarial_weight=0.5, warm_start=True)
+
+    assert_same_weights(*whole_and_resumed(make, tmp_path))
+    with pytest.raises(ValueError, match="warm_start needs one attack to go on with, got 2"):
+        AdversarialTraining([PGD(0.1), PGD(0.2)], warm_start=True)
+
+
 def test_prepare_batch_in_training_mode_is_the_same_training() -> None:
     networks = [SmallNetwork(seed=7) for _ in range(2)]
     trainer(networks[0], [AdversarialTraining(PGD(EPSILON, steps=2))]).run()
