@@ -137,6 +137,10 @@ class Attack:
         self.output = output
         self.progress = bool(progress)
 
+    def activation_of(self, classes: int) -> str:
+        """The given activation; where there is none, sigmoid for one output channel and softmax for more."""
+        return self.activation or ("sigmoid" if classes == 1 else "softmax")
+
     def scaled(self, budget: float = 1.0, steps: int | None = None) -> Attack:
         """The same attack with ``budget`` times its budget, and its step in proportion.
 
@@ -378,7 +382,7 @@ class _Run:
                 "intensity map."
             )
         self.network_classes = int(logits.shape[1])
-        self.activation = attack.activation or ("sigmoid" if self.network_classes == 1 else "softmax")
+        self.activation = attack.activation_of(self.network_classes)
         if label is None and attack.targeted:
             raise ValueError("a targeted attack needs label=, the segmentation that the attacker wants to see.")
         if label is not None:

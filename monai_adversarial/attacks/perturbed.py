@@ -103,7 +103,7 @@ def perturb_batch(
         classes = int(logits.shape[1])
         check_label_range(label, classes)
         mask = class_mask(attack.classes, classes, label.device)
-        return Target.from_label(label, classes, _activation(attack, classes), class_mask=mask)
+        return Target.from_label(label, classes, attack.activation_of(classes), class_mask=mask)
 
     def function_at(step: int) -> ObjectiveFunction:
         def function(parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -150,10 +150,6 @@ def perturb_batch(
     )
 
 
-def _activation(attack: Attack, classes: int) -> str:
-    return attack.activation or ("sigmoid" if classes == 1 else "softmax")
-
-
 def _reference_of_network(
     attack: Attack, predictor: Predictor, scene: Scene, reference: str, probabilities: torch.Tensor | None
 ) -> Target:
@@ -163,12 +159,12 @@ def _reference_of_network(
         check_logits(soft, scene.image)
         classes = int(soft.shape[1])
         mask = class_mask(attack.classes, classes, soft.device)
-        return Target(classes, soft=soft, class_mask=mask, activation=_activation(attack, classes))
+        return Target(classes, soft=soft, class_mask=mask, activation=attack.activation_of(classes))
     with torch.no_grad():
         logits = predictor(scene.image)
     check_logits(logits, scene.image)
     classes = int(logits.shape[1])
-    activation, mask = _activation(attack, classes), class_mask(attack.classes, classes, logits.device)
+    activation, mask = attack.activation_of(classes), class_mask(attack.classes, classes, logits.device)
     if reference == "prediction":
         return Target.from_label(hard_prediction(logits, activation), classes, activation, class_mask=mask)
     soft = logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)

@@ -109,6 +109,7 @@ class TrainingStudy:
         self.classes = organ_names(class_names)
         self.seeds = [check_count("seeds", one, minimum=0) for one in seeds]
         self._case_seeds: dict[int, int] = {}
+        self._attack_settings = {key: [describe(member) for member in members] for key, members in self.attacks.items()}
         self.data_name, self.seed, self.progress = data_name, check_count("seed", seed, minimum=0), bool(progress)
 
     def run(self, selected: Sequence[str] | str | None = None, seeds: Sequence[int] | None = None) -> dict[str, Any]:
@@ -198,7 +199,8 @@ class TrainingStudy:
         parser.read_config([str(config) for config in self.trainings[name]])
         parser["bundle_root"] = str(self.bundle_root)
         parser.parse()
-        parser.get_parsed_content("imports") if "imports" in parser else None
+        if "imports" in parser:
+            parser.get_parsed_content("imports")
         network = parser.get_parsed_content(self.network_key)
         return load_weights(network, weights).eval()
 
@@ -242,7 +244,7 @@ class TrainingStudy:
                 "version": monai_adversarial.__version__,
                 "weights": digest,
                 "domain": domain,
-                "attacks": {key: [describe(member) for member in members] for key, members in self.attacks.items()},
+                "attacks": self._attack_settings,
                 "case": self._case_seeds[index],
                 "classes": self.classes,
             }

@@ -227,7 +227,7 @@ class AdversarialEvaluation(RobustEvaluation):
         """(case, organ)."""
         logits = self._logits(raw)
         classes = int(logits.shape[1])
-        activation = self.attack.activation or ("sigmoid" if classes == 1 else "softmax")
+        activation = self.attack.activation_of(classes)
         if not self._organs:
             self._organs = organ_channels(classes, activation, self.class_names, self.classes)
         if self._finish is None:

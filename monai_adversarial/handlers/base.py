@@ -20,10 +20,11 @@ from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.allocator import keep_freed_memory
 from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed
 from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.predictor import frozen, modules_of, unwrap
+from monai_adversarial.attacks.predictor import unwrap
 from monai_adversarial.attacks.validation import check_choice, check_count, check_fraction
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.engines.batch import Batch, batch_region, check_trains
+from monai_adversarial.handlers.reference_network import frozen_outputs
 from monai_adversarial.handlers.schedules import Schedule, chance
 from monai_adversarial.networks.dual_normalization import dual_normalizations, has_dual_normalization, normalization
 
@@ -358,9 +359,9 @@ def _clean_answer(
     network: nn.Module, image: torch.Tensor, inferer: Callable[..., Any], attack: Attack, reference: str
 ) -> torch.Tensor:
     """Probabilities (or the one-hot prediction) of the clean branch, in evaluation mode."""
-    with normalization(network, "clean"), frozen(modules_of(network)), torch.no_grad():
-        logits = as_plain(inferer(as_plain(image), network)).float()
-    sigmoid = (attack.activation or ("sigmoid" if logits.shape[1] == 1 else "softmax")) == "sigmoid"
+    with normalization(network, "clean"):
+        logits = frozen_outputs(network, image, inferer).float()
+    sigmoid = attack.activation_of(logits.shape[1]) == "sigmoid"
     if reference == "probabilities":
         return logits.sigmoid() if sigmoid else logits.softmax(dim=1)
     if sigmoid:

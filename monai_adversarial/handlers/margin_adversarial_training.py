@@ -182,7 +182,7 @@ class MarginAdversarialTraining(AdversarialTraining):
             def is_right(shares: torch.Tensor) -> torch.Tensor:
                 logits = predictor(bound.apply(clean, (noise * per_sample(shares, noise),)))
                 classes = int(logits.shape[1])
-                activation = attack.activation or ("sigmoid" if classes == 1 else "softmax")
+                activation = attack.activation_of(classes)
                 dice = mean_foreground_dice(hard_prediction(logits, activation), label, classes, activation)
                 return ~(dice < self.correct_dice)  # NaN: nothing to find and nothing found
 

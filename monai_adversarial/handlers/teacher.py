@@ -12,26 +12,21 @@ from ignite.engine.events import RemovableEventHandle
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.predictor import frozen
 from monai_adversarial.attacks.validation import check_fraction
+from monai_adversarial.handlers.reference_network import frozen_outputs
 
 __all__ = ["AveragedTeacher", "teacher_probabilities"]
 
 
-def teacher_probabilities(
-    network: nn.Module, image: torch.Tensor, inferer: Callable[..., Any], temperature: float = 1.0
-) -> torch.Tensor:
+def teacher_probabilities(network: nn.Module, image: torch.Tensor, inferer: Callable[..., Any]) -> torch.Tensor:
     """Probabilities (batch, class, spatial...) of a network in evaluation mode, without gradient.
 
     Args:
         network: returns logits; one output channel is a sigmoid network.
         image: (batch, channel, spatial...).
         inferer: called as ``inferer(image, network)``.
-        temperature: divides the logits.
     """
-    with frozen([network]), torch.no_grad():
-        logits = as_plain(inferer(as_plain(image), network)).float() / temperature
+    logits = frozen_outputs(network, image, inferer).float()
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
 
 
@@ -79,10 +74,10 @@ class AveragedTeacher:
         assert self._average is not None and self._student is not None
         self._average.update_parameters(self._student)
 
-    def probabilities(self, image: torch.Tensor, inferer: Callable[..., Any], temperature: float = 1.0) -> torch.Tensor:
+    def probabilities(self, image: torch.Tensor, inferer: Callable[..., Any]) -> torch.Tensor:
         """What the teacher says; see :func:`teacher_probabilities`."""
         assert self.network is not None
-        return teacher_probabilities(self.network, image, inferer, temperature)
+        return teacher_probabilities(self.network, image, inferer)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights; empty before the first iteration."""
