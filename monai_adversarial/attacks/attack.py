@@ -472,7 +472,7 @@ class _Run:
             self._keep_best(left, parameters, found.ranks)
             self.zero_fractions.append(self._spread(left, bound.frozen_fraction(found.gradients)))
             with torch.no_grad():
-                parameters = run.advance(parameters, found.gradients, found.values, step)
+                parameters = run.advance(parameters, found.gradients, found.ranks, step)
             bar.update()
             if attack.early_stop:
                 keep = self._unsolved(bound, found.logits, parameters, left)

@@ -134,7 +134,7 @@ def perturb_batch(
         with random_draw(stream, step):
             found = attack.gradient.evaluate(function_at(step), parameters, predictor.precision.loss_scale)
         with torch.no_grad():
-            parameters = run.advance(parameters, found.gradients, found.values, step)
+            parameters = run.advance(parameters, found.gradients, found.ranks, step)
     with torch.no_grad():
         adversarial = bound.apply(scene.image, parameters)
         moved_label = label

@@ -33,7 +33,8 @@ from monai_adversarial.networks.dual_normalization import has_dual_normalization
 
 __all__ = ["TrainingStudy"]
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+CLEAN = "clean"
 DOMAINS = ("clean", "adversarial")  # branches of dual normalization
 
 
@@ -42,9 +43,9 @@ class TrainingStudy:
 
     A training is a list of config files: the bundle's train config and its overlays. It runs as
     ``python -m monai.bundle run`` in a process of its own, once; its weights stay in ``output_dir/weights``. A network
-    with dual normalization is attacked twice, once through each branch. Finished trainings and finished cases are not
-    run again as long as configs, weights, attacks and package version are the same; training data are not
-    looked at.
+    with dual normalization is attacked twice, once through each branch. Finished trainings, and finished attacks on a
+    case, are not run again as long as configs, weights, this attack and the package version are the same; training data
+    are not looked at.
 
     Scores are the mean Dice over the foreground classes; a class absent from both label and prediction is left out, a
     class in only one of them counts 0. Labels move with geometric attacks. ``worst`` is, per case, the lowest Dice over
@@ -231,11 +232,21 @@ class TrainingStudy:
                     digest = file_hash(self._weights(name, seed)[0])
                     for index in range(len(self.dataset)):
                         record = read_json(self._path(name, domain, seed, index))
-                        if isinstance(record, dict) and record.get("fingerprint") == self._mark(digest, domain, index):
+                        parts = self._valid_parts(record, digest, domain, index)
+                        if len(parts) == 1 + len(self.attacks):
+                            mean = record["mean"]
+                            mean["worst"] = min(mean[key] for key in (CLEAN, *self.worst_of))
                             found.append(record)
         return found
 
-    def _mark(self, digest: str, domain: str, index: int) -> str:
+    def _valid_parts(self, record: Any, digest: str, domain: str, index: int) -> list[str]:
+        """``"clean"`` and the attacks whose results in a record still hold."""
+        marks = record.get("fingerprints") if isinstance(record, dict) else None
+        if not isinstance(marks, dict):
+            return []
+        return [part for part in (CLEAN, *self.attacks) if marks.get(part) == self._mark(digest, domain, index, part)]
+
+    def _mark(self, digest: str, domain: str, index: int, part: str) -> str:
         if index not in self._case_seeds:
             self._case_seeds[index] = case_seeds(as_plain(self._batch(index)["image"]), 0)[0]
         return fingerprint(
@@ -244,7 +255,7 @@ class TrainingStudy:
                 "version": monai_adversarial.__version__,
                 "weights": digest,
                 "domain": domain,
-                "attacks": self._attack_settings,
+                "attack": self._attack_settings.get(part),
                 "case": self._case_seeds[index],
                 "classes": self.classes,
             }
@@ -255,43 +266,53 @@ class TrainingStudy:
 
     def _unit(self, network: nn.Module, digest: str, name: str, title: str, domain: str, seed: int, index: int) -> None:
         path = self._path(name, domain, seed, index)
-        mark = self._mark(digest, domain, index)
         known = read_json(path)
-        if isinstance(known, dict) and known.get("fingerprint") == mark:
+        valid = self._valid_parts(known, digest, domain, index)
+        missing = [part for part in (CLEAN, *self.attacks) if part not in valid]
+        if not missing:
             return
         batch = self._batch(index)
         image, label = batch["image"], batch["label"]
-        began = time.perf_counter()
-        scores = {"clean": self._dice(network, image, label)}
-        budgets: dict[str, Any] = {}
-        cost = {"forwards": 0, "backwards": 0}
-        for attack_name, members in self.attacks.items():
-            worst: dict[str, float | None] | None = None
-            for member in members:
-                result = member(network, image, label)
-                found = self._dice(network, result.adversarial, result.label)
-                cost = {key: value + getattr(result, key) for key, value in cost.items()}
-                if worst is None or mean_dice(found) < mean_dice(worst):
-                    worst = found
-                    budgets[attack_name] = {key: float(m.values[0]) for key, m in result.budgets.items()}
-            assert worst is not None
-            scores[attack_name] = worst
-        means = {key: mean_dice(value) for key, value in scores.items()}
-        means["worst"] = min([means["clean"], *(means[key] for key in self.worst_of)])
+        done = known["attacks"] if valid else {}
+        parts = {part: done[part] for part in valid}
+        marks = {part: self._mark(digest, domain, index, part) for part in valid}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            path,
-            {
-                "fingerprint": mark,
-                "training": title,
-                "seed": seed,
-                "case": f"case_{index:03d}",
-                "dice": scores,
-                "mean": means,
-                "budgets": budgets,
-                "cost": {**cost, "seconds": round(time.perf_counter() - began, 1)},
-            },
-        )
+        for part in missing:
+            if part == CLEAN:
+                parts[part] = {"dice": self._dice(network, image, label)}
+            else:
+                parts[part] = self._attacked(self.attacks[part], network, image, label)
+            marks[part] = self._mark(digest, domain, index, part)
+            write_json(path, self._record(marks, parts, title, seed, index))
+
+    def _attacked(
+        self, members: Sequence[Attack], network: nn.Module, image: torch.Tensor, label: torch.Tensor
+    ) -> dict[str, Any]:
+        """Scores under the member that does most harm."""
+        began = time.perf_counter()
+        worst: dict[str, Any] = {}
+        cost = {"forwards": 0, "backwards": 0}
+        for member in members:
+            result = member(network, image, label)
+            found = self._dice(network, result.adversarial, result.label)
+            cost = {key: value + getattr(result, key) for key, value in cost.items()}
+            if not worst or mean_dice(found) < mean_dice(worst["dice"]):
+                worst = {"dice": found, "budgets": {key: float(m.values[0]) for key, m in result.budgets.items()}}
+        return {**worst, "cost": {**cost, "seconds": round(time.perf_counter() - began, 1)}}
+
+    def _record(
+        self, marks: Mapping[str, str], parts: Mapping[str, Any], title: str, seed: int, index: int
+    ) -> dict[str, Any]:
+        ordered = [part for part in (CLEAN, *self.attacks) if part in parts]
+        return {
+            "fingerprints": dict(marks),
+            "training": title,
+            "seed": seed,
+            "case": f"case_{index:03d}",
+            "dice": {part: parts[part]["dice"] for part in ordered},
+            "mean": {part: mean_dice(parts[part]["dice"]) for part in ordered},
+            "attacks": {part: parts[part] for part in ordered},
+        }
 
     def _dice(self, network: nn.Module, image: torch.Tensor, label: torch.Tensor) -> dict[str, float | None]:
         with torch.no_grad():

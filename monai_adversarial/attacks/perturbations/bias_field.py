@@ -17,9 +17,11 @@ from monai_adversarial.attacks.perturbations.base import (
 )
 from monai_adversarial.attacks.perturbations.geometric import intensity_changes, shared_spacing, unexplained_change
 from monai_adversarial.attacks.perturbations.smooth_basis import (
+    bspline_fit,
     bspline_matrix,
     evaluate_separable,
     legendre_exponents,
+    legendre_fit,
     legendre_matrix,
 )
 from monai_adversarial.attacks.scene import Scene
@@ -30,6 +32,7 @@ __all__ = ["BiasField", "BoundBiasField"]
 BASES = ("legendre", "bspline")
 DOMAINS = ("window", "attenuation", "image")
 AIR = -1000.0  # HU of no attenuation
+CLIPPINGS = 4
 
 
 class BiasField(Perturbation):
@@ -117,6 +120,7 @@ class BoundBiasField(BoundPerturbation):
         shape = scene.spatial_shape
         if perturbation.basis == "legendre":
             matrices = [legendre_matrix(length, perturbation.degree) for length in shape]
+            fits = [legendre_fit(perturbation.degree)] * len(shape)
             functions = [m.shape[1] for m in matrices]
             exponents = legendre_exponents(perturbation.degree, len(shape))
             self.parameter_shape: tuple[int, ...] = (len(exponents),)
@@ -127,7 +131,9 @@ class BoundBiasField(BoundPerturbation):
             constant.view(-1)[0] = 1.0
         else:
             spacing = shared_spacing(scene, "control_spacing of a B-spline bias field")
-            matrices = [bspline_matrix(n, s, perturbation.control_spacing) for n, s in zip(shape, spacing, strict=True)]
+            control_spacing = perturbation.control_spacing
+            matrices = [bspline_matrix(n, s, control_spacing) for n, s in zip(shape, spacing, strict=True)]
+            fits = [bspline_fit(n, s, control_spacing) for n, s in zip(shape, spacing, strict=True)]
             functions = [m.shape[1] for m in matrices]
             self.parameter_shape = tuple(functions)
             self.places = None
@@ -137,13 +143,21 @@ class BoundBiasField(BoundPerturbation):
             means = means[..., None] * matrix.mean(dim=0)
         self.functions = functions
         self.matrices = [m.to(image) for m in matrices]
+        self.nodes = [values.to(image) for values, _ in fits]
+        self.back = [back.to(image) for _, back in fits]
         self.constant, self.means = constant.to(image), means.to(image)
 
     @property
     def radii(self) -> Parameters:
-        """Logarithm of the largest gain: what one coefficient alone may be."""
-        image = self.scene.image
-        return (torch.full((1, *[1] * len(self.parameter_shape)), self.limit, dtype=image.dtype, device=image.device),)
+        """Length of the coefficients of a constant field at the largest gain."""
+        length = self.limit * self.constant.flatten().norm()
+        return (length.view(1, *[1] * len(self.parameter_shape)),)
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Steps along the gradient. Signs would move all functions equally far, and every step would be scaled back
+        to the same field."""
+        return ("l2",)
 
     def zeros(self) -> Parameters:
         """A gain of one."""
@@ -176,18 +190,32 @@ class BoundBiasField(BoundPerturbation):
         (draw,) = self.zeros()
         for sample, generator in zip(draw, generators, strict=True):
             sample.uniform_(-self.limit, self.limit, generator=generator)
-        return self.project((draw,))
+        return self._scale((draw,))
 
     def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
         """Random coefficients with the same largest gain."""
         (draw,) = self.random(generators)
         wanted = self._largest(self._coefficients((parameters[0].detach(),)))
         found = self._largest(self._coefficients((draw,))).clamp_min(torch.finfo(draw.dtype).tiny)
-        return self.project((draw * per_sample(wanted / found, draw),))
+        return self._scale((draw * per_sample(wanted / found, draw),))
 
     def project(self, parameters: Parameters) -> Parameters:
-        """Scale the coefficients so that no voxel of the volume exceeds the gain: exact, since the field is linear in
-        them."""
+        """Clip a field that leaves the budget and fit the functions to what is left, a few times; then scale the
+        coefficients so that no voxel of the volume exceeds the gain: exact, since the field is linear in them.
+
+        Scaling alone would let one corner of the volume decide about the whole field.
+        """
+        (given,) = parameters
+        coefficients = self._coefficients(parameters)
+        outside = self._largest(coefficients) > self.limit * (1 + 1e-5)
+        for _ in range(CLIPPINGS):
+            field = evaluate_separable(coefficients, self.nodes)
+            excess = field - field.clamp(-self.limit, self.limit)
+            (fitted,) = self._as_parameters(coefficients - evaluate_separable(excess, self.back))
+            coefficients = self._coefficients((fitted,))
+        return self._scale((torch.where(per_sample(outside, given), fitted, given),))
+
+    def _scale(self, parameters: Parameters) -> Parameters:
         coefficients = self._coefficients(parameters)
         largest = self._largest(coefficients).clamp_min(torch.finfo(coefficients.dtype).tiny)
         return self._as_parameters(coefficients * per_sample((self.limit / largest).clamp_max(1.0), coefficients))

@@ -10,13 +10,18 @@ import numpy as np
 import torch
 
 __all__ = [
+    "bspline_fit",
     "bspline_matrix",
     "evaluate_separable",
     "legendre_exponents",
+    "legendre_fit",
     "legendre_matrix",
     "linear_matrix",
     "number_of_controls",
 ]
+
+NODES_PER_FUNCTION = 4
+FIT_DAMPING = 0.01
 
 
 def evaluate_separable(coefficients: torch.Tensor, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -49,6 +54,19 @@ def legendre_matrix(length: int, degree: int) -> torch.Tensor:
     """Legendre polynomials of degree 0 to ``degree`` at ``length`` points from -1 to 1, (length, degree + 1),
     float64."""
     return torch.from_numpy(np.polynomial.legendre.legvander(np.linspace(-1.0, 1.0, length), degree))
+
+
+def legendre_fit(degree: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Legendre polynomials at the nodes of a Gauss quadrature, and the quadrature that takes values at the nodes back
+    to coefficients: exact for polynomials, orthogonal in the mean square over the axis for everything else.
+
+    Returns:
+        (nodes, degree + 1) and (degree + 1, nodes), float64.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(NODES_PER_FUNCTION * (degree + 1))
+    values = np.polynomial.legendre.legvander(nodes, degree)
+    back = (np.arange(degree + 1)[:, None] + 0.5) * weights * values.T
+    return torch.from_numpy(values), torch.from_numpy(back)
 
 
 def legendre_exponents(degree: int, dimensions: int) -> list[tuple[int, ...]]:
@@ -105,6 +123,20 @@ def bspline_matrix(
         weights = [(1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6]
     matrix = torch.zeros(len(position), intervals + 3, dtype=torch.float64)
     return matrix.scatter_(1, first.long()[:, None] + torch.arange(4), torch.stack(weights, dim=1))
+
+
+def bspline_fit(length: int, spacing: float, control_spacing: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """``bspline_matrix`` at a few points per interval, and a damped least-squares fit back to the controls; damped,
+    because the outermost controls hardly reach the volume.
+
+    Returns:
+        (points, controls) and (controls, points), float64.
+    """
+    points = min(length, NODES_PER_FUNCTION * _intervals(length, spacing, control_spacing) + 1)
+    values = bspline_matrix(length, spacing, control_spacing, points)
+    normal = values.T @ values
+    damping = FIT_DAMPING * torch.eye(len(normal), dtype=torch.float64) * normal.diagonal().mean()
+    return values, torch.linalg.solve(normal + damping, values.T)
 
 
 def linear_matrix(length: int, nodes: int) -> torch.Tensor:

@@ -23,11 +23,11 @@ class AdvBiasField(Attack):
             linear attenuation; images in HU) or ``"image"`` (multiplies the voxels as they are).
         window: HU pair for ``domain="window"`` where no ``intensity`` map gives one.
         zero_mean: forbid a change of the mean log gain, so that a global change of brightness is not called a bias
-            field.
+            field. Without it the strongest field is often little else.
         basis: ``"legendre"`` or ``"bspline"``.
         control_spacing: distance of the B-spline's control points in mm.
         steps: gradient evaluations.
-        relative_step: step as a fraction of the budget.
+        relative_step: step as a fraction of the length of a constant field at the budget.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
     """
 
@@ -41,7 +41,7 @@ class AdvBiasField(Attack):
         basis: str = "legendre",
         control_spacing: float = 64.0,
         steps: int = 10,
-        relative_step: float = 0.25,
+        relative_step: float = 0.5,
         **options: Any,
     ) -> None:
         field = BiasField(

@@ -41,7 +41,8 @@ class SearchRun(ABC):
         Args:
             parameters: where ``gradients`` and ``values`` were taken.
             gradients: of the objective, which is maximized.
-            values: objective per sample, (batch,).
+            values: what steps may be compared by, per sample, (batch,): the objective itself where its values are
+                comparable between steps.
             step: from 0 to ``steps`` - 1.
         """
 

@@ -114,7 +114,7 @@ def test_control_and_shapes_follow_the_members() -> None:
     parameters = bound.random(scene.generators())
     control = bound.random_control(scene.generators(stream=1), parameters)
     assert [c.shape for c in control] == [p.shape for p in parameters] == [z.shape for z in bound.zeros()]
-    assert bound.norms == ("l2", "linf", "linf", "linf")
+    assert bound.norms == ("l2", "linf", "l2", "linf")
     assert len(bound.radii) == 4
     bound.verify(scene.image, bound.apply(scene.image, control), control)
     frozen = bound.frozen_fraction(tuple(torch.zeros_like(p) for p in parameters))
