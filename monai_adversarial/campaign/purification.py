@@ -42,7 +42,7 @@ __all__ = ["PurificationStudy", "purifiers_of"]
 UNDEFENDED = "undefended"
 # Draws of the defender when a finished image is scored; an attacker's draws have other numbers.
 SCORING = 1_000_003
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 
 def purifiers_of(inferer: Any) -> list[Any]:
@@ -63,6 +63,7 @@ class PurificationStudy:
 
     - ``clean``: the clean image;
     - ``undefended``: the attack on the inferer without the defense, scored without it;
+    - ``undefended_longer``: the same, gone on for ``adaptive_steps`` more, as the adaptive attacker does;
     - ``unaware``: the same adversarial image;
     - ``adaptive_gradient``: the attack on the defended inferer: exact gradients where the purifier is differentiable,
       else its declared stand-in (backward pass differentiable approximation), averaged over ``samples`` draws of a
@@ -88,7 +89,8 @@ class PurificationStudy:
         organs: names of the classes that are scored; None for all but the background.
         samples: draws per gradient against random defenses.
         adaptive_steps: steps of the attack on the defended inferer; None as many as the attack has.
-        random_steps: the same for random defenses; None as many as against others.
+        random_steps: the same for random defenses, one number or one per attack (``{"pgd": 10}``, the others as many as
+            against other defenses); None as many as against others.
         draws: draws of a random defense per scored image.
         substitutes: backward passes that the adaptive attacker tries ("declared", "identity", ...); he keeps the best.
         data_name: what the tables call the cases.
@@ -113,7 +115,7 @@ class PurificationStudy:
         organs: Sequence[str] | None = None,
         samples: int = 20,
         adaptive_steps: int | None = None,
-        random_steps: int | None = None,
+        random_steps: int | Mapping[str, int] | None = None,
         draws: int = 5,
         substitutes: Sequence[str] = ("declared",),
         data_name: str = "cases",
@@ -140,7 +142,11 @@ class PurificationStudy:
         self.organs = {index: name for index, name in names.items() if organs is None or name in organs}
         self.samples, self.draws = check_count("samples", samples), check_count("draws", draws)
         self.adaptive_steps = None if adaptive_steps is None else check_count("adaptive_steps", adaptive_steps)
-        self.random_steps = self.adaptive_steps if random_steps is None else check_count("random_steps", random_steps)
+        steps = random_steps if isinstance(random_steps, Mapping) else dict.fromkeys(self.attacks, random_steps)
+        unknown = [name for name in steps if name not in self.attacks]
+        if unknown:
+            raise ValueError(f"random_steps must name attacks among {', '.join(self.attacks)}, got {unknown[0]!r}.")
+        self.random_steps = {name: check_count("random_steps", n) for name, n in steps.items() if n is not None}
         self.substitutes = tuple(check_choice("substitutes", name, SUBSTITUTES) for name in substitutes)
         self.data_name, self.seed, self.progress = data_name, check_count("seed", seed, minimum=0), bool(progress)
         self.image_key, self.label_key = image_key, label_key
@@ -212,7 +218,8 @@ class PurificationStudy:
             "attack": [repr(type(attack)), describe(attack)],
             "case": case.seed,
             "organs": self.organs,
-            "steps": self.adaptive(attack, "declared", random).steps,
+            "steps": self.adaptive(attack_name, "declared", random).steps,
+            "longer": self.adaptive(attack_name, "declared", False).steps,
             "study": [list(self.substitutes), *([self.samples, self.draws] if random else [])],
         }
         return fingerprint(settings)
@@ -233,7 +240,7 @@ class PurificationStudy:
 
     def _compute(self, case: _Case, attack_name: str, name: str) -> dict[str, Any]:
         began = time.perf_counter()
-        attack, inferer = self.attacks[attack_name], self.defenses[name]
+        inferer = self.defenses[name]
         purifiers = purifiers_of(inferer)
         random = any(purifier.random for purifier in purifiers)
         unaware = case.undefended(attack_name)
@@ -241,12 +248,13 @@ class PurificationStudy:
             "clean_undefended": case.clean_undefended(),
             "clean": self.score(inferer, case.image, case.label, random),
             "undefended": case.undefended_scores(attack_name),
+            "undefended_longer": case.undefended_longer(attack_name),
             "unaware": self.score(inferer, unaware.adversarial, unaware.label, random),
         }
         candidates, cost = {}, {"forwards": 0, "backwards": 0}
         budgets: dict[str, Any] = {}
         for substitute in self.substitutes:
-            result = self.adaptive(attack, substitute, random)(
+            result = self.adaptive(attack_name, substitute, random)(
                 self.network, case.image, case.label, inferer=inferer, start=unaware.parameters
             )
             cost = {key: cost[key] + getattr(result, key) for key in cost}
@@ -267,7 +275,7 @@ class PurificationStudy:
             "gradient": "+".join(dict.fromkeys(purifier.gradient for purifier in purifiers)),
             "random": random,
             "samples": self.samples if random else 1,
-            "steps": self.adaptive(attack, "declared", random).steps,
+            "steps": self.adaptive(attack_name, "declared", random).steps,
             "adaptive_by": best,
             "dice": scores,
             "mean": {key: mean_dice(value) for key, value in scores.items()},
@@ -276,15 +284,22 @@ class PurificationStudy:
             "cost": {**cost, "seconds": round(time.perf_counter() - began, 1)},
         }
 
-    def adaptive(self, attack: Attack, substitute: str, random: bool) -> Attack:
+    def adaptive(self, attack_name: str, substitute: str, random: bool) -> Attack:
         """The attack of someone who knows the defense."""
         estimator: GradientEstimator = BackwardPassSubstitute(substitute)
-        aware = copy.copy(attack)
-        aware.steps = (self.random_steps if random else self.adaptive_steps) or attack.steps
+        aware = self.longer(attack_name)
+        if random:
+            aware.steps = self.random_steps.get(attack_name, aware.steps)
         if random:
             estimator = ExpectationOverTransformation(self.samples, estimator)
         aware.gradient = estimator
         return aware
+
+    def longer(self, attack_name: str) -> Attack:
+        """The attack with the steps of someone who goes on."""
+        attack = copy.copy(self.attacks[attack_name])
+        attack.steps = self.adaptive_steps or attack.steps
+        return attack
 
     def score(
         self, inferer: Any, image: torch.Tensor, label: torch.Tensor, random: bool = False
@@ -315,6 +330,7 @@ class _Case:
         self.seed = case_seeds(as_plain(self.image), 0)[0]
         self._clean: dict[str, float | None] | None = None
         self._last: tuple[str, AttackResult, dict[str, float | None]] | None = None
+        self._longer: tuple[str, dict[str, float | None]] | None = None
 
     def clean_undefended(self) -> dict[str, float | None]:
         """Scores of the clean image without a defense."""
@@ -336,3 +352,14 @@ class _Case:
         self.undefended(attack_name)
         assert self._last is not None
         return self._last[2]
+
+    def undefended_longer(self, attack_name: str) -> dict[str, float | None]:
+        """Scores without a defense when the undefended attack goes on; the worse of both per case."""
+        if self._longer is None or self._longer[0] != attack_name:
+            study, before = self.study, self.undefended(attack_name)
+            result = study.longer(attack_name)(
+                study.network, self.image, self.label, inferer=study.inferer, start=before.parameters
+            )
+            scores = [study.score(study.inferer, result.adversarial, result.label), self.undefended_scores(attack_name)]
+            self._longer = attack_name, min(scores, key=mean_dice)
+        return self._longer[1]

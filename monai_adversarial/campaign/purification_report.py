@@ -17,7 +17,8 @@ from monai_adversarial.metrics import summarize
 
 __all__ = ["PurificationReport", "markdown_table"]
 
-SCORES = ("clean_undefended", "clean", "clean_lost", "undefended", "unaware", "adaptive_gradient", "adaptive")
+COLUMNS = ("clean_lost", "undefended", "undefended_longer", "unaware", "adaptive")
+SCORES = ("clean_undefended", "clean", *COLUMNS[:-1], "adaptive_gradient", COLUMNS[-1])
 FIGURE_SERIES = (
     ("clean", "clean, purified", "#4C78A8", "o"),
     ("unaware", "attacker unaware of the purifier", "#EDAE49", "s"),
@@ -97,15 +98,14 @@ def _value(mean: Mapping[str, Any], score: str) -> float | None:
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table of rows, one block of columns that a reader compares; the CSV has the rest."""
-    lines = [
-        "| purifier | attack | cases | clean lost | undefended | attacker unaware | attacker adaptive | attacked by |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    titles = ("purifier", "attack", "cases", "clean lost", "undefended", "undefended, longer")
+    titles += ("attacker unaware", "attacker adaptive", "attacked by")
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row in rows:
         how = str(row["gradient"]).replace("_", " ")
         if int(row["draws_per_gradient"]) > 1:
             how += f", {row['draws_per_gradient']} draws"
-        cells = [_cell(row, score) for score in ("clean_lost", "undefended", "unaware", "adaptive")]
+        cells = [_cell(row, score) for score in COLUMNS]
         name, attack = (str(row[key]).replace("_", " ") for key in ("defense", "attack"))
         lines.append(f"| {name} | {attack} | {row['cases']} | {' | '.join(cells)} | {how} |")
     return "\n".join(lines)
@@ -115,7 +115,7 @@ def _cell(row: Mapping[str, Any], score: str) -> str:
     if row[score] == "":
         return "–"
     text = f"{row[score]:.3f}"
-    if row[f"{score}_low"] == "" or score == "undefended":
+    if row[f"{score}_low"] == "" or score.startswith("undefended"):
         return text
     return f"{text} [{row[f'{score}_low']:.3f}, {row[f'{score}_high']:.3f}]"
 
