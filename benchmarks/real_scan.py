@@ -120,11 +120,12 @@ def _pgd(epsilon: float, objective: str = "dice", classes: Sequence[int] | None 
     return make
 
 
-def _bias_field(max_gain: float, domain: str) -> Callable[..., Attack]:
+def _bias_field(max_gain: float, domain: str, zero_mean: bool = True) -> Callable[..., Attack]:
     def make(steps: int, **options: Any) -> Attack:
         return AdvBiasField(
             max_gain,
             domain=domain,
+            zero_mean=zero_mean,
             window=WINDOW if domain == "window" else None,
             steps=steps,
             objective="dice",
@@ -152,6 +153,7 @@ ROWS = (
     Row("pgd_16_all", "PGD, Dice + CE of all organs", "16 HU", _pgd(16, "dice_ce", None)),
     Row("bias_window_30", "bias field, display window", "30 % gain", _bias_field(0.3, "window")),
     Row("bias_window_10", "bias field, display window", "10 % gain", _bias_field(0.1, "window")),
+    Row("bias_window_10_any_mean", "the same, brightness may change", "10 % gain", _bias_field(0.1, "window", False)),
     Row("bias_attenuation_30", "bias field, attenuation", "30 % gain", _bias_field(0.3, "attenuation")),
     Row("bias_attenuation_3", "bias field, attenuation", "3 % gain", _bias_field(0.03, "attenuation")),
     Row("elastic_5", "diffeomorphic deformation", "5 mm", _elastic(5.0)),
@@ -529,10 +531,11 @@ differentiated through. The finished image is rounded to integer HU and its budg
 are computed in float32 on the scanner's voxels.
 
 **How.** {steps} gradient evaluations from one random start; the objective is the liver's soft Dice unless the row says
-otherwise. PGD steps are {pgd_step:g} of the budget, the others a quarter. "Random of equal size" is the same
+otherwise. PGD steps are {pgd_step:g} of the budget, those of bias fields a half, the others a quarter. "Random of equal size" is the same
 perturbation with random parameters and the same largest change (random signs for noise) as far as its budget lets it,
 {draws} draws; the last table has what both measured. Deformations are scored against the label moved with the image.
-The display window of the first bias field is {low:g} to {high:g} HU; attenuation is HU + 1000, so that 3 % are about
+Bias fields keep the mean of the logarithm of their gain at zero, so that none is a mere change of brightness, unless
+the row says otherwise. Their display window is {low:g} to {high:g} HU; attenuation is HU + 1000, so that 3 % are about
 32 HU in soft tissue.
 
 """

@@ -27,15 +27,15 @@ from monai_adversarial.attacks import (
 from monai_adversarial.attacks.gradients import random_draw
 from monai_adversarial.attacks.gradients.backward_pass import SUBSTITUTES
 from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.scene import case_seeds
 from monai_adversarial.attacks.segmentation_dice import hard_prediction
 from monai_adversarial.attacks.validation import check_choice, check_count
 from monai_adversarial.campaign.dice import mean_defined, mean_dice, organ_dice
 from monai_adversarial.campaign.purification_report import PurificationReport
-from monai_adversarial.campaign.records import describe, fingerprint, network_hash, read_json, write_json
+from monai_adversarial.campaign.records import case_hash, describe, fingerprint, network_hash, read_json, write_json
 from monai_adversarial.campaign.tables import read_rows
 from monai_adversarial.inferers import PurifiedInferer
 from monai_adversarial.metrics import organ_names
+from monai_adversarial.transforms.purifiers.base import Purifier
 
 __all__ = ["PurificationStudy", "purifiers_of"]
 
@@ -67,7 +67,8 @@ class PurificationStudy:
     - ``unaware``: the same adversarial image;
     - ``adaptive_gradient``: the attack on the defended inferer: exact gradients where the purifier is differentiable,
       else its declared stand-in (backward pass differentiable approximation), averaged over ``samples`` draws of a
-      random purifier (expectation over transformation); it goes on from where the unaware attack stopped;
+      random purifier (expectation over transformation); it goes on from where the unaware attack stopped. With
+      several ``substitutes`` the attacker keeps the best per case;
     - ``adaptive``: per case the lower of the last two: an attacker who knows the defense may as well use an image made
       without it.
 
@@ -88,11 +89,13 @@ class PurificationStudy:
         class_names: names of the network's classes, background first.
         organs: names of the classes that are scored; None for all but the background.
         samples: draws per gradient against random defenses.
-        adaptive_steps: steps of the attack on the defended inferer; None as many as the attack has.
-        random_steps: the same for random defenses, one number or one per attack (``{"pgd": 10}``, the others as many as
-            against other defenses); None as many as against others.
+        adaptive_steps: steps of the attack on the defended inferer, one number or one per attack (``{"pgd": 20}``);
+            None, and for attacks that are not named, as many as the attack has.
+        random_steps: the same for random defenses; None, and for attacks that are not named, as many as against others.
         draws: draws of a random defense per scored image.
-        substitutes: backward passes that the adaptive attacker tries ("declared", "identity", ...); he keeps the best.
+        substitutes: backward passes that the adaptive attacker tries ("declared", "identity", ...) against defenses
+            that are not random, one list or one per attack (the others: "declared"). Those that come to the same for a
+            defense are tried once; random ones are attacked by "declared".
         data_name: what the tables call the cases.
         seed: of the bootstrap.
         image_key: key of the image.
@@ -114,10 +117,10 @@ class PurificationStudy:
         class_names: Sequence[str] | Mapping[Any, str],
         organs: Sequence[str] | None = None,
         samples: int = 20,
-        adaptive_steps: int | None = None,
+        adaptive_steps: int | Mapping[str, int] | None = None,
         random_steps: int | Mapping[str, int] | None = None,
         draws: int = 5,
-        substitutes: Sequence[str] = ("declared",),
+        substitutes: Sequence[str] | Mapping[str, Sequence[str]] = ("declared",),
         data_name: str = "cases",
         seed: int = 0,
         image_key: str = "image",
@@ -141,16 +144,32 @@ class PurificationStudy:
         self.output_dir = Path(output_dir)
         self.organs = {index: name for index, name in names.items() if organs is None or name in organs}
         self.samples, self.draws = check_count("samples", samples), check_count("draws", draws)
-        self.adaptive_steps = None if adaptive_steps is None else check_count("adaptive_steps", adaptive_steps)
-        steps = random_steps if isinstance(random_steps, Mapping) else dict.fromkeys(self.attacks, random_steps)
-        unknown = [name for name in steps if name not in self.attacks]
-        if unknown:
-            raise ValueError(f"random_steps must name attacks among {', '.join(self.attacks)}, got {unknown[0]!r}.")
-        self.random_steps = {name: check_count("random_steps", n) for name, n in steps.items() if n is not None}
-        self.substitutes = tuple(check_choice("substitutes", name, SUBSTITUTES) for name in substitutes)
+        self.adaptive_steps = {
+            name: check_count("adaptive_steps", steps)
+            for name, steps in self._per_attack("adaptive_steps", adaptive_steps).items()
+        }
+        self.random_steps = {
+            name: check_count("random_steps", steps)
+            for name, steps in self._per_attack("random_steps", random_steps).items()
+        }
+        self.substitutes = {
+            name: [check_choice("substitutes", one, SUBSTITUTES) for one in chosen]
+            for name, chosen in self._per_attack("substitutes", substitutes).items()
+        }
         self.data_name, self.seed, self.progress = data_name, check_count("seed", seed, minimum=0), bool(progress)
         self.image_key, self.label_key = image_key, label_key
         self._weights = ""
+
+    def _per_attack(self, argument: str, given: Any) -> dict[str, Any]:
+        """A setting for each attack that has one."""
+        if given is None:
+            return {}
+        if not isinstance(given, Mapping):
+            return dict.fromkeys(self.attacks, given)
+        unknown = [name for name in given if name not in self.attacks]
+        if unknown:
+            raise ValueError(f"{argument} must name attacks among {', '.join(self.attacks)}, got {unknown[0]!r}.")
+        return dict(given)
 
     def run(self, selected: Sequence[str] | str | None = None) -> dict[str, Any]:
         """Run what is missing, then report on everything that is there.
@@ -216,11 +235,11 @@ class PurificationStudy:
             "inferer": describe(self.inferer),
             "defense": describe(self.defenses[name]),
             "attack": [repr(type(attack)), describe(attack)],
-            "case": case.seed,
+            "case": case.hash,
             "organs": self.organs,
             "steps": self.adaptive(attack_name, "declared", random).steps,
-            "longer": self.adaptive(attack_name, "declared", False).steps,
-            "study": [list(self.substitutes), *([self.samples, self.draws] if random else [])],
+            "longer": self.longer(attack_name).steps,
+            "study": [self._substitutes(attack_name, name), *([self.samples, self.draws] if random else [])],
         }
         return fingerprint(settings)
 
@@ -253,7 +272,7 @@ class PurificationStudy:
         }
         candidates, cost = {}, {"forwards": 0, "backwards": 0}
         budgets: dict[str, Any] = {}
-        for substitute in self.substitutes:
+        for substitute in self._substitutes(attack_name, name):
             result = self.adaptive(attack_name, substitute, random)(
                 self.network, case.image, case.label, inferer=inferer, start=unaware.parameters
             )
@@ -284,6 +303,16 @@ class PurificationStudy:
             "cost": {**cost, "seconds": round(time.perf_counter() - began, 1)},
         }
 
+    def _substitutes(self, attack_name: str, name: str) -> list[str]:
+        """The backward passes to try, without those that come to the same."""
+        purifiers = purifiers_of(self.defenses[name])
+        if any(purifier.random for purifier in purifiers):
+            return ["declared"]
+        different: dict[tuple[str, ...], str] = {}
+        for substitute in self.substitutes.get(attack_name, ["declared"]):
+            different.setdefault(tuple(_effect(substitute, purifier) for purifier in purifiers), substitute)
+        return list(different.values())
+
     def adaptive(self, attack_name: str, substitute: str, random: bool) -> Attack:
         """The attack of someone who knows the defense."""
         estimator: GradientEstimator = BackwardPassSubstitute(substitute)
@@ -298,7 +327,7 @@ class PurificationStudy:
     def longer(self, attack_name: str) -> Attack:
         """The attack with the steps of someone who goes on."""
         attack = copy.copy(self.attacks[attack_name])
-        attack.steps = self.adaptive_steps or attack.steps
+        attack.steps = self.adaptive_steps.get(attack_name, attack.steps)
         return attack
 
     def score(
@@ -316,6 +345,14 @@ class PurificationStudy:
         return {name: mean_defined(row[name] for row in rows) for name in self.organs.values()}
 
 
+def _effect(substitute: str, purifier: Any) -> str:
+    """What a choice of backward pass means for one purifier."""
+    if substitute == "declared":
+        substitute = {"straight_through": "identity"}.get(purifier.gradient, purifier.gradient)
+    has_own = type(purifier).surrogate is not Purifier.surrogate
+    return "identity" if substitute == "surrogate" and not has_own else substitute
+
+
 class _Case:
     """One case with its undefended attack results: computed when needed, each attack once."""
 
@@ -327,7 +364,7 @@ class _Case:
         batch = list_data_collate([item]) if image.ndim <= 4 else item
         self.image, self.label = batch[study.image_key], batch[study.label_key]
         self.name = f"case_{index:03d}"
-        self.seed = case_seeds(as_plain(self.image), 0)[0]
+        self.hash = case_hash(self.image, self.label)
         self._clean: dict[str, float | None] | None = None
         self._last: tuple[str, AttackResult, dict[str, float | None]] | None = None
         self._longer: tuple[str, dict[str, float | None]] | None = None

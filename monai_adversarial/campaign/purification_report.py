@@ -98,8 +98,8 @@ def _value(mean: Mapping[str, Any], score: str) -> float | None:
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table of rows, one block of columns that a reader compares; the CSV has the rest."""
-    titles = ("purifier", "attack", "cases", "clean lost", "undefended", "undefended, longer")
-    titles += ("attacker unaware", "attacker adaptive", "attacked by")
+    titles = ["purifier", "attack", "cases", "clean lost", "undefended", "undefended, longer"]
+    titles += ["attacker unaware", "attacker adaptive", "attacked by"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row in rows:
         how = str(row["gradient"]).replace("_", " ")

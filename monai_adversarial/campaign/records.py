@@ -15,9 +15,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.data.saving import replace_when_complete
 
-__all__ = ["describe", "file_hash", "fingerprint", "network_hash", "read_json", "without_nan", "write_json"]
+__all__ = [
+    "case_hash",
+    "describe",
+    "file_hash",
+    "fingerprint",
+    "network_hash",
+    "read_json",
+    "without_nan",
+    "write_json",
+]
 
 # What changes how an attack runs but not what it finds.
 WITHOUT_EFFECT = {"progress", "sw_device", "device"}
@@ -36,6 +46,13 @@ def _tensor_hash(tensor: torch.Tensor) -> str:
     values = tensor.detach().cpu().contiguous()
     raw = values.reshape(-1).view(torch.uint8) if values.numel() else values
     return hashlib.sha256(f"{values.dtype} {tuple(values.shape)}".encode() + raw.numpy().tobytes()).hexdigest()
+
+
+def case_hash(image: torch.Tensor, label: torch.Tensor) -> str:
+    """SHA-256 of what a case is: voxels, grid (affine of a ``MetaTensor``) and label."""
+    affine = getattr(image, "affine", None)
+    parts = [as_plain(image), as_plain(label), *([] if affine is None else [torch.as_tensor(affine)])]
+    return hashlib.sha256(" ".join(_tensor_hash(part) for part in parts).encode()).hexdigest()
 
 
 def network_hash(network: nn.Module) -> str:

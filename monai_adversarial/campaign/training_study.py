@@ -20,11 +20,10 @@ from tqdm import tqdm
 import monai_adversarial
 from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.scene import case_seeds
 from monai_adversarial.attacks.segmentation_dice import hard_prediction
 from monai_adversarial.attacks.validation import check_count
 from monai_adversarial.campaign.dice import mean_dice, organ_dice
-from monai_adversarial.campaign.records import describe, file_hash, fingerprint, read_json, write_json
+from monai_adversarial.campaign.records import case_hash, describe, file_hash, fingerprint, read_json, write_json
 from monai_adversarial.campaign.training_report import TrainingReport
 from monai_adversarial.campaign.weights import load_weights
 from monai_adversarial.data.saving import replace_when_complete
@@ -109,7 +108,7 @@ class TrainingStudy:
         self.dataset, self.overrides, self.network_key = dataset, dict(overrides or {}), network_key
         self.classes = organ_names(class_names)
         self.seeds = [check_count("seeds", one, minimum=0) for one in seeds]
-        self._case_seeds: dict[int, int] = {}
+        self._case_hashes: dict[int, str] = {}
         self._attack_settings = {key: [describe(member) for member in members] for key, members in self.attacks.items()}
         self.data_name, self.seed, self.progress = data_name, check_count("seed", seed, minimum=0), bool(progress)
 
@@ -247,8 +246,9 @@ class TrainingStudy:
         return [part for part in (CLEAN, *self.attacks) if marks.get(part) == self._mark(digest, domain, index, part)]
 
     def _mark(self, digest: str, domain: str, index: int, part: str) -> str:
-        if index not in self._case_seeds:
-            self._case_seeds[index] = case_seeds(as_plain(self._batch(index)["image"]), 0)[0]
+        if index not in self._case_hashes:
+            batch = self._batch(index)
+            self._case_hashes[index] = case_hash(batch["image"], batch["label"])
         return fingerprint(
             {
                 "record": RECORD_VERSION,
@@ -256,7 +256,7 @@ class TrainingStudy:
                 "weights": digest,
                 "domain": domain,
                 "attack": self._attack_settings.get(part),
-                "case": self._case_seeds[index],
+                "case": self._case_hashes[index],
                 "classes": self.classes,
             }
         )

@@ -14,13 +14,17 @@ from monai.data import MetaTensor
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute, ExpectationOverTransformation
 from monai_adversarial.campaign import PurificationStudy, place_purifiers
 from monai_adversarial.campaign.dice import organ_dice
+from monai_adversarial.campaign.purification import _Case
 from monai_adversarial.campaign.purification_report import markdown_table
+from monai_adversarial.campaign.records import network_hash
 from monai_adversarial.campaign.tables import read_rows
 from monai_adversarial.inferers import ScannerSpaceInferer
+from monai_adversarial.transforms import GaussianDenoise, MedianDenoise
+from monai_adversarial.transforms.purifiers.base import Purifier
 from tests.purifiers import RandomGain, Rounded
 from tests.utils import random_image, tiny_segmentation_network
 
-SCORES = ("clean_undefended", "clean", "undefended", "unaware", "adaptive_gradient", "adaptive")
+SCORES = ("clean_undefended", "clean", "undefended", "undefended_longer", "unaware", "adaptive_gradient", "adaptive")
 
 
 def dataset(cases: int = 2) -> list[dict[str, MetaTensor]]:
@@ -42,9 +46,8 @@ def study(folder: Path, cases: int = 2, **options) -> PurificationStudy:
         "draws": 2,
         "progress": False,
     }
-    return PurificationStudy(
-        tiny_segmentation_network(), dataset(cases), None, output_dir=folder, **{**settings, **options}
-    )
+    items = options.pop("dataset_items", None) or dataset(cases)
+    return PurificationStudy(tiny_segmentation_network(), items, None, output_dir=folder, **{**settings, **options})
 
 
 def untimed(summary: dict) -> list[dict]:
@@ -85,6 +88,9 @@ def test_scores_are_those_of_the_definitions(finished):
         "undefended": made.score(None, result.adversarial, label),
         "unaware": made.score(inferer, result.adversarial, label),
     }
+    longer = attack(network, image, label, start=result.parameters)
+    scores = [expected["undefended"], made.score(None, longer.adversarial, label)]
+    expected["undefended_longer"] = min(scores, key=lambda score: sum(score.values()))
     for key, scores in expected.items():
         assert record["dice"][key] == pytest.approx(scores), key
     assert set(record["dice"]["clean_undefended"].values()) == {1.0}
@@ -102,14 +108,46 @@ def test_adaptive_attacker_is_never_worse_than_the_unaware_one(finished):
 
 def test_adaptive_attack_uses_the_declared_backward_pass_and_averages_random_draws(tmp_path):
     made = study(tmp_path, adaptive_steps=5, random_steps=2)
-    fixed = made.adaptive(made.attacks["pgd"], "declared", random=False)
+    fixed = made.adaptive("pgd", "declared", random=False)
     assert isinstance(fixed.gradient, BackwardPassSubstitute) and fixed.steps == 5
-    assert study(tmp_path).adaptive(made.attacks["pgd"], "declared", random=True).steps == 3
-    averaged = made.adaptive(made.attacks["pgd"], "identity", random=True)
+    assert made.longer("pgd").steps == 5 and not isinstance(made.longer("pgd").gradient, BackwardPassSubstitute)
+    assert study(tmp_path).adaptive("pgd", "declared", random=True).steps == 3
+    several = study(tmp_path, random_steps={"pgd": 7}, adaptive_steps={"pgd": 4})
+    assert [several.adaptive("pgd", "declared", random).steps for random in (True, False)] == [7, 4]
+    assert study(tmp_path, adaptive_steps=5, random_steps={}).adaptive("pgd", "declared", random=True).steps == 5
+    averaged = made.adaptive("pgd", "identity", random=True)
     assert isinstance(averaged.gradient, ExpectationOverTransformation)
     assert averaged.gradient.samples == 2 and averaged.steps == 2
     assert averaged.gradient.estimator.substitute == "identity"
     assert made.attacks["pgd"].steps == 3 and not isinstance(made.attacks["pgd"].gradient, BackwardPassSubstitute)
+
+
+def test_backward_passes_that_come_to_the_same_are_tried_once(tmp_path):
+    kinds = {"rounded": Rounded(0.05), "gain": RandomGain(), "median": MedianDenoise(), "gaussian": GaussianDenoise()}
+    everything = ["declared", "surrogate", "identity"]
+    made = study(tmp_path, defenses=place_purifiers(None, kinds), substitutes={"pgd": everything})
+    found = {name: made._substitutes("pgd", name) for name in kinds}
+    assert found == {
+        "rounded": ["declared"] if type(kinds["rounded"]).surrogate is Purifier.surrogate else ["declared", "identity"],
+        "gain": ["declared"],  # random
+        "median": everything,  # exact, with a surrogate of its own
+        "gaussian": ["declared", "surrogate"],  # whose surrogate is the identity
+    }
+
+
+def test_another_label_or_grid_is_another_case(finished):
+    folder, _ = finished
+    items = dataset(1)
+    made = study(folder, dataset_items=items)
+    made._weights = network_hash(made.network)
+    path = folder / "records" / "rounded" / "pgd_case_000.json"
+    assert made._fingerprint(_Case(made, 0), "pgd", "rounded") == json.loads(path.read_text())["fingerprint"]
+    moved = {**items[0], "image": MetaTensor(items[0]["image"], affine=torch.diag(torch.tensor([2.0, 1, 1, 1])))}
+    other = {**items[0], "label": 1 - items[0]["label"].clamp(max=1)}
+    for item in (moved, other):
+        made = study(folder, dataset_items=[item])
+        made._weights = network_hash(made.network)
+        assert made._fingerprint(_Case(made, 0), "pgd", "rounded") != json.loads(path.read_text())["fingerprint"]
 
 
 def test_finished_units_are_not_run_again_and_changed_ones_are(finished, monkeypatch):

@@ -80,10 +80,16 @@ def test_trainings_and_cases_are_computed_once(scans: Path, tmp_path: Path, monk
     assert len(stamps) == 6
     assert study(scans, tmp_path).run()["rows"] == rows
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "records").rglob("*.json")}
-    # Another attack: the networks stay, the cases are attacked again.
-    changed = study(scans, tmp_path, attacks={"FGSM": FGSM(0.2)}, trainings={"clean": [TRAIN]})
+    # One attack changed: the networks stay, and so does what the other attacks found.
+    attacks = {"FGSM": FGSM(0.2), "ensemble": [PGD(0.05, steps=2), PGD(0.05, steps=2, objective="margin")]}
+    changed = study(scans, tmp_path, attacks=attacks, trainings={"clean": [TRAIN]})
+    attacked: list[int] = []
+    original = TrainingStudy._attacked
+    monkeypatch.setattr(TrainingStudy, "_attacked", lambda s, m, *a: (attacked.append(len(m)), original(s, m, *a))[1])
     again = changed.run()["rows"]
+    assert attacked == [1, 1]  # FGSM on two cases
     assert again[0]["clean"] == rows[0]["clean"] and again[0]["FGSM"] != rows[0]["FGSM"]
+    assert again[0]["ensemble"] == rows[0]["ensemble"]
     # What belongs to other attacks or weights is not in the table.
     assert [row["training"] for row in study(scans, tmp_path).run("dual")["rows"]] == [
         "dual, clean branch",

@@ -10,10 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.fft import dctn
+from scipy.optimize import linprog
 
 from monai_adversarial.attacks.intensity import IntensityMap
 from monai_adversarial.attacks.perturbations import BiasField, BudgetError
 from monai_adversarial.attacks.scene import Scene
+from monai_adversarial.attacks.search import AutoPGD, Search, SteepestAscent
 from tests.attacks.perturbations.scenes import WINDOW, hounsfield_scene, leaves
 
 DOMAINS = ("window", "attenuation", "image")
@@ -64,6 +66,31 @@ def test_gain_stays_inside_the_budget_for_any_parameters(
     assert float(measured["gain_of_parameters"].values.max()) <= 100 * max_gain * (1 + 1e-5) + 1e-5
     again = bound.project(parameters)
     torch.testing.assert_close(again, parameters, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", [{"degree": 1}, {"degree": 3}, {"basis": "bspline", "control_spacing": 6.0}])
+@pytest.mark.parametrize("search", [SteepestAscent(0.25), SteepestAscent(0.5), AutoPGD()])
+def test_search_comes_near_the_best_field_there_is(form: dict, search: Search) -> None:
+    # "Lighter here, darker there" is linear in the field, so that the best field is the solution of a linear program.
+    # Sign steps with scaling, as for noise, stop at a quarter to a half of it for polynomials.
+    image = torch.ones(1, 1, 12, 11, dtype=torch.float64)
+    bound = BiasField(max_gain=0.3, domain="image", **form).bind(Scene(image, (0,), spacing=torch.ones(1, 2)))
+    (zero,) = bound.zeros()
+    units = torch.eye(zero.numel(), dtype=torch.float64).view(-1, 1, *zero.shape[1:])
+    functions = torch.stack([bound.field((unit,)).flatten() for unit in units], dim=1)
+    u, v = torch.meshgrid(torch.linspace(-1, 1, 12), torch.linspace(-1, 1, 11), indexing="ij")
+    wanted = torch.exp(-((u - 0.5) ** 2 + (v + 0.3) ** 2) / 0.1) - torch.exp(-((u + 0.4) ** 2 + (v - 0.6) ** 2) / 0.2)
+    gradient = (functions.T @ wanted.double().flatten()).view(zero.shape)
+    sides = np.vstack([functions.numpy(), -functions.numpy()])
+    solved = linprog(-gradient.flatten().numpy(), sides, np.full(len(sides), bound.limit), bounds=(None, None))
+    best = -solved.fun
+    (parameters,) = bound.random(bound.scene.generators())
+    run, reached = search.begin(bound, 10), []
+    for step in range(10):
+        value = (gradient * parameters).sum()[None]
+        (parameters,) = run.advance((parameters,), (gradient,), value, step)
+        reached.append(float((gradient * parameters).sum()) / best)
+    assert 0.6 < max(reached) <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
