@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -61,6 +63,27 @@ class IntensityMap:
         return (image - self.offset) / self.scale
 
 
+#: arguments of ``from_window``: those that must be given, and all
+_NEEDED, _KNOWN = ("a_min", "a_max"), ("a_min", "a_max", "b_min", "b_max", "clip")
+
+
+def _from_mapping(given: Mapping[str, Any]) -> IntensityMap:
+    missing = [key for key in _NEEDED if key not in given]
+    unknown = [key for key in given if key not in _KNOWN]
+    if missing or unknown:
+        wrong = [
+            f"{what} {', '.join(map(repr, keys))}" for what, keys in (("lacks", missing), ("has", unknown)) if keys
+        ]
+        raise ValueError(
+            "intensity as a mapping must have a_min and a_max (HU) and may have b_min, b_max and clip, but it "
+            f"{' and '.join(wrong)}."
+        )
+    for key, value in given.items():
+        if key != "clip" and (isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value)):
+            raise ValueError(f"{key} of intensity must be a finite number, got {value!r}.")
+    return IntensityMap.from_window(**given)
+
+
 def as_intensity_map(intensity: Any) -> IntensityMap | None:
     """Read an :class:`IntensityMap` from one of MONAI's own transforms.
 
@@ -69,13 +92,14 @@ def as_intensity_map(intensity: Any) -> IntensityMap | None:
             with a given scalar ``subtrahend`` and ``divisor``, or a mapping of ``from_window``'s arguments (for YAML).
 
     Raises:
-        ValueError: for a map whose constants depend on the image (``NormalizeIntensity`` without given statistics).
+        ValueError: for a map whose constants depend on the image (``NormalizeIntensity`` without given statistics), and
+            a mapping with missing or unknown keys or with values that are no numbers.
         TypeError: for anything else.
     """
     if intensity is None or isinstance(intensity, IntensityMap):
         return intensity
     if isinstance(intensity, Mapping):
-        return IntensityMap.from_window(**intensity)
+        return _from_mapping(intensity)
     from monai.transforms import NormalizeIntensity, NormalizeIntensityd, ScaleIntensityRange, ScaleIntensityRanged
 
     if isinstance(intensity, ScaleIntensityRanged):

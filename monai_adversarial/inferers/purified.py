@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from monai_adversarial.attacks.validation import check_count
 from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.transforms.purifiers.base import Purifier
 from monai_adversarial.transforms.purifiers.context import ImageContext
+from monai_adversarial.transforms.purifiers.dictionary import Purifierd
 
 __all__ = ["PurifiedInferer"]
 
@@ -46,12 +47,7 @@ class PurifiedInferer(Inferer):
         self, inferer: Callable[..., Any] | None, purifier: Purifier | Sequence[Purifier], seed: int = 0
     ) -> None:
         super().__init__()
-        purifiers = (purifier,) if isinstance(purifier, Purifier) else tuple(purifier)
-        wrong = [type(item).__name__ for item in purifiers if not isinstance(item, Purifier)]
-        if wrong or not purifiers:
-            raise TypeError(
-                f"purifier must be a Purifier of monai_adversarial.transforms in its array form, got {wrong or 'none'}."
-            )
+        purifiers = _as_purifiers(purifier)
         self.inferer = SimpleInferer() if inferer is None else inferer
         self.purifiers = purifiers
         self.seed = check_count("seed", seed, minimum=0)
@@ -72,7 +68,12 @@ class PurifiedInferer(Inferer):
 
         Args:
             image: clean batch (batch, channel, spatial...).
+
+        Raises:
+            ValueError: for NaN or infinite voxels. The copy does not look for them again: that would wait for the GPU
+                in every step of an attack.
         """
+        _check_finite("image", image)
         bound = copy.copy(self)
         bound._bound = self._context(image)
         if hasattr(self.inferer, "for_image"):
@@ -113,7 +114,13 @@ class PurifiedInferer(Inferer):
             network: called by the inner inferer.
             args: passed on to the inner inferer.
             kwargs: passed on to the inner inferer.
+
+        Raises:
+            ValueError: for NaN or infinite voxels, which purifiers spread over the whole image; see
+                :py:meth:`for_image`.
         """
+        if not self.is_bound:
+            _check_finite("inputs", inputs)
         plain = as_plain(inputs)
         image = plain if plain.dtype in (torch.float32, torch.float64) else plain.float()
         stages = self._stages(inputs)
@@ -126,6 +133,32 @@ class PurifiedInferer(Inferer):
         outputs = self.inferer(image, network, *args, **kwargs)
         moved = [(purifier, context) for purifier, context in reversed(stages) if purifier.geometric]
         return map_outputs(lambda output: _pull_back(output, moved), outputs) if moved else outputs
+
+
+def _as_purifiers(given: Any) -> tuple[Purifier, ...]:
+    purifiers: tuple[Any, ...] = (given,)
+    if isinstance(given, Iterable) and not isinstance(given, (Purifier, str)):
+        purifiers = tuple(given)
+    for item in purifiers:
+        if isinstance(item, Purifierd):
+            raise TypeError(
+                f"purifier must be a Purifier in its array form, got the dictionary form {type(item).__name__}: pass "
+                f"{item.array_form.__name__}."
+            )
+    wrong = [type(item).__name__ for item in purifiers if not isinstance(item, Purifier)]
+    if wrong or not purifiers:
+        raise TypeError(
+            "purifier must be a Purifier of monai_adversarial.transforms in its array form, or several, got "
+            f"{', '.join(wrong) or 'none'}."
+        )
+    return purifiers
+
+
+def _check_finite(name: str, image: torch.Tensor) -> None:
+    plain = as_plain(image)
+    if plain.is_floating_point() and not bool(torch.isfinite(plain).all()):
+        bad = int((~torch.isfinite(plain)).sum())
+        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite voxels.")
 
 
 def _pull_back(output: torch.Tensor, moved: Sequence[tuple[Purifier, ImageContext]]) -> torch.Tensor:

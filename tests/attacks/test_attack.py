@@ -16,7 +16,18 @@ from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import UNet
 from torch import nn
 
-from monai_adversarial.attacks import APGD, BIM, FGSM, MIFGSM, PGD, AdditiveNoise, Attack, ExactGradient, ProjectedAdam
+from monai_adversarial.attacks import (
+    APGD,
+    BIM,
+    FGSM,
+    MIFGSM,
+    PGD,
+    AdditiveNoise,
+    Attack,
+    AutoPGD,
+    ExactGradient,
+    ProjectedAdam,
+)
 from monai_adversarial.attacks.gradients import GradientEstimator
 from monai_adversarial.attacks.objectives.margin import Margin
 from tests.utils import LinearNetwork, random_image, random_label, tiny_segmentation_network
@@ -131,6 +142,24 @@ def test_stronger_with_budget_steps_and_restarts_and_than_random():
     attacked = loss(network(result.adversarial), label[:, 0]).flatten(1).mean(1)
     assert ((attacked - clean) > 3 * (random - clean).abs()).all()
     torch.testing.assert_close(attacked, result.objective)
+
+
+@pytest.mark.parametrize("objective", ["ce", "balanced_masked_cross_entropy"])
+def test_search_judges_its_steps_by_what_may_be_compared_between_them(objective):
+    # The masked loss shrinks when more voxels are wrong: Auto-PGD would halve its step for doing well.
+    seen = []
+
+    class Watched(AutoPGD):
+        def begin(self, bound, steps):
+            run = super().begin(bound, steps)
+            advance = run.advance
+            run.advance = lambda p, g, values, step: (seen.append(values.clone()), advance(p, g, values, step))[1]
+            return run
+
+    result = Attack(AdditiveNoise(0.05), objective, Watched(), steps=6, precision="float32")(
+        tiny_segmentation_network(), random_image(SHAPE), random_label(SHAPE)
+    )
+    torch.testing.assert_close(torch.stack(seen), result.objective_history[:-1])
 
 
 def test_best_iterate_is_kept_per_sample():

@@ -16,7 +16,7 @@ from monai_adversarial.inferers import (
     ScannerSpaceInferer,
     memory_bounded,
 )
-from monai_adversarial.transforms import GaussianDenoise
+from monai_adversarial.transforms import GaussianDenoise, MedianDenoised
 from tests.purifiers import Doubled, RandomGain, Rounded
 from tests.utils import random_image, tiny_segmentation_network
 
@@ -110,7 +110,48 @@ def test_sliding_windows_inside_are_made_memory_bounded():
     torch.testing.assert_close(bounded, PurifiedInferer(windows, Doubled())(image, network))
 
 
-@pytest.mark.parametrize("wrong", [[], "median", [Doubled(), torch.round]])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_refused_once_per_binding(bad):
+    image = scan(2)
+    image[1, 0, 2, 3, 4] = bad
+    inferer = PurifiedInferer(None, [Doubled()])
+    with pytest.raises(ValueError, match="inputs must be finite, got 1 NaN or infinite voxels"):
+        inferer(image, identity)
+    with pytest.raises(ValueError, match="image must be finite, got 1 NaN or infinite voxels"):
+        inferer.for_image(image)
+    with pytest.raises(ValueError, match="inputs must be finite"):
+        ScannerSpaceInferer(inferer, None, None)(image, identity)
+
+
+def test_a_bound_inferer_does_not_look_at_the_voxels_again(monkeypatch):
+    """On a GPU that would wait for all that is queued, in every step of an attack."""
+    image = scan()
+    inferer = PurifiedInferer(None, [Doubled(), RandomGain()])
+    calls = []
+    isfinite = torch.isfinite
+
+    def counted(tensor):
+        if tensor.shape == image.shape:  # others are about the spacing, which is on the CPU
+            calls.append(tensor)
+        return isfinite(tensor)
+
+    monkeypatch.setattr(torch, "isfinite", counted)
+    bound = inferer.for_image(image)
+    assert len(calls) == 1
+    bound(image, identity)
+    bound.for_samples([0])(image, identity)
+    assert len(calls) == 1
+    inferer(image, identity)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("wrong", [MedianDenoised("image"), [Doubled(), MedianDenoised("image")]])
+def test_the_dictionary_form_is_refused_with_the_name_of_the_array_form(wrong):
+    with pytest.raises(TypeError, match="got the dictionary form MedianDenoised: pass MedianDenoise."):
+        PurifiedInferer(None, wrong)
+
+
+@pytest.mark.parametrize("wrong", [[], "median", 5, None, [Doubled(), torch.round]])
 def test_anything_but_purifiers_is_refused(wrong):
     with pytest.raises(TypeError, match="purifier must be a Purifier"):
         PurifiedInferer(None, wrong)

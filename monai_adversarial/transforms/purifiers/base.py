@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,10 @@ from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.scene import spacing_of
 from monai_adversarial.transforms.purifiers.context import ImageContext
 
-__all__ = ["Purifier", "RandomPurifier", "check_channel_first"]
+__all__ = ["MOST_CLASSES", "Purifier", "RandomPurifier", "check_channel_first", "check_few_classes"]
+
+#: more different integers than this are an image, not a label
+MOST_CLASSES = 256
 
 
 class Purifier(Transform):
@@ -97,13 +101,14 @@ class Purifier(Transform):
 
         Args:
             img: (channel, 1 to 3 spatial dimensions), array, tensor or ``MetaTensor``; integers are computed in
-                float32.
+                float32, except that purifiers that move anatomy take them for labels.
 
         Returns:
-            the purified image: floating point, of the same array type and device, with the same metadata.
+            the purified image: floating point (moved labels keep their type), of the same array type and device, with
+            the same metadata.
 
         Raises:
-            ValueError: for another number of dimensions, or NaN.
+            ValueError: for another number of dimensions, or NaN; for integers that cannot be a label.
         """
         return self.run(img, self.draw_seeds())
 
@@ -111,16 +116,19 @@ class Purifier(Transform):
         """Seeds for one image; empty where nothing is random."""
         return ()
 
-    def run(self, img: NdarrayOrTensor, seeds: tuple[int, ...]) -> NdarrayOrTensor:
-        """Purify one image with given seeds."""
+    def run(self, img: NdarrayOrTensor, seeds: tuple[int, ...], interpolation: str = "bilinear") -> NdarrayOrTensor:
+        """Purify one image with given seeds; see :class:`ImageContext` for ``interpolation``."""
         has_affine = isinstance(img, MetaTensor)  # the conversion below would invent one of 1 mm
         tensor: torch.Tensor = convert_to_tensor(img, track_meta=get_track_meta())
         check_channel_first(tensor)
         plain = as_plain(tensor)
-        if plain.dtype not in (torch.float32, torch.float64):
+        label = self.geometric and not plain.is_floating_point()
+        if label and interpolation != "nearest":
+            check_few_classes(plain)
+        if not label and plain.dtype not in (torch.float32, torch.float64):
             plain = plain.float()
         batch = MetaTensor(plain[None], affine=img.affine) if has_affine else plain[None]  # type: ignore[union-attr]
-        context = self.context_of(batch, seeds)
+        context = replace(self.context_of(batch, seeds), interpolation=interpolation)
         out = self.apply(plain[None], context)[0]
         return convert_to_dst_type(out, dst=tensor if has_affine else img, dtype=out.dtype)[0]
 
@@ -150,3 +158,12 @@ def check_channel_first(image: torch.Tensor) -> None:
     if image.is_floating_point() and not bool(torch.isfinite(image).all()):
         bad = int((~torch.isfinite(image)).sum())
         raise ValueError(f"img must be finite, got {bad} NaN or infinite voxels.")
+
+
+def check_few_classes(label: torch.Tensor) -> None:
+    """Raise ValueError where integers are too many different ones for a label."""
+    if label.dtype not in (torch.bool, torch.uint8, torch.int8) and (count := len(label.unique())) > MOST_CLASSES:
+        raise ValueError(
+            f"img must be floating point to be moved as an image: it holds {count} different integers, and integers "
+            f"are moved as labels of at most {MOST_CLASSES} classes."
+        )

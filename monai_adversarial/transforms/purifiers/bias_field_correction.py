@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from monai.utils import ensure_tuple
 from torch.nn import functional
 
 from monai_adversarial.attacks.perturbations.smooth_basis import (
@@ -60,10 +61,10 @@ class BiasFieldCorrection(Purifier):
             the window do not change. It has to be the network's window, as in the attack.
         domain: ``"window"`` for CT, or ``"image"`` for images in arbitrary units (MRI, background 0): the image's own
             values are multiplied, and ``tissues`` counts as None.
-        tissues: expected HU of the soft tissue's main classes, for ``domain="window"``. One class is the most robust:
-            what is far from it counts for nothing. The global brightness is set by it, so that a scan whose tissue is
-            elsewhere (35 HU without contrast agent, for example) is rescaled unless its own value is given. None: the
-            classes are found in the image, and the mean of the field over the tissue is 0.
+        tissues: expected HU of the soft tissue's main classes (one number or several), for ``domain="window"``. One
+            class is the most robust: what is far from it counts for nothing. The global brightness is set by it, so
+            that a scan whose tissue is elsewhere (35 HU without contrast agent, for example) is rescaled unless its own
+            value is given. None: the classes are found in the image, and the mean of the field over the tissue is 0.
         iterations: of expectation maximization.
         smoothness: weight of the squared coefficients against that of the tissue.
         threshold: root-mean-square size of the log gain at which half of the estimate is applied, smaller fields
@@ -85,7 +86,7 @@ class BiasFieldCorrection(Purifier):
         degree: int = 3,
         window: Sequence[float] = (-160.0, 240.0),
         domain: str = "window",
-        tissues: Sequence[float] | None = (65.0,),
+        tissues: float | Sequence[float] | None = (65.0,),
         iterations: int = 6,
         smoothness: float = 0.002,
         threshold: float = 0.0,
@@ -99,9 +100,9 @@ class BiasFieldCorrection(Purifier):
             raise ValueError(f"degree must be at most 6, got {degree}: the estimate would follow the organs.")
         self.window = check_window(window)
         self.domain = check_choice("domain", domain, DOMAINS)
-        self.tissues = None if tissues is None or domain == "image" else tuple(float(value) for value in tissues)
-        if self.tissues is not None and (not self.tissues or min(self.tissues) <= self.window[0]):
-            raise ValueError(f"tissues must be HU above the window's low edge {self.window[0]:g}, got {self.tissues}.")
+        if domain == "image":
+            tissues = None
+        self.tissues = None if tissues is None else check_tissues("tissues", tissues, self.window[0])
         if self.tissues is None and self.degree == 0:
             raise ValueError("degree must be at least 1 without tissues: a constant field without its mean is nothing.")
         self.iterations = check_count("iterations", iterations)
@@ -213,6 +214,17 @@ class BiasFieldCorrection(Purifier):
             means = expected + evidence / (evidence + CLASS_EVIDENCE * spread**2) * (found - expected)
             shares = (part + 0.05) / (part + 0.05).sum(dim=1, keepdim=True)
         return coefficients
+
+
+def check_tissues(name: str, tissues: float | Sequence[float], low: float) -> tuple[float, ...]:
+    """Return one or more finite HU above ``low`` as floats, else raise ValueError."""
+    try:
+        values = () if isinstance(tissues, str) else tuple(float(value) for value in ensure_tuple(tissues))
+    except (TypeError, ValueError):
+        values = ()
+    if not values or not all(low < value < math.inf for value in values):
+        raise ValueError(f"{name} must be HU above the window's low edge {low:g}, or None, got {tissues!r}.")
+    return values
 
 
 def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

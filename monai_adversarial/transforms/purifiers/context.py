@@ -21,11 +21,14 @@ class ImageContext:
         spacing: (batch, spatial dimensions) in mm on the CPU, None where it is not known.
         seeds: one integer per sample; empty where nothing random is wanted.
         stage: position in a sequence of purifiers: each has random numbers of its own.
+        interpolation: of purifiers that move anatomy: ``"bilinear"`` for images, or ``"nearest"`` for labels, also
+            those stored as floats, whose values must not mix. Integers never mix.
     """
 
     spacing: torch.Tensor | None = None
     seeds: tuple[int, ...] = ()
     stage: int = 0
+    interpolation: str = "bilinear"
 
     def generators(self, device: torch.device | str, batch: int, stream: int = 0) -> list[torch.Generator]:
         """New generators, one per sample; the same ones again while the same draw is in force.
@@ -56,7 +59,7 @@ class ImageContext:
             what: the argument that is in mm, for the error message.
 
         Raises:
-            ValueError: when the spacing is not known.
+            ValueError: when the spacing is not known, or the number of lengths is neither 1 nor that of the axes.
         """
         if self.spacing is None:
             raise ValueError(
@@ -64,8 +67,13 @@ class ImageContext:
                 "each axis)."
             )
         dimensions = image.ndim - 2
-        lengths = torch.as_tensor(millimeters, dtype=torch.float64).expand(dimensions)
-        return lengths / self.spacing.expand(image.shape[0], dimensions)
+        lengths = torch.as_tensor(millimeters, dtype=torch.float64)
+        if lengths.numel() not in (1, dimensions):
+            raise ValueError(
+                f"{what} must be one number of mm or one per spatial dimension of the image ({dimensions}), got "
+                f"{lengths.numel()}: {millimeters!r}."
+            )
+        return lengths.expand(dimensions) / self.spacing.expand(image.shape[0], dimensions)
 
     def select(self, indices: Sequence[int]) -> ImageContext:
         """The same for some of the samples."""

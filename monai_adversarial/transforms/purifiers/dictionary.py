@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Randomizable
-from monai.utils import convert_to_dst_type
+from monai.utils import convert_to_dst_type, ensure_tuple
 
 from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.transforms.purifiers.base import Purifier, RandomPurifier
 
 __all__ = ["GeometricPurifierd", "Purifierd", "RandomPurifierd", "dictionary_form"]
+
+MODES = ("bilinear", "nearest")
 
 
 class Purifierd(MapTransform):
@@ -40,11 +43,7 @@ class Purifierd(MapTransform):
         seeds = self.purifier.draw_seeds()
         for key in self.key_iterator(d):
             d[key] = self.purifier.run(d[key], seeds)
-            self._record(d[key], seeds)
         return d
-
-    def _record(self, image: Any, seeds: tuple[int, ...]) -> None:
-        """Leave on the image what an inverse needs: nothing, unless anatomy moved."""
 
 
 class RandomPurifierd(Purifierd, Randomizable):
@@ -58,20 +57,57 @@ class RandomPurifierd(Purifierd, Randomizable):
 
 
 class GeometricPurifierd(RandomPurifierd, InvertibleTransform):
-    """A purifier that moves anatomy: ``inverse`` (``Invertd``) brings predictions back."""
+    """A purifier that moves anatomy: ``inverse`` (``Invertd``) brings predictions back.
 
-    def _record(self, image: Any, seeds: tuple[int, ...]) -> None:
-        """Every ``MetaTensor`` gets an entry in its ``applied_operations``."""
-        if isinstance(image, MetaTensor):
-            self.push_transform(image, extra_info={"seeds": list(seeds)})
+    Args:
+        keys: images and labels, channel first.
+        mode: ``"bilinear"`` for images or ``"nearest"`` for labels, whose values then do not mix; one for all keys or
+            one per key, as for MONAI's spatial transforms. Labels of an integer type need no mode.
+        allow_missing_keys: do not raise when a key is missing.
+        options: arguments of the array form.
+
+    Raises:
+        ValueError: for another mode, or another number of them.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *arguments: Any,
+        mode: str | Sequence[str] = "bilinear",
+        allow_missing_keys: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(keys, *arguments, allow_missing_keys=allow_missing_keys, **options)
+        modes = [str(one) for one in ensure_tuple(mode)]
+        if len(modes) not in (1, len(self.keys)) or not set(modes) <= set(MODES):
+            raise ValueError(
+                f"mode must be 'bilinear' or 'nearest', one for all keys or one per key ({len(self.keys)}), got "
+                f"{mode!r}."
+            )
+        self.mode = tuple(modes) if len(modes) == len(self.keys) else (modes[0],) * len(self.keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Move one item of a data set, all keys by the same draw; a ``MetaTensor`` gets an entry in its
+        ``applied_operations``."""
+        d = dict(data)
+        seeds = self.purifier.draw_seeds()
+        for key, mode in self.key_iterator(d, self.mode):
+            d[key] = self.purifier.run(d[key], seeds, mode)
+            if isinstance(d[key], MetaTensor):
+                # MONAI's Invertd(nearest_interp=True) looks for "mode" and sets it to "nearest".
+                self.push_transform(d[key], extra_info={"seeds": list(seeds), "mode": mode})
+        return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Bring what was made from the moved image, such as a prediction, back to the image's anatomy."""
         d = dict(data)
         for key in self.key_iterator(d):
-            seeds = tuple(int(seed) for seed in self.pop_transform(d[key])["extra_info"]["seeds"])
+            applied = self.pop_transform(d[key])["extra_info"]
+            seeds = tuple(int(seed) for seed in applied["seeds"])
             volume = as_plain(d[key])[None]
             context = self.purifier.context_of(MetaTensor(volume, affine=d[key].affine), seeds)
+            context = replace(context, interpolation=str(applied["mode"]))
             out = self.purifier.pull_back(volume, context)[0]
             d[key] = convert_to_dst_type(out, dst=d[key], dtype=volume.dtype)[0]
         return d
@@ -88,19 +124,21 @@ def dictionary_form(array_form: type[Purifier]) -> type[Purifierd]:
         base = GeometricPurifierd
     elif issubclass(array_form, RandomPurifier):
         base = RandomPurifierd
-    keyword = inspect.Parameter.KEYWORD_ONLY
+    keyword, modes = inspect.Parameter.KEYWORD_ONLY, "str | Sequence[str]"
     parameters = [
         inspect.Parameter("keys", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=KeysCollection),
         *inspect.signature(array_form).parameters.values(),
+        *([inspect.Parameter("mode", keyword, default="bilinear", annotation=modes)] if array_form.geometric else []),
         inspect.Parameter("allow_missing_keys", keyword, default=False, annotation=bool),
     ]
+    more = "; ``mode`` as in :class:`GeometricPurifierd`" if array_form.geometric else ""
     return type(
         f"{array_form.__name__}d",
         (base,),
         {
             "array_form": array_form,
             "backend": array_form.backend,
-            "__doc__": f"Dictionary form of :class:`{array_form.__name__}`: ``keys``, then its arguments.",
+            "__doc__": f"Dictionary form of :class:`{array_form.__name__}`: ``keys``, then its arguments{more}.",
             "__module__": array_form.__module__,
             "__signature__": inspect.Signature(parameters),
         },

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 from monai.inferers import sliding_window_inference
 from monai.networks.schedulers import DDIMScheduler
-from monai.utils import ensure_tuple_rep
+from monai.utils import ensure_tuple_rep, issequenceiterable
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -42,15 +44,20 @@ class DiffusionPurification(LearnedPurifier, RandomPurifier):
         patch_size: voxels of the patches of large volumes, which overlap by a quarter and are blended as in MONAI's
             sliding window; None for the whole volume at once.
         network: see :class:`LearnedPurifier`; called with the noisy image and time steps (batch,), returns the noise.
-        scheduler: the network's noise schedule; None for that of ``DiffusionDenoiser``.
+        scheduler: the network's noise schedule, which is copied; None for that of ``DiffusionDenoiser``.
         strength: see :class:`LearnedPurifier`.
         window: see :class:`LearnedPurifier`.
         precision: see :class:`LearnedPurifier`.
         intensity: see :class:`Purifier`.
         spacing: see :class:`Purifier`; not used.
 
+    Attributes:
+        times: time steps of the reverse process, from t* down.
+        schedule_hash: tells one noise schedule from another.
+
     Raises:
-        ValueError: for more noise than the schedule reaches.
+        ValueError: for more noise than the schedule reaches; for patches that are not positive whole numbers of voxels
+            or, when the purifier is used, have another number of axes than the image.
 
     Source: Nie et al. 2022 (DiffPure), with the DDIM sampler (Song et al. 2021) in place of the stochastic differential
     equation.
@@ -73,8 +80,10 @@ class DiffusionPurification(LearnedPurifier, RandomPurifier):
         super().__init__(weights, network, strength, window, precision, intensity, spacing)
         self.noise = check_positive("noise", noise)
         self.steps = check_count("steps", steps)
-        self.patch_size = patch_size
-        self._scheduler = DDIMScheduler(**PURIFICATION_SCHEDULE, clip_sample=False) if scheduler is None else scheduler
+        self.patch_size = _check_patch_size(patch_size)
+        own = DDIMScheduler(**PURIFICATION_SCHEDULE, clip_sample=False) if scheduler is None else scheduler
+        self._scheduler = copy.deepcopy(own)  # the number of its steps is set below
+        self.schedule_hash = _schedule_hash(own)  # records of a study tell schedules apart
         alphas = self._scheduler.alphas_cumprod.double()
         levels = ((1 - alphas) / alphas).sqrt() / self._window.scale  # HU
         most = float(levels[-1])
@@ -85,7 +94,7 @@ class DiffusionPurification(LearnedPurifier, RandomPurifier):
         # The scheduler derives the distance between its steps from the number of steps over the whole schedule.
         self._scheduler.num_inference_steps = total // -(-(self._start + 1) // self.steps)
         stride = total // self._scheduler.num_inference_steps
-        self._times = tuple(range(self._start, -1, -stride))
+        self.times = tuple(range(self._start, -1, -stride))
 
     @staticmethod
     def default_network() -> nn.Module:
@@ -94,6 +103,12 @@ class DiffusionPurification(LearnedPurifier, RandomPurifier):
 
     def reconstruct(self, volume: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Forward to t*, then the reverse steps."""
+        rank = volume.ndim - 2
+        if isinstance(self.patch_size, tuple) and len(self.patch_size) != rank:
+            raise ValueError(
+                f"patch_size must be one integer or one per spatial dimension of the image ({rank}), got "
+                f"{self.patch_size}."
+            )
         generators = context.generators(volume.device, volume.shape[0])
         # float32 whatever the image's type: the same draw in every precision
         draws = [torch.randn(volume.shape[1:], generator=generator, device=volume.device) for generator in generators]
@@ -106,7 +121,7 @@ class DiffusionPurification(LearnedPurifier, RandomPurifier):
             return self._reverse(noisy, network).reshape(volume.shape)
         purified: torch.Tensor = sliding_window_inference(  # type: ignore[assignment]
             noisy,
-            ensure_tuple_rep(self.patch_size, volume.ndim - 2),
+            ensure_tuple_rep(self.patch_size, rank),
             sw_batch_size=1,
             # the sliding window multiplies what it is given in place
             predictor=lambda patch: self._reverse(patch, network).clone(),
@@ -117,8 +132,8 @@ class DiffusionPurification(LearnedPurifier, RandomPurifier):
         return purified.reshape(volume.shape)
 
     def _reverse(self, sample: torch.Tensor, network: Callable[..., torch.Tensor]) -> torch.Tensor:
-        again = len(self._times) > 1 and torch.is_grad_enabled() and sample.requires_grad
-        for time in self._times:
+        again = len(self.times) > 1 and torch.is_grad_enabled() and sample.requires_grad
+        for time in self.times:
             if again:
                 options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
                 sample = checkpoint(self._step, sample, time, network, **options)  # type: ignore[assignment]
@@ -130,6 +145,27 @@ class DiffusionPurification(LearnedPurifier, RandomPurifier):
         times = torch.full((sample.shape[0],), time, device=sample.device, dtype=torch.long)
         noise = network(sample, times).to(sample.dtype)
         return self._scheduler.step(noise, time, sample)[0]
+
+
+def _check_patch_size(patch_size: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
+    """None, one positive integer or a tuple of them, else ValueError."""
+    if patch_size is None:
+        return None
+    many = issequenceiterable(patch_size)
+    sizes: tuple[Any, ...] = tuple(patch_size) if many else (patch_size,)  # type: ignore[arg-type]
+    if not 1 <= len(sizes) <= 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
+        raise ValueError(
+            f"patch_size must be an integer >= 1, or one per spatial dimension, in voxels, got {patch_size!r}."
+        )
+    return sizes if many else sizes[0]
+
+
+def _schedule_hash(scheduler: DDIMScheduler) -> str:
+    """Short hash of what a scheduler's steps depend on besides the times."""
+    digest = hashlib.sha256(scheduler.alphas_cumprod.double().cpu().numpy().tobytes())
+    clipping = tuple(scheduler.clip_sample_values) if scheduler.clip_sample else None
+    digest.update(repr((str(scheduler.prediction_type), float(scheduler.final_alpha_cumprod), clipping)).encode())
+    return digest.hexdigest()[:16]
 
 
 DiffusionPurificationD = DiffusionPurificationDict = DiffusionPurificationd = dictionary_form(DiffusionPurification)

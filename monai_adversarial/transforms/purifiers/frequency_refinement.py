@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -66,7 +66,7 @@ class FrequencyRefinement(Purifier):
         if steps == "paper":
             width = self.window[1] - self.window[0]
             steps = tuple(step * width / 255.0 for step in PAPER_STEPS)
-        if isinstance(steps, str) or len(steps) != 3:
+        if isinstance(steps, str) or not isinstance(steps, Iterable) or len(tuple(steps)) != 3:
             raise ValueError(f"steps must be 'paper' or three numbers in HU (low, middle, high band), got {steps!r}.")
         self.steps = tuple(check_positive("steps", step) for step in steps)
         self.block_size = check_count("block_size", block_size, minimum=4)

@@ -42,6 +42,8 @@ class GaussianDenoise(Purifier):
     def __init__(self, sigma: float | Sequence[float] = 1.5, intensity: Any = None, spacing: Any = None) -> None:
         super().__init__(intensity, spacing)
         self.sigma = tuple(check_positive("sigma", value) for value in ensure_tuple(sigma))
+        if not 1 <= len(self.sigma) <= 3:
+            raise ValueError(f"sigma must be one number (mm) or one per axis, got {sigma!r}.")
 
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Smooth each sample with its own spacing."""

@@ -205,9 +205,9 @@ def check_quality(quality: int) -> int:
 
 
 def check_slice_axis(slice_axis: int) -> int:
-    """Return ``slice_axis`` if it is one of three axes, else raise ValueError."""
-    if isinstance(slice_axis, bool) or slice_axis not in (-3, -2, -1, 0, 1, 2):
-        raise ValueError(f"slice_axis must be a spatial axis from -3 to 2, got {slice_axis!r}.")
+    """Return ``slice_axis`` if it is an integer that names one of three axes, else raise ValueError."""
+    if isinstance(slice_axis, bool) or not isinstance(slice_axis, int) or not -3 <= slice_axis <= 2:
+        raise ValueError(f"slice_axis must be a spatial axis, an integer from -3 to 2, got {slice_axis!r}.")
     return slice_axis
 
 

@@ -17,6 +17,7 @@ from monai_adversarial.attacks.precision import PRECISIONS, Precision
 from monai_adversarial.attacks.validation import check_choice, check_fraction
 from monai_adversarial.transforms.purifiers.base import Purifier
 from monai_adversarial.transforms.purifiers.context import ImageContext
+from monai_adversarial.transforms.purifiers.window import window_in_image, within_window
 
 __all__ = ["LearnedPurifier"]
 
@@ -24,8 +25,9 @@ __all__ = ["LearnedPurifier"]
 class LearnedPurifier(Purifier):
     """A purifier whose network was trained on images in a window of HU and on a certain grid.
 
-    The image is mapped to the network's values 0 to 1 and clipped to the window; what the network changes there is
-    added to the image, so that voxels outside the window keep their value. Use it on the grid on which the network was
+    The image is mapped to the network's values 0 to 1 and clipped to the window, and the network's output is clipped
+    to 0 to 1. Voxels within the window (edges included) get it and stay within the window; voxels outside, such as air
+    and metal, keep their value exactly. Use it on the grid on which the network was
     trained, as ``ScannerSpaceInferer(PurifiedInferer(SlidingWindowInferer(...), purifier), ...)`` does for the bundle
     ``ct_abdomen_unet``; another spacing is not an error, but nothing the network has seen.
 
@@ -34,10 +36,11 @@ class LearnedPurifier(Purifier):
     Args:
         weights: checkpoint for the network; None to take ``network`` as it is.
         network: the network; None for the default architecture, which needs ``weights``.
-        strength: 0 leaves the image as it is, 1 replaces it by the purified one; between them a mixture.
+        strength: 0 leaves the image as it is, 1 replaces it within the window by the purified one; between them a
+            mixture.
         window: HU of the network's values 0 and 1.
-        precision: arithmetic of the network, see :class:`~monai_adversarial.attacks.precision.Precision`; the change is
-            added in the image's own type.
+        precision: arithmetic of the network, see :class:`~monai_adversarial.attacks.precision.Precision`; the mixture
+            is made in the image's own type.
         intensity: see :class:`Purifier`.
         spacing: see :class:`Purifier`; not used.
 
@@ -98,16 +101,17 @@ class LearnedPurifier(Purifier):
         """
 
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
-        """Add what the network changes within its window."""
-        dimensions = getattr(self._network, "spatial_dims", image.ndim - 2)
-        if image.ndim - 2 != dimensions:
-            raise ValueError(
-                f"{type(self).__name__} has a network for {dimensions} spatial dimensions, got an image with "
-                f"{image.ndim - 2}."
-            )
-        volume, gain = self._to_window(image)
-        change = self.reconstruct(volume, context) - volume
-        return image + change * (self.strength / gain)
+        """Replace what lies within the window."""
+        self._check_dimensions(image)
+        gain, offset, low, high = self._window_of_image()
+
+        def purified(clipped: torch.Tensor) -> torch.Tensor:
+            volume = (clipped * gain + offset).clamp(0.0, 1.0)
+            change = self.reconstruct(volume, context).clamp(0.0, 1.0) - volume
+            # the second clamp only catches rounding
+            return (clipped + change * (self.strength / gain)).clamp(low, high)
+
+        return within_window(purified, image, low, high)
 
     def run_network(self, volume: torch.Tensor) -> torch.Tensor:
         """The network on each channel, in the volume's type."""
@@ -121,11 +125,23 @@ class LearnedPurifier(Purifier):
             self._copies[place] = copy.deepcopy(self._network).to(*place)
         return Precision(self.precision, volume).wrap(self._copies[place])
 
-    def _to_window(self, image: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """The image in the network's values, clipped, and how many of them one unit of the image is."""
+    def _check_dimensions(self, image: torch.Tensor) -> None:
+        # MONAI's networks call it one or the other
+        for name in ("spatial_dims", "dimensions"):
+            dimensions = getattr(self._network, name, None)
+            if isinstance(dimensions, int) and image.ndim - 2 != dimensions:
+                raise ValueError(
+                    f"{type(self).__name__} has a network for {dimensions} spatial dimensions, got an image with "
+                    f"{image.ndim - 2}."
+                )
+
+    def _window_of_image(self) -> tuple[float, float, float, float]:
+        """Gain and offset from the image to the network's values, and the window in the units of the image."""
         given = self.intensity
         gain = self._window.scale / (1.0 if given is None else given.scale)
         offset = self._window.offset - gain * (0.0 if given is None else given.offset)
         if abs(gain - 1.0) < 1e-6 and abs(offset) < 1e-6:  # they are the network's values already
-            return image.clamp(0.0, 1.0), 1.0
-        return (image * gain + offset).clamp(0.0, 1.0), gain
+            return 1.0, 0.0, 0.0, 1.0
+        # Rounded, as the voxels on an edge of the window (clipped images have many) belong to it.
+        low, high = (round(edge, 9) for edge in window_in_image(self.window, given))
+        return gain, offset, low, high

@@ -32,7 +32,8 @@ class MedianDenoise(Purifier):
 
     Differentiable almost everywhere: an attacker goes through it exactly, which hands each voxel's gradient to the one
     neighbor that is the median (or to equal parts to those that are: whole HU tie often). That is sparse, so
-    the mean over the same neighborhood is offered as ``surrogate``.
+    the mean over the same neighborhood (same footprint, same borders) is offered as ``surrogate``: a reconstruction
+    with a dense gradient, the same for every image. Neither is always the stronger attack: try both.
 
     Args:
         size: voxels along each axis, odd; one number or one per axis, for instance ``(3, 3, 1)`` for thick slices.
@@ -51,7 +52,7 @@ class MedianDenoise(Purifier):
     ) -> None:
         super().__init__(intensity, spacing)
         self.size = tuple(check_count("size", value) for value in ensure_tuple(size))
-        if any(value % 2 == 0 for value in self.size) or len(self.size) > 3:
+        if any(value % 2 == 0 for value in self.size) or not 1 <= len(self.size) <= 3:
             raise ValueError(f"size must be one odd number of voxels or one per axis, got {size!r}.")
         self.shape = check_choice("shape", shape, ("cross", "cube"))
 
@@ -61,7 +62,7 @@ class MedianDenoise(Purifier):
         return _Median.apply(pad_with_border(image, radius), radius, offsets)
 
     def surrogate(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
-        """Mean of each voxel's neighborhood."""
+        """Mean of each voxel's neighborhood, in 1 to 3 dimensions; samples and channels apart."""
         radius, offsets = self._neighbors(image)
         kernel = torch.zeros([2 * r + 1 for r in radius], dtype=image.dtype)
         for offset in offsets:

@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from monai_adversarial.attacks.validation import check_count, check_positive
 from monai_adversarial.transforms.purifiers.base import Purifier
-from monai_adversarial.transforms.purifiers.bias_field_correction import BiasFieldCorrection
+from monai_adversarial.transforms.purifiers.bias_field_correction import BiasFieldCorrection, check_tissues
 from monai_adversarial.transforms.purifiers.context import ImageContext
 from monai_adversarial.transforms.purifiers.dictionary import dictionary_form
+from monai_adversarial.transforms.purifiers.window import check_window
 
 __all__ = [
     "N4BiasFieldCorrection",
@@ -28,6 +29,8 @@ __all__ = [
 FEWEST_BLOCKS = 8  # along an axis: smaller images are shrunk less
 TISSUE_SHARE = 0.5  # weight of a block from which it counts as tissue
 SPLINE_ORDER = 3
+LEAST_SPREAD = 1e-5  # of the tissue's log intensities: ITK makes up a field where its histogram has no width
+MOST_GAIN = 3.0  # a field in the tissue that spans this many times what the tissue itself spans is made up, too
 
 
 class N4BiasFieldCorrection(Purifier):
@@ -37,6 +40,10 @@ class N4BiasFieldCorrection(Purifier):
     which is smooth, is interpolated linearly to the voxels and divided out. N4 itself says nothing about a global
     factor (and drifts with more iterations): ``tissue`` fixes it. Tensors on a GPU are moved to the CPU for the
     estimate.
+
+    Where there is nothing to estimate from, the field is constant: tissue that is uniform to 1e-5 (of its value above
+    the window's low edge), or for which ITK returns values that are not finite or span more than 3 times what the
+    tissue spans. With too little tissue the image stays as it is. Axes of one voxel are left out of the estimate.
 
     Attacked by surrogate: :class:`BiasFieldCorrection` of degree 3 with the same tissue.
 
@@ -54,7 +61,8 @@ class N4BiasFieldCorrection(Purifier):
 
     Raises:
         ImportError: without the package itk.
-        ValueError: for an argument out of range, 1D images, or images without spacing.
+        ValueError: for an argument out of range, images with fewer than 2 axes of more than one voxel, or images
+            without spacing.
 
     Source: Tustison et al. 2010; ITK's implementation and defaults but for the iterations.
     """
@@ -82,7 +90,7 @@ class N4BiasFieldCorrection(Purifier):
             raise ValueError("iterations must have a number for at least one level, got none.")
         self.shrink = check_count("shrink", shrink)
         self.convergence = check_positive("convergence", convergence)
-        tissues = None if tissue is None else (float(tissue),)
+        tissues = None if tissue is None else check_tissues("tissue", tissue, check_window(window)[0])
         self._smooth = BiasFieldCorrection(window=window, domain=domain, tissues=tissues, intensity=intensity)
         self.window, self.domain = self._smooth.window, self._smooth.domain
         self.tissue = None if self._smooth.tissues is None else self._smooth.tissues[0]
@@ -97,10 +105,14 @@ class N4BiasFieldCorrection(Purifier):
 
     def log_gain(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """The estimated logarithm of the gain, in the shape of the image."""
-        shape = image.shape[2:]
-        if len(shape) == 1:
-            raise ValueError("N4BiasFieldCorrection needs 2 or 3 spatial dimensions, got 1.")
-        distances = context.in_voxels(self.control_spacing, image, "control_spacing").tolist()
+        axes = [axis for axis, length in enumerate(image.shape[2:]) if length > 1]
+        if len(axes) < 2:
+            raise ValueError(
+                "N4BiasFieldCorrection needs 2 or 3 spatial dimensions of more than one voxel, got spatial shape "
+                f"{tuple(image.shape[2:])}."
+            )
+        shape = [image.shape[2 + axis] for axis in axes]
+        distances = context.in_voxels(self.control_spacing, image, "control_spacing")[:, axes].tolist()
         shrink = [max(1, min(self.shrink, length // FEWEST_BLOCKS)) for length in shape]
         blocks = [math.ceil(length / size) for length, size in zip(shape, shrink, strict=True)]
         with torch.no_grad():
@@ -123,7 +135,19 @@ class N4BiasFieldCorrection(Purifier):
         return field.reshape(image.shape)
 
     def _estimate(self, level: torch.Tensor, mask: torch.Tensor, points: list[int]) -> torch.Tensor:
-        """ITK's estimate from the log intensities of blocks."""
+        """ITK's estimate from the log intensities of blocks, with the constant that N4 leaves open."""
+        span = _span(level[mask])
+        field = torch.zeros_like(level)
+        if span > LEAST_SPREAD:
+            found = self._by_itk(level, mask, points)
+            if bool(torch.isfinite(found).all()) and _span(found[mask]) <= MOST_GAIN * span:
+                field = found
+        if self.tissue is None:
+            return field - field[mask].mean()
+        return field + (level - field)[mask].median() - math.log(self.tissue - self.window[0])
+
+    def _by_itk(self, level: torch.Tensor, mask: torch.Tensor, points: list[int]) -> torch.Tensor:
+        """What ITK returns."""
         import itk
 
         intensity = itk.image_from_array(level.exp().float().cpu().contiguous().numpy())
@@ -137,10 +161,11 @@ class N4BiasFieldCorrection(Purifier):
         correction.SetNumberOfWorkUnits(1)  # sums in one order: the same result on every machine
         correction.Update()
         lattice = correction.GetLogBiasFieldControlPointLattice()
-        field = torch.from_numpy(itk.array_from_image(correction.ReconstructBiasField(lattice))).to(level)
-        if self.tissue is None:
-            return field - field[mask].mean()
-        return field + (level - field)[mask].median() - math.log(self.tissue - self.window[0])
+        return torch.from_numpy(itk.array_from_image(correction.ReconstructBiasField(lattice))).to(level)
+
+
+def _span(values: torch.Tensor) -> float:
+    return float(values.max() - values.min())
 
 
 N4BiasFieldCorrectionD = N4BiasFieldCorrectionDict = N4BiasFieldCorrectiond = dictionary_form(N4BiasFieldCorrection)

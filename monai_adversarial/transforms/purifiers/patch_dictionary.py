@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import tempfile
@@ -60,10 +61,16 @@ class PatchDictionaryDenoise(Purifier):
         intensity: see :class:`Purifier`.
         spacing: see :class:`Purifier`.
 
+    Attributes:
+        dictionary_hash: of the dictionary's content, 16 characters; None without one. The same dictionary has the same
+            hash whether it was fitted or read from a file.
+
     Source: quilting of Guo et al., "Countering adversarial images using input transformations", ICLR 2018 (nearest
     patches, without their seam cuts); Deledalle, Salmon, Dalalyan, "Image denoising with patch based PCA", BMVC 2011
     (components). Both in 3D with k-means or the garrote: reconstructions.
     """
+
+    dictionary_hash: str | None = None
 
     def __init__(
         self,
@@ -89,6 +96,8 @@ class PatchDictionaryDenoise(Purifier):
         self._rank = 0
         self.gradient = "surrogate"
         if dictionary is not None:
+            if not isinstance(dictionary, (str, os.PathLike)):
+                raise TypeError(f"dictionary must be the path of a file, got {type(dictionary).__name__}.")
             self._load(Path(dictionary))
 
     def fit(self, images: Iterable[NdarrayOrTensor], patches: int = 256, seed: int = 0) -> PatchDictionaryDenoise:
@@ -104,19 +113,25 @@ class PatchDictionaryDenoise(Purifier):
             itself.
         """
         check_count("patches", patches)
+        if isinstance(images, str) or not isinstance(images, Iterable):
+            raise TypeError(f"images must be several images (channel, spatial...), got {type(images).__name__}.")
         generator = torch.Generator().manual_seed(seed)
         pools: list[torch.Tensor] = []
         ranks: set[int] = set()
         low, high = window_in_image(self.window, self.intensity)
         for image in images:
             plain = as_plain(torch.as_tensor(image)).detach().float()
+            if not 2 <= plain.ndim <= 4:
+                raise ValueError(
+                    f"images must have shape (channel, 1 to 3 spatial dimensions), got {tuple(plain.shape)}."
+                )
             ranks.add(plain.ndim - 1)
             found = _split(plain.clamp(low, high), self.patch_size, self.stride).flatten(0, -2).cpu()
             found = found - found.mean(dim=1, keepdim=True)
             pools.append(found[torch.randperm(len(found), generator=generator)[:SAMPLES]])
-        if len(ranks) != 1 or not ranks <= {1, 2, 3}:
+        if len(ranks) != 1:
             raise ValueError(
-                f"images must be one or more (channel, 1 to 3 spatial dimensions), got spatial ranks {sorted(ranks)}."
+                f"images must be one or more with the same number of spatial dimensions, got {sorted(ranks) or 'none'}."
             )
         self._rank = ranks.pop()
         pool = torch.cat(pools) / self.hounsfield(1.0)
@@ -166,6 +181,11 @@ class PatchDictionaryDenoise(Purifier):
 
     def _declare(self) -> None:
         self.gradient = "exact" if self.method == "components" else "surrogate"
+        # Records of a study must not survive another dictionary, and they skip private attributes.
+        digest = hashlib.sha256(f"{self.patch_size} {self._rank}".encode())
+        for part in (self._components, self._patches):
+            digest.update(f"{part.dtype} {tuple(part.shape)}".encode() + part.cpu().contiguous().numpy().tobytes())
+        self.dictionary_hash = digest.hexdigest()[:16]
 
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Denoise the patches and average them where they overlap."""

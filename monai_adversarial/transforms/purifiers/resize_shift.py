@@ -12,7 +12,7 @@ from monai.utils import ensure_tuple
 
 from monai_adversarial.attacks.validation import check_positive
 from monai_adversarial.inferers.separable_resampling import AxisInterpolation, resample_axes
-from monai_adversarial.transforms.purifiers.base import RandomPurifier
+from monai_adversarial.transforms.purifiers.base import MOST_CLASSES, RandomPurifier
 from monai_adversarial.transforms.purifiers.context import ImageContext
 from monai_adversarial.transforms.purifiers.dictionary import dictionary_form
 
@@ -20,9 +20,16 @@ __all__ = ["RandResizeShift", "RandResizeShiftD", "RandResizeShiftDict", "RandRe
 
 
 class RandResizeShift(RandomPurifier):
-    """Scales the image about its center and shifts it by random amounts, on its own grid, linearly interpolated; border
-    values outside. ``pull_back`` undoes both on logits and probabilities (linearly) and on integer labels (each voxel
-    takes the class with the largest share).
+    """Scales the image about its center and shifts it by random amounts, on its own grid, linearly interpolated.
+    ``pull_back`` undoes both on logits and probabilities (linearly) and on labels.
+
+    It does not pad, unlike Xie et al.: the grid keeps its size, what moves in from outside repeats the border's values,
+    and what moves out of the grid is lost to ``pull_back``.
+
+    Labels do not mix: of integers, and of floats where the context's ``interpolation`` (``mode`` of the dictionary
+    form, or ``Invertd(nearest_interp=True)``) is ``"nearest"``, each voxel takes the class with the largest share, and
+    the channels of a one-hot label share one decision. Values that are no classes (fractions, or more than 256
+    different ones) are taken from the nearest voxel.
 
     Scale and shift act along the axes one by one, by the package's ``AxisInterpolation``. Equal to
     ``scipy.ndimage.affine_transform(order=1, mode="nearest")`` to 1e-5 of the intensities.
@@ -36,7 +43,7 @@ class RandResizeShift(RandomPurifier):
         spacing: see :class:`Purifier`.
 
     Source: Xie et al., "Mitigating adversarial effects through randomization", ICLR 2018, who classify and resize and
-    pad; for segmentation a reconstruction.
+    pad with zeros; for segmentation a reconstruction, without padding.
     """
 
     gradient = "exact"
@@ -57,7 +64,7 @@ class RandResizeShift(RandomPurifier):
 
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Move each sample by its own draw."""
-        return torch.cat([_resample(image[i : i + 1], drawn[0]) for i, drawn in enumerate(self._draws(image, context))])
+        return self._move(image, context, 0)
 
     def pull_back(self, output: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Undo the move of the same draw.
@@ -66,8 +73,12 @@ class RandResizeShift(RandomPurifier):
             output: (batch, any number of channels, spatial...).
             context: that of the purified image.
         """
+        return self._move(output, context, 1)
+
+    def _move(self, image: torch.Tensor, context: ImageContext, way: int) -> torch.Tensor:
+        nearest = context.interpolation == "nearest"
         return torch.cat(
-            [_resample(output[i : i + 1], drawn[1]) for i, drawn in enumerate(self._draws(output, context))]
+            [_resample(image[i : i + 1], drawn[way], nearest) for i, drawn in enumerate(self._draws(image, context))]
         )
 
     def _draws(self, image: torch.Tensor, context: ImageContext) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
@@ -89,17 +100,32 @@ class RandResizeShift(RandomPurifier):
         return draws
 
 
-def _resample(image: torch.Tensor, positions: list[np.ndarray]) -> torch.Tensor:
+def _resample(image: torch.Tensor, positions: list[np.ndarray], nearest: bool = False) -> torch.Tensor:
     axes = [AxisInterpolation(len(where), where) for where in positions]
-    if image.is_floating_point():
+    if image.is_floating_point() and not nearest:
         return resample_axes(image, axes)
+    whole = not image.is_floating_point() or bool((image == image.round()).all())
+    values = image.unique() if whole else None
+    if values is None or len(values) > MOST_CLASSES:
+        return _take_nearest(image, positions)
+    if image.shape[1] > 1 and bool(((image == 0) | (image == 1)).all()) and bool((image.sum(dim=1) == 1).all()):
+        # One-hot: channels on their own would leave voxels without a class where three meet.
+        largest_channel = resample_axes(image.float(), axes).argmax(dim=1, keepdim=True)
+        return torch.zeros_like(image).scatter_(1, largest_channel, 1)
     # Numbers of classes do not mix: each voxel takes the class with the largest share.
     result, largest = torch.empty_like(image), torch.full(image.shape, -1.0, device=image.device)
-    for value in image.unique():
+    for value in values:
         share = resample_axes((image == value).float(), axes)
         result = torch.where(share > largest, value, result)
         largest = torch.maximum(share, largest)
     return result
+
+
+def _take_nearest(image: torch.Tensor, positions: list[np.ndarray]) -> torch.Tensor:
+    for axis, where in enumerate(positions, start=2):
+        index = np.rint(where).clip(0, image.shape[axis] - 1).astype(np.int64)
+        image = image.index_select(axis, torch.as_tensor(index, device=image.device))
+    return image
 
 
 RandResizeShiftD = RandResizeShiftDict = RandResizeShiftd = dictionary_form(RandResizeShift)

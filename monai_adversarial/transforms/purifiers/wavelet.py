@@ -18,6 +18,8 @@ __all__ = ["WaveletDenoise", "WaveletDenoiseD", "WaveletDenoiseDict", "WaveletDe
 
 #: median of the absolute values of noise with standard deviation 1
 _MEDIAN_OF_NOISE = 0.6744897501960817
+#: HU that an attack is taken to change a coefficient by (the transform is orthonormal: as much as a voxel)
+_ATTACK_SPREAD = 6.0
 
 
 class WaveletDenoise(Purifier):
@@ -28,11 +30,18 @@ class WaveletDenoise(Purifier):
     in float32).
 
     Differentiable almost everywhere: an attacker goes through it exactly, including through thresholds and the
-    estimate of the noise, which depend on the image.
+    estimate of the noise, which depend on the image. With ``noise=None`` and for attacks of several HU that is a bad
+    guide: the whole derivative of the estimate rests on the one or two coefficients that are the median. So there is a
+    ``surrogate``: the shrinkage is replaced by its expectation when coefficients carry normal noise of 6 HU (at most a
+    third of the threshold), so that those below the threshold pass some gradient, and the derivative of the median is
+    shared among the coefficients within about 3 HU of it. On noise of 10 HU plus an edge its derivative agrees better
+    with what steps of 6 HU do than the exact derivative does, with soft shrinkage and ``noise=None`` much better
+    (correlation 0.97 to 0.99 instead of 0 to 0.76); it does not with hard shrinkage of noise of 5 HU or less.
 
     Args:
         wavelet: name of a discrete wavelet of PyWavelets; orthogonal ones (``"db2"``, ``"sym4"``) suit.
-        levels: of the transform; None for three less than the image allows, but at least one.
+        levels: of the transform; None for three less than the image allows, but at least one. At most as many as
+            leave one voxel of the longest axis (4 for 10 voxels), or 2.
         noise: standard deviation of the noise in HU; None to estimate it in each image and channel, as the median
             absolute value of the finest diagonal details over 0.67.
         mode: ``"soft"`` (all coefficients move towards zero by the threshold) or ``"hard"`` (those below it are cut).
@@ -45,8 +54,10 @@ class WaveletDenoise(Purifier):
 
     Raises:
         ImportError: where ``ptwt`` is not installed.
+        ValueError: for an argument out of range, and for more levels than the image allows.
 
-    Source: Chang, Yu and Vetterli, 2000 (BayesShrink); Donoho and Johnstone, 1994 (VisuShrink).
+    Source: Chang, Yu and Vetterli, 2000 (BayesShrink); Donoho and Johnstone, 1994 (VisuShrink). The surrogate is a
+    reconstruction.
     """
 
     gradient = "exact"
@@ -74,19 +85,36 @@ class WaveletDenoise(Purifier):
 
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Denoise all samples and channels at once."""
+        return self._denoise(image, _estimated_noise, self._shrink)
+
+    def surrogate(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
+        """The same with smooth shrinkage, and the derivative of the noise estimate shared among many coefficients."""
+        spread = self.hounsfield(_ATTACK_SPREAD)
+        return self._denoise(
+            image,
+            lambda details: _smoothly_estimated_noise(details, spread / 2.0),
+            lambda values, threshold: _smooth_shrinkage(values, threshold, spread, self.mode),
+        )
+
+    def _denoise(
+        self,
+        image: torch.Tensor,
+        estimated_noise: Callable[[torch.Tensor], torch.Tensor],
+        shrink: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
         size = image.shape[2:]
         volumes = image.reshape(-1, *size)
         decompose, reconstruct = _transforms(volumes)
         approximation, *details = decompose(volumes, self.wavelet, self._levels(size))
         if self.noise is None:
-            noise = _estimated_noise(details[-1]["d" * len(size)])
+            noise = estimated_noise(details[-1]["d" * len(size)])
         else:
             noise = volumes.new_full(volumes.shape[:1], self.hounsfield(self.noise))
         noise = noise.reshape(-1, *(1,) * len(size))
         visu = noise * math.sqrt(2.0 * math.log(math.prod(size))) if self.method == "VisuShrink" else None
         shrunk = [
             {
-                band: self._shrink(values, self.strength * (_bayes_threshold(values, noise) if visu is None else visu))
+                band: shrink(values, self.strength * (_bayes_threshold(values, noise) if visu is None else visu))
                 for band, values in level.items()
             }
             for level in details
@@ -96,6 +124,11 @@ class WaveletDenoise(Purifier):
 
     def _levels(self, size: torch.Size) -> int:
         if self.levels is not None:
+            most = max(2, math.ceil(math.log2(max(size))))
+            if self.levels > most:
+                raise ValueError(
+                    f"levels must be at most {most} for an image of {tuple(size)} voxels, got {self.levels}."
+                )
             return self.levels
         return max(_libraries()[1].dwtn_max_level(tuple(size), self.wavelet) - 3, 1)
 
@@ -173,6 +206,30 @@ def _estimated_noise(details: torch.Tensor) -> torch.Tensor:
         lower, upper = (values.kthvalue(k).values for k in ((len(values) + 1) // 2, len(values) // 2 + 1))
         estimates.append((lower + upper) / (2.0 * _MEDIAN_OF_NOISE))
     return torch.stack(estimates)
+
+
+def _smoothly_estimated_noise(details: torch.Tensor, width: float) -> torch.Tensor:
+    """The same values; their derivative is the mean over the coefficients within about ``width`` of the median."""
+    estimate = _estimated_noise(details.detach())
+    size = details.abs().flatten(1)
+    away = (size.detach() - _MEDIAN_OF_NOISE * estimate[:, None]) / width
+    weight = torch.exp(-0.5 * away.square()) * (size > 0)
+    mean = (weight * (size - size.detach())).sum(dim=1) / weight.sum(dim=1).clamp_min(1e-12)
+    return estimate + mean / _MEDIAN_OF_NOISE
+
+
+def _smooth_shrinkage(values: torch.Tensor, threshold: torch.Tensor, spread: float, mode: str) -> torch.Tensor:
+    """Expectation of the shrinkage when ``values`` carry normal noise of ``spread``, at most a third of the threshold
+    (then the noise of the attack is not small against the image's own)."""
+    largest = values.detach().abs().amax(dim=tuple(range(1, values.ndim)), keepdim=True)
+    threshold = threshold.minimum(largest + 10.0 * spread)  # infinite ones
+    width = (threshold.detach() / 3.0).clamp(0.01 * spread, spread)
+    above, below = (values - threshold) / width, (-values - threshold) / width
+    passed, passed_below = torch.special.ndtr(above), torch.special.ndtr(below)
+    density = torch.exp(-0.5 * above.square()) - torch.exp(-0.5 * below.square())
+    density = density / math.sqrt(2.0 * math.pi)
+    soft = width * (above * passed - below * passed_below + density)
+    return soft if mode == "soft" else soft + threshold * (passed - passed_below)
 
 
 def _bayes_threshold(values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -130,6 +130,8 @@ def test_gradient_is_exact(options):
         ({"domain": "attenuation"}, "domain must be one of"),
         ({"tissues": (-300.0,)}, "tissues must be HU above"),
         ({"tissues": ()}, "tissues must be HU above"),
+        ({"tissues": "65"}, "tissues must be HU above the window's low edge -160, or None, got '65'"),
+        ({"tissues": (65.0, float("nan"))}, "tissues must be HU above"),
         ({"tissues": None, "degree": 0}, "degree must be at least 1"),
         ({"iterations": 0}, "iterations must be an integer >= 1"),
         ({"smoothness": 0.0}, "smoothness must be"),
@@ -140,3 +142,7 @@ def test_gradient_is_exact(options):
 def test_bad_arguments_stop_with_one_sentence(options, words):
     with pytest.raises(ValueError, match=words):
         BiasFieldCorrection(**options)
+
+
+def test_one_tissue_may_be_a_number():
+    assert BiasFieldCorrection(tissues=60.0).tissues == BiasFieldCorrection(tissues=(60,)).tissues == (60.0,)

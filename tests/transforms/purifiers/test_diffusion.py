@@ -11,6 +11,7 @@ from monai.networks.schedulers import DDIMScheduler
 from torch import nn
 
 from monai_adversarial.attacks.gradients import random_draw
+from monai_adversarial.campaign.records import describe
 from monai_adversarial.networks.diffusion_denoiser import PURIFICATION_SCHEDULE
 from monai_adversarial.transforms.purifiers.context import ImageContext
 from monai_adversarial.transforms.purifiers.diffusion import DiffusionPurification, DiffusionPurificationd
@@ -130,7 +131,7 @@ def test_several_steps_keep_one_step_in_memory_and_have_the_same_gradient() -> N
     checkpointed, gradient = saved_bytes(lambda: purifier.purify(image, CONTEXT))
 
     def plain(sample: torch.Tensor, network) -> torch.Tensor:
-        for time in purifier._times:  # type: ignore[attr-defined]
+        for time in purifier.times:  # type: ignore[attr-defined]
             sample = purifier._step(sample, time, network)  # type: ignore[attr-defined]
         return sample
 
@@ -167,6 +168,52 @@ def test_as_a_transform_it_follows_its_random_state() -> None:
     first = form.set_random_state(3)(item)["image"]
     second = form(item)["image"]
     assert torch.equal(form.set_random_state(3)(item)["image"], first) and not torch.equal(first, second)
+
+
+def test_a_shared_scheduler_is_neither_changed_nor_shared() -> None:
+    scheduler = DDIMScheduler(**PURIFICATION_SCHEDULE, clip_sample=False)
+    before = scheduler.num_inference_steps
+    image = torch.full((1, 1, 8, 8, 8), 0.5, dtype=torch.float64)
+    options: dict[str, Any] = {"network": GaussianDenoiser(0.5, 0.02**2), "intensity": WINDOW, "noise": 10.0}
+    first = DiffusionPurification(steps=4, scheduler=scheduler, **options)
+    expected = first.purify(image, CONTEXT)
+    second = DiffusionPurification(steps=1, scheduler=scheduler, **options)
+    assert scheduler.num_inference_steps == before
+    assert torch.equal(first.purify(image, CONTEXT), expected)
+    assert not torch.allclose(second.purify(image, CONTEXT), expected)
+    assert torch.equal(DiffusionPurification(steps=4, **options).purify(image, CONTEXT), expected)
+
+
+def test_descriptions_tell_schedules_and_times_apart() -> None:
+    def described(steps: int = 1, **changed: Any) -> Any:
+        scheduler = DDIMScheduler(**{**PURIFICATION_SCHEDULE, "clip_sample": False, **changed})
+        return describe(DiffusionPurification(network=NoNoise(), steps=steps, scheduler=scheduler))
+
+    plain = described()
+    assert plain == described() == describe(DiffusionPurification(network=NoNoise()))
+    # 1e-7 more noise at the end of the schedule; how the network's output is read; the end of the reverse process
+    others = [
+        described(beta_end=4.46e-5),
+        described(prediction_type="sample"),
+        described(set_alpha_to_one=False),
+        described(clip_sample=True),
+    ]
+    assert len({str(other["schedule_hash"]) for other in (plain, *others)}) == 5
+    three = described(steps=3)
+    assert three["schedule_hash"] == plain["schedule_hash"] and len(three["times"]) == 3
+    assert plain["times"] == three["times"][:1]
+
+
+def test_patch_sizes_that_cannot_be_are_one_sentence() -> None:
+    for wrong in (0, -8, 8.0, True, "8", (8, 0), (), (8, 8, 8, 8), (8, "8")):
+        with pytest.raises(
+            ValueError, match="patch_size must be an integer >= 1, or one per spatial dimension"
+        ) as info:
+            make(DiffusionPurification, patch_size=wrong)
+        assert str(info.value).endswith(f"got {wrong!r}.")
+    with pytest.raises(ValueError, match=r"patch_size must be .* of the image \(3\), got \(8, 8\)\."):
+        make(DiffusionPurification, patch_size=[8, 8]).purify(random_image((1, 1, 8, 8, 8)), CONTEXT)
+    assert make(DiffusionPurification, patch_size=[8, 8, 4]).patch_size == (8, 8, 4)  # type: ignore[attr-defined]
 
 
 def test_bad_arguments_are_one_sentence() -> None:

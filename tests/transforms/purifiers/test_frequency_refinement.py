@@ -101,6 +101,7 @@ def test_an_attacker_gets_the_gradient_of_the_surrogate():
     ("arguments", "message"),
     [
         ({"steps": (5, 10)}, "steps must be 'paper' or three"),
+        ({"steps": 5.0}, "steps must be 'paper' or three numbers"),
         ({"steps": "papers"}, "steps must be 'paper' or three"),
         ({"steps": (5, -1, 10)}, "steps must be a finite number > 0"),
         ({"block_size": 2}, "block_size must be an integer >= 4"),

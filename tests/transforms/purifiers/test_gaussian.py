@@ -35,3 +35,9 @@ def test_gradient_is_exact():
 def test_width_must_be_positive(sigma):
     with pytest.raises(ValueError, match="sigma must be a finite number > 0"):
         GaussianDenoise(sigma)
+
+
+def test_sigma_without_numbers_is_refused():
+    for sigma in ((), (1.0,) * 4):
+        with pytest.raises(ValueError, match="sigma must be one number"):
+            GaussianDenoise(sigma=sigma)

@@ -120,6 +120,10 @@ def test_a_random_quality_changes_with_the_draw_and_its_surrogate_follows():
         (lambda: JPEGCompression(0), "quality must be an integer from 1 to 100"),
         (lambda: JPEGCompression(75.0), "quality must be an integer from 1 to 100"),  # type: ignore[arg-type]
         (lambda: JPEGCompression(slice_axis=3), "slice_axis must be a spatial axis"),
+        (
+            lambda: JPEGCompression(slice_axis=1.0),
+            "slice_axis must be a spatial axis, an integer from -3 to 2, got 1.0",
+        ),
         (lambda: JPEGCompression(window=(1, 0)), "window must be finite"),
         (lambda: RandJPEGCompression((90, 80)), "quality must be two integers"),
         (lambda: RandJPEGCompression(75), "quality must be two integers"),  # type: ignore[arg-type]

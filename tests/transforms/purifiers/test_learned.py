@@ -6,11 +6,16 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from monai.networks.nets import UNet
+from torch import nn
 
+from monai_adversarial.transforms.purifiers.autoencoder import AutoencoderDenoise
 from monai_adversarial.transforms.purifiers.context import ImageContext
+from monai_adversarial.transforms.purifiers.diffusion import DiffusionPurification
 from monai_adversarial.transforms.purifiers.learned import LearnedPurifier
 from tests.transforms.purifiers.learned_networks import LEARNED_PURIFIERS, WINDOW, make, small_network
 from tests.utils import random_image
@@ -66,14 +71,91 @@ def test_images_in_hu_are_treated_like_images_in_network_values(kind: type[Learn
     torch.testing.assert_close((signed + 1) / 2, expected, rtol=1e-4, atol=1e-5)
 
 
+def air_tissue_metal(shape: tuple[int, ...] = (1, 1, 8, 8, 8), dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """HU: tissue within the default window of -160 to 240, air and metal in outer slabs."""
+    image = random_image(shape, dtype=dtype) * 380 - 150
+    image[..., :2] = -1000 + 300 * random_image((*shape[:-1], 2), seed=3, dtype=dtype)
+    image[..., -2:] = 300 + 2000 * random_image((*shape[:-1], 2), seed=4, dtype=dtype)
+    return image
+
+
 @every
-def test_what_is_outside_the_window_keeps_its_distance_from_it(kind: type[LearnedPurifier]) -> None:
-    image = torch.full((1, 1, 8, 8, 8), 40.0)
-    image[..., 4:] = 1500.0
+def test_voxels_outside_the_window_keep_their_value_and_those_within_stay_within(kind: type[LearnedPurifier]) -> None:
+    image = air_tissue_metal()
+    outside = (image < -160) | (image > 240)
     purifier = make(kind, intensity=None)
-    clipped = purifier.purify(image.clamp(max=240.0), CONTEXT)
-    torch.testing.assert_close(purifier.purify(image, CONTEXT)[..., 4:], clipped[..., 4:] + 1260.0)
-    torch.testing.assert_close(purifier.purify(image, CONTEXT)[..., :4], clipped[..., :4])
+    out = purifier.purify(image, CONTEXT)
+    assert 0.3 < float(outside.float().mean()) < 0.7
+    assert torch.equal(out[outside], image[outside])
+    assert float((out - image)[~outside].abs().mean()) > 0.1
+    assert -160 <= float(out[~outside].min()) and float(out[~outside].max()) <= 240
+    # How far outside does not matter to what is within.
+    nearer = torch.where(outside, 40 + (image.clamp(-170, 250) - 40) * 1.01, image)
+    assert torch.equal(purifier.purify(nearer, CONTEXT)[~outside], out[~outside])
+
+
+class Overshooting(nn.Module):
+    """Stretches the values about the middle of the window, far over its edges."""
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor | None = None) -> torch.Tensor:
+        return (x - 0.5) * 30 if timesteps is None else -100 * (x - 0.5)
+
+
+@every
+@pytest.mark.parametrize(
+    ("intensity", "low", "high"),
+    [(None, -160.0, 240.0), (WINDOW, 0.0, 1.0), ({**WINDOW, "b_min": -1.0, "b_max": 1.0}, -1.0, 1.0)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_network_leaves_the_range_of_the_window(
+    kind: type[LearnedPurifier], intensity: Any, low: float, high: float, dtype: torch.dtype
+) -> None:
+    image = low + (high - low) * random_image((1, 1, 8, 8, 8), dtype=dtype)
+    for strength in (1.0, 0.7):
+        purifier = kind(network=Overshooting(), intensity=intensity, strength=strength, precision="float32")
+        out = purifier.purify(image, CONTEXT)
+        assert low <= float(out.min()) and float(out.max()) <= high
+        assert float((out - image).abs().mean()) > 0.1 * (high - low)
+        if strength == 1.0:  # the network's values -7 and 8 are clipped
+            assert float(out.min()) == pytest.approx(low, abs=1e-4) and float(out.max()) == pytest.approx(high)
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_edges_belong_to_the_window(kind: type[LearnedPurifier], dtype: torch.dtype) -> None:
+    """Images that were clipped to the window are purified everywhere, whatever rounding does to its edges."""
+    for intensity, low, high in (
+        (None, -160, 240),
+        (WINDOW, 0, 1),
+        ({**WINDOW, "b_min": -0.3, "b_max": 0.7}, -0.3, 0.7),
+    ):
+        image = torch.full((1, 1, 8, 8, 8), low, dtype=dtype)
+        image[..., 4:] = high
+        network = Inverted(kind is DiffusionPurification)
+        out = kind(network=network, intensity=intensity, precision="float32").purify(image, CONTEXT)
+        assert float((out - image).abs().min()) > 0.1 * (high - low)
+
+
+class Inverted(nn.Module):
+    """White for black; as a denoiser, the noise that would leave it."""
+
+    def __init__(self, diffusion: bool) -> None:
+        super().__init__()
+        self.diffusion = diffusion
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor | None = None) -> torch.Tensor:
+        return (x - 0.5) * 100 if self.diffusion else 1 - x
+
+
+@every
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_gradcheck_across_the_window(kind: type[LearnedPurifier], strength: float) -> None:
+    purifier = make(kind, 2, intensity=None, window=(-160.0, 240.0), strength=strength)
+    image = air_tissue_metal((1, 1, 4, 8), torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: purifier.purify(x, CONTEXT), image, eps=1e-4, atol=1e-6)
+    outside = (image < -160) | (image > 240)
+    (gradient,) = torch.autograd.grad(purifier.purify(image, CONTEXT)[outside].sum(), image)
+    assert torch.equal(gradient, outside.double())
 
 
 @every
@@ -154,3 +236,11 @@ def test_bad_arguments_are_one_sentence(kind: type[LearnedPurifier], tmp_path: P
         make(kind, window=(240, -160))
     with pytest.raises(ValueError, match="has a network for 3 spatial dimensions, got an image with 2"):
         make(kind).purify(random_image((1, 1, 8, 8)), CONTEXT)
+
+
+def test_a_network_of_another_dimension_is_one_sentence() -> None:
+    """MONAI's networks say how many dimensions they are for, under two names."""
+    for network in (UNet(2, 1, 1, (2, 4), (2,)), small_network(AutoencoderDenoise, 2)):
+        with pytest.raises(ValueError, match="AutoencoderDenoise has a network for 2 spatial dimensions, got an image"):
+            AutoencoderDenoise(network=network).purify(random_image((1, 1, 8, 8, 8)), CONTEXT)
+    AutoencoderDenoise(network=UNet(2, 1, 1, (2, 4), (2,))).purify(random_image((1, 1, 8, 8)), CONTEXT)

@@ -94,6 +94,29 @@ def test_the_surrogate_is_the_mean_of_the_same_neighborhood_with_a_dense_gradien
     assert bool((image.grad != 0).all())
 
 
+@pytest.mark.parametrize("spatial", [(7,), (6, 5), (6, 5, 7)])
+@pytest.mark.parametrize("size", [3, 5])
+def test_the_surrogate_takes_batches_of_any_layout_and_keeps_samples_and_channels_apart(spatial, size):
+    image = random_image((2, 3, *spatial))
+    purifier = MedianDenoise(size, "cube")
+    expected = torch.stack(
+        [
+            torch.stack([purifier.surrogate(image[i : i + 1, j : j + 1], NO_CONTEXT)[0, 0] for j in range(3)])
+            for i in range(2)
+        ]
+    )
+    strided = image.movedim(1, -1).contiguous().movedim(-1, 1)
+    turned = image.flip(-1).contiguous().transpose(0, 1).contiguous().transpose(0, 1).flip(-1)
+    assert not strided.is_contiguous() and not turned.is_contiguous()
+    for layout in (image, strided, turned):
+        given = layout.requires_grad_() if layout.is_leaf else layout.detach().requires_grad_()
+        out = purifier.surrogate(given, NO_CONTEXT)
+        assert out.shape == image.shape
+        torch.testing.assert_close(out, expected)
+        (gradient,) = torch.autograd.grad(out.sum(), given)
+        assert float(gradient.sum()) == pytest.approx(image.numel(), rel=1e-4)
+
+
 def test_it_removes_single_voxels_and_keeps_edges():
     image = torch.zeros(1, 9, 9, 9)
     image[..., 5:] = 100.0
@@ -103,7 +126,7 @@ def test_it_removes_single_voxels_and_keeps_edges():
         assert torch.equal(MedianDenoise(3, shape)(noisy), image)
 
 
-@pytest.mark.parametrize("size", [2, 0, (3, 4), 3.0, (3, 3, 3, 3), True])
+@pytest.mark.parametrize("size", [2, 0, (3, 4), 3.0, (3, 3, 3, 3), (), True])
 def test_bad_size(size):
     with pytest.raises(ValueError, match="size must be"):
         MedianDenoise(size)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 
 import numpy as np
 import pytest
@@ -96,11 +97,77 @@ def test_an_image_without_tissue_stays():
     assert torch.equal(N4BiasFieldCorrection().purify(image, context(1, 1, 1)), image)
 
 
+@pytest.mark.parametrize("value", [50.0, 60.3])
+@pytest.mark.parametrize("inside", [slice(None), slice(4, 20)])
+def test_uniform_tissue_gets_the_global_factor_and_no_field(value, inside):
+    """ITK's histogram has no width there, and its field reaches a factor of 5."""
+    image = torch.full((1, 1, 24, 24, 24), -1000.0)
+    image[..., inside, inside, inside] = value
+    for tissue_value, expected in ((65.0, 65.0), (None, value)):
+        out = N4BiasFieldCorrection(tissue=tissue_value).purify(image, context(8, 8, 8))
+        wanted = torch.where(image > -500, expected, image)
+        torch.testing.assert_close(out, wanted, atol=1e-2, rtol=0)
+    raw = (image + 1000).clamp_min(0)
+    torch.testing.assert_close(
+        N4BiasFieldCorrection(domain="image").purify(raw, context(8, 8, 8)), raw, atol=1e-2, rtol=0
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 5.0])
+def test_a_field_that_is_not_finite_or_beyond_what_the_tissue_spans_counts_as_none(monkeypatch, bad):
+    image = body((24, 24, 20))
+
+    def by_itk(self, level, mask, points):
+        field = torch.zeros_like(level)
+        field[mask.nonzero().unbind(1)[0][0]] = bad
+        return field
+
+    monkeypatch.setattr(N4BiasFieldCorrection, "_by_itk", by_itk)
+    gain = N4BiasFieldCorrection().log_gain(image, context(12.0, 12.0, 12.0))
+    assert float(gain.max() - gain.min()) < 1e-6 and abs(float(gain.mean())) < 0.1
+    assert not N4BiasFieldCorrection(tissue=None).log_gain(image, context(12.0, 12.0, 12.0)).any()
+
+
+@pytest.mark.parametrize("tissue_value", [65.0, None])
+@pytest.mark.parametrize("noise", [0.01, 1.0, 15.0])
+def test_on_tissue_that_is_not_uniform_the_field_is_itks_to_the_bit(monkeypatch, tissue_value, noise):
+    image = 40.0 + noise * torch.randn((1, 1, 24, 20, 22), generator=torch.Generator().manual_seed(0))
+    image[..., 11:] += 3 * noise
+    fields = []
+    by_itk = N4BiasFieldCorrection._by_itk
+
+    def kept(self, level, mask, points):
+        found = by_itk(self, level, mask, points)
+        if tissue_value is None:
+            fields.append(found - found[mask].mean())
+        else:
+            fields.append(found + (level - found)[mask].median() - math.log(tissue_value + 160.0))
+        return found
+
+    monkeypatch.setattr(N4BiasFieldCorrection, "_by_itk", kept)
+    purifier = N4BiasFieldCorrection(tissue=tissue_value, shrink=1)
+    out = purifier.purify(image, context(9.0, 9.0, 9.0))
+    assert torch.equal(out, purifier._smooth.divide(image, fields[0].view(image.shape)))
+    assert not torch.equal(out, image)
+
+
+@pytest.mark.parametrize("axis", [2, 3, 4])
+def test_an_axis_of_one_voxel_is_left_out_of_the_estimate(axis):
+    image = shade(body((30, 28)), smooth_log_gain((30, 28), 0.3, 1, degree=2))
+    spacing = [9.0, 7.0]
+    expected = N4BiasFieldCorrection().purify(image, context(*spacing))
+    spacing.insert(axis - 2, 3.0)
+    volume = N4BiasFieldCorrection().purify(image.unsqueeze(axis), context(*spacing))
+    assert torch.equal(volume, expected.unsqueeze(axis)) and not torch.equal(expected, image)
+    assert bool(torch.isfinite(N4BiasFieldCorrection().surrogate(image.unsqueeze(axis), context(*spacing))).all())
+
+
 def test_bad_input_stops_with_one_sentence(monkeypatch):
     with pytest.raises(ValueError, match="control_spacing is in mm but the spacing is not known"):
         N4BiasFieldCorrection().purify(body((16, 16)), ImageContext())
-    with pytest.raises(ValueError, match="needs 2 or 3 spatial dimensions"):
-        N4BiasFieldCorrection().purify(body((16,)), context(1.0))
+    for image, spacing in ((body((16,)), (1.0,)), (body((16, 16))[..., :1], (1.0, 1.0))):
+        with pytest.raises(ValueError, match="needs 2 or 3 spatial dimensions of more than one voxel, got"):
+            N4BiasFieldCorrection().purify(image, context(*spacing))
     for options, words in (
         ({"control_spacing": 0}, "control_spacing must be"),
         ({"iterations": ()}, "iterations must have a number"),
@@ -108,7 +175,9 @@ def test_bad_input_stops_with_one_sentence(monkeypatch):
         ({"shrink": 0}, "shrink must be an integer >= 1"),
         ({"convergence": 0}, "convergence must be"),
         ({"domain": "other"}, "domain must be one of"),
-        ({"tissue": -200.0}, "tissues must be HU above"),
+        ({"tissue": -200.0}, "tissue must be HU above the window's low edge -160"),
+        ({"tissue": "x"}, "tissue must be HU above the window's low edge -160, or None, got 'x'"),
+        ({"tissue": float("nan")}, "tissue must be HU above"),
     ):
         with pytest.raises(ValueError, match=words):
             N4BiasFieldCorrection(**options)

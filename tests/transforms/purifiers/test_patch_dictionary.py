@@ -8,6 +8,7 @@ import pytest
 import torch
 from skimage.util import view_as_windows
 
+from monai_adversarial.campaign.records import describe
 from monai_adversarial.transforms.purifiers.context import ImageContext
 from monai_adversarial.transforms.purifiers.patch_dictionary import THRESHOLD, PatchDictionaryDenoise, _merge, _split
 from tests.utils import random_image
@@ -122,6 +123,21 @@ def test_fitting_repeats():
     assert not torch.equal(one._patches, PatchDictionaryDenoise("nearest").fit(images, 16, seed=4)._patches)
 
 
+@pytest.mark.parametrize("method", ["components", "nearest"])
+def test_the_hash_tells_dictionaries_apart_where_records_look(method, tmp_path):
+    images = [scan_like((20, 20), seed, 5) for seed in range(2)]
+    empty = PatchDictionaryDenoise(method)
+    assert empty.dictionary_hash is None and "dictionary_hash" not in describe(empty)
+    made, same, other = (PatchDictionaryDenoise(method).fit(given, 16) for given in (images, images, images[:1]))
+    made.save(tmp_path / "made.pt")
+    read = PatchDictionaryDenoise(method, dictionary=tmp_path / "made.pt")
+    assert len(made.dictionary_hash) == 16
+    assert describe(made) == describe(same) == describe(read)
+    assert describe(made)["dictionary_hash"] == made.dictionary_hash != other.dictionary_hash
+    before = made.dictionary_hash
+    assert made.fit(images[:1], 16).dictionary_hash == other.dictionary_hash != before
+
+
 def test_components_with_a_dictionary_are_differentiated_exactly():
     purifier = PatchDictionaryDenoise(noise=3.0).fit([scan_like((16, 16), noise=5)])
     image = scan_like((6, 7), noise=10).double()[None].requires_grad_()
@@ -172,7 +188,11 @@ def test_bad_arguments_are_refused(tmp_path):
             "patch_size must be that of the dictionary, 4",
             lambda: PatchDictionaryDenoise(patch_size=2, dictionary=tmp_path / "flat.pt"),
         ),
+        (TypeError, "dictionary must be the path of a file, got int", lambda: PatchDictionaryDenoise(dictionary=5)),
         (ValueError, "images must be one or more", lambda: PatchDictionaryDenoise().fit([])),
+        (ValueError, "images must be one or more", lambda: PatchDictionaryDenoise().fit([image[0], image])),
+        (ValueError, r"images must have shape .*, got \(\)", lambda: PatchDictionaryDenoise().fit([5.0])),
+        (TypeError, "images must be several images", lambda: PatchDictionaryDenoise().fit(5)),
         (ValueError, "patches of 2 dimensions, but the image has 3", lambda: fitted.purify(image[None], CONTEXT)),
     ):
         with pytest.raises(error, match=message):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from scipy.ndimage import affine_transform
 
 from monai_adversarial.attacks.gradients import random_draw
 from monai_adversarial.transforms.purifiers.context import ImageContext
+from monai_adversarial.transforms.purifiers.gaussian import GaussianDenoise
 from monai_adversarial.transforms.purifiers.resize_shift import RandResizeShift
 from tests.utils import random_image
 
@@ -95,6 +98,43 @@ def test_class_numbers_never_mix():
     assert set(back.unique().tolist()) == {2, 4, 7} and not torch.equal(back, label)
 
 
+def test_one_hot_labels_stay_one_hot_where_three_classes_meet():
+    label = torch.where(ball(), 2, 0)
+    label[..., :12] = 1
+    one_hot = torch.cat([label == value for value in range(3)], dim=1)
+    for dtype in (torch.bool, torch.uint8):
+        back = RandResizeShift().pull_back(one_hot.to(dtype), context(1))
+        assert back.dtype == dtype and bool((back.sum(dim=1) == 1).all())
+    assert torch.equal(back.int().argmax(dim=1, keepdim=True), RandResizeShift().pull_back(label, context(1)))
+    # Channels that overlap are labels of their own.
+    overlapping = one_hot.clone()
+    overlapping[:, 0] = True
+    back = RandResizeShift().pull_back(overlapping, context(1))
+    assert bool(back[:, 0].all()) and torch.equal(
+        back[:, 1:2], RandResizeShift().pull_back(one_hot[:, 1:2], context(1))
+    )
+
+
+def test_nothing_is_padded():
+    """Border values repeat: an image of one value stays as it is, whatever the draw."""
+    image, purifier = torch.full((1, 1, 9, 9, 9), -1000.0), RandResizeShift((0.5, 0.6), 9.0)
+    moved = purifier.purify(image, context(3))
+    assert moved.shape == image.shape and torch.allclose(moved, image)
+    assert (
+        float(random_image((1, 1, 9, 9, 9)).sub(purifier.purify(random_image((1, 1, 9, 9, 9)), context(3))).abs().max())
+        > 0.1
+    )
+
+
+def test_the_context_says_that_floats_are_labels():
+    label = torch.where(ball(), 7.0, 2.0)
+    nearest = replace(context(1), interpolation="nearest")
+    purifier = RandResizeShift()
+    assert torch.equal(purifier.pull_back(label, nearest), purifier.pull_back(label.int(), context(1)).float())
+    assert len(purifier.pull_back(label, context(1)).unique()) > 100
+    assert nearest.select([0]).interpolation == "nearest"
+
+
 def test_the_same_draw_for_other_channels_types_and_shapes():
     image = random_image((2, 1, 16, 16, 16))
     purifier, both = RandResizeShift(), context(4, 5)
@@ -144,6 +184,14 @@ def test_gradients_check(shape):
         (lambda: RandResizeShift((1.1, 0.9)), "scale must be two numbers"),
         (lambda: RandResizeShift((0, 1.1)), "scale must be a finite number > 0"),
         (lambda: RandResizeShift(shift=-1), "shift must be a finite number >= 0"),
+        (
+            lambda: RandResizeShift(shift=(1, 2)).purify(torch.zeros(1, 1, 8, 8, 8), context(1)),
+            r"shift must be one number of mm or one per spatial dimension of the image \(3\), got 2: \(1.0, 2.0\)",
+        ),
+        (
+            lambda: GaussianDenoise(sigma=(1, 2)).purify(torch.zeros(1, 1, 8, 8, 8), context(1)),
+            r"sigma must be one number of mm or one per spatial dimension of the image \(3\), got 2",
+        ),
         (lambda: RandResizeShift().purify(torch.zeros(1, 1, 8, 8), ImageContext(None, (1,))), "shift is in mm"),
         (
             lambda: RandResizeShift().purify(torch.zeros(1, 1, 8, 8, 8), context()),
