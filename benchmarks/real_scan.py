@@ -531,12 +531,12 @@ differentiated through. The finished image is rounded to integer HU and its budg
 are computed in float32 on the scanner's voxels.
 
 **How.** {steps} gradient evaluations from one random start; the objective is the liver's soft Dice unless the row says
-otherwise. PGD steps are {pgd_step:g} of the budget, those of bias fields a half, the others a quarter. "Random of equal size" is the same
-perturbation with random parameters and the same largest change (random signs for noise) as far as its budget lets it,
-{draws} draws; the last table has what both measured. Deformations are scored against the label moved with the image.
-Bias fields keep the mean of the logarithm of their gain at zero, so that none is a mere change of brightness, unless
-the row says otherwise. Their display window is {low:g} to {high:g} HU; attenuation is HU + 1000, so that 3 % are about
-32 HU in soft tissue.
+otherwise. PGD steps are {pgd_step:g} of the budget, those of bias fields a half, the others a quarter. "Random of equal
+size" is the same perturbation with random parameters and the same largest change (random signs for noise) as far as its
+budget lets it, {draws} draws; the last table has what both measured. Deformations are scored against the label moved
+with the image. Bias fields keep the mean of the logarithm of their gain at zero, so that none is a mere change of
+brightness, unless the row says otherwise. Their display window is {low:g} to {high:g} HU; attenuation is HU + 1000, so
+that 3 % are about 32 HU in soft tissue.
 
 """
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +24,8 @@ class RandResizeShift(RandomPurifier):
     """Scales the image about its center and shifts it by random amounts, on its own grid, linearly interpolated.
     ``pull_back`` undoes both on logits and probabilities (linearly) and on labels.
 
-    It does not pad, unlike Xie et al.: the grid keeps its size, what moves in from outside repeats the border's values,
-    and what moves out of the grid is lost to ``pull_back``.
+    The grid keeps its size: what moves in from outside repeats the border's values or is padded with ``pad_value``, and
+    what moves out of the grid is lost to ``pull_back``.
 
     Labels do not mix: of integers, and of floats where the context's ``interpolation`` (``mode`` of the dictionary
     form, or ``Invertd(nearest_interp=True)``) is ``"nearest"``, each voxel takes the class with the largest share, and
@@ -32,27 +33,31 @@ class RandResizeShift(RandomPurifier):
     different ones) are taken from the nearest voxel.
 
     Scale and shift act along the axes one by one, by the package's ``AxisInterpolation``. Equal to
-    ``scipy.ndimage.affine_transform(order=1, mode="nearest")`` to 1e-5 of the intensities.
+    ``scipy.ndimage.affine_transform(order=1)`` to 1e-5 of the intensities, with ``mode="nearest"`` or, when padding,
+    ``mode="constant"``.
 
     Differentiable: an attacker goes through one draw exactly, and through many with ``ExpectationOverTransformation``.
 
     Args:
         scale: lowest and highest magnification, the same along all axes of an image.
         shift: largest shift either way in mm, one number or one per axis.
+        pad_value: HU of what moves in from outside, for example -1000; labels get 0 there. None repeats the border.
         intensity: see :class:`Purifier`.
         spacing: see :class:`Purifier`.
 
     Source: Xie et al., "Mitigating adversarial effects through randomization", ICLR 2018, who classify and resize and
-    pad with zeros; for segmentation a reconstruction, without padding.
+    pad with zeros onto a larger grid; for segmentation, on the image's own grid, a reconstruction.
     """
 
     gradient = "exact"
     geometric = True
+    pad_value: float | None = None
 
     def __init__(
         self,
         scale: Sequence[float] = (0.95, 1.05),
         shift: float | Sequence[float] = 5.0,
+        pad_value: float | None = None,
         intensity: Any = None,
         spacing: Any = None,
     ) -> None:
@@ -61,10 +66,15 @@ class RandResizeShift(RandomPurifier):
             raise ValueError(f"scale must be two numbers (lowest, highest), got {scale!r}.")
         self.scale = (check_positive("scale", scale[0]), check_positive("scale", scale[1]))
         self.shift = tuple(check_positive("shift", value, allow_zero=True) for value in ensure_tuple(shift))
+        if pad_value is not None:
+            if isinstance(pad_value, bool) or not isinstance(pad_value, (int, float)) or not math.isfinite(pad_value):
+                raise ValueError(f"pad_value must be a finite number of HU or None, got {pad_value!r}.")
+            self.pad_value = float(pad_value)
 
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Move each sample by its own draw."""
-        return self._move(image, context, 0)
+        moved = self._move(image, context, 0)
+        return moved if self.pad_value is None else self._pad(moved, context)
 
     def pull_back(self, output: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Undo the move of the same draw.
@@ -80,6 +90,20 @@ class RandResizeShift(RandomPurifier):
         return torch.cat(
             [_resample(image[i : i + 1], drawn[way], nearest) for i, drawn in enumerate(self._draws(image, context))]
         )
+
+    def _pad(self, moved: torch.Tensor, context: ImageContext) -> torch.Tensor:
+        value = 0.0  # of a label: background
+        if moved.is_floating_point() and context.interpolation != "nearest":
+            hounsfield = torch.tensor(self.pad_value, dtype=torch.float64)
+            value = float(hounsfield if self.intensity is None else self.intensity(hounsfield))
+        samples = []
+        for sample, (positions, _) in zip(moved, self._draws(moved, context), strict=True):
+            inside = torch.ones((), dtype=torch.bool, device=moved.device)
+            for where, size in zip(positions, sample.shape[1:], strict=True):
+                within = torch.as_tensor((where >= 0) & (where <= size - 1), device=moved.device)
+                inside = inside[..., None] & within
+            samples.append(sample.masked_fill(~inside, value))
+        return torch.stack(samples)
 
     def _draws(self, image: torch.Tensor, context: ImageContext) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
         """For each sample and axis the positions to read at: in the image, and in what is computed from it."""

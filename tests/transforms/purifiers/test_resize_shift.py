@@ -115,15 +115,34 @@ def test_one_hot_labels_stay_one_hot_where_three_classes_meet():
     )
 
 
-def test_nothing_is_padded():
-    """Border values repeat: an image of one value stays as it is, whatever the draw."""
-    image, purifier = torch.full((1, 1, 9, 9, 9), -1000.0), RandResizeShift((0.5, 0.6), 9.0)
-    moved = purifier.purify(image, context(3))
-    assert moved.shape == image.shape and torch.allclose(moved, image)
-    assert (
-        float(random_image((1, 1, 9, 9, 9)).sub(purifier.purify(random_image((1, 1, 9, 9, 9)), context(3))).abs().max())
-        > 0.1
-    )
+def test_border_is_repeated_unless_there_is_a_value_to_pad_with():
+    image = torch.full((1, 1, 12, 12, 12), 40.0)
+    assert torch.equal(RandResizeShift((0.5, 0.5), 8.0).purify(image, context(1)), image)
+    padded = RandResizeShift((0.5, 0.5), 8.0, pad_value=-1000).purify(image, context(1))
+    assert padded.unique().tolist() == [-1000.0, 40.0]
+
+
+def test_padding_equals_scipy():
+    image = random_image((1, 1, 13, 12, 11), dtype=torch.float64)
+    purifier = RandResizeShift((0.8, 0.8), 4.0, pad_value=-0.5)
+    positions = purifier._draws(image, context(3))[0][0]
+    step, offset = np.array([p[1] - p[0] for p in positions]), [p[0] for p in positions]
+    theirs = affine_transform(image[0, 0].numpy(), step, offset=offset, order=1, mode="constant", cval=-0.5)
+    ours = purifier.purify(image, context(3))[0, 0].numpy()
+    assert (ours == -0.5).any() and np.allclose(ours, theirs, atol=1e-6)
+
+
+def test_padding_is_in_hu_and_labels_get_background():
+    window = {"a_min": -160, "a_max": 240}
+    image = torch.full((1, 1, 12, 12, 12), 0.5)
+    padded = RandResizeShift((0.5, 0.5), 0.0, pad_value=40, intensity=window).purify(image, context(1))
+    assert padded.unique().tolist() == [0.5]  # 40 HU is the middle of the window
+    for label in (torch.full((1, 1, 12, 12, 12), 3), torch.full((1, 1, 12, 12, 12), 3.0)):
+        where = replace(context(1), interpolation="nearest")
+        padded = RandResizeShift((0.5, 0.5), 0.0, pad_value=-1000).purify(label, where)
+        assert padded.dtype == label.dtype and padded.unique().tolist() == [0, 3]
+    with pytest.raises(ValueError, match="pad_value must be a finite number of HU or None, got 'zeros'"):
+        RandResizeShift(pad_value="zeros")
 
 
 def test_the_context_says_that_floats_are_labels():
