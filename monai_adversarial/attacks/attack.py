@@ -32,6 +32,7 @@ from monai_adversarial.attacks.validation import (
     check_count,
     check_fraction,
     check_image,
+    check_instance,
     check_label,
     check_label_range,
     check_logits,
@@ -79,6 +80,7 @@ class Attack:
         progress: show a progress bar.
 
     Raises:
+        TypeError: for a perturbation, an objective, a search or an estimator that is something else.
         ValueError: for an argument out of range.
     """
 
@@ -110,8 +112,14 @@ class Attack:
             raise TypeError(f"perturbation must be a Perturbation, got {type(perturbation).__name__}.")
         self.perturbation = perturbation
         self.objective = get_objective(objective)
-        self.search = search or SteepestAscent()
-        self.gradient = gradient or ExactGradient()
+        self.search: Search = (
+            SteepestAscent() if search is None else check_instance("search", search, Search, "AutoPGD()")
+        )
+        self.gradient: GradientEstimator = (
+            ExactGradient()
+            if gradient is None
+            else check_instance("gradient", gradient, GradientEstimator, "BackwardPassSubstitute()")
+        )
         self.steps = check_count("steps", steps)
         self.restarts = check_count("restarts", restarts)
         self.random_start = bool(random_start)

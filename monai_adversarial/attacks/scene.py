@@ -12,12 +12,36 @@ import torch
 
 from monai_adversarial.attacks.intensity import IntensityMap
 from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.validation import check_choice
+from monai_adversarial.attacks.validation import check_choice, holds_booleans
 
-__all__ = ["IMAGE_DOMAINS", "UNITS", "Scene", "budget_of", "case_seeds", "spacing_of"]
+__all__ = ["IMAGE_DOMAINS", "UNITS", "Scene", "budget_of", "case_seeds", "check_spacing", "spacing_of"]
 
 UNITS = ("HU", "network", "fraction")
 IMAGE_DOMAINS = ("HU", "network")
+
+
+def check_spacing(spacing: Any) -> torch.Tensor:
+    """``spacing`` as a tensor, float64 on the CPU, if it holds numbers above zero, whatever image it is for.
+
+    Args:
+        spacing: one number, one per axis, or one row per sample, in mm.
+
+    Raises:
+        ValueError: for something else.
+    """
+    try:
+        if holds_booleans(spacing):
+            raise TypeError
+        table = torch.as_tensor(spacing, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"spacing must be numbers in mm, got {spacing!r}.") from None
+    _check_lengths(table)
+    return table
+
+
+def _check_lengths(table: torch.Tensor) -> None:
+    if not bool((torch.isfinite(table) & (table > 0)).all()):
+        raise ValueError(f"spacing must be finite and > 0 mm along every axis, got {table.tolist()}.")
 
 
 def spacing_of(image: torch.Tensor, spacing: Any = None) -> torch.Tensor | None:
@@ -31,11 +55,11 @@ def spacing_of(image: torch.Tensor, spacing: Any = None) -> torch.Tensor | None:
         None where nothing is known (a plain tensor and no ``spacing``).
 
     Raises:
-        ValueError: for a spacing that does not fit the image or is not positive.
+        ValueError: for a spacing that is no numbers, does not fit the image or is not positive.
     """
     batch, dimensions = image.shape[0], image.ndim - 2
     if spacing is not None:
-        table = torch.as_tensor(spacing, dtype=torch.float64).detach().cpu()
+        table = check_spacing(spacing)
         if table.ndim == 0:
             table = table.expand(dimensions)
         if table.shape[-1] != dimensions or table.ndim > 2 or (table.ndim == 2 and table.shape[0] not in (1, batch)):
@@ -50,8 +74,7 @@ def spacing_of(image: torch.Tensor, spacing: Any = None) -> torch.Tensor | None:
         affine = torch.as_tensor(affine, dtype=torch.float64).detach().cpu()
         affine = affine.expand(batch, *affine.shape[-2:])
         table = affine[:, :3, :dimensions].norm(dim=1)
-    if not bool((torch.isfinite(table) & (table > 0)).all()):
-        raise ValueError(f"spacing must be finite and > 0 mm along every axis, got {table.tolist()}.")
+        _check_lengths(table)
     return table
 
 

@@ -7,25 +7,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = [
     "check_choice",
     "check_count",
+    "check_flag",
     "check_fraction",
     "check_image",
+    "check_instance",
     "check_label",
     "check_label_range",
     "check_logits",
     "check_positive",
     "check_region",
+    "holds_booleans",
 ]
 
 
 def check_positive(name: str, value: float, allow_zero: bool = False) -> float:
-    """Return ``value`` as a float if it is a finite number above zero (or equal to it), else raise ValueError."""
+    """Return ``value`` as a float if it is a finite number above zero (or equal to it), else raise ValueError.
+
+    Scalars of NumPy and torch are numbers; booleans and strings are not.
+    """
     expected = "a finite number >= 0" if allow_zero else "a finite number > 0"
     try:
+        if isinstance(value, (str, bytes)) or holds_booleans(value):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be {expected}, got {value!r}.") from None
@@ -46,6 +55,35 @@ def check_fraction(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}.")
     return float(value)
+
+
+def check_flag(name: str, value: bool | np.bool_) -> bool:
+    """Return ``value`` if it is True or False, else raise ValueError: the string "False" would count as True."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
+
+
+def holds_booleans(value: Any) -> bool:
+    """Whether a number, array, tensor or (nested) sequence is, or has in it, True or False."""
+    if isinstance(value, (list, tuple)):
+        return any(holds_booleans(item) for item in value)
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+
+
+def check_instance(name: str, value: Any, kind: type, example: str) -> Any:
+    """Return ``value`` if it is a ``kind``, else raise TypeError that shows an ``example``; a class is named as one, as
+    what is missing are the parentheses."""
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, type):
+        given = f"the class {value.__name__}"
+    elif isinstance(value, (str, int, float)):
+        given = repr(value)
+    else:
+        given = type(value).__name__
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
+    raise TypeError(f"{name} must be {article} {kind.__name__} such as {example}, got {given}.")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-__all__ = ["load_weights"]
+__all__ = ["check_purifier_name", "load_weights"]
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str], key: str = "model") -> nn.Module:
@@ -25,9 +25,12 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], key: str = "m
         key: see ``path``.
 
     Raises:
+        TypeError: for something that is no path.
         FileNotFoundError: where there is no file.
         RuntimeError: for a file that is no checkpoint, or one of another network.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"weights must be the path of a checkpoint, got {path!r}.")
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"there are no weights at {path}: train the network first or set the path of its checkpoint."
@@ -52,3 +55,17 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], key: str = "m
         )
     network.load_state_dict(dict(state))
     return network
+
+
+def check_purifier_name(name: str | None) -> str:
+    """The name of the purifier that a training config trains, which its weights are called by.
+
+    Raises:
+        ValueError: without one: the config alone has nothing to take away from the images.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            "choose a purifier: add an overlay such as configs/purifier_autoencoder.yaml to --config_file, or set "
+            f"purifier_name for your own, got {name!r}."
+        )
+    return name

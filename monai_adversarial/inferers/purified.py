@@ -17,6 +17,7 @@ from monai_adversarial.attacks.scene import case_seeds, spacing_of
 from monai_adversarial.attacks.validation import check_count
 from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.transforms.purifiers.base import Purifier
+from monai_adversarial.transforms.purifiers.checks import check_finite, check_units
 from monai_adversarial.transforms.purifiers.context import ImageContext
 from monai_adversarial.transforms.purifiers.dictionary import Purifierd
 
@@ -27,7 +28,8 @@ class PurifiedInferer(Inferer):
     """Purifies the image, then runs another inferer on it.
 
     Where it stands decides what the purifier sees: around a ``ScannerSpaceInferer`` HU on the scanner's grid, inside
-    one the network's values on the network's grid (give the purifier ``intensity`` and ``spacing`` then).
+    one the network's values on the network's grid (give the purifier ``intensity`` and ``spacing`` then). The
+    ``intensity`` of an attack is applied before the inferer: give the purifier the same one then.
 
     It is differentiable as its purifiers are: an attacker who knows the defense attacks this inferer, with
     ``gradient=BackwardPassSubstitute()`` and, against random purifiers, ``ExpectationOverTransformation``; one who does
@@ -48,10 +50,14 @@ class PurifiedInferer(Inferer):
     ) -> None:
         super().__init__()
         purifiers = _as_purifiers(purifier)
+        if inferer is not None and (isinstance(inferer, type) or not callable(inferer)):
+            what = f"the class {inferer.__name__}" if isinstance(inferer, type) else type(inferer).__name__
+            raise TypeError(f"inferer must be an inferer such as SlidingWindowInferer(...) or None, got {what}.")
         self.inferer = SimpleInferer() if inferer is None else inferer
         self.purifiers = purifiers
         self.seed = check_count("seed", seed, minimum=0)
         self._bound: ImageContext | None = None
+        self._checked: list[bool] = []  # shared by the copies for one batch
 
     @property
     def random(self) -> bool:
@@ -70,12 +76,12 @@ class PurifiedInferer(Inferer):
             image: clean batch (batch, channel, spatial...).
 
         Raises:
-            ValueError: for NaN or infinite voxels. The copy does not look for them again: that would wait for the GPU
-                in every step of an attack.
+            ValueError: for NaN or infinite voxels.
         """
-        _check_finite("image", image)
+        check_finite("image", as_plain(image))
         bound = copy.copy(self)
         bound._bound = self._context(image)
+        bound._checked = []
         if hasattr(self.inferer, "for_image"):
             bound.inferer = self.inferer.for_image(image)
         return bound
@@ -93,6 +99,15 @@ class PurifiedInferer(Inferer):
         if hasattr(self.inferer, "for_samples"):
             part.inferer = self.inferer.for_samples(indices)
         return part
+
+    def _check(self, image: torch.Tensor) -> None:
+        # Once per batch: looking at voxels waits for the GPU, which an attack would do in every step.
+        if self.is_bound and self._checked:
+            return
+        check_finite("inputs", image)
+        for purifier in self.purifiers:
+            check_units(purifier, image.detach())
+        self._checked.append(True)
 
     def _context(self, image: torch.Tensor) -> ImageContext:
         seeds = case_seeds(as_plain(image), self.seed) if self.random else ()
@@ -116,13 +131,14 @@ class PurifiedInferer(Inferer):
             kwargs: passed on to the inner inferer.
 
         Raises:
-            ValueError: for NaN or infinite voxels, which purifiers spread over the whole image; see
-                :py:meth:`for_image`.
+            TypeError: for ``inputs`` that are no tensor.
+            ValueError: for NaN or infinite voxels, and for an image that is not in the units of ``intensity``.
         """
-        if not self.is_bound:
-            _check_finite("inputs", inputs)
+        if not isinstance(inputs, torch.Tensor):
+            raise TypeError(f"inputs must be a tensor (batch, channel, spatial...), got {type(inputs).__name__}.")
         plain = as_plain(inputs)
         image = plain if plain.dtype in (torch.float32, torch.float64) else plain.float()
+        self._check(image)
         stages = self._stages(inputs)
         # An operation like a division by a field must not be rounded to half precision.
         with torch.autocast(image.device.type, enabled=False):
@@ -145,20 +161,17 @@ def _as_purifiers(given: Any) -> tuple[Purifier, ...]:
                 f"purifier must be a Purifier in its array form, got the dictionary form {type(item).__name__}: pass "
                 f"{item.array_form.__name__}."
             )
-    wrong = [type(item).__name__ for item in purifiers if not isinstance(item, Purifier)]
+    wrong = [
+        f"the class {item.__name__}" if isinstance(item, type) else type(item).__name__
+        for item in purifiers
+        if not isinstance(item, Purifier)
+    ]
     if wrong or not purifiers:
         raise TypeError(
             "purifier must be a Purifier of monai_adversarial.transforms in its array form, or several, got "
             f"{', '.join(wrong) or 'none'}."
         )
     return purifiers
-
-
-def _check_finite(name: str, image: torch.Tensor) -> None:
-    plain = as_plain(image)
-    if plain.is_floating_point() and not bool(torch.isfinite(plain).all()):
-        bad = int((~torch.isfinite(plain)).sum())
-        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite voxels.")
 
 
 def _pull_back(output: torch.Tensor, moved: Sequence[tuple[Purifier, ImageContext]]) -> torch.Tensor:

@@ -69,7 +69,9 @@ class DiffusionDenoiser(nn.Module):
                 num_head_channels=channels[-1],  # of the attention that is taken out again
             )
         except OptionalImportError as error:
-            raise ImportError('DiffusionDenoiser needs einops: pip install "monai-adversarial[diffusion]".') from error
+            raise ImportError(
+                "DiffusionDenoiser needs einops: install the extra 'diffusion' (pip install einops)."
+            ) from error
         self.unet.middle_block.attention = nn.Identity()
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:

@@ -25,7 +25,9 @@ from monai_adversarial.attacks import (
     AdditiveNoise,
     Attack,
     AutoPGD,
+    BackwardPassSubstitute,
     ExactGradient,
+    ExpectationOverTransformation,
     ProjectedAdam,
 )
 from monai_adversarial.attacks.gradients import GradientEstimator
@@ -433,6 +435,7 @@ def nan_image():
         (lambda a, n: a("network", IMAGE), TypeError, "must be a torch.nn.Module or a callable"),
         (lambda a, n: a(n, IMAGE, spacing=(1.0, 2.0)), ValueError, "spacing must give 3 values"),
         (lambda a, n: a(n, IMAGE, spacing=(1.0, 0.0, 1.0)), ValueError, "spacing must be finite and > 0"),
+        (lambda a, n: a(n, IMAGE, spacing="4"), ValueError, "spacing must be numbers in mm, got '4'."),
     ],
 )
 def test_bad_input_stops_early_with_one_sentence(call, error, says):
@@ -446,6 +449,8 @@ def test_bad_input_stops_early_with_one_sentence(call, error, says):
     [
         ({"epsilon": -1.0}, "epsilon must be a finite number >= 0"),
         ({"epsilon": float("nan")}, "epsilon must be"),
+        ({"epsilon": "4"}, "epsilon must be a finite number >= 0, got '4'"),
+        ({"epsilon": True}, "epsilon must be a finite number >= 0, got True"),
         ({"epsilon": 1.0, "units": "hounsfield"}, "units must be one of 'HU', 'network', 'fraction'"),
         ({"epsilon": 1.0, "norm": "l3"}, "norm must be one of"),
         ({"epsilon": 1.0, "steps": 0}, "steps must be an integer >= 1"),
@@ -460,6 +465,36 @@ def test_bad_input_stops_early_with_one_sentence(call, error, says):
 def test_bad_arguments_stop_at_construction(options, says):
     with pytest.raises(ValueError, match=says):
         PGD(**options)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: PGD(1.0, gradient="bpda"), "gradient must be a GradientEstimator .*, got 'bpda'."),
+        (
+            lambda: PGD(1.0, gradient=BackwardPassSubstitute),
+            r"gradient must be a GradientEstimator such as BackwardPassSubstitute\(\), got the class "
+            r"BackwardPassSubstitute\.",
+        ),
+        (lambda: PGD(1.0, gradient=AutoPGD()), "gradient must be a GradientEstimator .*, got AutoPGD."),
+        (
+            lambda: Attack(AdditiveNoise(1.0), search=AutoPGD),
+            r"search must be a Search such as AutoPGD\(\), got the class AutoPGD\.",
+        ),
+        (
+            lambda: ExpectationOverTransformation(20, BackwardPassSubstitute),
+            "estimator must be a GradientEstimator .*, got the class BackwardPassSubstitute.",
+        ),
+        (
+            lambda: BackwardPassSubstitute("declared", ExactGradient),
+            "estimator must be a GradientEstimator .*, got the class ExactGradient.",
+        ),
+    ],
+)
+def test_parts_that_are_something_else_stop_at_construction(make, says):
+    with pytest.raises(TypeError, match=says) as caught:
+        make()
+    assert "\n" not in str(caught.value)
 
 
 def test_budget_in_hu_on_a_scaled_image_is_refused():

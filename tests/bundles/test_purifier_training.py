@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,8 +40,9 @@ every = pytest.mark.parametrize("name", PURIFIERS)
 
 
 @pytest.fixture(autouse=True)
-def restore_determinism() -> Iterator[None]:
-    """The configs make torch deterministic for the whole process; undo that."""
+def restore_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The configs make torch deterministic and set the hook for errors, for the whole process; undo that."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     yield
     set_determinism(None)
 
@@ -85,6 +89,38 @@ def test_training_saves_weights_that_the_purifier_loads(name: str, phantoms: Pat
     state = torch.load(tmp_path / "purifier.pt", weights_only=True)
     assert all(int(state[key]) >= 1 for key in state if key.endswith("num_batches_tracked"))
     assert any(not torch.equal(state[key], fresh[key]) for key in state if "head" in key or "unet.out.2" in key)
+
+
+def command_line(directory: Path, configs: list[str], *options: str) -> subprocess.CompletedProcess[str]:
+    """``python -m monai.bundle run`` from another directory than the repository."""
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", str(BUNDLE)]
+    environment = {**os.environ, "PYTHONPATH": str(BUNDLE.parents[1]), "MONAI_ADVERSARIAL_TRACEBACK": ""}
+    return subprocess.run(
+        [*command, *options], cwd=directory, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_without_an_overlay_nothing_is_trained_or_overwritten(tmp_path: Path) -> None:
+    weights = tmp_path / "purifier.pt"
+    weights.write_bytes(b"kept")
+    data = tmp_path / "data"
+    done = command_line(
+        tmp_path, files("autoencoder")[:1], "--weights", str(weights), "--default_dataset_dir", str(data)
+    )
+    assert done.returncode != 0
+    assert "error: choose a purifier: add an overlay such as configs/purifier_autoencoder.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert weights.read_bytes() == b"kept" and not data.exists()
+
+
+def test_a_missing_datalist_is_one_sentence(tmp_path: Path) -> None:
+    weights = tmp_path / "purifier.pt"
+    options = ["--dataset_dir", str(tmp_path / "none"), "--weights", str(weights)]
+    done = command_line(tmp_path, files("autoencoder"), *options)
+    assert done.returncode != 0
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert str(tmp_path / "none" / "datalist.json") in sentence
+    assert "Traceback" not in done.stderr and not weights.exists()
 
 
 @every

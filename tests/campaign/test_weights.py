@@ -10,6 +10,7 @@ import torch
 
 from monai_adversarial.campaign import load_weights
 from monai_adversarial.campaign.records import network_hash
+from monai_adversarial.campaign.weights import check_purifier_name
 from tests.utils import tiny_segmentation_network
 
 
@@ -37,4 +38,13 @@ def test_weights_that_do_not_fit_are_one_sentence(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), path)
     with pytest.raises(RuntimeError, match="expected a state dictionary"):
         load_weights(network, path)
+    with pytest.raises(TypeError, match="weights must be the path of a checkpoint, got 0"):
+        load_weights(network, 0)  # type: ignore[arg-type]
     assert network_hash(network) == before
+
+
+def test_a_purifier_to_train_has_a_name() -> None:
+    assert check_purifier_name("own") == "own"
+    for name in (None, "", 5):
+        with pytest.raises(ValueError, match=r"choose a purifier: add an overlay such as .*purifier_autoencoder\.yaml"):
+            check_purifier_name(name)  # type: ignore[arg-type]

@@ -138,5 +138,5 @@ def test_the_diffusion_network_names_the_extra_that_it_lacks(monkeypatch: pytest
         raise OptionalImportError("import einops (No module named 'einops')")
 
     monkeypatch.setattr("monai.networks.blocks.selfattention.Rearrange", missing)
-    with pytest.raises(ImportError, match=r'pip install "monai-adversarial\[diffusion\]"'):
+    with pytest.raises(ImportError, match=r"install the extra 'diffusion' \(pip install einops\)\."):
         DiffusionDenoiser(3, (4, 4), norm_num_groups=2)

@@ -11,7 +11,7 @@ from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimat
 from monai_adversarial.attacks.gradients.draws import random_draw
 from monai_adversarial.attacks.gradients.exact import ExactGradient
 from monai_adversarial.attacks.perturbations.base import Parameters
-from monai_adversarial.attacks.validation import check_count
+from monai_adversarial.attacks.validation import check_count, check_instance
 
 __all__ = ["ExpectationOverTransformation"]
 
@@ -31,7 +31,11 @@ class ExpectationOverTransformation(GradientEstimator):
 
     def __init__(self, samples: int = 20, estimator: GradientEstimator | None = None) -> None:
         self.samples = check_count("samples", samples)
-        self.estimator = estimator or ExactGradient()
+        self.estimator: GradientEstimator = (
+            ExactGradient()
+            if estimator is None
+            else check_instance("estimator", estimator, GradientEstimator, "BackwardPassSubstitute()")
+        )
 
     def __repr__(self) -> str:
         return f"ExpectationOverTransformation({self.samples}, {self.estimator!r})"

@@ -9,7 +9,7 @@ from monai_adversarial.attacks.gradients.backward_pass import SUBSTITUTES, backw
 from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
 from monai_adversarial.attacks.gradients.exact import ExactGradient
 from monai_adversarial.attacks.perturbations.base import Parameters
-from monai_adversarial.attacks.validation import check_choice
+from monai_adversarial.attacks.validation import check_choice, check_instance
 
 __all__ = ["BackwardPassSubstitute"]
 
@@ -32,7 +32,11 @@ class BackwardPassSubstitute(GradientEstimator):
 
     def __init__(self, substitute: str = "declared", estimator: GradientEstimator | None = None) -> None:
         self.substitute = check_choice("substitute", substitute, SUBSTITUTES)
-        self.estimator = estimator or ExactGradient()
+        self.estimator: GradientEstimator = (
+            ExactGradient()
+            if estimator is None
+            else check_instance("estimator", estimator, GradientEstimator, "ExpectationOverTransformation(20)")
+        )
 
     def __repr__(self) -> str:
         return f"BackwardPassSubstitute({self.substitute!r}, {self.estimator!r})"

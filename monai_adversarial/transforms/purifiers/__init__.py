@@ -33,13 +33,14 @@ from monai_adversarial.transforms.purifiers.bias_field_correction import *  # no
 from monai_adversarial.transforms.purifiers.bilateral import *  # noqa: F403
 from monai_adversarial.transforms.purifiers.bit_depth import *  # noqa: F403
 from monai_adversarial.transforms.purifiers.context import ImageContext
-from monai_adversarial.transforms.purifiers.dictionary import Purifierd
+from monai_adversarial.transforms.purifiers.dictionary import GeometricPurifierd, Purifierd, RandomPurifierd
 from monai_adversarial.transforms.purifiers.diffusion import *  # noqa: F403
 from monai_adversarial.transforms.purifiers.frequency_refinement import *  # noqa: F403
 from monai_adversarial.transforms.purifiers.gaussian import *  # noqa: F403
 from monai_adversarial.transforms.purifiers.high_level_guided import *  # noqa: F403
 from monai_adversarial.transforms.purifiers.jpeg import *  # noqa: F403
 from monai_adversarial.transforms.purifiers.jpeg2000 import *  # noqa: F403
+from monai_adversarial.transforms.purifiers.learned import LearnedPurifier
 from monai_adversarial.transforms.purifiers.masked_autoencoder import *  # noqa: F403
 from monai_adversarial.transforms.purifiers.median import *  # noqa: F403
 from monai_adversarial.transforms.purifiers.n4 import *  # noqa: F403
@@ -56,7 +57,16 @@ PURIFIERS: dict[str, type[Purifier]] = {
     if isinstance(item, type) and issubclass(item, Purifier) and not inspect.isabstract(item)
 }
 
-__all__ = ["PURIFIERS", "ImageContext", "Purifier", "Purifierd", "RandomPurifier"]
+__all__ = [
+    "PURIFIERS",
+    "GeometricPurifierd",
+    "ImageContext",
+    "LearnedPurifier",
+    "Purifier",
+    "Purifierd",
+    "RandomPurifier",
+    "RandomPurifierd",
+]
 __all__ += anisotropic_diffusion.__all__
 __all__ += autoencoder.__all__
 __all__ += bias_field_correction.__all__

@@ -17,13 +17,16 @@ from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tenso
 from monai_adversarial.attacks.gradients import call_with_backward_pass
 from monai_adversarial.attacks.intensity import as_intensity_map
 from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.scene import spacing_of
+from monai_adversarial.attacks.scene import check_spacing, spacing_of
+from monai_adversarial.transforms.purifiers.checks import (
+    check_channel_first,
+    check_few_classes,
+    check_is_image,
+    check_units,
+)
 from monai_adversarial.transforms.purifiers.context import ImageContext
 
-__all__ = ["MOST_CLASSES", "Purifier", "RandomPurifier", "check_channel_first", "check_few_classes"]
-
-#: more different integers than this are an image, not a label
-MOST_CLASSES = 256
+__all__ = ["Purifier", "RandomPurifier"]
 
 
 class Purifier(Transform):
@@ -36,7 +39,8 @@ class Purifier(Transform):
         intensity: None for images in HU. For images in a network's values: the map from HU to those (an
             ``IntensityMap``, ``ScaleIntensityRange`` or its arguments as a mapping), so that arguments in HU keep
             their meaning.
-        spacing: mm along each axis for images without an affine.
+        spacing: mm along each axis, for images without an affine, and for slices cut along another axis than the last
+            (the affine's first axes count).
 
     Attributes:
         gradient: how it is to be attacked: ``"exact"`` (differentiable), ``"straight_through"`` (backward through the
@@ -50,12 +54,19 @@ class Purifier(Transform):
 
     def __init__(self, intensity: Any = None, spacing: Any = None) -> None:
         self.intensity = as_intensity_map(intensity)
+        if spacing is not None:
+            check_spacing(spacing)
         self.spacing = spacing
 
     @property
     def random(self) -> bool:
         """Whether it draws random numbers."""
         return isinstance(self, RandomPurifier)
+
+    @property
+    def in_hounsfield(self) -> bool:
+        """Whether it counts in HU, so that it has to know in which units an image is."""
+        return True
 
     def hounsfield(self, amount: float) -> float:
         """A difference in HU, in the units of the image."""
@@ -118,6 +129,7 @@ class Purifier(Transform):
 
     def run(self, img: NdarrayOrTensor, seeds: tuple[int, ...], interpolation: str = "bilinear") -> NdarrayOrTensor:
         """Purify one image with given seeds; see :class:`ImageContext` for ``interpolation``."""
+        check_is_image("img", img, f"{type(self).__name__}d(keys, ...)")
         has_affine = isinstance(img, MetaTensor)  # the conversion below would invent one of 1 mm
         tensor: torch.Tensor = convert_to_tensor(img, track_meta=get_track_meta())
         check_channel_first(tensor)
@@ -127,6 +139,8 @@ class Purifier(Transform):
             check_few_classes(plain)
         if not label and plain.dtype not in (torch.float32, torch.float64):
             plain = plain.float()
+        if not label and interpolation != "nearest":
+            check_units(self, plain)
         batch = MetaTensor(plain[None], affine=img.affine) if has_affine else plain[None]  # type: ignore[union-attr]
         context = replace(self.context_of(batch, seeds), interpolation=interpolation)
         out = self.apply(plain[None], context)[0]
@@ -147,23 +161,3 @@ class RandomPurifier(Purifier, Randomizable):
     def draw_seeds(self) -> tuple[int, ...]:
         """One seed from the random state."""
         return (int(self.R.randint(np.iinfo(np.int32).max)),)
-
-
-def check_channel_first(image: torch.Tensor) -> None:
-    """Raise ValueError unless ``image`` is (channel, 1 to 3 spatial dimensions), not empty and finite."""
-    if not 2 <= image.ndim <= 4 or image.numel() == 0:
-        raise ValueError(
-            f"img must have shape (channel, 1 to 3 spatial dimensions) and hold voxels, got {tuple(image.shape)}."
-        )
-    if image.is_floating_point() and not bool(torch.isfinite(image).all()):
-        bad = int((~torch.isfinite(image)).sum())
-        raise ValueError(f"img must be finite, got {bad} NaN or infinite voxels.")
-
-
-def check_few_classes(label: torch.Tensor) -> None:
-    """Raise ValueError where integers are too many different ones for a label."""
-    if label.dtype not in (torch.bool, torch.uint8, torch.int8) and (count := len(label.unique())) > MOST_CLASSES:
-        raise ValueError(
-            f"img must be floating point to be moved as an image: it holds {count} different integers, and integers "
-            f"are moved as labels of at most {MOST_CLASSES} classes."
-        )

@@ -110,6 +110,11 @@ class BiasFieldCorrection(Purifier):
         self.threshold = check_positive("threshold", threshold, allow_zero=True)
         self.grid = check_count("grid", grid, minimum=2)
 
+    @property
+    def in_hounsfield(self) -> bool:
+        """Unless it takes the image's values as they are."""
+        return self.domain != "image"
+
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Divide the estimated gain out."""
         return self.divide(image, self.log_gain(image))

@@ -33,6 +33,9 @@ class Purifierd(MapTransform):
 
     array_form: type[Purifier]
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(keys={self.keys!r}, {self.purifier!r})"
+
     def __init__(self, keys: KeysCollection, *arguments: Any, allow_missing_keys: bool = False, **options: Any) -> None:
         super().__init__(keys, allow_missing_keys)
         self.purifier = self.array_form(*arguments, **options)

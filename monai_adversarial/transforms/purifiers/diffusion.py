@@ -16,7 +16,7 @@ from monai.utils import ensure_tuple_rep, issequenceiterable
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from monai_adversarial.attacks.validation import check_count, check_positive
+from monai_adversarial.attacks.validation import check_count, check_instance, check_positive
 from monai_adversarial.networks.diffusion_denoiser import PURIFICATION_SCHEDULE, DiffusionDenoiser
 from monai_adversarial.transforms.purifiers.base import RandomPurifier
 from monai_adversarial.transforms.purifiers.context import ImageContext
@@ -81,7 +81,9 @@ class DiffusionPurification(LearnedPurifier, RandomPurifier):
         self.noise = check_positive("noise", noise)
         self.steps = check_count("steps", steps)
         self.patch_size = _check_patch_size(patch_size)
-        own = DDIMScheduler(**PURIFICATION_SCHEDULE, clip_sample=False) if scheduler is None else scheduler
+        if scheduler is not None:
+            check_instance("scheduler", scheduler, DDIMScheduler, "DDIMScheduler(...)")
+        own = scheduler or DDIMScheduler(**PURIFICATION_SCHEDULE, clip_sample=False)
         self._scheduler = copy.deepcopy(own)  # the number of its steps is set below
         self.schedule_hash = _schedule_hash(own)  # records of a study tell schedules apart
         alphas = self._scheduler.alphas_cumprod.double()

@@ -45,6 +45,11 @@ class GaussianDenoise(Purifier):
         if not 1 <= len(self.sigma) <= 3:
             raise ValueError(f"sigma must be one number (mm) or one per axis, got {sigma!r}.")
 
+    @property
+    def in_hounsfield(self) -> bool:
+        """No: widths are in mm."""
+        return False
+
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Smooth each sample with its own spacing."""
         sigmas = context.in_voxels(self.sigma, image, "sigma").tolist()

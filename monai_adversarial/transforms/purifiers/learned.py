@@ -17,7 +17,7 @@ from monai_adversarial.attacks.precision import PRECISIONS, Precision
 from monai_adversarial.attacks.validation import check_choice, check_fraction
 from monai_adversarial.transforms.purifiers.base import Purifier
 from monai_adversarial.transforms.purifiers.context import ImageContext
-from monai_adversarial.transforms.purifiers.window import window_in_image, within_window
+from monai_adversarial.transforms.purifiers.window import check_window, window_in_image, within_window
 
 __all__ = ["LearnedPurifier"]
 
@@ -79,8 +79,7 @@ class LearnedPurifier(Purifier):
         self.weights = None if weights is None else str(weights)
         self.weights_hash = network_hash(own)  # records of a study must not survive a new training
         self.strength = check_fraction("strength", strength)
-        low, high = (float(edge) for edge in window)
-        self.window = (low, high)
+        self.window = low, high = check_window(window)
         self.precision = check_choice("precision", precision, PRECISIONS)
         self._window = IntensityMap.from_window(low, high)
         self._network = own.requires_grad_(False).eval()

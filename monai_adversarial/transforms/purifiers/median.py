@@ -56,6 +56,11 @@ class MedianDenoise(Purifier):
             raise ValueError(f"size must be one odd number of voxels or one per axis, got {size!r}.")
         self.shape = check_choice("shape", shape, ("cross", "cube"))
 
+    @property
+    def in_hounsfield(self) -> bool:
+        """No: it compares voxels with each other only."""
+        return False
+
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Median of each voxel's neighborhood."""
         radius, offsets = self._neighbors(image)

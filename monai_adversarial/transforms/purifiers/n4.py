@@ -83,7 +83,7 @@ class N4BiasFieldCorrection(Purifier):
     ) -> None:
         super().__init__(intensity, spacing)
         if importlib.util.find_spec("itk") is None:
-            raise ImportError('N4BiasFieldCorrection needs ITK: pip install "monai-adversarial[itk]".')
+            raise ImportError("N4BiasFieldCorrection needs ITK: install the extra 'itk' (pip install itk).")
         self.control_spacing = check_positive("control_spacing", control_spacing)
         self.iterations = tuple(check_count("iterations", number) for number in ensure_tuple(iterations))
         if not self.iterations:
@@ -91,6 +91,8 @@ class N4BiasFieldCorrection(Purifier):
         self.shrink = check_count("shrink", shrink)
         self.convergence = check_positive("convergence", convergence)
         tissues = None if tissue is None else check_tissues("tissue", tissue, check_window(window)[0])
+        if tissues is not None and len(tissues) > 1:
+            raise ValueError(f"tissue must be one number of HU or None, got {tissue!r}.")
         self._smooth = BiasFieldCorrection(window=window, domain=domain, tissues=tissues, intensity=intensity)
         self.window, self.domain = self._smooth.window, self._smooth.domain
         self.tissue = None if self._smooth.tissues is None else self._smooth.tissues[0]
@@ -98,6 +100,11 @@ class N4BiasFieldCorrection(Purifier):
     def surrogate(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """The differentiable correction."""
         return self._smooth.purify(image, context)
+
+    @property
+    def in_hounsfield(self) -> bool:
+        """Unless it takes the image's values as they are."""
+        return self.domain != "image"
 
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Estimate the field of each sample and channel, and divide it out."""

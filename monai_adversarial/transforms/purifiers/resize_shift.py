@@ -13,7 +13,8 @@ from monai.utils import ensure_tuple
 
 from monai_adversarial.attacks.validation import check_positive
 from monai_adversarial.inferers.separable_resampling import AxisInterpolation, resample_axes
-from monai_adversarial.transforms.purifiers.base import MOST_CLASSES, RandomPurifier
+from monai_adversarial.transforms.purifiers.base import RandomPurifier
+from monai_adversarial.transforms.purifiers.checks import MOST_CLASSES
 from monai_adversarial.transforms.purifiers.context import ImageContext
 from monai_adversarial.transforms.purifiers.dictionary import dictionary_form
 
@@ -62,14 +63,23 @@ class RandResizeShift(RandomPurifier):
         spacing: Any = None,
     ) -> None:
         super().__init__(intensity, spacing)
-        if isinstance(scale, (str, int, float)) or len(scale) != 2 or not scale[0] <= scale[1]:
+        try:
+            lowest, highest = scale
+        except (TypeError, ValueError):
+            raise ValueError(f"scale must be two numbers (lowest, highest), got {scale!r}.") from None
+        self.scale = (check_positive("scale", lowest), check_positive("scale", highest))
+        if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale must be two numbers (lowest, highest), got {scale!r}.")
-        self.scale = (check_positive("scale", scale[0]), check_positive("scale", scale[1]))
         self.shift = tuple(check_positive("shift", value, allow_zero=True) for value in ensure_tuple(shift))
         if pad_value is not None:
             if isinstance(pad_value, bool) or not isinstance(pad_value, (int, float)) or not math.isfinite(pad_value):
                 raise ValueError(f"pad_value must be a finite number of HU or None, got {pad_value!r}.")
             self.pad_value = float(pad_value)
+
+    @property
+    def in_hounsfield(self) -> bool:
+        """Only if it pads."""
+        return self.pad_value is not None
 
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Move each sample by its own draw."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from monai_adversarial.attacks.validation import check_choice, check_count, check_positive
+from monai_adversarial.attacks.validation import check_choice, check_count, check_flag, check_positive
 from monai_adversarial.transforms.purifiers.base import Purifier
 from monai_adversarial.transforms.purifiers.context import ImageContext
 from monai_adversarial.transforms.purifiers.dictionary import dictionary_form
@@ -68,8 +68,8 @@ class TotalVariationDenoise(Purifier):
         self.weight = check_positive("weight", weight)
         self.iterations = check_count("iterations", iterations)
         self.method = check_choice("method", method, ("chambolle", "split_bregman"))
-        self.isotropic = bool(isotropic)
-        self.use_spacing = bool(use_spacing)
+        self.isotropic = check_flag("isotropic", isotropic)
+        self.use_spacing = check_flag("use_spacing", use_spacing)
 
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Denoise all samples and channels at once."""

@@ -83,6 +83,11 @@ class WaveletDenoise(Purifier):
         self.method = check_choice("method", method, ("BayesShrink", "VisuShrink"))
         self.strength = check_positive("strength", strength)
 
+    @property
+    def in_hounsfield(self) -> bool:
+        """Only if the noise is given; otherwise it is estimated."""
+        return self.noise is not None
+
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
         """Denoise all samples and channels at once."""
         return self._denoise(image, _estimated_noise, self._shrink)
@@ -144,7 +149,7 @@ def _libraries() -> tuple[Any, Any]:
         import ptwt
         import pywt
     except ImportError as error:
-        raise ImportError('WaveletDenoise needs ptwt: pip install "monai-adversarial[wavelet]".') from error
+        raise ImportError("WaveletDenoise needs ptwt: install the extra 'wavelet' (pip install ptwt).") from error
     return ptwt, pywt
 
 

@@ -221,6 +221,10 @@ def test_bad_arguments_are_one_sentence() -> None:
         make(DiffusionPurification, noise=100)
     with pytest.raises(ValueError, match="noise must be a finite number > 0, got 0"):
         make(DiffusionPurification, noise=0)
+    with pytest.raises(TypeError, match="scheduler must be a DDIMScheduler such as .*, got 'ddim'"):
+        make(DiffusionPurification, scheduler="ddim")
+    with pytest.raises(TypeError, match="scheduler must be a DDIMScheduler such as .*, got the class DDIMScheduler"):
+        make(DiffusionPurification, scheduler=DDIMScheduler)
     with pytest.raises(ValueError, match="steps must be an integer >= 1, got 0"):
         make(DiffusionPurification, steps=0)
     with pytest.raises(ValueError, match="seeds must have one integer per sample"):

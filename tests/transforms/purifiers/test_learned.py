@@ -232,8 +232,15 @@ def test_bad_arguments_are_one_sentence(kind: type[LearnedPurifier], tmp_path: P
         make(kind, strength=2)
     with pytest.raises(ValueError, match="precision must be one of"):
         make(kind, precision="int8")
-    with pytest.raises(ValueError, match="a_max > a_min"):
+    with pytest.raises(ValueError, match=r"window must be finite and go from low to high \(HU\), got \(240, -160\)"):
         make(kind, window=(240, -160))
+    for window in (None, (1, 2, 3, 4, 5), "abc", 400):
+        with pytest.raises(ValueError, match=r"window must be two numbers \(low, high\) in HU, got "):
+            make(kind, window=window)
+    for weights in (0, [], True):
+        with pytest.raises(TypeError, match="weights must be the path of a checkpoint, got ") as caught:
+            kind(weights)  # type: ignore[arg-type]
+        assert str(caught.value).endswith(f"got {weights!r}.")
     with pytest.raises(ValueError, match="has a network for 3 spatial dimensions, got an image with 2"):
         make(kind).purify(random_image((1, 1, 8, 8)), CONTEXT)
 

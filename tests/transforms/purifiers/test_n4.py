@@ -177,10 +177,11 @@ def test_bad_input_stops_with_one_sentence(monkeypatch):
         ({"domain": "other"}, "domain must be one of"),
         ({"tissue": -200.0}, "tissue must be HU above the window's low edge -160"),
         ({"tissue": "x"}, "tissue must be HU above the window's low edge -160, or None, got 'x'"),
+        ({"tissue": (40, 65, 100)}, r"tissue must be one number of HU or None, got \(40, 65, 100\)"),
         ({"tissue": float("nan")}, "tissue must be HU above"),
     ):
         with pytest.raises(ValueError, match=words):
             N4BiasFieldCorrection(**options)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install "monai-adversarial\[itk\]"'):
+    with pytest.raises(ImportError, match=r"install the extra 'itk' \(pip install itk\)\."):
         N4BiasFieldCorrection()

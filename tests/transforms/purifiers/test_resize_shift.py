@@ -201,6 +201,11 @@ def test_gradients_check(shape):
     [
         (lambda: RandResizeShift(1.1), "scale must be two numbers"),  # type: ignore[arg-type]
         (lambda: RandResizeShift((1.1, 0.9)), "scale must be two numbers"),
+        (lambda: RandResizeShift(None), r"scale must be two numbers \(lowest, highest\), got None"),  # type: ignore[arg-type]
+        (lambda: RandResizeShift(True), "scale must be two numbers"),  # type: ignore[arg-type]
+        (lambda: RandResizeShift((0.9, 1.0, 1.1)), "scale must be two numbers"),
+        (lambda: RandResizeShift((0.9, None)), "scale must be a finite number > 0, got None"),  # type: ignore[arg-type]
+        (lambda: RandResizeShift(shift="5"), "shift must be a finite number >= 0, got '5'"),  # type: ignore[arg-type]
         (lambda: RandResizeShift((0, 1.1)), "scale must be a finite number > 0"),
         (lambda: RandResizeShift(shift=-1), "shift must be a finite number >= 0"),
         (

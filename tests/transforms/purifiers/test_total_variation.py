@@ -130,6 +130,8 @@ def test_dictionary_form_and_bad_arguments() -> None:
         ({"weight": 0}, "weight must be"),
         ({"iterations": 0}, "iterations must be"),
         ({"method": "fista"}, "method must be one of"),
+        ({"isotropic": "False"}, "isotropic must be True or False, got 'False'"),
+        ({"use_spacing": 1}, "use_spacing must be True or False, got 1"),
     ):
         with pytest.raises(ValueError, match=message):
             TotalVariationDenoise(**bad)  # type: ignore[arg-type]

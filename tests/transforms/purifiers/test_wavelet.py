@@ -205,5 +205,5 @@ def test_dictionary_form_and_bad_arguments() -> None:
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ptwt", None)
-    with pytest.raises(ImportError, match=r'pip install "monai-adversarial\[wavelet\]"'):
+    with pytest.raises(ImportError, match=r"install the extra 'wavelet' \(pip install ptwt\)\."):
         WaveletDenoise()
