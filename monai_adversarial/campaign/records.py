@@ -90,7 +90,8 @@ def describe(value: Any, _above: tuple[int, ...] = ()) -> Any:
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     attributes = getattr(value, "__dict__", {})
-    public = {k: v for k, v in attributes.items() if not k.startswith("_") and k not in WITHOUT_EFFECT}
+    skipped = WITHOUT_EFFECT | ({"weights"} if "weights_hash" in attributes else set())  # content counts, not the path
+    public = {k: v for k, v in attributes.items() if not k.startswith("_") and k not in skipped}
     return {"type": type(value).__qualname__} | describe(public, above)
 
 

@@ -14,6 +14,7 @@ from monai.inferers import SlidingWindowInferer
 
 from monai_adversarial.attacks import PGD, AdvElastic
 from monai_adversarial.campaign.records import describe, fingerprint, network_hash, read_json, write_json
+from monai_adversarial.transforms import AutoencoderDenoise
 from tests.utils import tiny_segmentation_network
 
 
@@ -54,3 +55,17 @@ def test_records_are_strict_json_and_damaged_ones_are_none(tmp_path: Path) -> No
     assert read_json(path) == {"dice": None, "psnr": [None, 1.5], "n": 3}
     path.write_text('{"dice": ')
     assert read_json(path) is None and read_json(tmp_path / "none.json") is None
+
+
+def test_path_of_weights_does_not_count_beside_their_content(tmp_path: Path) -> None:
+    weights = torch.nn.Conv3d(1, 1, 1).state_dict()
+    torch.save(weights, tmp_path / "here.pt")
+    torch.save(weights, tmp_path / "there.pt")
+    described = [
+        describe(AutoencoderDenoise(tmp_path / name, network=torch.nn.Conv3d(1, 1, 1)))
+        for name in ("here.pt", "there.pt")
+    ]
+    assert described[0] == described[1] and "weights_hash" in described[0]
+    torch.save(torch.nn.Conv3d(1, 1, 1).state_dict(), tmp_path / "there.pt")
+    other = describe(AutoencoderDenoise(tmp_path / "there.pt", network=torch.nn.Conv3d(1, 1, 1)))
+    assert other != described[0]
