@@ -121,7 +121,8 @@ def _cell(row: Mapping[str, Any], score: str) -> str:
 
 
 def save_figure(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """One panel per attack: clean, unaware and adaptive Dice of every defense with intervals, and the undefended Dice.
+    """One panel per attack: clean, unaware and adaptive Dice of every defense with intervals, and the Dice without
+    defense, clean and under the longer attack.
 
     Args:
         rows: of ``PurificationReport.rows`` or ``campaign.tables.read_rows``.
@@ -145,7 +146,7 @@ def save_figure(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str])
                 if row[f"{score}_low"] != "":
                     axes.plot([row[f"{score}_low"], row[f"{score}_high"]], [place + shift] * 2, color=color, lw=1.3)
                 axes.plot(row[score], place + shift, marker, color=color, ms=4.5)
-        shown = [row["undefended"] for row in of_attack.values() if row["undefended"] != ""]
+        shown = [row["undefended_longer"] for row in of_attack.values() if row["undefended_longer"] != ""]
         clean = [row["clean_undefended"] for row in of_attack.values() if row["clean_undefended"] != ""]
         if shown:
             axes.axvline(sum(shown) / len(shown), color="#444444", lw=1, ls="--", zorder=0)
@@ -162,7 +163,7 @@ def save_figure(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str])
     handles = [
         panels[0].plot([], [], marker, color=color, label=title, ms=5)[0] for _, title, color, marker in FIGURE_SERIES
     ]
-    handles.append(panels[0].plot([], [], "--", color="#444444", lw=1, label="attacked, no purifier")[0])
+    handles.append(panels[0].plot([], [], "--", color="#444444", lw=1, label="attacked as long, no purifier")[0])
     handles.append(panels[0].plot([], [], ":", color="#9AA0A6", lw=1, label="clean, no purifier")[0])
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.savefig(path, format="png")
