@@ -234,7 +234,8 @@ class TrainingStudy:
                         parts = self._valid_parts(record, digest, domain, index)
                         if len(parts) == 1 + len(self.attacks):
                             mean = record["mean"]
-                            mean["worst"] = min(mean[key] for key in (CLEAN, *self.worst_of))
+                            scored = [mean[key] for key in (CLEAN, *self.worst_of) if mean[key] is not None]
+                            mean["worst"] = min(scored, default=None)
                             found.append(record)
         return found
 
