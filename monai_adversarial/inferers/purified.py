@@ -102,12 +102,13 @@ class PurifiedInferer(Inferer):
 
     def _check(self, image: torch.Tensor) -> None:
         # Once per batch: looking at voxels waits for the GPU, which an attack would do in every step.
-        if self.is_bound and self._checked:
+        if self._checked:
             return
         check_finite("inputs", image)
         for purifier in self.purifiers:
             check_units(purifier, image.detach())
-        self._checked.append(True)
+        if self.is_bound:
+            self._checked.append(True)
 
     def _context(self, image: torch.Tensor) -> ImageContext:
         seeds = case_seeds(as_plain(image), self.seed) if self.random else ()
