@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from monai_adversarial.attacks.allocator import keep_freed_memory
 from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator, ObjectiveFunction, random_draw
-from monai_adversarial.attacks.intensity import as_intensity_map
+from monai_adversarial.attacks.intensity import MOST_OUTSIDE, as_intensity_map
 from monai_adversarial.attacks.objectives import Objective, Progress, Target, get_objective
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, Perturbation, per_sample
 from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed, class_mask, moved_target, perturb_batch
@@ -329,14 +329,13 @@ class Attack:
     def _check_scale(self, clean: torch.Tensor) -> None:
         """A map that did not make this image freezes its voxels, and a budget in the wrong units swamps it: both would
         pass for a result."""
-        low, high = (None, None) if self.intensity is None else (self.intensity.low, self.intensity.high)
-        if self.image_domain == "network" and low is not None and high is not None:
-            room = 0.25 * (high - low)
-            outside = float(((clean < low - room) | (clean > high + room)).float().mean())
-            if outside > 0.01:
+        if self.image_domain == "network" and self.intensity is not None:
+            outside = self.intensity.fraction_outside(clean)
+            if outside > MOST_OUTSIDE:
                 raise ValueError(
-                    f"intensity maps to {low:g} to {high:g}, but {outside:.0%} of the image's voxels lie far outside "
-                    f"({float(clean.min()):.3g} to {float(clean.max()):.3g}): it is not the map that scaled this image."
+                    f"intensity maps to {self.intensity.low:g} to {self.intensity.high:g}, but {outside:.0%} of the "
+                    f"image's voxels lie far outside ({float(clean.min()):.3g} to {float(clean.max()):.3g}): it is not "
+                    "the map that scaled this image."
                 )
         epsilon, units = getattr(self.perturbation, "epsilon", None), getattr(self.perturbation, "units", None)
         if units == "network" and epsilon is not None and getattr(self.perturbation, "norm", None) == "linf":

@@ -11,7 +11,11 @@ from typing import Any
 
 import torch
 
-__all__ = ["IntensityMap", "as_intensity_map"]
+__all__ = ["MOST_OUTSIDE", "IntensityMap", "as_intensity_map"]
+
+
+#: share of voxels that may lie far outside, such as metal, before a map is taken not to be the one that scaled an image
+MOST_OUTSIDE = 0.01
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,14 @@ class IntensityMap:
         """HU to network values."""
         mapped = image * self.scale + self.offset
         return mapped if self.low is None and self.high is None else mapped.clamp(self.low, self.high)
+
+    def fraction_outside(self, image: torch.Tensor) -> float:
+        """The share of an image's voxels that lie more than a quarter of the window outside what this map gives, which
+        it therefore did not scale; 0 for a map that does not clip."""
+        if self.low is None or self.high is None:
+            return 0.0
+        room = 0.25 * (self.high - self.low)
+        return float(((image < self.low - room) | (image > self.high + room)).float().mean())
 
     def inverse(self, image: torch.Tensor) -> torch.Tensor:
         """Network values to HU; what the window clipped stays at its edge."""

@@ -25,7 +25,7 @@ from monai_adversarial.attacks import (
     GradientEstimator,
 )
 from monai_adversarial.attacks.gradients import random_draw
-from monai_adversarial.attacks.gradients.backward_pass import SUBSTITUTES
+from monai_adversarial.attacks.gradients.backward_pass import DECLARED, SUBSTITUTES
 from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.attacks.segmentation_dice import hard_prediction
 from monai_adversarial.attacks.validation import check_choice, check_count
@@ -227,7 +227,7 @@ class PurificationStudy:
 
     def _fingerprint(self, case: _Case, attack_name: str, name: str) -> str:
         attack = self.attacks[attack_name]
-        random = any(purifier.random for purifier in purifiers_of(self.defenses[name]))
+        random = self._is_random(name)
         settings = {
             "record": RECORD_VERSION,
             "version": monai_adversarial.__version__,
@@ -261,7 +261,7 @@ class PurificationStudy:
         began = time.perf_counter()
         inferer = self.defenses[name]
         purifiers = purifiers_of(inferer)
-        random = any(purifier.random for purifier in purifiers)
+        random = self._is_random(name)
         unaware = case.undefended(attack_name)
         scores = {
             "clean_undefended": case.clean_undefended(),
@@ -303,11 +303,14 @@ class PurificationStudy:
             "cost": {**cost, "seconds": round(time.perf_counter() - began, 1)},
         }
 
+    def _is_random(self, name: str) -> bool:
+        return any(purifier.random for purifier in purifiers_of(self.defenses[name]))
+
     def _substitutes(self, attack_name: str, name: str) -> list[str]:
         """The backward passes to try, without those that come to the same."""
-        purifiers = purifiers_of(self.defenses[name])
-        if any(purifier.random for purifier in purifiers):
+        if self._is_random(name):
             return ["declared"]
+        purifiers = purifiers_of(self.defenses[name])
         different: dict[tuple[str, ...], str] = {}
         for substitute in self.substitutes.get(attack_name, ["declared"]):
             different.setdefault(tuple(_effect(substitute, purifier) for purifier in purifiers), substitute)
@@ -348,7 +351,7 @@ class PurificationStudy:
 def _effect(substitute: str, purifier: Any) -> str:
     """What a choice of backward pass means for one purifier."""
     if substitute == "declared":
-        substitute = {"straight_through": "identity"}.get(purifier.gradient, purifier.gradient)
+        substitute = DECLARED[purifier.gradient]
     has_own = type(purifier).surrogate is not Purifier.surrogate
     return "identity" if substitute == "surrogate" and not has_own else substitute
 

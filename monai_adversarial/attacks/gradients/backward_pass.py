@@ -12,6 +12,8 @@ __all__ = ["GRADIENT_KINDS", "SUBSTITUTES", "backward_pass", "call_with_backward
 
 #: how an operation says it is to be attacked
 GRADIENT_KINDS = ("exact", "straight_through", "surrogate")
+#: the backward pass that each of them declares
+DECLARED = {"exact": "exact", "straight_through": "identity", "surrogate": "surrogate"}
 #: what an attacker may choose
 SUBSTITUTES = ("declared", "identity", "surrogate", "exact")
 
@@ -65,7 +67,7 @@ def call_with_backward_pass(
         return forward(image)
     chosen = _in_force[-1] if _in_force else "exact"
     if chosen == "declared":
-        chosen = {"exact": "exact", "straight_through": "identity", "surrogate": "surrogate"}[gradient]
+        chosen = DECLARED[gradient]
     if chosen == "exact":
         if gradient != "exact":
             raise RuntimeError(

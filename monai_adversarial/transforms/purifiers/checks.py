@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from monai_adversarial.attacks.intensity import MOST_OUTSIDE
+
 if TYPE_CHECKING:
     from monai_adversarial.transforms.purifiers.base import Purifier
 
@@ -78,11 +80,8 @@ def check_units(purifier: Purifier, image: torch.Tensor) -> None:
                 "intensity= (the map that scaled it), or purify before scaling.",
                 stacklevel=3,
             )
-    elif given.low is not None and given.high is not None:
-        room = 0.25 * (given.high - given.low)
-        outside = float(((image < given.low - room) | (image > given.high + room)).float().mean())
-        if outside > 0.01:
-            raise ValueError(
-                f"{name} was given intensity=, which maps HU to {given.low:g} to {given.high:g}, but {outside:.0%} of "
-                f"the image's voxels lie far outside ({low:.3g} to {high:.3g}): leave intensity out for images in HU."
-            )
+    elif (outside := given.fraction_outside(image)) > MOST_OUTSIDE:
+        raise ValueError(
+            f"{name} was given intensity=, which maps HU to {given.low:g} to {given.high:g}, but {outside:.0%} of "
+            f"the image's voxels lie far outside ({low:.3g} to {high:.3g}): leave intensity out for images in HU."
+        )
