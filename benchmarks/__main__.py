@@ -43,7 +43,7 @@ def _cell(value: float, target: float | None, digits: int = 2) -> tuple[str, str
 def main() -> int:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    from monai_adversarial.attacks.precision import Precision
+    from monai_adversarial.utils.precision import Precision
 
     compiled = not arguments.no_compile
     lines: list[str] = []

@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 
 from benchmarks.doc_tables import DOCS, replace_table
-from monai_adversarial.campaign.purification_report import markdown_table
-from monai_adversarial.campaign.tables import read_rows
-from monai_adversarial.data.saving import replace_when_complete
+from monai_adversarial.studies.reports.purification_report import markdown_table
+from monai_adversarial.studies.reports.tables import read_rows
+from monai_adversarial.utils.files import replace_when_complete
 
 # Folder below the results -> CSV file in docs/.
 TABLES = {

@@ -29,9 +29,9 @@ from tqdm import tqdm
 from monai_adversarial.attacks import PGD, AdvBiasField, AdvElastic, Attack
 from monai_adversarial.attacks.result import CONTROL_STREAM, AttackResult
 from monai_adversarial.data.real_scan import LabelledScan, load_labelled_scan
-from monai_adversarial.data.saving import replace_when_complete
 from monai_adversarial.metrics import score_segmentation, score_visibility
 from monai_adversarial.networks import AllConvolutionalUNet, ResampledNetwork
+from monai_adversarial.utils.files import replace_when_complete
 
 CLASSES = (
     "background",

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from benchmarks.timing import Job, StepClock, Stopwatch
 from monai_adversarial.attacks import PGD, AdvBiasField, AdvElastic
-from monai_adversarial.attacks.allocator import keep_freed_memory
-from monai_adversarial.attacks.precision import Precision
+from monai_adversarial.utils.allocator import keep_freed_memory
+from monai_adversarial.utils.precision import Precision
 
 __all__ = ["step_jobs", "window_jobs"]
 

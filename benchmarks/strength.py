@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from monai_adversarial.attacks import PGD
-from monai_adversarial.attacks.segmentation_dice import hard_prediction, mean_foreground_dice
+from monai_adversarial.metrics.batch_dice import hard_prediction, mean_foreground_dice
 
 __all__ = ["strength_rows"]
 

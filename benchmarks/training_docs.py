@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 
 from benchmarks.doc_tables import DOCS, replace_table
-from monai_adversarial.campaign.tables import read_rows
-from monai_adversarial.campaign.training_report import training_table
-from monai_adversarial.data.saving import replace_when_complete
+from monai_adversarial.studies.reports.tables import read_rows
+from monai_adversarial.studies.reports.training_report import training_table
+from monai_adversarial.utils.files import replace_when_complete
 
 TABLE, CASES, PAGE = "adversarial_training.csv", "adversarial_training_cases.csv", "adversarial_training.md"
 COLUMNS = ("clean", "FGSM", "PGD-50", "APGD ensemble", "worst", "bias field", "elastic")

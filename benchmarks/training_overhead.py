@@ -28,11 +28,11 @@ from torch import nn
 from benchmarks.step_time import input_gradient, timed
 from benchmarks.timing import Job
 from monai_adversarial.attacks import PGD
-from monai_adversarial.attacks.precision import Precision
 from monai_adversarial.handlers import AdversarialLossTerm, AdversarialTraining, FastAdversarialTraining
 from monai_adversarial.handlers.free_adversarial_training import FreeAdversarialTraining
 from monai_adversarial.handlers.input_gradient_regularization import InputGradientRegularization
 from monai_adversarial.losses.trades import TRADESLoss
+from monai_adversarial.utils.precision import Precision
 
 __all__ = ["TrainingRow", "training_rows"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.purifier_docs import DOCS, TABLES, with_tables
-from monai_adversarial.campaign.tables import read_rows
+from monai_adversarial.studies.reports.tables import read_rows
 from monai_adversarial.transforms import PURIFIERS
 
 PAGE = (DOCS / "purifiers.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 import monai_adversarial.handlers as handlers
 from benchmarks.doc_tables import DOCS
 from benchmarks.training_docs import CASES, COLUMNS, PAGE, TABLE, with_table
-from monai_adversarial.campaign.tables import read_rows
+from monai_adversarial.studies.reports.tables import read_rows
 
 TEXT = (DOCS / PAGE).read_text(encoding="utf-8")
 ROWS = {row["training"]: row for row in read_rows(DOCS / TABLE)}

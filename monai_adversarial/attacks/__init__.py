@@ -14,7 +14,6 @@ from monai_adversarial.attacks.gradients import (
     ExpectationOverTransformation,
     GradientEstimator,
 )
-from monai_adversarial.attacks.intensity import IntensityMap
 from monai_adversarial.attacks.objectives import Objective, get_objective
 from monai_adversarial.attacks.perturbations import (
     AdditiveNoise,
@@ -29,6 +28,7 @@ from monai_adversarial.attacks.perturbations import (
 from monai_adversarial.attacks.recipes import APGD, BIM, FGSM, MIFGSM, PGD, AdvAffine, AdvBiasField, AdvElastic
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.attacks.search import AutoPGD, ProjectedAdam, Search, SteepestAscent
+from monai_adversarial.utils.intensity import IntensityMap
 
 __all__ = [
     "APGD",

@@ -14,20 +14,22 @@ import torch
 from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
-from monai_adversarial.attacks.allocator import keep_freed_memory
-from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator, ObjectiveFunction, random_draw
-from monai_adversarial.attacks.intensity import MOST_OUTSIDE, as_intensity_map
+from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator, ObjectiveFunction
 from monai_adversarial.attacks.objectives import Objective, Progress, Target, get_objective
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, Perturbation, per_sample
 from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed, class_mask, moved_target, perturb_batch
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.precision import Precision
-from monai_adversarial.attacks.predictor import Predictor, frozen
+from monai_adversarial.attacks.predictor import Predictor
 from monai_adversarial.attacks.result import AttackResult
-from monai_adversarial.attacks.scene import IMAGE_DOMAINS, Scene, budget_of, case_seeds, spacing_of
 from monai_adversarial.attacks.search import Search, SteepestAscent
-from monai_adversarial.attacks.segmentation_dice import hard_prediction, mean_foreground_dice
-from monai_adversarial.attacks.validation import (
+from monai_adversarial.metrics.batch_dice import hard_prediction, mean_foreground_dice
+from monai_adversarial.utils.allocator import keep_freed_memory
+from monai_adversarial.utils.draws import random_draw
+from monai_adversarial.utils.intensity import MOST_OUTSIDE, as_intensity_map
+from monai_adversarial.utils.modules import frozen
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.precision import Precision
+from monai_adversarial.utils.scene import IMAGE_DOMAINS, Scene, budget_of, case_seeds, spacing_of
+from monai_adversarial.utils.validation import (
     check_choice,
     check_count,
     check_fraction,

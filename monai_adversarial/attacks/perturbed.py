@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from monai.utils import convert_to_dst_type
 
-from monai_adversarial.attacks.gradients import ObjectiveFunction, random_draw
+from monai_adversarial.attacks.gradients import ObjectiveFunction
 from monai_adversarial.attacks.objectives import Progress, Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 from monai_adversarial.attacks.predictor import Predictor
-from monai_adversarial.attacks.scene import Scene
-from monai_adversarial.attacks.segmentation_dice import hard_prediction
-from monai_adversarial.attacks.validation import check_label_range, check_logits
+from monai_adversarial.metrics.batch_dice import hard_prediction
+from monai_adversarial.utils.draws import random_draw
+from monai_adversarial.utils.scene import Scene
+from monai_adversarial.utils.validation import check_label_range, check_logits
 
 if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack

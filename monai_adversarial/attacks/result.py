@@ -9,7 +9,7 @@ import torch
 from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
-from monai_adversarial.attacks.plain import as_plain
+from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["AttackResult"]
 

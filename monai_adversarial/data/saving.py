@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +14,12 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from monai_adversarial.utils.files import replace_when_complete
+
 __all__ = [
     "MARK",
     "read_back",
     "read_reference",
-    "replace_when_complete",
     "round_to_stored",
     "save_adversarial_nifti",
     "save_label_nifti",
@@ -40,28 +40,6 @@ def volume_name(path: str | os.PathLike[str]) -> tuple[str, str]:
         if name.lower().endswith(ending):
             return name[: -len(ending)], name[-len(ending) :]
     return Path(name).stem, Path(name).suffix
-
-
-@contextmanager
-def replace_when_complete(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``: it takes its place when the block ends well and is removed otherwise.
-
-    Raises:
-        OSError: one sentence that names ``path``: read-only folder, full disk.
-    """
-    final = Path(path)
-    temporary = final.with_name(f".{os.getpid()}.tmp.{final.name}")
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, final)
-    except OSError as error:
-        raise type(error)(error.errno, f"cannot write {final}: {error.strerror or error}") from error
-    finally:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # a folder that went read-only: the first error is the one to report
 
 
 def _reading(path: str | os.PathLike[str], read: Callable[[Any], Returned]) -> Returned:

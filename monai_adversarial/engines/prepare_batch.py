@@ -11,10 +11,10 @@ from monai.engines import PrepareBatch, default_prepare_batch
 
 from monai_adversarial.attacks import Attack, AttackResult
 from monai_adversarial.attacks.perturbed import Perturbed
-from monai_adversarial.attacks.predictor import modules_of
-from monai_adversarial.attacks.validation import check_choice
 from monai_adversarial.engines.batch import batch_region, check_trains
 from monai_adversarial.networks.dual_normalization import has_dual_normalization
+from monai_adversarial.utils.modules import modules_of
+from monai_adversarial.utils.validation import check_choice
 
 __all__ = ["PrepareBatchAdversarial"]
 

@@ -15,8 +15,6 @@ from torch import nn
 
 from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.perturbed import REFERENCES
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.validation import check_choice, check_fraction, check_positive
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.loss_term import AdversarialLossTerm
 from monai_adversarial.handlers.reference_network import ReferenceNetwork, frozen_outputs
@@ -25,6 +23,8 @@ from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.losses.distillation import DistillationLoss
 from monai_adversarial.losses.voxelwise import resolve_activation
 from monai_adversarial.networks.dual_normalization import has_dual_normalization
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_choice, check_fraction, check_positive
 
 __all__ = [
     "AdversarialDistillation",

@@ -15,9 +15,6 @@ from monai.networks.utils import eval_mode
 from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.segmentation_dice import hard_prediction
-from monai_adversarial.attacks.validation import check_count, check_fraction
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.engines.batch import batch_region
 from monai_adversarial.handlers.evaluation_base import RobustEvaluation
@@ -28,7 +25,10 @@ from monai_adversarial.handlers.evaluation_engine import (
     check_network,
     evaluating,
 )
+from monai_adversarial.metrics.batch_dice import hard_prediction
 from monai_adversarial.metrics.robust_dice import RobustDice, organ_channels, organ_dice
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_count, check_fraction
 
 __all__ = ["AdversarialEvaluation"]
 

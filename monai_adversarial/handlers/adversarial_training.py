@@ -13,11 +13,11 @@ from torch import nn
 
 from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.perturbations.base import Parameters
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.validation import check_fraction
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.base import AdversarialTrainingHandler
 from monai_adversarial.networks.dual_normalization import has_dual_normalization
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_fraction
 
 __all__ = ["AdversarialTraining"]
 

@@ -17,16 +17,16 @@ from monai.utils import CommonKeys
 from torch import nn
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.attacks.allocator import keep_freed_memory
 from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.predictor import unwrap
-from monai_adversarial.attacks.validation import check_choice, check_count, check_fraction
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.engines.batch import Batch, batch_region, check_trains
 from monai_adversarial.handlers.reference_network import frozen_outputs
 from monai_adversarial.handlers.schedules import Schedule, chance
 from monai_adversarial.networks.dual_normalization import dual_normalizations, has_dual_normalization, normalization
+from monai_adversarial.utils.allocator import keep_freed_memory
+from monai_adversarial.utils.modules import unwrap
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_choice, check_count, check_fraction
 
 __all__ = ["AdversarialTrainingHandler", "TrainingHandler", "check_attack"]
 

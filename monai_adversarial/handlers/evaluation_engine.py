@@ -15,7 +15,7 @@ from monai.engines import Evaluator, PrepareBatchDefault, default_prepare_batch
 from monai.engines.utils import IterationEvents, engine_apply_transform
 from monai.transforms import Compose, Decollated, MapTransform, SaveClassificationd, SaveImage, SaveImaged
 
-from monai_adversarial.attacks.predictor import modules_of, unwrap
+from monai_adversarial.utils.modules import modules_of, unwrap
 
 __all__ = [
     "EnginePostprocessing",

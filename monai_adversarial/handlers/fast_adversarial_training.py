@@ -13,12 +13,12 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from monai_adversarial.attacks import PGD, Attack
-from monai_adversarial.attacks.predictor import frozen, modules_of, unwrap
-from monai_adversarial.attacks.validation import check_count, check_fraction, check_positive
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.adversarial_training import AdversarialTraining
 from monai_adversarial.handlers.base import check_attack
 from monai_adversarial.networks.dual_normalization import normalization
+from monai_adversarial.utils.modules import frozen, modules_of, unwrap
+from monai_adversarial.utils.validation import check_count, check_fraction, check_positive
 
 __all__ = ["FastAdversarialTraining"]
 

@@ -14,22 +14,22 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys, convert_to_dst_type
 from torch import nn
 
-from monai_adversarial.attacks.intensity import as_intensity_map
 from monai_adversarial.attacks.perturbations import AdditiveNoise, Parameters, Perturbation
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.scene import IMAGE_DOMAINS, Scene, spacing_of
 from monai_adversarial.attacks.search import SteepestAscent
-from monai_adversarial.attacks.validation import (
+from monai_adversarial.engines.batch import Batch, batch_region
+from monai_adversarial.handlers.base import TrainingHandler
+from monai_adversarial.networks.dual_normalization import has_dual_normalization
+from monai_adversarial.utils.intensity import as_intensity_map
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.scene import IMAGE_DOMAINS, Scene, spacing_of
+from monai_adversarial.utils.validation import (
     check_choice,
     check_count,
     check_image,
     check_positive,
     check_region,
 )
-from monai_adversarial.engines.batch import Batch, batch_region
-from monai_adversarial.handlers.base import TrainingHandler
-from monai_adversarial.networks.dual_normalization import has_dual_normalization
 
 __all__ = ["FreeAdversarialTraining"]
 

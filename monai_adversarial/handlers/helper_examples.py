@@ -13,13 +13,13 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.validation import check_positive
 from monai_adversarial.handlers.loss_term import AdversarialLossTerm
 from monai_adversarial.handlers.reference_network import ReferenceNetwork
 from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.losses.hat import HATLoss
 from monai_adversarial.networks.dual_normalization import collapse_dual_normalization
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["HelperAdversarialTraining"]
 

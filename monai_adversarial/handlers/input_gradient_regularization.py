@@ -14,11 +14,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.predictor import unwrap
-from monai_adversarial.attacks.validation import check_choice, check_image, check_positive
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.base import TrainingHandler
+from monai_adversarial.utils.modules import unwrap
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_choice, check_image, check_positive
 
 __all__ = ["InputGradientRegularization"]
 

@@ -13,11 +13,11 @@ from monai.utils import CommonKeys
 from torch import nn
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.validation import check_positive
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.base import AdversarialTrainingHandler
 from monai_adversarial.inferers.outputs import map_outputs
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["AdversarialLossTerm"]
 

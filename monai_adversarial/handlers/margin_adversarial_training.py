@@ -14,17 +14,17 @@ from monai.utils import convert_to_dst_type
 from torch import distributed, nn
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.attacks.gradients import random_draw
 from monai_adversarial.attacks.perturbations import AdditiveNoise, BoundAdditiveNoise
 from monai_adversarial.attacks.perturbations.base import per_sample
 from monai_adversarial.attacks.perturbed import Perturbed
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.segmentation_dice import hard_prediction, mean_foreground_dice
-from monai_adversarial.attacks.validation import check_count, check_fraction, check_positive
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.adversarial_training import AdversarialTraining
 from monai_adversarial.handlers.base import check_attack
+from monai_adversarial.metrics.batch_dice import hard_prediction, mean_foreground_dice
 from monai_adversarial.networks.dual_normalization import normalization
+from monai_adversarial.utils.draws import random_draw
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_count, check_fraction, check_positive
 
 __all__ = ["MarginAdversarialTraining"]
 

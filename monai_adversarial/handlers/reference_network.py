@@ -11,9 +11,9 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.predictor import frozen
 from monai_adversarial.inferers.outputs import map_outputs
+from monai_adversarial.utils.modules import frozen
+from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["ReferenceNetwork", "frozen_outputs"]
 
@@ -48,7 +48,7 @@ class ReferenceNetwork:
             raise TypeError(f"{name} must be a torch.nn.Module, got {type(network).__name__}.")
         self.network, self.name = network, name
         if weights is not None:
-            from monai_adversarial.campaign.weights import load_weights  # the campaign imports much
+            from monai_adversarial.utils.weights import load_weights  # the campaign imports much
 
             load_weights(network, weights)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from monai_adversarial.attacks.validation import check_count, check_positive
+from monai_adversarial.utils.validation import check_count, check_positive
 
 __all__ = ["LinearSchedule", "Schedule", "UniformSchedule", "chance"]
 

@@ -13,13 +13,13 @@ from monai.utils import CommonKeys
 from torch import nn
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.validation import check_fraction, check_positive
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.base import AdversarialTrainingHandler
 from monai_adversarial.handlers.schedules import chance
 from monai_adversarial.handlers.teacher import AveragedTeacher
 from monai_adversarial.losses.masked_cross_entropy import masked_cross_entropy
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_fraction, check_positive
 
 __all__ = ["SemiSupervisedAdversarialTraining"]
 

@@ -12,8 +12,8 @@ from ignite.engine.events import RemovableEventHandle
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from monai_adversarial.attacks.validation import check_fraction
 from monai_adversarial.handlers.reference_network import frozen_outputs
+from monai_adversarial.utils.validation import check_fraction
 
 __all__ = ["AveragedTeacher", "teacher_probabilities"]
 

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
-from .certified_segmentation import ABSTAIN, CertifiedSegmentation, CertifiedSegmentationInferer
-from .dual_normalization import DualNormalizationInferer
-from .memory_bounded import MemoryBoundedSlidingWindowInferer, memory_bounded
-from .noisy_majority import NoisyMajorityInferer, NoisyVotes
-from .purified import PurifiedInferer
-from .scanner_space import ScannerSpaceInferer
+from monai_adversarial.inferers.certified_segmentation import (
+    ABSTAIN,
+    CertifiedSegmentation,
+    CertifiedSegmentationInferer,
+)
+from monai_adversarial.inferers.dual_normalization import DualNormalizationInferer
+from monai_adversarial.inferers.memory_bounded import MemoryBoundedSlidingWindowInferer, memory_bounded
+from monai_adversarial.inferers.noisy_majority import NoisyMajorityInferer, NoisyVotes
+from monai_adversarial.inferers.purified import PurifiedInferer
+from monai_adversarial.inferers.scanner_space import ScannerSpaceInferer
 
 __all__ = [
     "ABSTAIN",

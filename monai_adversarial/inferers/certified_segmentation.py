@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from scipy.stats import norm
 
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.validation import check_choice, check_count
 from monai_adversarial.inferers.gaussian_votes import NoisyCopiesInferer, like_inputs, winner
 from monai_adversarial.inferers.voxel_tests import CORRECTIONS, binomial_tail, copies_needed, least_votes
-from monai_adversarial.transforms.purifiers.base import Purifier
+from monai_adversarial.purifiers.base import Purifier
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_choice, check_count
 
 __all__ = ["ABSTAIN", "CertifiedSegmentation", "CertifiedSegmentationInferer"]
 

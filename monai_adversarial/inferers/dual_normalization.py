@@ -11,9 +11,9 @@ import torch
 from monai.inferers import Inferer, SimpleInferer
 from torch import nn
 
-from monai_adversarial.attacks.validation import check_choice
 from monai_adversarial.inferers.memory_bounded import memory_bounded
 from monai_adversarial.networks.dual_normalization import NORMALIZATION_DOMAINS, has_dual_normalization, normalization
+from monai_adversarial.utils.validation import check_choice
 
 __all__ = ["DualNormalizationInferer"]
 

@@ -15,13 +15,13 @@ from monai.inferers import Inferer, SimpleInferer
 from monai.utils import convert_to_dst_type
 from torch import nn
 
-from monai_adversarial.attacks.gradients.draws import draw_seed, random_draw
-from monai_adversarial.attacks.intensity import as_intensity_map
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.scene import IMAGE_DOMAINS, UNITS, Scene, case_seeds
-from monai_adversarial.attacks.validation import check_choice, check_count, check_logits, check_positive
 from monai_adversarial.inferers.purified import PurifiedInferer
-from monai_adversarial.transforms.purifiers.base import Purifier
+from monai_adversarial.purifiers.base import Purifier
+from monai_adversarial.utils.draws import draw_seed, random_draw
+from monai_adversarial.utils.intensity import as_intensity_map
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.scene import IMAGE_DOMAINS, UNITS, Scene, case_seeds
+from monai_adversarial.utils.validation import check_choice, check_count, check_logits, check_positive
 
 __all__ = ["NoisyCopiesInferer", "count_votes", "like_inputs", "vote", "winner"]
 

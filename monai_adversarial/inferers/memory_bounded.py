@@ -28,10 +28,10 @@ from monai.utils import (
     look_up_option,
 )
 
-from .gaussian_votes import NoisyCopiesInferer
-from .purified import PurifiedInferer
-from .scanner_space import ScannerSpaceInferer
-from .window_pass import WindowPass, pack_outputs, stitch_with_input_gradient
+from monai_adversarial.inferers.gaussian_votes import NoisyCopiesInferer
+from monai_adversarial.inferers.purified import PurifiedInferer
+from monai_adversarial.inferers.scanner_space import ScannerSpaceInferer
+from monai_adversarial.inferers.window_pass import WindowPass, pack_outputs, stitch_with_input_gradient
 
 __all__ = ["MemoryBoundedSlidingWindowInferer", "memory_bounded"]
 

@@ -11,7 +11,7 @@ import torch
 from monai.data.utils import AFFINE_TOL, affine_to_spacing, compute_shape_offset, to_affine_nd, zoom_affine
 from monai.networks.layers import AffineTransform
 
-from .separable_resampling import AxisInterpolation, resample_axes
+from monai_adversarial.utils.separable_resampling import AxisInterpolation, resample_axes
 
 __all__ = ["NetworkGrid", "valid_axcodes"]
 

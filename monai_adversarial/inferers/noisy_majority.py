@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from monai_adversarial.attacks.validation import check_count
 from monai_adversarial.inferers.gaussian_votes import NoisyCopiesInferer, like_inputs, winner
-from monai_adversarial.transforms.purifiers.base import Purifier
+from monai_adversarial.purifiers.base import Purifier
+from monai_adversarial.utils.validation import check_count
 
 __all__ = ["NoisyMajorityInferer", "NoisyVotes"]
 

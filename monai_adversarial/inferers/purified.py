@@ -12,14 +12,14 @@ from monai.data.meta_tensor import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
 from monai.utils import convert_to_dst_type
 
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.scene import case_seeds, spacing_of
-from monai_adversarial.attacks.validation import check_count
 from monai_adversarial.inferers.outputs import map_outputs
-from monai_adversarial.transforms.purifiers.base import Purifier
-from monai_adversarial.transforms.purifiers.checks import check_finite, check_units
-from monai_adversarial.transforms.purifiers.context import ImageContext
-from monai_adversarial.transforms.purifiers.dictionary import Purifierd
+from monai_adversarial.purifiers.base import Purifier
+from monai_adversarial.purifiers.checks import check_finite, check_units
+from monai_adversarial.purifiers.context import ImageContext
+from monai_adversarial.purifiers.dictionary import Purifierd
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.scene import case_seeds, spacing_of
+from monai_adversarial.utils.validation import check_count
 
 __all__ = ["PurifiedInferer"]
 

@@ -14,10 +14,9 @@ from monai.data.meta_tensor import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
 from monai.utils import GridSampleMode, SpaceKeys, convert_to_dst_type, ensure_tuple, look_up_option
 
-from monai_adversarial.attacks.plain import as_plain
-
-from .network_grid import NetworkGrid, valid_axcodes
-from .outputs import map_outputs
+from monai_adversarial.inferers.network_grid import NetworkGrid, valid_axcodes
+from monai_adversarial.inferers.outputs import map_outputs
+from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["ScannerSpaceInferer"]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from monai_adversarial.attacks.validation import check_positive
 from monai_adversarial.losses.voxelwise import Logits, VoxelwiseLoss
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["ConsistencyLoss"]
 

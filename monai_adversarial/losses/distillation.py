@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from monai_adversarial.attacks.validation import check_fraction, check_positive
 from monai_adversarial.losses.voxelwise import Logits, Reference, VoxelwiseLoss, divergence, log_probabilities
+from monai_adversarial.utils.validation import check_fraction, check_positive
 
 __all__ = ["DistillationLoss"]
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import torch
 
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.validation import check_positive
 from monai_adversarial.losses.voxelwise import (
     Logits,
     Reference,
@@ -17,6 +15,8 @@ from monai_adversarial.losses.voxelwise import (
     log_probabilities,
     resolve_activation,
 )
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["HATLoss"]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.precision import Precision
-from monai_adversarial.attacks.validation import check_positive
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.precision import Precision
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["HighLevelGuidedLoss"]
 
@@ -27,7 +27,7 @@ class HighLevelGuidedLoss(nn.Module):
             denoiser only. Its weights are changed by nobody.
         weights: checkpoint to load into it, None to take it as it is.
         pixel_weight: weight of the distance between the images themselves, per 0.01 of the window (4 HU of 400).
-        precision: see :class:`~monai_adversarial.attacks.precision.Precision`.
+        precision: see :class:`~monai_adversarial.utils.precision.Precision`.
 
     Shape:
         denoised, clean: (batch, channel, spatial...); the result is a scalar.
@@ -45,7 +45,7 @@ class HighLevelGuidedLoss(nn.Module):
     ) -> None:
         super().__init__()
         if weights is not None:
-            from monai_adversarial.campaign.weights import load_weights  # the campaign imports much
+            from monai_adversarial.utils.weights import load_weights  # the campaign imports much
 
             load_weights(network, weights)
         self.network = network.requires_grad_(False).eval()

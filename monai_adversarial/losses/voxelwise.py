@@ -14,8 +14,8 @@ from torch import nn
 
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.target import ACTIVATIONS, Target
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.validation import check_choice
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_choice
 
 __all__ = ["Logits", "Reference", "VoxelwiseLoss", "divergence", "log_probabilities", "resolve_activation"]
 

@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 
 import torch
 
-from monai_adversarial.attacks.plain import as_plain
 from monai_adversarial.metrics.segmentation import organ_names
+from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["CertifiedDice", "certified_dice"]
 

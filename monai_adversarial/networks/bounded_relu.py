@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn as nn
 
-from monai_adversarial.attacks.validation import check_positive
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["BoundedReLU", "replace_activations"]
 

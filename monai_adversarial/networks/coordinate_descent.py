@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from monai_adversarial.attacks.validation import check_choice, check_count, check_positive
 from monai_adversarial.networks.sign_activation import SignActivationHead
+from monai_adversarial.utils.validation import check_choice, check_count, check_positive
 
 __all__ = ["train_by_coordinate_descent"]
 

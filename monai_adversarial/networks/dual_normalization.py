@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
-from monai_adversarial.attacks.predictor import modules_of
-from monai_adversarial.attacks.validation import check_choice
+from monai_adversarial.utils.modules import modules_of
+from monai_adversarial.utils.validation import check_choice
 
 __all__ = [
     "NORMALIZATION_DOMAINS",

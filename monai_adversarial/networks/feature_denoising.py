@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from monai.networks.blocks import Convolution
 from monai.networks.layers import gaussian_1d, get_norm_layer, separable_filtering
 
-from monai_adversarial.attacks.validation import check_choice, check_count, check_positive
 from monai_adversarial.networks.insertion import check_place, find_modules, insert_behind, output_channels
+from monai_adversarial.utils.validation import check_choice, check_count, check_positive
 
 __all__ = ["FEATURE_DENOISING_KINDS", "FeatureDenoising", "insert_feature_denoising"]
 

@@ -8,9 +8,9 @@ from typing import TypeVar
 import torch
 import torch.nn as nn
 
-from monai_adversarial.attacks.gradients.draws import draw_seed
-from monai_adversarial.attacks.validation import check_count, check_positive
 from monai_adversarial.networks.insertion import check_place, insert_behind
+from monai_adversarial.utils.draws import draw_seed
+from monai_adversarial.utils.validation import check_count, check_positive
 
 __all__ = ["FeatureNoise", "insert_feature_noise"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai_adversarial.attacks.predictor import frozen
+from monai_adversarial.utils.modules import frozen
 
 __all__ = ["check_place", "find_modules", "insert_behind", "output_channels"]
 

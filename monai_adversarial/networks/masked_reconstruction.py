@@ -10,8 +10,8 @@ from monai.networks.layers import Conv
 from monai.networks.nets import UNet
 from torch import nn
 
-from monai_adversarial.attacks.validation import check_count
 from monai_adversarial.networks.half_resolution import CENTER, GAIN, at_half_resolution
+from monai_adversarial.utils.validation import check_count
 
 __all__ = ["MaskedReconstructionUNet"]
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai_adversarial.attacks.gradients.backward_pass import call_with_backward_pass
-from monai_adversarial.attacks.gradients.draws import random_draw
-from monai_adversarial.attacks.validation import check_choice, check_count
+from monai_adversarial.utils.backward_pass import call_with_backward_pass
+from monai_adversarial.utils.draws import random_draw
+from monai_adversarial.utils.validation import check_choice, check_count
 
 __all__ = ["SeedEnsemble"]
 

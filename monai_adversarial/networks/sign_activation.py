@@ -7,8 +7,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai_adversarial.attacks.gradients.backward_pass import call_with_backward_pass
-from monai_adversarial.attacks.validation import check_choice, check_count, check_positive
+from monai_adversarial.utils.backward_pass import call_with_backward_pass
+from monai_adversarial.utils.validation import check_choice, check_count, check_positive
 
 __all__ = ["SURROGATES", "SignActivationHead"]
 

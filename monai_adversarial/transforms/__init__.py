@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from monai_adversarial.transforms import purifiers
+from monai_adversarial import purifiers
+from monai_adversarial.purifiers import *  # noqa: F403
 from monai_adversarial.transforms.array import AdvAffine, AdvBiasField, AdvElastic, AdversarialTransform, AdvNoise
 from monai_adversarial.transforms.dictionary import (
     AdvAffineD,
@@ -20,7 +21,6 @@ from monai_adversarial.transforms.dictionary import (
     AdvNoised,
     AdvNoiseDict,
 )
-from monai_adversarial.transforms.purifiers import *  # noqa: F403
 
 __all__ = [
     "AdvAffine",

@@ -19,8 +19,8 @@ from monai_adversarial.attacks import AdvAffine as AffineAttack
 from monai_adversarial.attacks import AdvBiasField as BiasFieldAttack
 from monai_adversarial.attacks import AdvElastic as ElasticAttack
 from monai_adversarial.attacks.attack import Attack
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.predictor import modules_of
+from monai_adversarial.utils.modules import modules_of
+from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["AdvAffine", "AdvBiasField", "AdvElastic", "AdvNoise", "AdversarialTransform"]
 

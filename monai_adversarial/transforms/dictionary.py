@@ -14,8 +14,6 @@ from monai.transforms import InvertibleTransform, MapTransform, RandomizableTran
 from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple
 
 from monai_adversarial.attacks import AttackResult
-from monai_adversarial.attacks.plain import as_plain
-from monai_adversarial.attacks.scene import Scene, spacing_of
 from monai_adversarial.transforms.array import (
     AdvAffine,
     AdvBiasField,
@@ -23,6 +21,8 @@ from monai_adversarial.transforms.array import (
     AdversarialTransform,
     AdvNoise,
 )
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.scene import Scene, spacing_of
 
 __all__ = [
     "AdvAffineD",

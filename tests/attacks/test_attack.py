@@ -32,7 +32,7 @@ from monai_adversarial.attacks import (
 )
 from monai_adversarial.attacks.gradients import GradientEstimator
 from monai_adversarial.attacks.objectives.margin import Margin
-from tests.utils import LinearNetwork, random_image, random_label, tiny_segmentation_network
+from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
 
 SHAPE = (2, 1, 8, 9, 7)
 EVEN = (2, 1, 8, 8, 8)

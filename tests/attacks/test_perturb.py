@@ -26,10 +26,10 @@ from monai_adversarial.attacks.perturbations import (
     ElasticDeformation,
     Perturbation,
 )
-from monai_adversarial.attacks.scene import Scene, case_seeds
+from monai_adversarial.utils.scene import Scene, case_seeds
 from tests.attacks.perturbations.scenes import hounsfield_scene
 from tests.attacks.test_attack import assert_unchanged, snapshot, trained_like_network
-from tests.utils import LinearNetwork, as_metatensor, random_image, random_label, tiny_segmentation_network
+from tests.helpers import LinearNetwork, as_metatensor, random_image, random_label, tiny_segmentation_network
 
 SHAPE = (2, 1, 6, 5, 7)
 EPSILON = 0.2

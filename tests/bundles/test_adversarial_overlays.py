@@ -13,8 +13,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_adversarial.campaign import load_weights
 from monai_adversarial.data.phantom import write_ct_phantoms
+from monai_adversarial.studies import load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "ct_abdomen_unet"

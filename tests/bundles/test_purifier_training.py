@@ -19,12 +19,12 @@ from monai.utils import set_determinism
 
 from monai_adversarial.data.phantom import write_ct_phantoms
 from monai_adversarial.networks.diffusion_denoiser import PURIFICATION_SCHEDULE
-from monai_adversarial.transforms.purifiers.autoencoder import AutoencoderDenoise
-from monai_adversarial.transforms.purifiers.context import ImageContext
-from monai_adversarial.transforms.purifiers.diffusion import DiffusionPurification
-from monai_adversarial.transforms.purifiers.high_level_guided import HighLevelGuidedDenoise
-from monai_adversarial.transforms.purifiers.learned import LearnedPurifier
-from monai_adversarial.transforms.purifiers.masked_autoencoder import MaskedAutoencoderReconstruction
+from monai_adversarial.purifiers.autoencoder import AutoencoderDenoise
+from monai_adversarial.purifiers.context import ImageContext
+from monai_adversarial.purifiers.diffusion import DiffusionPurification
+from monai_adversarial.purifiers.high_level_guided import HighLevelGuidedDenoise
+from monai_adversarial.purifiers.learned import LearnedPurifier
+from monai_adversarial.purifiers.masked_autoencoder import MaskedAutoencoderReconstruction
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "ct_abdomen_unet"
 CONFIGS = BUNDLE / "configs"

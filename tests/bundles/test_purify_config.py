@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_adversarial.campaign.tables import read_rows
 from monai_adversarial.data.phantom import write_ct_phantoms
+from monai_adversarial.studies.reports.tables import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "ct_abdomen_unet"

@@ -8,7 +8,7 @@ import torch
 
 from monai_adversarial.attacks import FGSM
 from monai_adversarial.engines.attack_mixture import PrepareBatchAttackMixture
-from tests.utils import random_image, tiny_segmentation_network
+from tests.helpers import random_image, tiny_segmentation_network
 
 
 def changes(seed: int, count: int = 12) -> list[float]:

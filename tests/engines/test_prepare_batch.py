@@ -15,7 +15,7 @@ from torch import nn
 
 from monai_adversarial.attacks import PGD, AdvElastic
 from monai_adversarial.engines import PrepareBatchAdversarial
-from tests.utils import random_image, random_label, tiny_segmentation_network
+from tests.helpers import random_image, random_label, tiny_segmentation_network
 
 SHAPE = (1, 8, 8, 8)
 
@@ -151,7 +151,7 @@ def test_training_equals_the_hand_written_loop_and_gradients_are_not_polluted(ac
 def test_one_key_overlay_from_a_config():
     parser = ConfigParser(
         {
-            "network": "$__import__('tests.utils', fromlist=['x']).tiny_segmentation_network()",
+            "network": "$__import__('tests.helpers', fromlist=['x']).tiny_segmentation_network()",
             "inferer": {"_target_": "monai.inferers.SimpleInferer"},
             "prepare": {
                 "_target_": "monai_adversarial.engines.PrepareBatchAdversarial",

@@ -23,7 +23,7 @@ from monai_adversarial.handlers.adversarial_distillation import (
     self_distillation,
 )
 from monai_adversarial.losses.distillation import DistillationLoss
-from tests.utils import LinearNetwork, random_image, random_label, tiny_segmentation_network
+from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
 
 SHAPE = (1, 6, 6, 6)
 EPSILON = 0.1

@@ -35,7 +35,7 @@ from monai_adversarial.handlers.adversarial_evaluation import AdversarialEvaluat
 from monai_adversarial.handlers.evaluation_worst_case import WorstCaseEvaluation
 from monai_adversarial.metrics.robust_dice import RobustDice, organ_channels, organ_dice
 from tests.handlers.trainers import run_two_processes
-from tests.utils import LinearNetwork, random_image, random_label, tiny_segmentation_network
+from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
 
 SIZE = 12
 SHAPE = (1, SIZE, SIZE, SIZE)

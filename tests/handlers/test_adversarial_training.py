@@ -30,7 +30,7 @@ from tests.handlers.trainers import (
     trainer,
     whole_and_resumed,
 )
-from tests.utils import tiny_segmentation_network
+from tests.helpers import tiny_segmentation_network
 
 EPSILON, RATE = 0.05, 0.1
 

@@ -22,7 +22,7 @@ from monai_adversarial.attacks.perturbations import AdditiveNoise, BiasField, El
 from monai_adversarial.handlers import AdversarialTraining
 from monai_adversarial.handlers.free_adversarial_training import FreeAdversarialTraining
 from monai_adversarial.networks.dual_normalization import convert_dual_normalization
-from tests.utils import random_image, random_label, tiny_segmentation_network
+from tests.helpers import random_image, random_label, tiny_segmentation_network
 
 SHAPE = (1, 4, 4, 4)
 EPSILON = 0.125

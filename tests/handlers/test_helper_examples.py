@@ -15,7 +15,7 @@ from torch import nn
 from monai_adversarial.attacks import FGSM, PGD, AdvElastic
 from monai_adversarial.handlers.helper_examples import HelperAdversarialTraining
 from monai_adversarial.networks.dual_normalization import convert_dual_normalization
-from tests.utils import LinearNetwork, random_image, random_label, tiny_segmentation_network
+from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
 
 SHAPE = (1, 6, 6, 6)
 EPSILON = 0.1

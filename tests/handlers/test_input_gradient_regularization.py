@@ -17,7 +17,7 @@ from monai_adversarial.attacks import PGD
 from monai_adversarial.handlers import AdversarialTraining
 from monai_adversarial.handlers.input_gradient_regularization import InputGradientRegularization, kept_statistics
 from tests.handlers.trainers import SmallNetwork, items, trainer
-from tests.utils import random_image
+from tests.helpers import random_image
 
 METHODS = ("finite_difference", "exact")
 WEIGHT = 0.7

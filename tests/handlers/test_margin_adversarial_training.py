@@ -18,11 +18,11 @@ from torch import distributed, nn
 
 from monai_adversarial.attacks import PGD, AdvElastic, Attack
 from monai_adversarial.attacks.perturbations import AdditiveNoise, Chain
-from monai_adversarial.attacks.segmentation_dice import hard_prediction, mean_foreground_dice
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.margin_adversarial_training import MarginAdversarialTraining
 from monai_adversarial.handlers.schedules import LinearSchedule
-from tests.utils import random_image, random_label, tiny_segmentation_network
+from monai_adversarial.metrics.batch_dice import hard_prediction, mean_foreground_dice
+from tests.helpers import random_image, random_label, tiny_segmentation_network
 
 SHAPE = (1, 4, 4, 4)
 

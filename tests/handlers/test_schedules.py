@@ -18,7 +18,7 @@ from monai.utils import set_determinism
 from monai_adversarial.attacks import PGD
 from monai_adversarial.handlers.adversarial_training import AdversarialTraining
 from monai_adversarial.handlers.schedules import LinearSchedule, UniformSchedule, chance
-from tests.utils import LinearNetwork, random_image, random_label
+from tests.helpers import LinearNetwork, random_image, random_label
 
 SIZE = 4
 EPSILON = 0.1

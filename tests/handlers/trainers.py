@@ -16,7 +16,7 @@ from monai.engines import SupervisedTrainer
 from monai.handlers import CheckpointLoader, CheckpointSaver
 from torch import nn
 
-from tests.utils import random_image, random_label
+from tests.helpers import random_image, random_label
 
 SHAPE = (1, 4, 4, 4)
 

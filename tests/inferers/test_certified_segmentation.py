@@ -14,7 +14,7 @@ from scipy.stats import norm
 from monai_adversarial.inferers import NoisyMajorityInferer
 from monai_adversarial.inferers.certified_segmentation import ABSTAIN, CertifiedSegmentationInferer
 from monai_adversarial.inferers.voxel_tests import binomial_tail
-from tests.utils import LinearNetwork, random_image, tiny_segmentation_network
+from tests.helpers import LinearNetwork, random_image, tiny_segmentation_network
 
 
 class WholeImageLinear(torch.nn.Module):

@@ -20,7 +20,7 @@ from monai_adversarial.networks.dual_normalization import (
     dual_normalizations,
     set_normalization,
 )
-from tests.utils import random_image, tiny_segmentation_network
+from tests.helpers import random_image, tiny_segmentation_network
 
 IMAGE = random_image((2, 1, 12, 12, 12))
 WINDOW = SlidingWindowInferer(roi_size=8, overlap=0.5, mode="gaussian")

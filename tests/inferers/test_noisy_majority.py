@@ -12,13 +12,13 @@ from monai.transforms import ScaleIntensityRange
 from scipy.stats import norm
 
 from monai_adversarial.attacks.gradients import ExpectationOverTransformation
-from monai_adversarial.attacks.gradients.draws import random_draw
 from monai_adversarial.attacks.recipes import PGD
 from monai_adversarial.inferers import PurifiedInferer, ScannerSpaceInferer
 from monai_adversarial.inferers.gaussian_votes import vote
 from monai_adversarial.inferers.noisy_majority import NoisyMajorityInferer, NoisyVotes
-from tests.purifiers import Doubled, RandomGain
-from tests.utils import LinearNetwork, random_image, tiny_segmentation_network
+from monai_adversarial.utils.draws import random_draw
+from tests.helpers import LinearNetwork, random_image, tiny_segmentation_network
+from tests.purifiers.examples import Doubled, RandomGain
 
 
 class Recorder(torch.nn.Module):

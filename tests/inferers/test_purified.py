@@ -17,8 +17,8 @@ from monai_adversarial.inferers import (
     memory_bounded,
 )
 from monai_adversarial.transforms import GaussianDenoise, MedianDenoised
-from tests.purifiers import Doubled, RandomGain, Rounded
-from tests.utils import random_image, tiny_segmentation_network
+from tests.helpers import random_image, tiny_segmentation_network
+from tests.purifiers.examples import Doubled, RandomGain, Rounded
 
 AFFINE = np.diag([2.0, 3.0, 4.0, 1.0])
 

@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_adversarial.losses import HighLevelGuidedLoss
-from tests.utils import LinearNetwork, random_image, tiny_segmentation_network
+from tests.helpers import LinearNetwork, random_image, tiny_segmentation_network
 
 
 def test_it_is_zero_for_the_clean_image_and_positive_for_another() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from monai_adversarial.inferers.certified_segmentation import CertifiedSegmentationInferer
 from monai_adversarial.metrics.certified_dice import certified_dice
 from monai_adversarial.metrics.segmentation import score_segmentation
-from tests.utils import LinearNetwork, random_image, random_label
+from tests.helpers import LinearNetwork, random_image, random_label
 
 NAMES = ["background", "liver", "spleen"]
 

@@ -10,7 +10,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from monai_adversarial.metrics import score_visibility
-from tests.utils import random_image
+from tests.helpers import random_image
 
 
 def test_equal_images_are_perfectly_similar() -> None:

@@ -9,7 +9,7 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from monai_adversarial.networks.bounded_relu import BoundedReLU, replace_activations
-from tests.utils import random_image, tiny_segmentation_network
+from tests.helpers import random_image, tiny_segmentation_network
 
 
 @pytest.mark.parametrize("learnable", [False, True])

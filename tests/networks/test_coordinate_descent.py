@@ -9,7 +9,7 @@ from torch import nn
 
 from monai_adversarial.networks.coordinate_descent import _best_threshold, train_by_coordinate_descent
 from monai_adversarial.networks.sign_activation import SignActivationHead
-from tests.utils import random_image
+from tests.helpers import random_image
 
 
 def points(count: int = 200, features: int = 2, seed: int = 0) -> torch.Tensor:

@@ -12,7 +12,6 @@ from monai.data import MetaTensor
 from monai.networks.nets import UNet
 from torch import nn
 
-from monai_adversarial.attacks.precision import Precision
 from monai_adversarial.networks.dual_normalization import (
     DualNormalization,
     collapse_dual_normalization,
@@ -22,7 +21,8 @@ from monai_adversarial.networks.dual_normalization import (
     normalization,
     set_normalization,
 )
-from tests.utils import random_image, tiny_segmentation_network
+from monai_adversarial.utils.precision import Precision
+from tests.helpers import random_image, tiny_segmentation_network
 
 
 def unet(norm: object = "batch", seed: int = 0) -> UNet:

@@ -16,7 +16,7 @@ from monai_adversarial.networks.feature_denoising import (
     FeatureDenoising,
     insert_feature_denoising,
 )
-from tests.utils import random_image, tiny_segmentation_network
+from tests.helpers import random_image, tiny_segmentation_network
 
 
 def unet(dimensions: int = 3) -> UNet:

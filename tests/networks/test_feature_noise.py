@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from monai_adversarial.attacks import PGD, ExpectationOverTransformation
-from monai_adversarial.attacks.gradients import random_draw
 from monai_adversarial.networks.feature_noise import FeatureNoise, insert_feature_noise
-from tests.utils import random_image, random_label, tiny_segmentation_network
+from monai_adversarial.utils.draws import random_draw
+from tests.helpers import random_image, random_label, tiny_segmentation_network
 
 
 @pytest.mark.parametrize("sizes", [(40, 50), (12, 13, 14)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from monai_adversarial.networks.half_resolution import at_half_resolution
-from tests.utils import random_image
+from tests.helpers import random_image
 
 
 @pytest.mark.parametrize("sizes", [(8, 8, 8), (7, 9, 10), (5, 6), (1, 3, 2)])

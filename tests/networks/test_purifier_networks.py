@@ -12,12 +12,11 @@ from monai.networks.schedulers import DDPMScheduler
 from monai.utils import OptionalImportError
 from torch import nn
 
-from monai_adversarial.campaign.weights import load_weights
 from monai_adversarial.networks.denoising_unet import DenoisingUNet
 from monai_adversarial.networks.diffusion_denoiser import PURIFICATION_SCHEDULE, DiffusionDenoiser
 from monai_adversarial.networks.masked_reconstruction import MaskedReconstructionUNet
-from monai_adversarial.networks.saved_weights import save_weights
-from tests.utils import random_image
+from monai_adversarial.utils.weights import load_weights, save_weights
+from tests.helpers import random_image
 
 Network = TypeVar("Network", bound=nn.Module)
 

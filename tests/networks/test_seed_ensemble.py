@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute
-from monai_adversarial.attacks.gradients import backward_pass, random_draw
 from monai_adversarial.networks.feature_noise import insert_feature_noise
 from monai_adversarial.networks.seed_ensemble import SeedEnsemble
-from tests.utils import LinearNetwork, random_image, random_label, tiny_segmentation_network
+from monai_adversarial.utils.backward_pass import backward_pass
+from monai_adversarial.utils.draws import random_draw
+from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
 
 
 class Constant(nn.Module):

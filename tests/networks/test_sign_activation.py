@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from monai_adversarial.attacks import BIM, BackwardPassSubstitute, ExactGradient
-from monai_adversarial.attacks.gradients import backward_pass
 from monai_adversarial.networks.coordinate_descent import train_by_coordinate_descent
 from monai_adversarial.networks.seed_ensemble import SeedEnsemble
 from monai_adversarial.networks.sign_activation import SignActivationHead
-from tests.utils import random_image
+from monai_adversarial.utils.backward_pass import backward_pass
+from tests.helpers import random_image
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (2, 4, 3, 5), (2, 4, 3, 2, 5)])

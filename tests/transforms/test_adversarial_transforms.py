@@ -13,7 +13,7 @@ from monai.transforms import Compose, EnsureTyped, Flipd, Invertd, RandBiasField
 
 import monai_adversarial.transforms as T
 from monai_adversarial.attacks import PGD
-from tests.utils import TEST_NDARRAYS, random_image, random_label, tiny_segmentation_network
+from tests.helpers import TEST_NDARRAYS, random_image, random_label, tiny_segmentation_network
 
 SHAPE = (1, 10, 12, 8)
 FLAT = (1, 12, 10)

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from monai_adversarial.attacks.gradients.backward_pass import backward_pass, call_with_backward_pass
 from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
-from monai_adversarial.attacks.gradients.draws import current_draw, draw_seed, random_draw
 from monai_adversarial.attacks.gradients.exact import ExactGradient
 from monai_adversarial.attacks.gradients.expectation import ExpectationOverTransformation
 from monai_adversarial.attacks.gradients.substitute import BackwardPassSubstitute
@@ -17,9 +15,4 @@ __all__ = [
     "ExpectationOverTransformation",
     "GradientEstimator",
     "ObjectiveFunction",
-    "backward_pass",
-    "call_with_backward_pass",
-    "current_draw",
-    "draw_seed",
-    "random_draw",
 ]

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 
 from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
-from monai_adversarial.attacks.gradients.draws import random_draw
 from monai_adversarial.attacks.gradients.exact import ExactGradient
 from monai_adversarial.attacks.perturbations.base import Parameters
-from monai_adversarial.attacks.validation import check_count, check_instance
+from monai_adversarial.utils.draws import random_draw
+from monai_adversarial.utils.validation import check_count, check_instance
 
 __all__ = ["ExpectationOverTransformation"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import torch
 
-from monai_adversarial.attacks.gradients.backward_pass import SUBSTITUTES, backward_pass
 from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
 from monai_adversarial.attacks.gradients.exact import ExactGradient
 from monai_adversarial.attacks.perturbations.base import Parameters
-from monai_adversarial.attacks.validation import check_choice, check_instance
+from monai_adversarial.utils.backward_pass import SUBSTITUTES, backward_pass
+from monai_adversarial.utils.validation import check_choice, check_instance
 
 __all__ = ["BackwardPassSubstitute"]
 

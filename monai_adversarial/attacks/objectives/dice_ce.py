@@ -9,7 +9,7 @@ from monai_adversarial.attacks.objectives.base import Objective, Progress
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.dice import Dice
 from monai_adversarial.attacks.objectives.target import Target
-from monai_adversarial.attacks.validation import check_positive
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["DiceCE"]
 

@@ -9,7 +9,7 @@ import torch
 
 from monai_adversarial.attacks.objectives.base import Progress, VoxelwiseObjective
 from monai_adversarial.attacks.objectives.comparison import Comparison
-from monai_adversarial.attacks.validation import check_positive
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["Margin"]
 

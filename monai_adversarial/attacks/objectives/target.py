@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from monai_adversarial.attacks.plain import as_plain
+from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["ACTIVATIONS", "Target"]
 

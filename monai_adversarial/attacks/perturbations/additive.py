@@ -12,8 +12,8 @@ from monai_adversarial.attacks.perturbations.base import (
     Perturbation,
     per_sample,
 )
-from monai_adversarial.attacks.scene import UNITS, Scene
-from monai_adversarial.attacks.validation import check_choice, check_positive
+from monai_adversarial.utils.scene import UNITS, Scene
+from monai_adversarial.utils.validation import check_choice, check_positive
 
 __all__ = ["AdditiveNoise", "BoundAdditiveNoise"]
 

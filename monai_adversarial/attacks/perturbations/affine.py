@@ -16,9 +16,9 @@ from monai_adversarial.attacks.perturbations.geometric import (
     per_axis,
     unexplained_change,
 )
-from monai_adversarial.attacks.perturbations.smooth_basis import evaluate_separable
-from monai_adversarial.attacks.scene import Scene
-from monai_adversarial.attacks.validation import check_positive
+from monai_adversarial.utils.scene import Scene
+from monai_adversarial.utils.smooth_basis import evaluate_separable
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["AffineTransform", "BoundAffineTransform"]
 

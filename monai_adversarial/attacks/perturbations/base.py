@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from monai_adversarial.attacks.scene import Scene
-from monai_adversarial.attacks.validation import check_positive
+from monai_adversarial.utils.scene import Scene
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["BoundPerturbation", "BudgetError", "Measurement", "Parameters", "Perturbation", "per_sample"]
 

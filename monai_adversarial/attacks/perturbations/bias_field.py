@@ -16,7 +16,8 @@ from monai_adversarial.attacks.perturbations.base import (
     per_sample,
 )
 from monai_adversarial.attacks.perturbations.geometric import intensity_changes, shared_spacing, unexplained_change
-from monai_adversarial.attacks.perturbations.smooth_basis import (
+from monai_adversarial.utils.scene import Scene
+from monai_adversarial.utils.smooth_basis import (
     bspline_fit,
     bspline_matrix,
     evaluate_separable,
@@ -24,8 +25,7 @@ from monai_adversarial.attacks.perturbations.smooth_basis import (
     legendre_fit,
     legendre_matrix,
 )
-from monai_adversarial.attacks.scene import Scene
-from monai_adversarial.attacks.validation import check_choice, check_count, check_positive
+from monai_adversarial.utils.validation import check_choice, check_count, check_positive
 
 __all__ = ["BiasField", "BoundBiasField"]
 

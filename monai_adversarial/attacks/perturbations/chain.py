@@ -9,7 +9,7 @@ import torch
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters, Perturbation
 from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
-from monai_adversarial.attacks.scene import Scene
+from monai_adversarial.utils.scene import Scene
 
 __all__ = ["BoundChain", "Chain"]
 

@@ -18,10 +18,10 @@ from monai_adversarial.attacks.perturbations.geometric import (
     unexplained_change,
 )
 from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant
-from monai_adversarial.attacks.perturbations.smooth_basis import bspline_matrix, evaluate_separable, linear_matrix
 from monai_adversarial.attacks.perturbations.warp import warp_linear
-from monai_adversarial.attacks.scene import Scene
-from monai_adversarial.attacks.validation import check_count, check_positive
+from monai_adversarial.utils.scene import Scene
+from monai_adversarial.utils.smooth_basis import bspline_matrix, evaluate_separable, linear_matrix
+from monai_adversarial.utils.validation import check_count, check_positive
 
 __all__ = ["BoundElasticDeformation", "ElasticDeformation"]
 

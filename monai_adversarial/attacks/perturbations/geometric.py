@@ -10,8 +10,8 @@ import torch
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
-from monai_adversarial.attacks.scene import Scene
-from monai_adversarial.attacks.validation import check_choice, check_positive
+from monai_adversarial.utils.scene import Scene
+from monai_adversarial.utils.validation import check_choice, check_positive
 
 __all__ = ["BoundGeometric", "intensity_changes", "match_size", "per_axis", "shared_spacing", "unexplained_change"]
 

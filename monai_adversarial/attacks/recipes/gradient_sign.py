@@ -8,7 +8,7 @@ from typing import Any
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.attacks.perturbations.additive import AdditiveNoise
 from monai_adversarial.attacks.search import AutoPGD, SteepestAscent
-from monai_adversarial.attacks.validation import check_positive
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["APGD", "BIM", "FGSM", "MIFGSM", "PGD"]
 

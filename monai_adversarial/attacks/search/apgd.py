@@ -9,7 +9,7 @@ import torch
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.search.base import Search, SearchRun, steepest_direction
-from monai_adversarial.attacks.validation import check_fraction
+from monai_adversarial.utils.validation import check_fraction
 
 __all__ = ["AutoPGD", "checkpoints"]
 

@@ -7,7 +7,7 @@ import torch
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 from monai_adversarial.attacks.search.base import Search, SearchRun, steepest_direction
-from monai_adversarial.attacks.validation import check_positive
+from monai_adversarial.utils.validation import check_positive
 
 __all__ = ["SteepestAscent"]
 

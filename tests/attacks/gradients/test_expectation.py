@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute, ExpectationOverTransformation
-from monai_adversarial.attacks.gradients import current_draw, draw_seed, random_draw
 from monai_adversarial.inferers import PurifiedInferer
-from tests.attacks.gradients.test_backward_pass import square_of
-from tests.purifiers import RandomGain, Rounded
-from tests.utils import random_image, random_label, tiny_segmentation_network
+from monai_adversarial.utils.draws import current_draw, draw_seed, random_draw
+from tests.helpers import random_image, random_label, tiny_segmentation_network
+from tests.purifiers.examples import RandomGain, Rounded
+from tests.utils.test_backward_pass import square_of
 
 
 def test_gradient_is_the_mean_over_the_draws():

@@ -8,7 +8,7 @@ import torch
 
 from monai_adversarial.attacks.objectives import Progress, Target, get_objective
 from tests.attacks.objectives.cases import NAMES
-from tests.utils import random_image, random_label
+from tests.helpers import random_image, random_label
 
 STEPS, STEP = 20, 0.1
 MIXING = {

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from monai_adversarial.attacks.objectives import Target
-from tests.utils import as_metatensor, random_label
+from tests.helpers import as_metatensor, random_label
 
 
 def test_class_map_stays_an_index_and_equals_its_one_hot_form() -> None:

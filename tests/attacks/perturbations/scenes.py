@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from monai_adversarial.attacks.intensity import IntensityMap
 from monai_adversarial.attacks.perturbations import Parameters
-from monai_adversarial.attacks.scene import Scene
+from monai_adversarial.utils.intensity import IntensityMap
+from monai_adversarial.utils.scene import Scene
 
 WINDOW = IntensityMap.from_window(-175, 250)
 

@@ -19,9 +19,9 @@ from monai_adversarial.attacks.perturbations import (
     Parameters,
     Perturbation,
 )
-from monai_adversarial.attacks.scene import Scene
+from monai_adversarial.utils.scene import Scene
 from tests.attacks.perturbations.scenes import WINDOW, hounsfield_scene, leaves
-from tests.utils import LinearNetwork, random_image
+from tests.helpers import LinearNetwork, random_image
 
 NORMS = ("linf", "l2", "rms")
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_adversarial.attacks.perturbations import AffineTransform, BudgetError
-from monai_adversarial.attacks.scene import Scene
+from monai_adversarial.utils.scene import Scene
 from tests.attacks.perturbations.scenes import hounsfield_scene, leaves
 
 ORDER_3D = ("rotation",) * 3 + ("translation",) * 3 + ("scale",) * 3 + ("shear",) * 3

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy.fft import dctn
 from scipy.optimize import linprog
 
-from monai_adversarial.attacks.intensity import IntensityMap
 from monai_adversarial.attacks.perturbations import BiasField, BudgetError
-from monai_adversarial.attacks.scene import Scene
 from monai_adversarial.attacks.search import AutoPGD, Search, SteepestAscent
+from monai_adversarial.utils.intensity import IntensityMap
+from monai_adversarial.utils.scene import Scene
 from tests.attacks.perturbations.scenes import WINDOW, hounsfield_scene, leaves
 
 DOMAINS = ("window", "attenuation", "image")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from monai_adversarial.attacks.perturbations import BudgetError, ElasticDeformation, jacobian_determinant
 from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation
 from monai_adversarial.attacks.perturbations.warp import warp_linear
-from monai_adversarial.attacks.scene import Scene
+from monai_adversarial.utils.scene import Scene
 from tests.attacks.perturbations.scenes import hounsfield_scene, leaves
 
 SPACING = (1.0, 1.5, 3.0)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from monai_adversarial.attacks.perturbations.additive import AdditiveNoise
-from monai_adversarial.attacks.scene import Scene
 from monai_adversarial.attacks.search import AutoPGD, ProjectedAdam, SteepestAscent, steepest_direction
 from monai_adversarial.attacks.search.apgd import checkpoints
+from monai_adversarial.utils.scene import Scene
 
 SHAPE = (2, 1, 5, 6)
 

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gaussian smoothing with a width in mm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.networks.layers import gaussian_1d, separable_filtering
+from monai.utils import ensure_tuple
+from scipy.ndimage import gaussian_filter
+
+from monai_adversarial.purifiers.base import Purifier
+from monai_adversarial.purifiers.context import ImageContext
+from monai_adversarial.purifiers.dictionary import dictionary_form
+from monai_adversarial.utils.validation import check_positive
+
+__all__ = ["GaussianDenoise", "GaussianDenoiseD", "GaussianDenoiseDict", "GaussianDenoised"]
+
+TRUNCATE = 4.0  # standard deviations
+
+
+class GaussianDenoise(Purifier):
+    """Gaussian smoothing, border values outside.
+
+    ``scipy.ndimage.gaussian_filter(mode="nearest", truncate=4)`` on the CPU; for gradients and on a GPU MONAI's
+    ``separable_filtering`` with its sampled kernel, equal to 1e-5 of the intensities.
+
+    Differentiable: an attacker goes through it exactly.
+
+    Args:
+        sigma: standard deviation in mm, one number or one per axis.
+        intensity: see :class:`Purifier`.
+        spacing: see :class:`Purifier`.
+
+    Source: textbook.
+    """
+
+    gradient = "exact"
+
+    def __init__(self, sigma: float | Sequence[float] = 1.5, intensity: Any = None, spacing: Any = None) -> None:
+        super().__init__(intensity, spacing)
+        self.sigma = tuple(check_positive("sigma", value) for value in ensure_tuple(sigma))
+        if not 1 <= len(self.sigma) <= 3:
+            raise ValueError(f"sigma must be one number (mm) or one per axis, got {sigma!r}.")
+
+    @property
+    def in_hounsfield(self) -> bool:
+        """No: widths are in mm."""
+        return False
+
+    def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:
+        """Smooth each sample with its own spacing."""
+        sigmas = context.in_voxels(self.sigma, image, "sigma").tolist()
+        if image.device.type == "cpu" and not (torch.is_grad_enabled() and image.requires_grad):
+            return torch.stack([_smooth_with_scipy(one, sigma) for one, sigma in zip(image, sigmas, strict=True)])
+        if all(sigma == sigmas[0] for sigma in sigmas):
+            return _smooth(image, sigmas[0])
+        return torch.cat([_smooth(image[i : i + 1], sigma) for i, sigma in enumerate(sigmas)])
+
+
+def _smooth_with_scipy(sample: torch.Tensor, sigma: list[float]) -> torch.Tensor:
+    """(channel, spatial...), twice as fast as convolutions on a CPU."""
+    array = sample.detach().numpy()
+    return torch.from_numpy(gaussian_filter(array, (0.0, *sigma), mode="nearest", truncate=TRUNCATE))
+
+
+def _smooth(image: torch.Tensor, sigma: list[float]) -> torch.Tensor:
+    kernels = [gaussian_1d(torch.tensor(s), truncated=TRUNCATE, approx="sampled", normalize=True) for s in sigma]
+    return separable_filtering(image, [kernel.to(image) for kernel in kernels], mode="replicate")
+
+
+GaussianDenoiseD = GaussianDenoiseDict = GaussianDenoised = dictionary_form(GaussianDenoise)

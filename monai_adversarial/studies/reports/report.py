@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables over all units: CSV, JSON, plain text."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_adversarial.metrics import summarize
+from monai_adversarial.studies.records import without_nan, write_json
+from monai_adversarial.studies.reports.overview import save_overview
+from monai_adversarial.utils.files import replace_when_complete
+
+__all__ = ["CampaignReport"]
+
+Record = Mapping[str, Any]
+
+# Columns of results.csv that hold a score per organ: which image, against which label.
+IMAGES = ("clean", "random", "adversarial", "random_original_label", "adversarial_original_label")
+SCORES = ("dice", "hd95_mm")
+
+
+class CampaignReport:
+    """Tables over the records of a campaign.
+
+    Args:
+        records: attack -> one record per case, as ``Unit.run`` returns them.
+        seed: of the bootstrap.
+    """
+
+    def __init__(self, records: Mapping[str, Sequence[Record]], seed: int = 0) -> None:
+        self.records, self.seed = dict(records), seed
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per case, attack and organ, and one with organ "mean" that also holds what concerns the whole case.
+
+        HD95 is empty where it is not defined: an organ that is absent from the label or from the prediction.
+        """
+        rows = []
+        for attack, records in self.records.items():
+            for record in records:
+                head = {"case": record["case"], "attack": attack, "reference": record["reference"]}
+                images = [image for image in IMAGES if image in record["scores"]]
+                for organ in record["scores"]["clean"]:
+                    of_organ = {image: record["scores"][image][organ] for image in images}
+                    rows.append({**head, "organ": organ, **_columns(of_organ)})
+                rows.append({**head, "organ": "mean", **_columns(record["mean"]), **self._case(record)})
+        return rows
+
+    @staticmethod
+    def _case(record: Record) -> dict[str, Any]:
+        after = record["mean"]["adversarial"]
+        return {
+            "missed_organs": " ".join(after["missed"]),
+            "invented_organs": " ".join(after["invented"]),
+            "success": int(record["success"]),
+            **record["visibility"],
+            **{
+                f"{name} [{measured['units']}]" if measured["units"] else name: measured["value"]
+                for name, measured in record["measurements"].items()
+            },
+            "zero_gradient_fraction": record["zero_gradient_fraction"],
+            **record["cost"],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Per attack: means over cases with 95 % bootstrap intervals, worst measurements, cost."""
+        attacks = {}
+        for attack, records in self.records.items():
+            scores = {
+                f"{image}_{score}": summarize((r["mean"][image][score] for r in records), self.seed)
+                for image in IMAGES
+                if image in records[0]["mean"]
+                for score in SCORES
+            }
+            organs = {
+                organ: {
+                    image: summarize((r["scores"][image][organ]["dice"] for r in records), self.seed)
+                    for image in IMAGES
+                    if image in records[0]["scores"]
+                }
+                for organ in records[0]["scores"]["clean"]
+            }
+            attacks[attack] = {
+                "cases": len(records),
+                "reference": sorted({record["reference"] for record in records}),
+                "geometric": bool(records[0]["geometric"]),
+                **scores,
+                "dice_per_organ": organs,
+                "missed_organs": sum(len(record["mean"]["adversarial"]["missed"]) for record in records),
+                "invented_organs": sum(len(record["mean"]["adversarial"]["invented"]) for record in records),
+                "success_rate": sum(bool(record["success"]) for record in records) / len(records),
+                "ssim": summarize((r["visibility"]["ssim"] for r in records), self.seed),
+                "psnr_db": summarize((r["visibility"]["psnr_db"] for r in records), self.seed),
+                "measurements": _worst(records),
+                "zero_gradient_fraction": summarize((r["zero_gradient_fraction"] for r in records), self.seed),
+                "cost": {key: sum(record["cost"][key] for record in records) for key in records[0]["cost"]},
+                "configuration": records[0]["configuration"],
+            }
+        return {
+            "cases": sorted({record["case"] for records in self.records.values() for record in records}),
+            "interval": "95 % percentile bootstrap of the mean over cases",
+            "attacks": attacks,
+        }
+
+    def table(self) -> str:
+        """Plain text for the terminal."""
+        header = [
+            "attack",
+            "n",
+            "clean Dice",
+            "random control",
+            "adversarial",
+            "HD95 mm",
+            "SSIM",
+            "PSNR dB",
+            "success",
+            "s/case",
+        ]
+        lines = [header]
+        summary = self.summary()["attacks"]
+        for attack, found in summary.items():
+            seconds = found["cost"]["total_seconds"] / found["cases"]
+            lines.append(
+                [
+                    attack,
+                    str(found["cases"]),
+                    *(_interval(found[f"{image}_dice"]) for image in ("clean", "random", "adversarial")),
+                    " > ".join(_number(found[f"{image}_hd95_mm"]["mean"], 1) for image in ("clean", "adversarial")),
+                    _number(found["ssim"]["mean"], 3),
+                    _number(found["psnr_db"]["mean"], 1),
+                    f"{found['success_rate']:.0%}",
+                    _number(seconds, 1),
+                ]
+            )
+            if found["geometric"]:
+                pair = (found[f"{image}_original_label_dice"] for image in ("random", "adversarial"))
+                distance = _number(found["adversarial_original_label_hd95_mm"]["mean"], 1)
+                lines.append(["  original label", "", "", *map(_interval, pair), f"{'':>3}   {distance}", *[""] * 4])
+        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+        text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+        text.insert(1, "-" * max(map(len, text)))
+        text += [
+            "",
+            "Dice: mean over organs and cases [95 % bootstrap interval over cases]. HD95: clean > adversarial, over",
+            "organs in both label and prediction. Random control: a random change of the same kind and size.",
+        ]
+        if any(found["geometric"] for found in summary.values()):
+            text += ["Attacks that move anatomy: against the label moved with it; below, against the original label."]
+        if any("clean prediction" in found["reference"] for found in summary.values()):
+            text += ["Cases without a label are scored against the network's own clean prediction."]
+        for attack, found in summary.items():
+            limits = [_limit(name, measured) for name, measured in found["measurements"].items()]
+            text += [f"{attack}: {'; '.join(limits)}"] if limits else []
+        return "\n".join(text)
+
+    def write(self, output_dir: Path) -> dict[str, Any]:
+        """Write results.csv, summary.json, summary.txt and overview.png; returns the summary."""
+        rows, summary = self.rows(), without_nan(self.summary())
+        columns: dict[str, None] = {}
+        for row in sorted(rows, key=len, reverse=True):
+            columns |= dict.fromkeys(row)
+        with replace_when_complete(output_dir / "results.csv") as temporary, open(temporary, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, _ordered(columns), restval="")
+            writer.writeheader()
+            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+        write_json(output_dir / "summary.json", summary)
+        with replace_when_complete(output_dir / "summary.txt") as temporary:
+            temporary.write_text(self.table() + "\n")
+        if rows:
+            with replace_when_complete(output_dir / "overview.png") as temporary:
+                save_overview(self.records, summary, temporary)
+        return summary
+
+
+def _columns(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{image}_{score}": scores[image][score] for score in SCORES for image in IMAGES if image in scores}
+
+
+def _ordered(columns: Mapping[str, None]) -> list[str]:
+    """Case, attack, organ first; Dice before HD95; the rest as it came."""
+    first = ["case", "attack", "organ", "reference"] + [f"{image}_{score}" for score in SCORES for image in IMAGES]
+    return [c for c in first if c in columns] + [c for c in columns if c not in first]
+
+
+def _cell(value: Any) -> Any:
+    value = without_nan(value)
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _worst(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """Per measurement the value closest to (or furthest over) its limit; the largest where there is no limit."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, first in records[0]["measurements"].items():
+        values = [r["measurements"][name]["value"] for r in records if name in r["measurements"]]
+        defined = [value for value in values if value is not None]
+        worst = (min if first["bound"] == "lower" else max)(defined) if defined else None
+        kept = {key: first[key] for key in ("units", "limit", "bound")}
+        found[name] = {"worst": worst, **kept, "tolerance": max(r["measurements"][name]["tolerance"] for r in records)}
+    return found
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def _significant(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _limit(name: str, measured: Mapping[str, Any]) -> str:
+    text = f"{name.replace('_', ' ')} {_significant(measured['worst'])} {measured['units']}".rstrip()
+    limit = measured["limit"]
+    if limit is None:
+        return text
+    lower = measured["bound"] == "lower"
+    # A value that passed the check although it lies beyond its limit did so by the rounding of the file.
+    excess = 0.0 if measured["worst"] is None else (limit - measured["worst"]) * (1 if lower else -1)
+    room = f", rounding of the file {_significant(measured['tolerance'])}" if excess > 1e-3 * abs(limit) + 1e-6 else ""
+    return f"{text} ({'at least' if lower else 'at most'} {limit:g}{room})"
+
+
+def _interval(summary: Mapping[str, Any]) -> str:
+    mean, low, high = (_number(summary[key], 3) for key in ("mean", "low", "high"))
+    return mean if low == "-" else f"{mean} [{low}, {high}]"

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks behind a callable, and networks that hold still for a while."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+__all__ = ["frozen", "modules_of", "unwrap"]
+
+
+def unwrap(predict: Any) -> Any:
+    """The network inside ``DistributedDataParallel`` / ``DataParallel``: attack steps must not trigger their
+    communication."""
+    if isinstance(predict, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        return predict.module
+    return predict
+
+
+def modules_of(predict: Any) -> list[nn.Module]:
+    """The networks that a callable holds: itself, a bound method's owner, arguments of a partial, variables of a
+    closure."""
+    found: list[nn.Module] = []
+    seen: set[int] = set()
+
+    def visit(thing: Any, depth: int) -> None:
+        if id(thing) in seen or depth > 4:
+            return
+        seen.add(id(thing))
+        if isinstance(thing, nn.Module):
+            found.append(thing)
+        elif isinstance(thing, functools.partial):
+            for part in (thing.func, *thing.args, *thing.keywords.values()):
+                visit(part, depth + 1)
+        elif isinstance(thing, (list, tuple)):
+            for part in thing:
+                visit(part, depth + 1)
+        elif callable(thing):
+            if getattr(thing, "__self__", None) is not None:
+                visit(thing.__self__, depth + 1)
+            for cell in getattr(thing, "__closure__", None) or ():
+                try:
+                    visit(cell.cell_contents, depth + 1)
+                except ValueError:  # a cell that is not filled yet
+                    continue
+            if not isinstance(thing, type) and hasattr(thing, "__dict__"):
+                for part in vars(thing).values():
+                    if isinstance(part, (nn.Module, functools.partial)) or callable(part):
+                        visit(part, depth + 1)
+
+    visit(predict, 0)
+    return found
+
+
+@contextmanager
+def frozen(networks: list[nn.Module]) -> Iterator[None]:
+    """Evaluation mode and constant weights for a while; every module and parameter is as before afterwards, exceptions
+    included."""
+    modules = [module for network in networks for module in network.modules()]
+    training = [(module, module.training) for module in modules]
+    parameters = [(weight, weight.requires_grad) for network in networks for weight in network.parameters()]
+    try:
+        for module, _ in training:
+            module.training = False
+        for weight, _ in parameters:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+        for weight, needed in parameters:
+            weight.requires_grad_(needed)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a perturbation knows about the images it changes: voxels, spacing, units, region, seeds."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from monai_adversarial.utils.intensity import IntensityMap
+from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import check_choice, holds_booleans
+
+__all__ = ["IMAGE_DOMAINS", "UNITS", "Scene", "budget_of", "case_seeds", "check_spacing", "spacing_of"]
+
+UNITS = ("HU", "network", "fraction")
+IMAGE_DOMAINS = ("HU", "network")
+
+
+def check_spacing(spacing: Any) -> torch.Tensor:
+    """``spacing`` as a tensor, float64 on the CPU, if it holds numbers above zero, whatever image it is for.
+
+    Args:
+        spacing: one number, one per axis, or one row per sample, in mm.
+
+    Raises:
+        ValueError: for something else.
+    """
+    try:
+        if holds_booleans(spacing):
+            raise TypeError
+        table = torch.as_tensor(spacing, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"spacing must be numbers in mm, got {spacing!r}.") from None
+    _check_lengths(table)
+    return table
+
+
+def _check_lengths(table: torch.Tensor) -> None:
+    if not bool((torch.isfinite(table) & (table > 0)).all()):
+        raise ValueError(f"spacing must be finite and > 0 mm along every axis, got {table.tolist()}.")
+
+
+def spacing_of(image: torch.Tensor, spacing: Any = None) -> torch.Tensor | None:
+    """Voxel spacing in mm, (batch, spatial dimensions), float64 on the CPU.
+
+    Args:
+        image: (batch, channel, spatial...); a MetaTensor gives its affine.
+        spacing: overrides the affine: one number, one per axis, or one row per sample, in mm.
+
+    Returns:
+        None where nothing is known (a plain tensor and no ``spacing``).
+
+    Raises:
+        ValueError: for a spacing that is no numbers, does not fit the image or is not positive.
+    """
+    batch, dimensions = image.shape[0], image.ndim - 2
+    if spacing is not None:
+        table = check_spacing(spacing)
+        if table.ndim == 0:
+            table = table.expand(dimensions)
+        if table.shape[-1] != dimensions or table.ndim > 2 or (table.ndim == 2 and table.shape[0] not in (1, batch)):
+            raise ValueError(
+                f"spacing must give {dimensions} values in mm (one row per sample), got shape {tuple(table.shape)}."
+            )
+        table = table.expand(batch, dimensions).clone()
+    else:
+        affine = getattr(image, "affine", None)
+        if affine is None:
+            return None
+        affine = torch.as_tensor(affine, dtype=torch.float64).detach().cpu()
+        affine = affine.expand(batch, *affine.shape[-2:])
+        table = affine[:, :3, :dimensions].norm(dim=1)
+        _check_lengths(table)
+    return table
+
+
+def budget_of(image: torch.Tensor, budget: torch.Tensor | None) -> torch.Tensor | None:
+    """Factors of the budget, (batch,), on the image's device and in its dtype; None for 1 everywhere.
+
+    Raises:
+        TypeError: for something else than a tensor of real numbers.
+        ValueError: for another shape, and for factors that are negative or not finite.
+    """
+    if budget is None:
+        return None
+    if not isinstance(budget, torch.Tensor) or budget.is_complex() or budget.dtype == torch.bool:
+        what = f"a tensor of {budget.dtype}" if isinstance(budget, torch.Tensor) else type(budget).__name__
+        raise TypeError(f"budget must be a tensor of one factor per sample, got {what}.")
+    if tuple(budget.shape) != (image.shape[0],):
+        raise ValueError(
+            f"budget must hold one factor for each of the {image.shape[0]} samples, got shape {tuple(budget.shape)}."
+        )
+    factors = as_plain(budget).detach().to(image)
+    if not bool((torch.isfinite(factors) & (factors >= 0)).all()):
+        raise ValueError(f"budget must be finite and >= 0 for every sample, got {factors.tolist()}.")
+    return factors
+
+
+def case_seeds(image: torch.Tensor, seed: int) -> tuple[int, ...]:
+    """One seed per sample from ``seed`` and the voxels, so that batch size and order do not change a result."""
+    values = image.detach().to(device="cpu", dtype=torch.float32).contiguous()
+    return tuple(zlib.crc32(sample.numpy().tobytes(), seed & 0xFFFFFFFF) for sample in values)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The clean batch as a perturbation sees it.
+
+    Args:
+        image: (batch, channel, spatial...), plain tensor, float32 or float64.
+        seeds: one integer per sample.
+        spacing: (batch, spatial dimensions) in mm on the CPU, or None.
+        region: boolean (batch, 1, spatial...), voxels that may change; None for all.
+        intensity: the map from HU to network values, if known.
+        image_domain: ``"HU"`` when ``image`` holds HU, ``"network"`` when the map was already applied.
+        budget: factor by which each sample's budget is multiplied, (batch,), as ``budget_of`` gives it; None for 1.
+            Perturbations that know only one budget for the batch refuse it when they are bound.
+    """
+
+    image: torch.Tensor
+    seeds: tuple[int, ...]
+    spacing: torch.Tensor | None = None
+    region: torch.Tensor | None = None
+    intensity: IntensityMap | None = None
+    image_domain: str = "network"
+    budget: torch.Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return int(self.image.shape[0])
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Voxels along each axis."""
+        return tuple(self.image.shape[2:])
+
+    def select(self, indices: Sequence[int]) -> Scene:
+        """The same scene for some of its samples."""
+        where = torch.as_tensor(list(indices), device=self.image.device)
+        return replace(
+            self,
+            image=self.image.index_select(0, where),
+            seeds=tuple(self.seeds[i] for i in indices),
+            spacing=None if self.spacing is None else self.spacing[list(indices)],
+            region=None if self.region is None else self.region.index_select(0, where),
+            budget=None if self.budget is None else self.budget.index_select(0, where),
+        )
+
+    def generators(self, stream: int = 0) -> list[torch.Generator]:
+        """One generator per sample on the image's device; ``stream`` separates restarts and controls."""
+        made = []
+        for seed in self.seeds:
+            generator = torch.Generator(device=self.image.device)
+            generator.manual_seed((seed * 1_000_003 + stream * 7_919) & 0x7FFF_FFFF_FFFF_FFFF)
+            made.append(generator)
+        return made
+
+    def require_spacing(self, what: str) -> torch.Tensor:
+        """The spacing in mm, or ValueError that says who needs it."""
+        if self.spacing is None:
+            raise ValueError(
+                f"spacing is missing: {what} is in mm, so pass a MetaTensor with an affine or spacing=(mm along "
+                "each axis)."
+            )
+        return self.spacing
+
+    def in_image_units(self, amount: float, units: str) -> float:
+        """Convert an intensity difference given in ``units`` to the units of ``image``.
+
+        Args:
+            amount: the difference.
+            units: ``"HU"``, ``"network"`` (as the network sees it) or ``"fraction"`` (of the intensity window).
+
+        Raises:
+            ValueError: for unknown units, or where the intensity map is needed and missing.
+        """
+        check_choice("units", units, UNITS)
+        if units == "fraction":
+            if self.intensity is None or self.intensity.window is None:
+                raise ValueError(
+                    "units='fraction' is a fraction of the intensity window: pass intensity= with a clipped window."
+                )
+            low, high = self.intensity.window
+            amount, units = amount * (high - low), "HU"
+        if units == self.image_domain:
+            return amount
+        if self.intensity is None:
+            raise ValueError(
+                f"units={units!r} for an image in {self.image_domain!r} values needs the map between them: pass "
+                "intensity=."
+            )
+        return amount * self.intensity.scale if units == "HU" else amount / self.intensity.scale
+
+    def in_hounsfield(self, amount: torch.Tensor) -> torch.Tensor | None:
+        """Convert intensity differences in image units to HU; None when the relation is not known."""
+        if self.image_domain == "HU":
+            return amount
+        return None if self.intensity is None else amount / self.intensity.scale
