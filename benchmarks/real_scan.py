@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from monai_adversarial.attacks import PGD, AdvBiasField, AdvElastic, Attack
+from monai_adversarial.attacks import PGD, Attack, BiasFieldAttack, ElasticAttack
 from monai_adversarial.attacks.result import CONTROL_STREAM, AttackResult
 from monai_adversarial.data.real_scan import LabelledScan, load_labelled_scan
 from monai_adversarial.metrics import score_segmentation, score_visibility
@@ -113,7 +113,7 @@ def _pgd(epsilon: float, objective: str = "dice", classes: Sequence[int] | None 
             step_size=PGD_STEP * epsilon,
             objective=objective,
             classes=classes,
-            image_domain="HU",
+            image_units="HU",
             **options,
         )
 
@@ -122,7 +122,7 @@ def _pgd(epsilon: float, objective: str = "dice", classes: Sequence[int] | None 
 
 def _bias_field(max_gain: float, domain: str, zero_mean: bool = True) -> Callable[..., Attack]:
     def make(steps: int, **options: Any) -> Attack:
-        return AdvBiasField(
+        return BiasFieldAttack(
             max_gain,
             domain=domain,
             zero_mean=zero_mean,
@@ -130,7 +130,7 @@ def _bias_field(max_gain: float, domain: str, zero_mean: bool = True) -> Callabl
             steps=steps,
             objective="dice",
             classes=(LIVER,),
-            image_domain="HU",
+            image_units="HU",
             **options,
         )
 
@@ -139,8 +139,8 @@ def _bias_field(max_gain: float, domain: str, zero_mean: bool = True) -> Callabl
 
 def _elastic(max_displacement: float) -> Callable[..., Attack]:
     def make(steps: int, **options: Any) -> Attack:
-        return AdvElastic(
-            max_displacement, steps=steps, objective="dice", classes=(LIVER,), image_domain="HU", **options
+        return ElasticAttack(
+            max_displacement, steps=steps, objective="dice", classes=(LIVER,), image_units="HU", **options
         )
 
     return make

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.timing import Job, StepClock, Stopwatch
-from monai_adversarial.attacks import PGD, AdvBiasField, AdvElastic
+from monai_adversarial.attacks import PGD, BiasFieldAttack, ElasticAttack
 from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.precision import Precision
 
@@ -98,10 +98,10 @@ def step_jobs(device: str, size: int, compiled: bool) -> list[Job]:
         Job("trainable weights and backward(), as most libraries do", timed(with_weight_gradients)),
         Job("PGD step, float32", steps(PGD, 0.02, precision="float32"), 1.05),
         Job("PGD step, default (auto)", steps(PGD, 0.02), 0.45),
-        Job("bias-field step, float32", steps(AdvBiasField, precision="float32", **bias), 1.1),
-        Job("bias-field step, default", steps(AdvBiasField, **bias)),
-        Job("diffeomorphic elastic step, float32", steps(AdvElastic, 5.0, precision="float32"), 1.5),
-        Job("diffeomorphic elastic step, default", steps(AdvElastic, 5.0)),
+        Job("bias-field step, float32", steps(BiasFieldAttack, precision="float32", **bias), 1.1),
+        Job("bias-field step, default", steps(BiasFieldAttack, **bias)),
+        Job("diffeomorphic elastic step, float32", steps(ElasticAttack, 5.0, precision="float32"), 1.5),
+        Job("diffeomorphic elastic step, default", steps(ElasticAttack, 5.0)),
         Job("whole call of PGD-10, default, / 10", _tenth(timed(lambda: ten(network, image, label)))),
     ]
     if compiled:

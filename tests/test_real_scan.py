@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks import real_scan
 from benchmarks.real_scan import Row, Study, main, read_results, run_all, table
-from monai_adversarial.attacks import PGD, AdvElastic
+from monai_adversarial.attacks import PGD, ElasticAttack
 from monai_adversarial.data.real_scan import LabelledScan, load_labelled_scan
 from monai_adversarial.networks import ResampledNetwork
 
@@ -44,12 +44,12 @@ def toy_study(folds: tuple[int, ...] = (1, 2)) -> Study:
 
 
 def noise(steps: int, **options: Any) -> PGD:
-    return PGD(40, units="HU", steps=steps, objective="dice", classes=(1,), image_domain="HU", **options)
+    return PGD(40, units="HU", steps=steps, objective="dice", classes=(1,), image_units="HU", **options)
 
 
-def deformation(steps: int, **options: Any) -> AdvElastic:
-    return AdvElastic(
-        6.0, control_spacing=12.0, steps=steps, objective="dice", classes=(1,), image_domain="HU", **options
+def deformation(steps: int, **options: Any) -> ElasticAttack:
+    return ElasticAttack(
+        6.0, control_spacing=12.0, steps=steps, objective="dice", classes=(1,), image_units="HU", **options
     )
 
 

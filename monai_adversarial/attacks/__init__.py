@@ -25,7 +25,7 @@ from monai_adversarial.attacks.perturbations import (
     Measurement,
     Perturbation,
 )
-from monai_adversarial.attacks.recipes import APGD, BIM, FGSM, MIFGSM, PGD, AdvAffine, AdvBiasField, AdvElastic
+from monai_adversarial.attacks.recipes import APGD, BIM, FGSM, MIFGSM, PGD, AffineAttack, BiasFieldAttack, ElasticAttack
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.attacks.search import AutoPGD, ProjectedAdam, Search, SteepestAscent
 from monai_adversarial.utils.intensity import IntensityMap
@@ -37,9 +37,9 @@ __all__ = [
     "MIFGSM",
     "PGD",
     "AdditiveNoise",
-    "AdvAffine",
-    "AdvBiasField",
-    "AdvElastic",
+    "AffineAttack",
+    "BiasFieldAttack",
+    "ElasticAttack",
     "AffineTransform",
     "Attack",
     "AttackResult",

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import torch
 from monai.utils import convert_to_dst_type
 
-from monai_adversarial.attacks.gradients import ObjectiveFunction
-from monai_adversarial.attacks.objectives import Progress, Target
+from monai_adversarial.attacks.ascent import Ascent
+from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
-from monai_adversarial.attacks.predictor import Predictor
 from monai_adversarial.metrics.batch_dice import hard_prediction
-from monai_adversarial.utils.draws import random_draw
+from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.validation import check_label_range, check_logits
 
 if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack
 
-__all__ = ["REFERENCES", "Perturbed", "class_mask", "moved_target", "perturb_batch"]
+__all__ = ["REFERENCES", "Perturbed", "class_mask", "perturb_batch"]
 
 REFERENCES = ("label", "prediction", "probabilities")
 
@@ -71,17 +71,6 @@ def class_mask(wanted: Sequence[int] | None, classes: int, device: torch.device)
     return mask
 
 
-def moved_target(
-    bound: BoundPerturbation, target: Target, parameters: Parameters, classes: int, dtype: torch.dtype
-) -> Target:
-    """The reference on the perturbed anatomy; the same target unless the perturbation is geometric."""
-    if not bound.geometric:
-        return target
-    if target.index is not None:
-        return target.with_soft(bound.move_class_map(target.index, classes, parameters))
-    return target.with_soft(bound.move_soft_label(target.one_hot(dtype), parameters))
-
-
 def perturb_batch(
     attack: Attack,
     predictor: Predictor,
@@ -95,54 +84,31 @@ def perturb_batch(
 ) -> Perturbed:
     """One run of an attack without checks of its outcome; see ``Attack.perturb``."""
     bound = attack.perturbation.bind(scene)
-    target: Target | None = None
+    known: list[Target] = []
     if probabilities is not None or reference != "label":
-        target = _reference_of_network(attack, predictor, scene, reference, probabilities)
+        known.append(_reference_of_network(attack, predictor, scene, reference, probabilities))
 
-    def read_label(logits: torch.Tensor) -> Target:
-        assert label is not None
-        classes = int(logits.shape[1])
-        check_label_range(label, classes)
-        mask = class_mask(attack.classes, classes, label.device)
-        return Target.from_label(label, classes, attack.activation_of(classes), class_mask=mask)
+    def target_of(logits: torch.Tensor) -> Target:
+        if not known:  # the number of classes is what the first forward pass tells
+            assert label is not None
+            classes = int(logits.shape[1])
+            check_label_range(label, classes)
+            mask = class_mask(attack.classes, classes, label.device)
+            activation = predictor.model.activation_of(classes)
+            known.append(Target.from_label(label, classes, activation, class_mask=mask))
+        return known[0]
 
-    def function_at(step: int) -> ObjectiveFunction:
-        def function(parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            nonlocal target
-            logits = predictor(bound.apply(scene.image, parameters))
-            if target is None:  # the number of classes is what the first forward pass tells
-                check_logits(logits, scene.image)
-                target = read_label(logits)
-            moved = target
-            if not attack.targeted:
-                moved = moved_target(bound, target, parameters, target.classes, scene.image.dtype)
-            values, ranks = attack.objective.value_and_rank(
-                logits, moved, Progress(step, attack.steps), attack.targeted
-            )
-            sign = -1.0 if attack.targeted else 1.0
-            return sign * values, sign * ranks, logits
-
-        return function
-
-    if start is not None:
-        with torch.no_grad():
-            parameters = bound.project(start)
-    else:
-        parameters = bound.random(scene.generators(stream)) if attack.random_start else bound.zeros()
-    parameters = tuple(parameter.detach() for parameter in parameters)
-    run = attack.search.begin(bound, attack.steps)
-    for step in range(attack.steps):
-        with random_draw(stream, step):
-            found = attack.gradient.evaluate(function_at(step), parameters, predictor.precision.loss_scale)
-        with torch.no_grad():
-            parameters = run.advance(parameters, found.gradients, found.ranks, step)
+    ascent = Ascent(attack, predictor, bound, target_of, stream, start, attack.random_start)
+    for step in ascent:
+        found = step.found
+    parameters = ascent.parameters
     with torch.no_grad():
         adversarial = bound.apply(scene.image, parameters)
         moved_label = label
         if label is not None and bound.geometric and not attack.targeted:
             moved_label = bound.move_label(label, parameters)
     return Perturbed(
-        adversarial=convert_to_dst_type(adversarial, dst=image)[0],
+        adversarial=convert_to_dst_type(predictor.model.whole_image(adversarial, detached(image)), dst=image)[0],
         label=moved_label,
         parameters=parameters,
         objective=found.values,
@@ -160,12 +126,10 @@ def _reference_of_network(
         check_logits(soft, scene.image)
         classes = int(soft.shape[1])
         mask = class_mask(attack.classes, classes, soft.device)
-        return Target(classes, soft=soft, class_mask=mask, activation=attack.activation_of(classes))
-    with torch.no_grad():
-        logits = predictor(scene.image)
-    check_logits(logits, scene.image)
+        return Target(classes, soft=soft, class_mask=mask, activation=predictor.model.activation_of(classes))
+    logits = predictor.read_clean(scene.image, scored=False)
     classes = int(logits.shape[1])
-    activation, mask = attack.activation_of(classes), class_mask(attack.classes, classes, logits.device)
+    activation, mask = predictor.model.activation_of(classes), class_mask(attack.classes, classes, logits.device)
     if reference == "prediction":
         return Target.from_label(hard_prediction(logits, activation), classes, activation, class_mask=mask)
     soft = logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)

@@ -40,8 +40,10 @@ class AttackResult:
         zero_gradient_fraction: mean share of gradient entries that were exactly zero, (batch,): voxels that a sign step
             could not move.
         reference_is_prediction: no label was given.
-        image: clean image, plain tensor.
+        image: image channels of the clean batch, plain tensor.
         bound: perturbation tied to the clean batch.
+        clean_label: reference that belongs to the clean anatomy.
+        image_channels: where ``image`` sits among the input channels; None where it is all of them.
     """
 
     adversarial: torch.Tensor
@@ -61,6 +63,7 @@ class AttackResult:
     image: torch.Tensor = field(repr=False)
     bound: BoundPerturbation = field(repr=False)
     clean_label: torch.Tensor = field(repr=False)
+    image_channels: tuple[int, ...] | None = None
 
     def verify(self, saved: torch.Tensor, rounding: float = 0.0) -> dict[str, Measurement]:
         """Measure the image that was read back from a file and raise where it left the budget.
@@ -74,6 +77,8 @@ class AttackResult:
             BudgetError: names the budget that is exceeded.
         """
         plain = as_plain(saved)
+        if self.image_channels is not None and plain.shape == self.adversarial.shape:
+            plain = plain[:, list(self.image_channels)]
         if plain.shape != self.image.shape:
             raise ValueError(f"saved must have shape {tuple(self.image.shape)}, got {tuple(plain.shape)}.")
         return self.bound.verify(self.image, plain.to(self.image), self.parameters, rounding)

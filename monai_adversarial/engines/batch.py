@@ -71,9 +71,9 @@ def check_trains(attack: Attack, name: str = "attack") -> None:
         raise ValueError(
             f"{name} must be untargeted: an attack towards the label would make the batch easier, got targeted=True."
         )
-    if attack.image_domain == "HU" and attack.intensity is not None:
+    if attack.image_units == "HU" and attack.intensity is not None:
         raise ValueError(
-            f"{name} must see the image as the network does: with image_domain='HU' and intensity= it maps the image "
+            f"{name} must see the image as the network does: with image_units='HU' and intensity= it maps the image "
             "itself, which the training would not. Scale in the transforms and pass intensity= alone."
         )
 

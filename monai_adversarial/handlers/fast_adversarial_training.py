@@ -39,7 +39,7 @@ class FastAdversarialTraining(AdversarialTraining):
         check_attack: what the check attacks with; None for PGD with 10 steps and the same budget.
         check_interval: epochs between checks; 0 for no check.
         tolerance: loss of Dice, as an absolute difference, that counts as collapse.
-        intensity, objective, image_domain, precision: of the attacks; see :class:`~monai_adversarial.attacks.Attack`.
+        intensity, objective, image_units, precision: of the attacks; see :class:`~monai_adversarial.attacks.Attack`.
         options: further arguments of :class:`AdversarialTraining`.
 
     Attributes:
@@ -65,14 +65,14 @@ class FastAdversarialTraining(AdversarialTraining):
         tolerance: float = 0.2,
         intensity: Any = None,
         objective: Any = "dice_ce",
-        image_domain: str | None = None,
+        image_units: str | None = None,
         precision: str = "auto",
         **options: Any,
     ) -> None:
         shared: dict[str, Any] = {
             "intensity": intensity,
             "objective": objective,
-            "image_domain": image_domain,
+            "image_units": image_units,
             "precision": precision,
         }
         check_positive("epsilon", epsilon)

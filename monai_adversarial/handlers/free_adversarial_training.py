@@ -22,7 +22,7 @@ from monai_adversarial.handlers.base import TrainingHandler
 from monai_adversarial.networks.dual_normalization import has_dual_normalization
 from monai_adversarial.utils.intensity import as_intensity_map
 from monai_adversarial.utils.plain import as_plain
-from monai_adversarial.utils.scene import IMAGE_DOMAINS, Scene, spacing_of
+from monai_adversarial.utils.scene import IMAGE_UNITS, Scene, spacing_of
 from monai_adversarial.utils.validation import (
     check_choice,
     check_count,
@@ -55,7 +55,7 @@ class FreeAdversarialTraining(TrainingHandler):
         network: the network, for the check of its device; None for the trainer's own.
         replays: how many times a batch is used before the next one (m in the paper).
         relative_step: step as a fraction of the budget; the published code steps by the whole budget.
-        intensity, image_domain: see :class:`~monai_adversarial.attacks.Attack`.
+        intensity, image_units: see :class:`~monai_adversarial.attacks.Attack`.
         region_key: batch key of a mask of the voxels that may change.
 
     Attributes:
@@ -78,7 +78,7 @@ class FreeAdversarialTraining(TrainingHandler):
         replays: int = 4,
         relative_step: float = 1.0,
         intensity: Any = None,
-        image_domain: str | None = None,
+        image_units: str | None = None,
         region_key: str | None = None,
     ) -> None:
         super().__init__(network)
@@ -93,10 +93,10 @@ class FreeAdversarialTraining(TrainingHandler):
         self.replays = check_count("replays", replays)
         self.relative_step = check_positive("relative_step", relative_step)
         self.intensity = as_intensity_map(intensity)
-        if image_domain is None:
+        if image_units is None:
             in_hounsfield = self.intensity is None and getattr(perturbation, "units", None) == "HU"
-            image_domain = "HU" if in_hounsfield else "network"
-        self.image_domain = check_choice("image_domain", image_domain, IMAGE_DOMAINS)
+            image_units = "HU" if in_hounsfield else "network"
+        self.image_units = check_choice("image_units", image_units, IMAGE_UNITS)
         self.region_key = region_key
         self.parameters: Parameters = ()
         self._running: tuple[BoundPerturbation, Parameters] | None = None
@@ -149,7 +149,7 @@ class FreeAdversarialTraining(TrainingHandler):
             spacing=spacing_of(batch.image),
             region=None if region is None else check_region(as_plain(region), image),
             intensity=self.intensity,
-            image_domain=self.image_domain,
+            image_units=self.image_units,
         )
         bound = self.perturbation.bind(scene)
         if bound.geometric:

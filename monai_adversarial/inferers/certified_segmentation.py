@@ -109,7 +109,7 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
         abstain_class: class of the scores where it abstains; None for equal scores.
         units: see :class:`NoisyCopiesInferer`, as all that follow.
         intensity: see above.
-        image_domain: see above.
+        image_units: see above.
         copies_at_once: see above.
         denoiser: see above.
         activation: see above.
@@ -135,7 +135,7 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
         abstain_class: int | None = None,
         units: str = "network",
         intensity: Any = None,
-        image_domain: str = "network",
+        image_units: str = "network",
         copies_at_once: int = 1,
         denoiser: Purifier | Sequence[Purifier] | Callable[[torch.Tensor], torch.Tensor] | None = None,
         activation: str = "softmax",
@@ -143,7 +143,7 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            inferer, sigma, units, intensity, image_domain, copies_at_once, denoiser, activation, output, seed
+            inferer, sigma, units, intensity, image_units, copies_at_once, denoiser, activation, output, seed
         )
         self.n0, self.n = check_count("n0", n0), check_count("n", n)
         self.tau, self.alpha = _between("tau", tau, 0.5, 1.0, closed=True), _between("alpha", alpha, 0.0, 1.0)

@@ -20,7 +20,7 @@ from monai_adversarial.purifiers.base import Purifier
 from monai_adversarial.utils.draws import draw_seed, random_draw
 from monai_adversarial.utils.intensity import as_intensity_map
 from monai_adversarial.utils.plain import as_plain
-from monai_adversarial.utils.scene import IMAGE_DOMAINS, UNITS, Scene, case_seeds
+from monai_adversarial.utils.scene import IMAGE_UNITS, UNITS, Scene, case_seeds
 from monai_adversarial.utils.validation import check_choice, check_count, check_logits, check_positive
 
 __all__ = ["NoisyCopiesInferer", "count_votes", "like_inputs", "vote", "winner"]
@@ -47,7 +47,7 @@ class NoisyCopiesInferer(Inferer):
         units: ``"network"``, ``"HU"`` or ``"fraction"`` (of the intensity window).
         intensity: map from HU to the network's values (see ``as_intensity_map``), needed where ``units`` are not those
             of the image.
-        image_domain: ``"network"`` or ``"HU"``: what the image given to this inferer holds.
+        image_units: ``"network"`` or ``"HU"``: what the image given to this inferer holds.
         copies_at_once: noisy copies of the batch in one forward pass.
         denoiser: applied to each noisy copy: a ``Purifier`` (or several), or a callable on batches (batch, channel,
             spatial...).
@@ -66,7 +66,7 @@ class NoisyCopiesInferer(Inferer):
         sigma: float,
         units: str = "network",
         intensity: Any = None,
-        image_domain: str = "network",
+        image_units: str = "network",
         copies_at_once: int = 1,
         denoiser: Purifier | Sequence[Purifier] | Callable[[torch.Tensor], torch.Tensor] | None = None,
         activation: str = "softmax",
@@ -76,9 +76,9 @@ class NoisyCopiesInferer(Inferer):
         super().__init__()
         self.sigma = check_positive("sigma", sigma)
         self.units = check_choice("units", units, UNITS)
-        self.image_domain = check_choice("image_domain", image_domain, IMAGE_DOMAINS)
+        self.image_units = check_choice("image_units", image_units, IMAGE_UNITS)
         self.intensity = as_intensity_map(intensity)
-        scene = Scene(torch.empty(0), (), intensity=self.intensity, image_domain=self.image_domain)
+        scene = Scene(torch.empty(0), (), intensity=self.intensity, image_units=self.image_units)
         self.image_sigma = scene.in_image_units(self.sigma, self.units)
         self.copies_at_once = check_count("copies_at_once", copies_at_once)
         self.activation = check_choice("activation", activation, ACTIVATIONS)

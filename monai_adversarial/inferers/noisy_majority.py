@@ -88,7 +88,7 @@ class NoisyMajorityInferer(NoisyCopiesInferer):
             do so twice.
         units: see :class:`NoisyCopiesInferer`, as all that follow.
         intensity: see above.
-        image_domain: see above.
+        image_units: see above.
         copies_at_once: see above.
         denoiser: see above.
         activation: see above.
@@ -107,7 +107,7 @@ class NoisyMajorityInferer(NoisyCopiesInferer):
         soft: bool = False,
         units: str = "network",
         intensity: Any = None,
-        image_domain: str = "network",
+        image_units: str = "network",
         copies_at_once: int = 1,
         denoiser: Purifier | Sequence[Purifier] | Callable[[torch.Tensor], torch.Tensor] | None = None,
         activation: str = "softmax",
@@ -115,7 +115,7 @@ class NoisyMajorityInferer(NoisyCopiesInferer):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            inferer, sigma, units, intensity, image_domain, copies_at_once, denoiser, activation, output, seed
+            inferer, sigma, units, intensity, image_units, copies_at_once, denoiser, activation, output, seed
         )
         self.samples = check_count("samples", samples)
         self.soft = bool(soft)

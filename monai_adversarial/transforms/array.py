@@ -14,10 +14,7 @@ from monai.data import MetaTensor, get_track_meta
 from monai.transforms import RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_adversarial.attacks import PGD, AttackResult
-from monai_adversarial.attacks import AdvAffine as AffineAttack
-from monai_adversarial.attacks import AdvBiasField as BiasFieldAttack
-from monai_adversarial.attacks import AdvElastic as ElasticAttack
+from monai_adversarial.attacks import PGD, AffineAttack, AttackResult, BiasFieldAttack, ElasticAttack
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.utils.modules import modules_of
 from monai_adversarial.utils.plain import as_plain
@@ -180,12 +177,12 @@ class AdvBiasField(AdversarialTransform):
         degree: of the Legendre products, as in ``RandBiasField``.
         max_gain: largest relative change of intensity, 0.3 for 30 %.
         domain: ``"image"`` multiplies the voxels as ``RandBiasField`` does; ``"window"`` and ``"attenuation"``: see
-            :class:`~monai_adversarial.attacks.AdvBiasField`.
+            :class:`~monai_adversarial.attacks.BiasFieldAttack`.
         steps: gradient evaluations.
         inferer: see :class:`AdversarialTransform`.
         prob: see :class:`AdversarialTransform`.
         spacing: see :class:`AdversarialTransform`.
-        options: further arguments of :class:`~monai_adversarial.attacks.AdvBiasField`.
+        options: further arguments of :class:`~monai_adversarial.attacks.BiasFieldAttack`.
     """
 
     def __init__(
@@ -216,7 +213,7 @@ class AdvElastic(AdversarialTransform):
         inferer: see :class:`AdversarialTransform`.
         prob: see :class:`AdversarialTransform`.
         spacing: see :class:`AdversarialTransform`.
-        options: further arguments of :class:`~monai_adversarial.attacks.AdvElastic`.
+        options: further arguments of :class:`~monai_adversarial.attacks.ElasticAttack`.
     """
 
     def __init__(
@@ -254,7 +251,7 @@ class AdvAffine(AdversarialTransform):
         inferer: see :class:`AdversarialTransform`.
         prob: see :class:`AdversarialTransform`.
         spacing: see :class:`AdversarialTransform`.
-        options: further arguments of :class:`~monai_adversarial.attacks.AdvAffine`.
+        options: further arguments of :class:`~monai_adversarial.attacks.AffineAttack`.
     """
 
     def __init__(

@@ -120,7 +120,7 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
             result.bound.scene.spacing,
             None,
             self.transform.attack.intensity,
-            self.transform.attack.image_domain,
+            self.transform.attack.image_units,
         )
         bound = self.transform.attack.perturbation.bind(scene)
         with torch.no_grad():

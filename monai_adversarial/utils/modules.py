@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["frozen", "modules_of", "unwrap"]
+__all__ = ["describe_callable", "frozen", "modules_of", "unwrap"]
 
 
 def unwrap(predict: Any) -> Any:
@@ -74,3 +74,9 @@ def frozen(networks: list[nn.Module]) -> Iterator[None]:
             module.training = mode
         for weight, needed in parameters:
             weight.requires_grad_(needed)
+
+
+def describe_callable(thing: Any) -> str:
+    """A short name for a network or an inferer: its class, or its qualified name for a function."""
+    thing = unwrap(thing)
+    return getattr(thing, "__qualname__", None) or type(thing).__name__

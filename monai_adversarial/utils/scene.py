@@ -14,10 +14,10 @@ from monai_adversarial.utils.intensity import IntensityMap
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_choice, holds_booleans
 
-__all__ = ["IMAGE_DOMAINS", "UNITS", "Scene", "budget_of", "case_seeds", "check_spacing", "spacing_of"]
+__all__ = ["IMAGE_UNITS", "UNITS", "Scene", "budget_of", "case_seeds", "check_spacing", "spacing_of"]
 
 UNITS = ("HU", "network", "fraction")
-IMAGE_DOMAINS = ("HU", "network")
+IMAGE_UNITS = ("HU", "network")
 
 
 def check_spacing(spacing: Any) -> torch.Tensor:
@@ -116,7 +116,7 @@ class Scene:
         spacing: (batch, spatial dimensions) in mm on the CPU, or None.
         region: boolean (batch, 1, spatial...), voxels that may change; None for all.
         intensity: the map from HU to network values, if known.
-        image_domain: ``"HU"`` when ``image`` holds HU, ``"network"`` when the map was already applied.
+        image_units: ``"HU"`` when ``image`` holds HU, ``"network"`` when the map was already applied.
         budget: factor by which each sample's budget is multiplied, (batch,), as ``budget_of`` gives it; None for 1.
             Perturbations that know only one budget for the batch refuse it when they are bound.
     """
@@ -126,7 +126,7 @@ class Scene:
     spacing: torch.Tensor | None = None
     region: torch.Tensor | None = None
     intensity: IntensityMap | None = None
-    image_domain: str = "network"
+    image_units: str = "network"
     budget: torch.Tensor | None = None
 
     @property
@@ -187,17 +187,17 @@ class Scene:
                 )
             low, high = self.intensity.window
             amount, units = amount * (high - low), "HU"
-        if units == self.image_domain:
+        if units == self.image_units:
             return amount
         if self.intensity is None:
             raise ValueError(
-                f"units={units!r} for an image in {self.image_domain!r} values needs the map between them: pass "
+                f"units={units!r} for an image in {self.image_units!r} values needs the map between them: pass "
                 "intensity=."
             )
         return amount * self.intensity.scale if units == "HU" else amount / self.intensity.scale
 
     def in_hounsfield(self, amount: torch.Tensor) -> torch.Tensor | None:
         """Convert intensity differences in image units to HU; None when the relation is not known."""
-        if self.image_domain == "HU":
+        if self.image_units == "HU":
             return amount
         return None if self.intensity is None else amount / self.intensity.scale

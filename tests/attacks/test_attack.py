@@ -259,8 +259,8 @@ def test_budget_in_hu_is_the_same_attack_in_both_domains():
     hounsfield = random_image(SHAPE) * 300 - 100  # inside the window
     label = random_label(SHAPE)
     options = {"epsilon": 8.0, "units": "HU", "intensity": window, "random_start": False, "precision": "float32"}
-    in_hounsfield = PGD(**options, image_domain="HU")(network, hounsfield, label)
-    in_network = PGD(**options, image_domain="network")(network, (hounsfield + 160) / 400, label)
+    in_hounsfield = PGD(**options, image_units="HU")(network, hounsfield, label)
+    in_network = PGD(**options, image_units="network")(network, (hounsfield + 160) / 400, label)
     assert float(in_hounsfield.budgets["noise_linf"].values.max()) == pytest.approx(8.0, abs=1e-3)
     assert float(in_network.budgets["noise_linf"].values.max()) == pytest.approx(8.0, abs=1e-3)
     torch.testing.assert_close(in_network.adversarial * 400 - 160, in_hounsfield.adversarial, atol=0.05, rtol=0)
@@ -268,7 +268,7 @@ def test_budget_in_hu_is_the_same_attack_in_both_domains():
 
 def test_whole_numbers_stay_inside_a_fractional_budget():
     image = (random_image(SHAPE) * 300 - 100).round()
-    result = PGD(2.5, "HU", steps=3, intensity={"a_min": -160, "a_max": 240}, image_domain="HU", round_to_integer=True)(
+    result = PGD(2.5, "HU", steps=3, intensity={"a_min": -160, "a_max": 240}, image_units="HU", round_to_integer=True)(
         tiny_segmentation_network(), image, random_label(SHAPE)
     )
     change = result.adversarial - image
@@ -504,6 +504,6 @@ def test_budget_in_hu_on_a_scaled_image_is_refused():
 
 def test_units_need_the_map():
     with pytest.raises(ValueError, match="pass intensity="):
-        PGD(8.0, "HU", steps=1, image_domain="network")(tiny_segmentation_network(), IMAGE)
+        PGD(8.0, "HU", steps=1, image_units="network")(tiny_segmentation_network(), IMAGE)
     with pytest.raises(ValueError, match="fraction of the intensity window"):
         PGD(0.02, "fraction", steps=1)(tiny_segmentation_network(), IMAGE)

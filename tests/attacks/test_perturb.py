@@ -15,7 +15,7 @@ from scipy.ndimage import map_coordinates
 from torch import nn
 from torch.nn import functional as F
 
-from monai_adversarial.attacks import FGSM, PGD, AdvAffine, AdvElastic, Attack, SteepestAscent
+from monai_adversarial.attacks import FGSM, PGD, AffineAttack, Attack, ElasticAttack, SteepestAscent
 from monai_adversarial.attacks.perturbations import (
     AdditiveNoise,
     AffineTransform,
@@ -178,7 +178,7 @@ def test_a_reference_of_the_network_needs_no_label() -> None:
 
 @pytest.mark.parametrize(
     "attack",
-    [AdvElastic(4.0, control_spacing=3.0, steps=2), AdvAffine(20.0, 2.0, 0.1, steps=2)],
+    [ElasticAttack(4.0, control_spacing=3.0, steps=2), AffineAttack(20.0, 2.0, 0.1, steps=2)],
     ids=["elastic", "affine"],
 )
 def test_a_geometric_attack_moves_the_label(attack: Attack) -> None:
@@ -210,7 +210,7 @@ def test_the_network_is_left_as_it_was(kind: str, fails: bool) -> None:
     next(network.parameters()).requires_grad_(False)
     image, label = random_image((2, 1, 8, 8, 8)), random_label((2, 1, 8, 8, 8))
     before = snapshot(network)
-    attack: Attack = PGD(EPSILON, steps=3) if kind == "noise" else AdvElastic(4.0, control_spacing=3.0, steps=2)
+    attack: Attack = PGD(EPSILON, steps=3) if kind == "noise" else ElasticAttack(4.0, control_spacing=3.0, steps=2)
     calls = itertools.count()
 
     def predict(seen: torch.Tensor) -> torch.Tensor:

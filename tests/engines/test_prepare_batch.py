@@ -13,7 +13,7 @@ from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.transforms import AsDiscreted, Compose
 from torch import nn
 
-from monai_adversarial.attacks import PGD, AdvElastic
+from monai_adversarial.attacks import PGD, ElasticAttack
 from monai_adversarial.engines import PrepareBatchAdversarial
 from tests.helpers import random_image, random_label, tiny_segmentation_network
 
@@ -95,7 +95,7 @@ def test_reference_prediction_ignores_a_raw_label():
 
 def test_label_moves_with_a_geometric_attack():
     network = tiny_segmentation_network()
-    attack = AdvElastic(2.0, control_spacing=6.0, steps=2)
+    attack = ElasticAttack(2.0, control_spacing=6.0, steps=2)
     batch = next(iter(loader()))
     with pytest.raises(ValueError, match="spacing"):
         PrepareBatchAdversarial(attack, network)(batch, "cpu")

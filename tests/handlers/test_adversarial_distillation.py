@@ -14,7 +14,7 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from monai_adversarial.attacks import BIM, FGSM, PGD, AdvElastic
+from monai_adversarial.attacks import BIM, FGSM, PGD, ElasticAttack
 from monai_adversarial.handlers.adversarial_distillation import (
     AdversarialDistillation,
     adversarially_robust_distillation,
@@ -234,7 +234,7 @@ def test_logits_of_a_moved_image_are_compared_on_the_clean_anatomy():
     label = (smooth > 1).long()[None, None]
     network = LinearNetwork((-3.0, 3.0), (3.0, -3.0))
     handler = AdversarialDistillation(
-        copy.deepcopy(network), AdvElastic(2.0, control_spacing=6.0, steps=2, objective="cross_entropy")
+        copy.deepcopy(network), ElasticAttack(2.0, control_spacing=6.0, steps=2, objective="cross_entropy")
     )
     engine = trainer(
         network,

@@ -29,7 +29,7 @@ from monai.transforms import (
 )
 from torch import nn
 
-from monai_adversarial.attacks import PGD, AdvElastic
+from monai_adversarial.attacks import PGD, ElasticAttack
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.handlers.adversarial_evaluation import AdversarialEvaluation
 from monai_adversarial.handlers.evaluation_worst_case import WorstCaseEvaluation
@@ -186,7 +186,7 @@ def test_own_postprocessing_replaces_the_evaluators():
 def test_a_geometric_attack_is_scored_against_the_moved_label():
     network = tiny_segmentation_network()
     data = [{key: MetaTensor(value, affine=torch.eye(4)) for key, value in item.items()} for item in items(network, 2)]
-    attack = AdvElastic(max_displacement=1.0, control_spacing=6.0, steps=3)
+    attack = ElasticAttack(max_displacement=1.0, control_spacing=6.0, steps=3)
     evaluation = AdversarialEvaluation(attack, "elastic")
     engine = evaluator(network, data, val_handlers=[evaluation])
     engine.run()

@@ -17,7 +17,7 @@ from monai.handlers import from_engine
 from monai.losses import DeepSupervisionLoss, DiceCELoss
 from torch import nn
 
-from monai_adversarial.attacks import FGSM, PGD, AdvElastic
+from monai_adversarial.attacks import FGSM, PGD, ElasticAttack
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.handlers import AdversarialTraining, LinearSchedule
 from monai_adversarial.networks import convert_dual_normalization, set_normalization
@@ -154,7 +154,7 @@ def test_geometric_attacks_move_the_label_that_is_trained_on() -> None:
         return cross_entropy(logits, label)
 
     # One step from the identity: at the identity the gradient of a warp is known, and large steps move labels.
-    attack = AdvElastic(max_displacement=3.0, control_spacing=3.0, steps=3)
+    attack = ElasticAttack(max_displacement=3.0, control_spacing=3.0, steps=3)
     data = [{**item, "image": as_scan(item["image"])} for item in data]
     engine = trainer(SmallNetwork(), [AdversarialTraining(attack, adversarial_weight=0.5)], data, loss=loss)
     engine.run()
@@ -334,7 +334,7 @@ def test_attacks_that_would_not_make_the_training_adversarial_are_refused() -> N
     window = {"a_min": -160, "a_max": 240}
     for attack, words in (
         (PGD(0.1, targeted=True), "attack must be untargeted"),
-        (PGD(8, units="HU", intensity=window, image_domain="HU"), "attack must see the image as the network does"),
+        (PGD(8, units="HU", intensity=window, image_units="HU"), "attack must see the image as the network does"),
     ):
         with pytest.raises(ValueError, match=words):
             AdversarialTraining(attack)

@@ -12,7 +12,7 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from monai_adversarial.attacks import FGSM, PGD, AdvElastic
+from monai_adversarial.attacks import FGSM, PGD, ElasticAttack
 from monai_adversarial.handlers.helper_examples import HelperAdversarialTraining
 from monai_adversarial.networks.dual_normalization import convert_dual_normalization
 from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
@@ -135,7 +135,7 @@ def test_bad_use_is_one_sentence(tmp_path):
     network = trained()
     with pytest.raises(ValueError, match="shares 2 of its 2 parameters"):
         trainer(network, data(), HelperAdversarialTraining(pgd(), network))
-    handler = HelperAdversarialTraining(AdvElastic(1.0, control_spacing=6.0, steps=1), standard())
+    handler = HelperAdversarialTraining(ElasticAttack(1.0, control_spacing=6.0, steps=1), standard())
     image = MetaTensor(random_image((1, *SHAPE), dtype=torch.float64), affine=torch.eye(4, dtype=torch.float64)[None])
     label = random_label((1, *SHAPE), 2)
     engine = trainer(trained(), data(), handler, prepare_batch=lambda *_, **__: (image, label))

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from torch.nn import functional
 
-from monai_adversarial.attacks import FGSM, PGD, AdvElastic, Attack
+from monai_adversarial.attacks import FGSM, PGD, Attack, ElasticAttack
 from monai_adversarial.attacks.perturbations import AdditiveNoise, AffineTransform, BiasField, Chain
 from monai_adversarial.handlers import AdversarialLossTerm
 from monai_adversarial.losses import ConsistencyLoss, MARTLoss, TRADESLoss
@@ -141,7 +141,7 @@ def test_an_adversarial_chain_trains_for_consistency_without_labels() -> None:
 
 
 def test_a_geometric_attack_refuses_outputs_of_several_resolutions() -> None:
-    handler = AdversarialLossTerm(AdvElastic(max_displacement=1.0, control_spacing=4.0, steps=1), TRADESLoss())
+    handler = AdversarialLossTerm(ElasticAttack(max_displacement=1.0, control_spacing=4.0, steps=1), TRADESLoss())
     data = [{**item, "label": item["label"].float()} for item in scans()]
     with pytest.raises(ValueError, match=r"a geometric attack needs logits on the image's grid"):
         trainer(Supervised(), [handler], data, loss=lambda outputs, label: outputs[0].mean()).run()

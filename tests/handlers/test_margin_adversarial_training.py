@@ -16,7 +16,7 @@ from monai.inferers import SimpleInferer
 from monai.losses import DiceCELoss
 from torch import distributed, nn
 
-from monai_adversarial.attacks import PGD, AdvElastic, Attack
+from monai_adversarial.attacks import PGD, Attack, ElasticAttack
 from monai_adversarial.attacks.perturbations import AdditiveNoise, Chain
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.margin_adversarial_training import MarginAdversarialTraining
@@ -367,7 +367,7 @@ def test_a_missing_case_key_is_named() -> None:
 
 @pytest.mark.parametrize("perturbation", [None, Chain([AdditiveNoise(0.1)])])
 def test_other_attacks_than_additive_noise_are_refused(perturbation: Chain | None) -> None:
-    attack = AdvElastic() if perturbation is None else Attack(perturbation)
+    attack = ElasticAttack() if perturbation is None else Attack(perturbation)
     with pytest.raises(TypeError, match="needs an attack of additive noise"):
         MarginAdversarialTraining(attack)
 

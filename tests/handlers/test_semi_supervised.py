@@ -13,7 +13,7 @@ from ignite.engine import Events
 from monai.data import DataLoader, Dataset, MetaTensor
 from torch.nn import functional
 
-from monai_adversarial.attacks import FGSM, PGD, AdvElastic
+from monai_adversarial.attacks import FGSM, PGD, ElasticAttack
 from monai_adversarial.handlers import SemiSupervisedAdversarialTraining
 from tests.handlers.test_adversarial_training import RATE, linear_fgsm, sgd_step
 from tests.handlers.trainers import (
@@ -165,7 +165,7 @@ def test_metadata_and_region_of_the_unlabeled_batches_reach_the_attack() -> None
     loader = DataLoader(Dataset(scans), batch_size=2)
     network = SmallNetwork(norm=False)
     labeled = items(2, shape=(1, 8, 8, 8))
-    elastic = AdvElastic(max_displacement=1.0, control_spacing=4.0, steps=1)
+    elastic = ElasticAttack(max_displacement=1.0, control_spacing=4.0, steps=1)
     trainer(network, [SemiSupervisedAdversarialTraining(elastic, loader, confidence=0.5)], labeled).run()
     handler = SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), loader, confidence=0.5, region_key="region")
     trainer(network, [handler], labeled).run()

@@ -173,7 +173,7 @@ def test_sigma_in_hounsfield_units_scales_with_the_intensity_map():
     NoisyMajorityInferer(sigma=0.1, units="fraction", intensity=scale, samples=1)(image, seen)
     torch.testing.assert_close(seen.seen[0], seen.seen[1])
     torch.testing.assert_close(seen.seen[2], seen.seen[1])
-    NoisyMajorityInferer(sigma=0.1, units="HU", image_domain="HU", samples=1)(image, seen)
+    NoisyMajorityInferer(sigma=0.1, units="HU", image_units="HU", samples=1)(image, seen)
     torch.testing.assert_close(seen.seen[3], seen.seen[1])
     with pytest.raises(ValueError, match="units='HU' .* intensity="):
         NoisyMajorityInferer(sigma=40.0, units="HU")
@@ -211,7 +211,7 @@ def test_with_a_scanner_space_inferer_each_sample_keeps_its_affine_and_noise(pla
     images, network = scans(), tiny_segmentation_network()
     if place == "around":
         space = ScannerSpaceInferer(None, 3.0, "RAS", scale)
-        inferer = NoisyMajorityInferer(space, sigma=20.0, units="HU", image_domain="HU", samples=3, copies_at_once=2)
+        inferer = NoisyMajorityInferer(space, sigma=20.0, units="HU", image_units="HU", samples=3, copies_at_once=2)
     else:
         inferer = ScannerSpaceInferer(NoisyMajorityInferer(None, sigma=0.2, samples=3), 3.0, "RAS", scale)
     whole = inferer(images, network)

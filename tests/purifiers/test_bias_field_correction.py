@@ -35,7 +35,7 @@ def test_a_known_field_is_found_to_three_percent(shape, gain, seed):
 
 def test_the_gain_of_the_attack_itself_is_divided_out():
     clean = body()
-    scene = Scene(clean, seeds=(3,), intensity=IntensityMap.from_window(*WINDOW), image_domain="HU")
+    scene = Scene(clean, seeds=(3,), intensity=IntensityMap.from_window(*WINDOW), image_units="HU")
     bound = BiasField(0.3).bind(scene)
     parameters = bound.random([torch.Generator().manual_seed(3)])
     found = BiasFieldCorrection().log_gain(bound.apply(clean, parameters))

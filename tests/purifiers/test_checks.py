@@ -84,7 +84,7 @@ def test_map_that_did_not_scale_the_image_is_refused() -> None:
 
 def test_an_attack_that_maps_before_the_purifier_is_noticed() -> None:
     image, label = hounsfield()[None], random_label((1, 1, 12, 12, 12))
-    attack = PGD(8, units="HU", image_domain="HU", intensity=WINDOW, steps=1)
+    attack = PGD(8, units="HU", image_units="HU", intensity=WINDOW, steps=1)
     inferer = SlidingWindowInferer((12, 12, 12))
     with pytest.warns(UserWarning, match="TotalVariationDenoise counts in HU"):
         attack(tiny_segmentation_network(), image, label, inferer=PurifiedInferer(inferer, TotalVariationDenoise()))

@@ -24,11 +24,11 @@ import monai_adversarial.studies.attack_unit as unit_module
 from monai_adversarial.attacks import (
     PGD,
     AdditiveNoise,
-    AdvBiasField,
-    AdvElastic,
     Attack,
+    BiasFieldAttack,
     BudgetError,
     Chain,
+    ElasticAttack,
     ElasticDeformation,
 )
 from monai_adversarial.data.saving import MARK, read_back
@@ -70,9 +70,9 @@ def write_case(folder: Path, name: str, seed: int, labelled: bool = True) -> Non
 
 def attacks() -> dict[str, Attack]:
     return {
-        "pgd": PGD(epsilon=30.5, units="HU", steps=4, image_domain="HU"),
-        "bias_field": AdvBiasField(max_gain=0.3, domain="window", window=(-160.0, 240.0), steps=3),
-        "elastic": AdvElastic(3.0, steps=3, image_domain="HU"),
+        "pgd": PGD(epsilon=30.5, units="HU", steps=4, image_units="HU"),
+        "bias_field": BiasFieldAttack(max_gain=0.3, domain="window", window=(-160.0, 240.0), steps=3),
+        "elastic": ElasticAttack(3.0, steps=3, image_units="HU"),
     }
 
 
@@ -222,8 +222,8 @@ def test_a_campaign_runs_only_what_is_missing_or_changed(
 
     def run(epsilon: float = 20.0, **options: Any) -> AttackCampaign:
         chosen: dict[str, Attack] = {
-            "pgd": PGD(epsilon=epsilon, units="HU", steps=2, image_domain="HU"),
-            "bias": AdvBiasField(max_gain=0.2, window=(-160.0, 240.0), steps=1),
+            "pgd": PGD(epsilon=epsilon, units="HU", steps=2, image_units="HU"),
+            "bias": BiasFieldAttack(max_gain=0.2, window=(-160.0, 240.0), steps=1),
         }
         made = make_campaign(tmp_path / "data", out, chosen, panels=False, **options)
         made.run()
@@ -273,7 +273,7 @@ def test_a_campaign_runs_only_what_is_missing_or_changed(
 
 def test_the_evaluator_is_left_as_it_was(tmp_path: Path) -> None:
     write_case(tmp_path / "data", "a", 0)
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_domain="HU")}
+    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
     campaign = make_campaign(tmp_path / "data", tmp_path / "out", chosen, panels=False)
     evaluator = campaign.evaluator
     loader, level = evaluator.data_loader, evaluator.logger.level
@@ -288,7 +288,7 @@ def test_a_budget_that_the_saved_file_exceeds_stops_the_campaign_without_a_recor
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_case(tmp_path / "data", "a", 0)
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_domain="HU")}
+    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
     monkeypatch.setattr(unit_module, "read_back", lambda path: read_back(path) + 2.0)
     with pytest.raises(BudgetError, match="above the budget of 8 HU"):
         make_campaign(tmp_path / "data", tmp_path / "out", chosen).run()
@@ -305,7 +305,7 @@ def test_a_full_disk_stops_with_one_sentence_and_no_partial_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(unit_module, "save_panel", full)
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_domain="HU")}
+    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
     with pytest.raises(OSError, match="cannot write .*a.png: No space left"):
         make_campaign(tmp_path / "data", tmp_path / "out", chosen).run()
     assert [path.name for path in (tmp_path / "out" / "pgd").iterdir()] == ["a_adversarial.nii.gz"]
@@ -316,7 +316,7 @@ def test_unreadable_files_are_found_before_anything_is_computed_or_named_when_th
     write_case(tmp_path / "data", "b", 1)
     broken = tmp_path / "data" / "images" / "b.nii.gz"
     whole = broken.read_bytes()
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_domain="HU")}
+    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
     broken.write_bytes(b"nothing")
     with pytest.raises(RuntimeError, match="cannot read .*b.nii.gz as NIfTI"):
         make_campaign(tmp_path / "data", tmp_path / "out", chosen).run()
@@ -347,7 +347,7 @@ def test_a_label_on_another_grid_is_found_before_anything_is_computed(tmp_path: 
     write_case(tmp_path / "data", "a", 0)
     small = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4))
     nibabel.save(small, tmp_path / "data" / "labels" / "a.nii.gz")
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_domain="HU")}
+    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
     with pytest.raises(ValueError, match="image and label of a must have the same shape"):
         make_campaign(tmp_path / "data", tmp_path / "out", chosen).run()
     assert not (tmp_path / "out").exists()
@@ -362,7 +362,7 @@ def test_an_output_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) ->
 
 def test_overlapping_sigmoid_classes_are_refused(tmp_path: Path) -> None:
     write_case(tmp_path, "a", 0)
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", image_domain="HU", activation="sigmoid")}
+    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", image_units="HU", activation="sigmoid")}
     with pytest.raises(ValueError, match="exclusive classes"):
         make_campaign(tmp_path, tmp_path / "out", chosen)
 
@@ -371,7 +371,7 @@ def test_preprocessed_images_are_refused_because_they_cannot_be_saved_in_the_spa
     tmp_path: Path,
 ) -> None:
     write_case(tmp_path / "data", "a", 0)
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_domain="HU")}
+    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
     campaign = make_campaign(tmp_path / "data", tmp_path / "out", chosen)
     load = campaign.evaluator.data_loader.dataset.transform
     campaign.evaluator.data_loader.dataset.transform = lambda item: {
@@ -385,10 +385,10 @@ def test_the_displacement_of_a_chain_composes_its_members() -> None:
     image = torch.rand((1, 1, 16, 16, 16), generator=torch.Generator().manual_seed(0)) * 100
     elastic = ElasticDeformation(2.0)
     chain = Chain([elastic, AdditiveNoise(5.0, units="HU"), elastic])
-    attack = Attack(chain, steps=2, image_domain="HU")
+    attack = Attack(chain, steps=2, image_units="HU")
     result = attack(Threshold(), image, spacing=(2.0, 2.0, 2.0))
     found = displacement_in_mm(result)
     assert found is not None and found.shape == (3, 16, 16, 16)
     assert 0.1 < float(found.abs().max()) <= 4.1
-    noise = PGD(epsilon=5, units="HU", steps=1, image_domain="HU")(Threshold(), image)
+    noise = PGD(epsilon=5, units="HU", steps=1, image_units="HU")(Threshold(), image)
     assert displacement_in_mm(noise) is None

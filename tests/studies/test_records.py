@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from monai_adversarial.attacks import PGD, AdvElastic
+from monai_adversarial.attacks import PGD, ElasticAttack
 from monai_adversarial.studies.records import read_json, write_json
 from monai_adversarial.transforms import AutoencoderDenoise
 from monai_adversarial.utils.hashing import describe, fingerprint, network_hash
@@ -35,7 +35,7 @@ def test_descriptions_hold_no_addresses_and_survive_cycles() -> None:
         def __init__(self) -> None:
             self.me, self.numbers, self.function, self._private = self, np.arange(3), math.sin, object()
 
-    text = json.dumps([describe(Odd()), describe(AdvElastic(5.0)), describe(SlidingWindowInferer((8, 8, 8), 2))])
+    text = json.dumps([describe(Odd()), describe(ElasticAttack(5.0)), describe(SlidingWindowInferer((8, 8, 8), 2))])
     assert "0x" not in text and "_private" not in text and "math.sin" in text
 
 

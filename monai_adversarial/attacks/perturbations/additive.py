@@ -72,7 +72,7 @@ class BoundAdditiveNoise(BoundPerturbation):
             self.radius = per_sample(scene.budget * self.epsilon, image)
         mask = torch.ones_like(image, dtype=torch.bool) if scene.region is None else scene.region.expand_as(image)
         intensity = scene.intensity
-        if scene.image_domain == "HU":
+        if scene.image_units == "HU":
             mask = mask & (image > -1500)
         elif intensity is not None:
             # The edge of the window may stand for any HU beyond it, so a change there has no bound in HU.
@@ -88,7 +88,7 @@ class BoundAdditiveNoise(BoundPerturbation):
         """Lowest and highest value a voxel may take; a voxel that starts outside keeps its own value as the bound."""
         low: float | None
         high: float | None
-        if self.scene.image_domain == "HU":
+        if self.scene.image_units == "HU":
             low, high = -1024.0, None
         else:
             intensity = self.scene.intensity

@@ -262,7 +262,7 @@ class BoundBiasField(BoundPerturbation):
         return {
             "gain": Measurement(100 * measured.expm1(), "percent", percent),
             "gain_of_parameters": Measurement(100 * from_parameters.expm1(), "percent", percent),
-            "change_outside_domain": Measurement(outside, self.scene.image_domain, 0.0, tolerance=room),
+            "change_outside_domain": Measurement(outside, self.scene.image_units, 0.0, tolerance=room),
             "unexplained_change": unexplained_change(self.scene, image, adversarial, expected, rounding),
             **intensity_changes(self.scene, image, adversarial),
         }
@@ -271,13 +271,13 @@ class BoundBiasField(BoundPerturbation):
 def _domain(perturbation: BiasField, scene: Scene) -> tuple[str, float, float]:
     """The domain to multiply in and the window's edges in the units of the image."""
     domain, window, intensity = perturbation.domain, perturbation.window, scene.intensity
-    if domain == "attenuation" and scene.image_domain != "HU":
+    if domain == "attenuation" and scene.image_units != "HU":
         raise ValueError(
             "domain='attenuation' needs an image in HU, but the image is in network values: use domain='window'."
         )
     if domain != "window":
         return domain, 0.0, 0.0
-    if scene.image_domain == "HU":
+    if scene.image_units == "HU":
         window = window or (None if intensity is None else intensity.window)
         if window is None:
             raise ValueError("domain='window' needs the intensity window: pass window=(low, high) in HU or intensity=.")

@@ -58,7 +58,7 @@ def unexplained_change(
     """Largest difference of a finished image from what its parameters make of the clean one."""
     difference = (adversarial.double() - expected.double()).abs().flatten(1).amax(dim=1)
     tolerance = rounding + REPEAT_TOLERANCE * float(image.max() - image.min())
-    return Measurement(difference, scene.image_domain, 0.0, tolerance=tolerance)
+    return Measurement(difference, scene.image_units, 0.0, tolerance=tolerance)
 
 
 def match_size(

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from monai_adversarial.attacks.recipes.geometric import AdvAffine, AdvElastic
+from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
-from monai_adversarial.attacks.recipes.smooth import AdvBiasField
+from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
 
-__all__ = ["APGD", "BIM", "FGSM", "MIFGSM", "PGD", "AdvAffine", "AdvBiasField", "AdvElastic"]
+__all__ = ["APGD", "BIM", "FGSM", "MIFGSM", "PGD", "AffineAttack", "BiasFieldAttack", "ElasticAttack"]

@@ -11,10 +11,10 @@ from monai_adversarial.attacks.perturbations.affine import AffineTransform
 from monai_adversarial.attacks.perturbations.deformation import ElasticDeformation
 from monai_adversarial.attacks.search import SteepestAscent
 
-__all__ = ["AdvAffine", "AdvElastic"]
+__all__ = ["AffineAttack", "ElasticAttack"]
 
 
-class AdvElastic(Attack):
+class ElasticAttack(Attack):
     """Adversarial elastic deformation, free or diffeomorphic (after AdvMorph, Chen et al. 2022; the topology
     certificate is our own).
 
@@ -47,7 +47,7 @@ class AdvElastic(Attack):
         super().__init__(deformation, search=SteepestAscent(relative_step), steps=steps, **options)
 
 
-class AdvAffine(Attack):
+class AffineAttack(Attack):
     """Adversarial affine transform about the image's center, in mm.
 
     Args:

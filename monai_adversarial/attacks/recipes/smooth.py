@@ -9,10 +9,10 @@ from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.attacks.perturbations.bias_field import BiasField
 from monai_adversarial.attacks.search import SteepestAscent
 
-__all__ = ["AdvBiasField"]
+__all__ = ["BiasFieldAttack"]
 
 
-class AdvBiasField(Attack):
+class BiasFieldAttack(Attack):
     """Adversarial smooth bias field (after Tian et al. 2021 and Chen et al. 2020; the 3D form for CT is a
     reconstruction).
 
@@ -53,6 +53,6 @@ class AdvBiasField(Attack):
             window=window,
             zero_mean=zero_mean,
         )
-        if (domain == "attenuation" or window is not None) and "image_domain" not in options:
-            options["image_domain"] = "HU"
+        if (domain == "attenuation" or window is not None) and "image_units" not in options:
+            options["image_units"] = "HU"
         super().__init__(field, search=SteepestAscent(relative_step), steps=steps, **options)

@@ -48,7 +48,7 @@ def test_noise_stays_inside_the_budget_for_any_parameters(
 ) -> None:
     scene = hounsfield_scene((6, 5, 4), batch=2, seed=seed % 5)
     if domain == "network":
-        scene = replace(scene, image=WINDOW(scene.image), image_domain="network")
+        scene = replace(scene, image=WINDOW(scene.image), image_units="network")
     generator = torch.Generator().manual_seed(seed)
     if masked:
         region = torch.rand(2, 1, 6, 5, 4, generator=generator) > 0.5
@@ -133,7 +133,7 @@ def test_units_are_the_same_ball() -> None:
         AdditiveNoise(e, units=u).bind(scene).epsilon for e, u in ((17, "HU"), (0.04, "network"), (0.04, "fraction"))
     ]
     assert radii == pytest.approx([17, 17, 17])
-    network = replace(scene, image=WINDOW(scene.image), image_domain="network")
+    network = replace(scene, image=WINDOW(scene.image), image_units="network")
     radii = [
         AdditiveNoise(e, units=u).bind(network).epsilon for e, u in ((17, "HU"), (0.04, "network"), (0.04, "fraction"))
     ]
@@ -142,7 +142,7 @@ def test_units_are_the_same_ball() -> None:
 
 def test_padding_and_air_keep_their_range() -> None:
     image = torch.tensor([-2048.0, -1024.0, -1020.0, 0.0]).view(1, 1, 4)
-    bound = AdditiveNoise(10.0, units="HU").bind(Scene(image, (0,), image_domain="HU"))
+    bound = AdditiveNoise(10.0, units="HU").bind(Scene(image, (0,), image_units="HU"))
     (noise,) = bound.project((torch.full_like(image, -10.0),))
     assert noise.flatten().tolist() == [0.0, 0.0, -4.0, -10.0]
 

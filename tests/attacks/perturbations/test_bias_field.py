@@ -166,14 +166,14 @@ def test_field_is_smooth() -> None:
 
 def test_attenuation_leaves_air_and_padding_alone() -> None:
     image = torch.tensor([-2048.0, -1000.0, -500.0, 0.0, 1000.0]).view(1, 1, 5)
-    bound = BiasField(degree=0, domain="attenuation").bind(Scene(image, (0,), image_domain="HU"))
+    bound = BiasField(degree=0, domain="attenuation").bind(Scene(image, (0,), image_units="HU"))
     shaded = bound.apply(image, (torch.tensor([[math.log(1.2)]]),))
     torch.testing.assert_close(shaded.flatten(), torch.tensor([-2048.0, -1000.0, -400.0, 200.0, 1400.0]))
 
 
 def test_window_multiplies_inside_and_leaves_the_rest() -> None:
     image = torch.tensor([-1000.0, -175.0, -75.0, 25.0, 225.0, 250.0, 900.0]).view(1, 1, 7)
-    bound = BiasField(degree=0).bind(Scene(image, (0,), intensity=WINDOW, image_domain="HU"))
+    bound = BiasField(degree=0).bind(Scene(image, (0,), intensity=WINDOW, image_units="HU"))
     shaded = bound.apply(image, (torch.tensor([[math.log(1.2)]]),))
     expected = torch.tensor([-1000.0, -175.0, -55.0, 65.0, 250.0, 250.0, 900.0])
     torch.testing.assert_close(shaded.flatten(), expected)
@@ -181,7 +181,7 @@ def test_window_multiplies_inside_and_leaves_the_rest() -> None:
 
 def test_window_in_network_values_is_the_same_field_as_in_hounsfield_units() -> None:
     scene = hounsfield_scene(dtype=torch.float64)
-    network = replace(scene, image=WINDOW(scene.image), image_domain="network")
+    network = replace(scene, image=WINDOW(scene.image), image_units="network")
     in_hounsfield, in_network = BiasField().bind(scene), BiasField().bind(network)
     parameters = in_hounsfield.random(scene.generators())
     after = in_network.apply(network.image, parameters)
@@ -229,7 +229,7 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
 
 
 def test_bad_input_is_named() -> None:
-    network = Scene(torch.rand(1, 1, 4, 4), (0,), image_domain="network")
+    network = Scene(torch.rand(1, 1, 4, 4), (0,), image_units="network")
     hounsfield = hounsfield_scene((6, 6), (1.0, 1.0), intensity=None)
     unclipped = replace(network, intensity=IntensityMap(0.01, 0.0))
     cases = [

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The function under attack, and everything that must be known about it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from monai_adversarial.utils.intensity import IntensityMap, as_intensity_map
+from monai_adversarial.utils.modules import describe_callable
+from monai_adversarial.utils.precision import PRECISIONS
+from monai_adversarial.utils.scene import IMAGE_UNITS
+from monai_adversarial.utils.validation import check_choice, check_count, check_flag
+
+__all__ = ["ACTIVATIONS", "OUTPUT_VALUES", "AttackedModel"]
+
+ACTIVATIONS = ("softmax", "sigmoid")
+OUTPUT_VALUES = ("logits", "probabilities")
+
+
+class AttackedModel:
+    """A network as it is used: behind its inferer and intensity map, with what its answer means.
+
+    It is said once and is the same everywhere: ``attack(model, image, label)``, ``Adv*`` transforms,
+    ``PrepareBatchAdversarial``, handlers and studies. A bare network is wrapped with these defaults. An attack keeps
+    what is the attacker's: budget, objective, search, steps, seed.
+
+    Args:
+        network: ``torch.nn.Module`` or differentiable callable from (batch, channel, spatial...) to (batch, class,
+            spatial...).
+        inferer: MONAI inferer, called as ``inferer(image, network)``; None calls the network on the whole image.
+            Gradients go through ``SlidingWindowInferer`` exactly, in the memory of one batch of windows.
+        intensity: map from HU to the network's values: ``IntensityMap``, MONAI's ``ScaleIntensityRange`` or
+            ``NormalizeIntensity`` with fixed statistics, or a mapping of ``a_min, a_max, b_min, b_max, clip``. None:
+            the network takes images as they are.
+        image_units: ``"HU"``: images come in HU and ``intensity`` is applied inside the attacked function;
+            ``"network"``: images come in the network's values and ``intensity`` only converts budgets. None:
+            ``"network"`` with a map; without one the units of the attack's budget.
+        round_to_integer: images are stored as whole numbers (integer HU), so that adversarial images are rounded to
+            them, inside the budget; needs ``image_units="HU"``.
+        image_channels: the input channels that are image; the others are guidance (clicks, prior masks) and stay as
+            they are. None: all are image.
+        output: index, key or callable that picks the attacked tensor from what the network returns; None for a tensor
+            and for the first of several resolutions.
+        output_values: ``"logits"`` or ``"probabilities"`` (a network that ends in softmax or sigmoid). None: seen on
+            the first batch. A wrong claim is refused there.
+        activation: ``"softmax"`` (exclusive classes) or ``"sigmoid"`` (independent channels). None: sigmoid for one
+            output channel, softmax otherwise, unless the answer or the label shows that channels overlap.
+        class_names: names of the output channels (with softmax the background first), or a mapping of channel to
+            name; None for ``class_1``, ``class_2``, ...
+        scored_classes: channels or names of the classes that scores count; None for all foreground classes.
+        ignore_index: value of label voxels that count in no objective and no score, for example 255 or -1.
+        network_args: further positional inputs of the network, after the image.
+        network_kwargs: further keyword inputs of the network.
+        precision: arithmetic of the network in the attack's steps: ``"auto"`` (bfloat16 where the hardware computes
+            in it, float32 elsewhere), ``"float32"``, ``"bfloat16"`` or ``"float16"``. Perturbation and objective stay
+            in float32.
+        scoring_precision: arithmetic of clean predictions and of scores: what the network is deployed in.
+        compile_network: run the network through ``torch.compile`` (a slow first call, faster steps).
+        facts: sentences that say where the above was read, in reports.
+
+    Raises:
+        TypeError, ValueError: for an argument that does not fit, in one sentence.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        inferer: Callable[..., Any] | None = None,
+        *,
+        intensity: Any = None,
+        image_units: str | None = None,
+        round_to_integer: bool = False,
+        image_channels: Sequence[int] | None = None,
+        output: Any = None,
+        output_values: str | None = None,
+        activation: str | None = None,
+        class_names: Sequence[str] | Mapping[Any, str] | None = None,
+        scored_classes: Sequence[int | str] | None = None,
+        ignore_index: int | None = None,
+        network_args: Sequence[Any] = (),
+        network_kwargs: Mapping[str, Any] | None = None,
+        precision: str = "auto",
+        scoring_precision: str = "float32",
+        compile_network: bool = False,
+        facts: Sequence[str] = (),
+    ) -> None:
+        if not callable(network):
+            raise TypeError(f"network must be a torch.nn.Module or a callable, got {type(network).__name__}.")
+        if inferer is not None and not callable(inferer):
+            raise TypeError(f"inferer must be a MONAI inferer or None, got {type(inferer).__name__}.")
+        self.network, self.inferer = network, inferer
+        self.intensity: IntensityMap | None = as_intensity_map(intensity)
+        self.image_units = None if image_units is None else check_choice("image_units", image_units, IMAGE_UNITS)
+        if self.image_units is None and self.intensity is not None:
+            self.image_units = "network"
+        self.round_to_integer = check_flag("round_to_integer", round_to_integer)
+        if self.round_to_integer and self.image_units != "HU":
+            raise ValueError("round_to_integer needs images in HU: pass image_units='HU'.")
+        self.image_channels = (
+            None
+            if image_channels is None
+            else tuple(check_count("image_channels", channel, minimum=0) for channel in image_channels)
+        )
+        if self.image_channels is not None and len(set(self.image_channels)) != len(self.image_channels or (0, 0)):
+            raise ValueError(f"image_channels must name different input channels, got {list(self.image_channels)}.")
+        self.output = output
+        self.output_values = (
+            None if output_values is None else check_choice("output_values", output_values, OUTPUT_VALUES)
+        )
+        self.activation = None if activation is None else check_choice("activation", activation, ACTIVATIONS)
+        if isinstance(class_names, str):
+            raise TypeError(f"class_names must be a list of names or a mapping, got the string {class_names!r}.")
+        self.class_names = class_names
+        self.scored_classes = None if scored_classes is None else tuple(scored_classes)
+        if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
+            raise TypeError(f"ignore_index must be an integer label value or None, got {ignore_index!r}.")
+        self.ignore_index = ignore_index
+        self.network_args = tuple(network_args)
+        self.network_kwargs = dict(network_kwargs or {})
+        self.precision = check_choice("precision", precision, PRECISIONS)
+        self.scoring_precision = check_choice("scoring_precision", scoring_precision, PRECISIONS)
+        self.compile_network = check_flag("compile_network", compile_network)
+        self.facts = tuple(facts)
+        # What the first batch has shown.
+        self._found: dict[str, str | None] = {"output_values": None, "activation": None}
+
+    @property
+    def found_output_values(self) -> str | None:
+        """``"logits"`` or ``"probabilities"`` as seen on the first batch; None before."""
+        return self._found["output_values"]
+
+    @found_output_values.setter
+    def found_output_values(self, values: str) -> None:
+        self._found["output_values"] = values
+
+    @property
+    def found_activation(self) -> str | None:
+        """Softmax or sigmoid as seen on the first batch of a network that returns probabilities."""
+        return self._found["activation"]
+
+    @found_activation.setter
+    def found_activation(self, activation: str) -> None:
+        self._found["activation"] = activation
+
+    @classmethod
+    def wrap(cls, model: Any) -> AttackedModel:
+        """The model itself, or a bare network with defaults.
+
+        Raises:
+            TypeError: for something that cannot be called.
+        """
+        return model if isinstance(model, AttackedModel) else cls(model)
+
+    def replace(self, **changes: Any) -> AttackedModel:
+        """The same model with other arguments.
+
+        Raises:
+            TypeError: for an argument that the model does not have.
+        """
+        given = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        unknown = [name for name in changes if name not in given]
+        if unknown:
+            raise TypeError(f"an AttackedModel has no {unknown[0]!r}: it has {', '.join(given)}.")
+        made = type(self)(**{**given, **changes})
+        if not {"network", "output", "output_values", "activation"} & set(changes):
+            made.__dict__.update({name: value for name, value in vars(self).items() if name.startswith("_")})
+        return made
+
+    def with_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AttackedModel:
+        """The same model with the further inputs of one batch; itself where there are none."""
+        if not args and not kwargs:
+            return self
+        made = copy.copy(self)
+        made.network_args = (*self.network_args, *args)
+        made.network_kwargs = {**self.network_kwargs, **kwargs}
+        return made
+
+    def activation_of(self, classes: int) -> str:
+        """The given activation; where there is none, sigmoid for one output channel and softmax for more."""
+        return self.activation or self.found_activation or ("sigmoid" if classes == 1 else "softmax")
+
+    def units_for(self, budget_units: str | None) -> str:
+        """Units in which images come, for a budget in ``budget_units``: a bare network takes images as they are."""
+        return self.image_units or ("HU" if budget_units == "HU" else "network")
+
+    def image_part(self, image: torch.Tensor) -> torch.Tensor:
+        """The channels that are image, (batch, channel, spatial...).
+
+        Raises:
+            ValueError: where ``image_channels`` names one that the image does not have.
+        """
+        channels = self.image_channels
+        if channels is None:
+            return image
+        if max(channels) >= image.shape[1]:
+            raise ValueError(
+                f"image_channels must name channels 0 to {image.shape[1] - 1} of the image, got {list(channels)}."
+            )
+        return image[:, list(channels)]
+
+    def whole_image(self, part: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """``image`` with its image channels replaced by ``part``."""
+        channels = self.image_channels
+        if channels is None:
+            return part
+        pieces = list(image.split(1, dim=1))
+        for position, channel in enumerate(channels):
+            pieces[channel] = part[:, position : position + 1]
+        return torch.cat(pieces, dim=1)
+
+    def __repr__(self) -> str:
+        parts = [describe_callable(self.network)]
+        if self.inferer is not None:
+            parts.append(describe_callable(self.inferer))
+        hidden = {"network", "inferer", "facts"}
+        plain = {"precision": "auto", "scoring_precision": "float32"}
+        for name, value in vars(self).items():
+            if name in hidden or name.startswith("_") or value in (None, (), {}, False) or value == plain.get(name):
+                continue
+            parts.append(f"{name}={value!r}")
+        return f"AttackedModel({', '.join(parts)})"
