@@ -266,8 +266,8 @@ def _measurement(measured: Measurement) -> dict[str, Any]:
     return {
         "value": float(measured.values[0]),
         "units": measured.units,
-        "limit": measured.limit,
-        "tolerance": measured.tolerance,
+        "limit": measured.limit_of(0),
+        "tolerance": measured.tolerance_of(0),
         "bound": None if measured.limit is None else "lower" if measured.at_least else "upper",
     }
 
