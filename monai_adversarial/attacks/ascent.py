@@ -55,8 +55,15 @@ def moved_target(
     if not bound.geometric:
         return target
     if target.index is not None:
-        return target.with_soft(bound.move_class_map(target.index, classes, parameters))
-    return target.with_soft(bound.move_soft_label(target.one_hot(dtype), parameters))
+        moved = target.with_soft(bound.move_class_map(target.index, classes, parameters))
+    else:
+        moved = target.with_soft(bound.move_soft_label(target.one_hot(dtype), parameters))
+    if target.valid is None:
+        return moved
+    # Without gradient: moving unknown voxels over an organ is no merit.
+    with torch.no_grad():
+        valid = bound.move_label(target.valid[:, None].to(torch.uint8), parameters)[:, 0] > 0
+    return moved.with_valid(valid)
 
 
 class Ascent:
