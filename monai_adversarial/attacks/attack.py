@@ -216,7 +216,9 @@ class Attack:
             raise ValueError("reference='label' needs label=; pass it, or reference='prediction' or 'probabilities'.")
         with self.scope(model, image) as (predictor, clean):
             scene = replace(
-                self._scene(predictor, clean, image, region, spacing, self.random_start),
+                self._scene(
+                    predictor, clean, image, region, spacing, self.random_start or not self.search.uses_gradients
+                ),
                 budget=budget_of(clean, budget),
             )
             plain_label = None if label is None else detached(label).to(clean.device)
