@@ -44,7 +44,7 @@ class Attack:
     """Maximizes an objective over the parameters of a perturbation, per sample.
 
     Four parts are independent of each other: the perturbation (how the image may change and how far), the objective
-    (what the attacker wants), the gradient estimator (how he learns a direction) and the search (how he moves). The
+    (what the attacker wants), the gradient estimator (how it learns a direction) and the search (how it moves). The
     best point of every sample is kept, the budget is verified on the finished image, and the network is left exactly as
     it was found. What is attacked is an ``AttackedModel``.
 
