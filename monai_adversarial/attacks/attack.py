@@ -43,7 +43,7 @@ class Attack:
     """Maximizes an objective over the parameters of a perturbation, per sample.
 
     Four parts are independent of each other: the perturbation (how the image may change and how far), the objective
-    (what the attacker wants), the gradient estimator (how he learns a direction) and the search (how he moves). The
+    (what the attacker wants), the gradient estimator (how it learns a direction) and the search (how it moves). The
     best point of every sample is kept, the budget is verified on the finished image, and the network is left exactly as
     it was found. What is attacked is an ``AttackedModel``.
 
@@ -254,10 +254,11 @@ class Attack:
         spacing: Any,
         training: bool = False,
     ) -> Scene:
+        # Seeds wait for the device and read all voxels: training that draws nothing needs none.
+        draws = not training or self.random_start or not self.search.uses_gradients
         scene = Scene(
             image=clean,
-            # Seeds wait for the device and read all voxels: training without a random start needs none.
-            seeds=(self.seed,) * clean.shape[0] if training and not self.random_start else case_seeds(clean, self.seed),
+            seeds=case_seeds(clean, self.seed) if draws else (self.seed,) * clean.shape[0],
             spacing=spacing_of(image, spacing),
             region=None if region is None else check_region(detached(region), clean),
             intensity=predictor.intensity,
