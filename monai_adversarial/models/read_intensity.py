@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -51,6 +51,7 @@ __all__ = [
     "ReadIntensity",
     "UnknownIntensity",
     "check_agrees",
+    "keeps_zeros",
     "map_of_batch",
     "pipeline_steps",
     "read_intensity",
@@ -194,11 +195,14 @@ def read_intensity(preprocessing: Any, image_key: str = "image", name: str = "pr
         image_key: key of the image in dictionary pipelines.
         name: what the pipeline is called in texts, such as ``preprocessing`` or ``validate#preprocessing``.
     """
-    steps = []
+    steps: list[IntensityStep] = []
     for step in pipeline_steps(preprocessing, image_key, name):
         if step.kind == "unknown":
             return ReadIntensity(tuple(steps), step.why, name)
-        steps.append(IntensityStep(step.index, _name(step.transform), step.exact))
+        label = _name(step.transform)
+        if step.exact is None and keeps_zeros(step.transform):
+            label += ", zeros stay zero"
+        steps.append(IntensityStep(step.index, label, step.exact))
     return ReadIntensity(tuple(steps), None, name)
 
 
@@ -229,12 +233,18 @@ def _unwrapped(transform: Any) -> Any:
     return getattr(transform, "recorded_transform", transform)
 
 
+def keeps_zeros(transform: Any) -> bool:
+    """Whether a transform is ``NormalizeIntensity(d)`` of the voxels that are not zero."""
+    transform = _unwrapped(transform)
+    return getattr(getattr(transform, "normalizer", transform), "nonzero", False) is True
+
+
 def _name(transform: Any) -> str:
     transform = _unwrapped(transform)
     return type(transform).__name__ if isinstance(transform, Transform) else describe_callable(transform)
 
 
-def _keys_of_image(transforms: Sequence[Any], image_key: str) -> list[frozenset[str]]:
+def _keys_of_image(transforms: Sequence[Any], image_key: Hashable) -> list[frozenset[Hashable]]:
     """For each transform the keys whose voxels end in the image."""
     tracked = frozenset({image_key})
     found = []
@@ -250,8 +260,10 @@ def _keys_of_image(transforms: Sequence[Any], image_key: str) -> list[frozenset[
     return found[::-1]
 
 
-def _classify(transform: Any, tracked: frozenset[str], place: str) -> tuple[str | None, IntensityMap | None, str | None]:
-    """Kind, exact map and reason of a step; None for one that leaves the image's intensities."""
+def _classify(
+    transform: Any, tracked: frozenset[Hashable], place: str
+) -> tuple[str | None, IntensityMap | None, str | None]:
+    """Kind, exact map and reason of a step; no kind for one that leaves the image's intensities."""
     transform = _unwrapped(transform)
     if isinstance(transform, CHOICES):
         members = (inner for child in transform.transforms for _, inner, _ in _flat(child))
@@ -281,7 +293,7 @@ def _classify(transform: Any, tracked: frozenset[str], place: str) -> tuple[str 
     if len(tracked) > 1 and (exact is None or touched != tracked):
         why = (
             f"{place} ({type(transform).__name__}) changes intensities of images before ConcatItemsd joins them "
-            f"({', '.join(sorted(tracked))})."
+            f"({', '.join(sorted(map(str, tracked)))})."
         )
         return "unknown", None, why
     if exact is not None:
@@ -372,7 +384,7 @@ def _one_channel(rows: torch.Tensor, where: str, channels: int) -> torch.Tensor:
     return torch.stack(maps)
 
 
-def check_agrees(typed: Any, read: ReadIntensity, transform_name: str = "intensity") -> IntensityMap | ReadIntensity | None:
+def check_agrees(typed: Any, read: ReadIntensity, name: str = "intensity") -> IntensityMap | ReadIntensity:
     """Refuse a typed map that contradicts the pipeline.
 
     The values of an image cannot show every wrong window: one that was scaled from -57..164 HU to 0..1 looks as one
@@ -381,7 +393,7 @@ def check_agrees(typed: Any, read: ReadIntensity, transform_name: str = "intensi
     Args:
         typed: whatever ``as_intensity_map`` reads, or None for nothing typed.
         read: what the pipeline does.
-        transform_name: what ``typed`` is called in the sentence.
+        name: what ``typed`` is called in the sentence.
 
     Returns:
         What is to be used: what was read; where that depends on the image, together with the typed map, so that
@@ -398,7 +410,7 @@ def check_agrees(typed: Any, read: ReadIntensity, transform_name: str = "intensi
     if read.exact is None:
         return replace(read, claimed=claimed)
     if not claimed.agrees_with(read.exact):
-        raise ValueError(_contradiction(claimed, read.text, read, transform_name))
+        raise ValueError(_contradiction(claimed, read.text, read, name))
     return read
 
 

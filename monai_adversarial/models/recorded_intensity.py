@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, InvertibleTransform, MapTransform, Transform
+from monai.transforms import InvertibleTransform, MapTransform, Transform
 
-from monai_adversarial.models.read_intensity import IntensityStep, pipeline_steps
+from monai_adversarial.models.read_intensity import IntensityStep, keeps_zeros, pipeline_steps
 from monai_adversarial.utils.intensity_fit import LARGEST_RESIDUAL, Fit, fit_intensity, sampled_places
 
 __all__ = ["RecordedIntensity", "install_recorders"]
@@ -38,9 +38,8 @@ class RecordedIntensity:
     def __init__(self, transform: Any, image_key: str, record: str) -> None:
         self.recorded_transform = transform
         self.image_key, self.record = image_key, record
-        # NormalizeIntensity(nonzero=True) keeps zeros, also where they would lie on the line of the others.
-        inner = getattr(transform, "normalizer", transform)
-        self.held = (0.0,) if getattr(inner, "nonzero", False) is True else ()
+        # Known to be held, also where zero would lie on the line of the others.
+        self.held = (0.0,) if keeps_zeros(transform) else ()
 
     def __call__(self, data: Any) -> Any:
         """The transform's answer."""
@@ -170,8 +169,8 @@ class _Before:
     def _untouched(self) -> bool:
         """Whether the image still holds the voxels that were read before."""
         assert self.image is not None
-        rows = _rows(self.image)
-        return all(bool((row[at].double() == v).all()) for row, at, v in zip(rows, self.places, self.values, strict=True))
+        now = [row[at].double() for row, at in zip(_rows(self.image), self.places, strict=True)]
+        return all(torch.equal(a, b) for a, b in zip(now, self.values, strict=True))
 
     def _moved(self, after: torch.Tensor) -> bool:
         """Whether the voxels are the same, in other places."""
@@ -193,7 +192,9 @@ class _Before:
 
 
 def _is_image(value: Any) -> bool:
-    return isinstance(value, (torch.Tensor, np.ndarray)) and not (isinstance(value, np.ndarray) and value.dtype == object)
+    if isinstance(value, np.ndarray):
+        return np.issubdtype(value.dtype, np.number)
+    return isinstance(value, torch.Tensor)
 
 
 def _rows(image: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from monai_adversarial.utils.intensity_map import MOST_OUTSIDE, IntensityMap
 
-__all__ = ["MOST_OUTSIDE", "IntensityMap", "as_intensity_map", "map_of_transform"]
+__all__ = ["MOST_OUTSIDE", "IntensityMap", "as_intensity_map", "as_one_map", "map_of_transform"]
 
 #: arguments of ``from_window``: those that must be given, and all
 _NEEDED, _KNOWN = ("a_min", "a_max"), ("a_min", "a_max", "b_min", "b_max", "clip")
@@ -48,13 +48,13 @@ def map_of_transform(transform: Any) -> IntensityMap | None:
     from monai import transforms as monai
 
     # What a dictionary transform calls for each key.
-    inner = {
+    inner: dict[Any, str] = {
         monai.ScaleIntensityRanged: "scaler",
         monai.NormalizeIntensityd: "normalizer",
         monai.ScaleIntensityd: "scaler",
         monai.ThresholdIntensityd: "filter",
     }
-    known = type(transform)
+    known: Any = type(transform)
     if known is monai.ShiftIntensityd:
         # A factor in the image's meta changes the shift from image to image.
         if any(key is not None for key in transform.factor_key):
@@ -120,7 +120,8 @@ def _of_statistics(transform: Any) -> IntensityMap | None:
     held = 0.0 if transform.nonzero else None
     if scale.numel() == 1 and offset.numel() == 1:
         return IntensityMap(float(scale), float(offset), held=held)
-    return IntensityMap(*torch.broadcast_tensors(scale, offset), held=held)
+    both = torch.broadcast_tensors(scale, offset)
+    return IntensityMap(both[0], both[1], held=held)
 
 
 def _per_channel(statistic: Any, channel_wise: bool) -> torch.Tensor | None:
@@ -168,3 +169,19 @@ def as_intensity_map(intensity: Any) -> IntensityMap | None:
         "or a mapping "
         f"of a_min, a_max, b_min, b_max, clip; got {name}."
     )
+
+
+def as_one_map(intensity: Any) -> IntensityMap | None:
+    """As :func:`as_intensity_map`, for what counts in HU and knows one increasing map for all channels.
+
+    Raises:
+        ValueError: for a map that inverts the image, that differs between channels or that holds voxels.
+    """
+    found = as_intensity_map(intensity)
+    if found is None:
+        return None
+    if not found.is_uniform or found.held is not None:
+        raise ValueError(f"intensity must be one map for all voxels and channels here, got {found}.")
+    if float(found.scale) < 0:
+        raise ValueError(f"intensity must not invert the image here, got {found}.")
+    return found

@@ -18,6 +18,8 @@ MOST_OUTSIDE = 0.01
 SAME = 1e-4
 #: float32 roundings that a voxel which a pipeline held may have gone through
 HELD_ROUNDINGS = 8
+#: maps of samples and channels that a text shows
+SHOWN = 4
 
 Value = float | torch.Tensor
 
@@ -90,7 +92,7 @@ class IntensityMap:
     @property
     def size(self) -> Value:
         """Network units per HU without the sign: what a difference is multiplied with."""
-        return abs(self.scale)
+        return self.scale.abs() if isinstance(self.scale, torch.Tensor) else abs(self.scale)
 
     @property
     def window(self) -> tuple[Value, Value] | None:
@@ -191,9 +193,7 @@ class IntensityMap:
 
     def channels(self, channels: Sequence[int]) -> IntensityMap:
         """The map of some channels of the images."""
-        return self._changed(
-            lambda v: v if v.shape[1] == 1 else v[:, torch.as_tensor(list(channels), device=v.device)]
-        )
+        return self._changed(lambda v: v if v.shape[1] == 1 else v[:, torch.as_tensor(list(channels), device=v.device)])
 
     def to(self, device: torch.device | str) -> IntensityMap:
         """The map on another device, so that calling it copies nothing."""
@@ -234,12 +234,12 @@ class IntensityMap:
         several = rows[0].shape[0] > 1
         if len(set(maps)) == 1:
             return maps[0]
-        named = [
-            f"{f'sample {i // channels} ' if several else ''}{f'channel {i % channels}' if channels > 1 else ''}".strip()
-            + f": {text}"
-            for i, text in enumerate(maps)
-        ]
-        return "; ".join(named[:4]) + (f"; and {len(named) - 4} more" if len(named) > 4 else "")
+        named = []
+        for i, text in enumerate(maps[:SHOWN]):
+            place = [f"sample {i // channels}"] if several else []
+            place += [f"channel {i % channels}"] if channels > 1 else []
+            named.append(f"{' '.join(place)}: {text}")
+        return "; ".join(named) + (f"; and {len(maps) - SHOWN} more" if len(maps) > SHOWN else "")
 
 
 def _two_axes(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -315,7 +315,7 @@ def _describe(
         if high is not None:
             text += f", at most {high:.6g}"
         if low is None and high is None:
-            text += ", not clipped"
+            text = "HU as they are" if (scale, offset) == (1.0, 0.0) else f"{text}, not clipped"
     if held is not None and not math.isnan(held):
         raw = "some voxels" if held_at is None or math.isnan(held_at) else f"voxels of {held_at:.6g} HU"
         text += f", {raw} held at {held:.6g}"

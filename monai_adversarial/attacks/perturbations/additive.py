@@ -297,7 +297,9 @@ class BoundAdditiveNoise(BoundPerturbation):
             if self.norm == "l2":
                 room *= float(self.count.max()) ** 0.5
             unit = self.unit.double().flatten() if isinstance(self.unit, torch.Tensor) else self.unit
-            values, tolerance = _units(size, unit, room) if isinstance(unit, torch.Tensor) else (size / unit, room / unit)
+            values, tolerance = (
+                _units(size, unit, room) if isinstance(unit, torch.Tensor) else (size / unit, room / unit)
+            )
         if isinstance(self.epsilon, torch.Tensor) or isinstance(self.unit, torch.Tensor):
             limit = self.units_allowed
         else:

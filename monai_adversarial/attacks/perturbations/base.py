@@ -61,7 +61,6 @@ class Measurement:
         """What the budget allows one sample."""
         return float(self.limit[sample]) if isinstance(self.limit, torch.Tensor) else self.limit
 
-
     def tolerance_of(self, sample: int) -> float:
         """The room for rounding of one sample."""
         return float(self.tolerance[sample]) if isinstance(self.tolerance, torch.Tensor) else self.tolerance

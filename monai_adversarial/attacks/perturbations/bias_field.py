@@ -296,9 +296,7 @@ def _domain(perturbation: BiasField, scene: Scene) -> tuple[str, Edge, Edge]:
             )
         return "image", 0.0, 0.0
     if window is not None:
-        first, second = (
-            IntensityMap.like(intensity.scale * edge + intensity.offset, scene.image) for edge in window
-        )
+        first, second = (IntensityMap.like(intensity.scale * edge + intensity.offset, scene.image) for edge in window)
         if isinstance(first, torch.Tensor):
             return domain, torch.minimum(first, second), torch.maximum(first, second)
         return domain, min(first, second), max(first, second)
