@@ -363,7 +363,7 @@ def _map_of_step(read: ReadIntensity, step: IntensityStep, image: torch.Tensor) 
     if not residual <= LARGEST_RESIDUAL:
         missed = f"misses voxels by {residual:.2g} of its range" if residual < float("inf") else "cannot be made"
         raise UnknownIntensity(
-            f"{where} is no clipped affine map of its input: the best fit {missed}, and {LARGEST_RESIDUAL:g} is allowed."
+            f"{where} is no clipped affine map of its input: the best fit {missed} ({LARGEST_RESIDUAL:g} is allowed)."
         )
     return map_of_rows(rows if rows.shape[1] in (1, channels) else _one_channel(rows, where, channels))
 
