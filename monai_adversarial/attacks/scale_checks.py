@@ -134,11 +134,12 @@ def _doubts_of_budget(scene: Scene, noise: AdditiveNoise) -> Iterator[tuple[str,
         radius = torch.as_tensor(bound.epsilon).to(span).flatten(1) if isinstance(bound.epsilon, torch.Tensor) else None
         shares = ((bound.epsilon if radius is None else radius) / span)[span > 0]
         if len(shares) and float(shares.min()) > 1:
+            advice = "pass units='HU' and intensity= if it is meant in HU"
             yield (
                 "large",
                 False,
-                f"{amount}, more than the whole range of the image ({float(span.max()):.3g}): pass units='HU' and "
-                "intensity= if it is meant in HU.",
+                f"{amount}, more than the whole range of the image ({float(span.max()):.3g}): "
+                f"{advice if noise.units == 'network' else 'check units and intensity'}.",
             )
         elif len(shares) and float(shares.max()) < LEAST_BUDGET:
             yield (
@@ -153,8 +154,13 @@ def _doubts_of_budget(scene: Scene, noise: AdditiveNoise) -> Iterator[tuple[str,
         yield (
             "changeable",
             float(changeable.max()) == 0,
-            f"{share:.1%} of the voxels can change: the others are clipped by the intensity map or held by the "
-            "pipeline; check that the map is the one that scaled this image.",
+            f"{share:.1%} of the voxels can change: "
+            + (
+                "the others mark what lies outside the field of view (-1500 HU and below)."
+                if scene.image_units == "HU"
+                else "the others are clipped by the intensity map or held by the pipeline; check that the map is the "
+                "one that scaled this image."
+            ),
         )
 
 
