@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from monai.utils import convert_to_dst_type
 
-from monai_adversarial.attacks.ascent import Ascent
+from monai_adversarial.attacks.ascent import Ascent, zero_fraction
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 from monai_adversarial.attacks.reference import Reference
@@ -112,7 +112,7 @@ def perturb_batch(
         label=moved_label,
         parameters=parameters,
         objective=found.values,
-        zero_gradient_fraction=bound.frozen_fraction(found.gradients),
+        zero_gradient_fraction=zero_fraction(bound, found),
         bound=bound,
     )
 

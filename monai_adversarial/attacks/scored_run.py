@@ -9,7 +9,7 @@ import torch
 from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
-from monai_adversarial.attacks.ascent import Ascent, check_start
+from monai_adversarial.attacks.ascent import Ascent, check_start, zero_fraction
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.perturbed import class_mask
 from monai_adversarial.attacks.reference import Reference
@@ -100,7 +100,7 @@ class ScoredRun:
         for step in ascent:
             self.backwards += step.found.backwards * len(left)
             self._keep_best(left, step.parameters, step.found.ranks)
-            self.zero_fractions.append(self._spread(left, ascent.bound.frozen_fraction(step.found.gradients)))
+            self.zero_fractions.append(self._spread(left, zero_fraction(ascent.bound, step.found)))
             bar.update()
             if attack.early_stop:
                 keep = self._unsolved(ascent.bound, step.found.logits, left)

@@ -129,8 +129,8 @@ def check_label_range(label: torch.Tensor, classes: int, name: str = "label") ->
     """Raise unless the class indices (or the one-hot channels) of ``label`` fit a network with ``classes`` outputs."""
     if int(label.min()) < 0:
         raise ValueError(
-            f"{name} must hold class indices >= 0, got {int(label.min())}: a value that marks voxels without a label is "
-            "the model's ignore_index."
+            f"{name} must hold class indices >= 0, got {int(label.min())}: a value that marks voxels without a label "
+            "is the model's ignore_index."
         )
     if label.shape[1] == 1:
         highest = int(label.max())
