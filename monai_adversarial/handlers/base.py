@@ -192,8 +192,12 @@ class TrainingHandler(ABC):
         Raises:
             RuntimeError: where the iteration prepared no batch.
         """
-        prepared, self.prepared_batches = self.prepared_batches, 0
-        if not prepared:
+        self.check_prepared(engine)
+        self.prepared_batches = 0
+
+    def check_prepared(self, engine: SupervisedTrainer) -> None:
+        """Raise RuntimeError where the present iteration has prepared no batch."""
+        if not self.prepared_batches:
             raise RuntimeError(
                 f"the trainer's iteration_update did not call engine.prepare_batch in iteration "
                 f"{engine.state.iteration}, so {type(self).__name__} could not change the batch: call it as "

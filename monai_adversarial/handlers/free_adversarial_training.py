@@ -199,6 +199,7 @@ class FreeAdversarialTraining(TrainingHandler):
 
     def backward_completed(self, engine: SupervisedTrainer) -> None:
         """One step of the perturbation along the gradient that the trainer's backward pass left in it."""
+        self.check_prepared(engine)
         assert self._running is not None
         bound, leaves = self._running
         self._running = None

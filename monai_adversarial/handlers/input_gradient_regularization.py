@@ -125,6 +125,7 @@ class InputGradientRegularization(TrainingHandler):
 
     def loss_completed(self, engine: SupervisedTrainer) -> None:
         """Add the penalty."""
+        self.check_prepared(engine)
         assert self._batch is not None and self._leaf is not None
         batch, leaf, samples = self._batch, self._leaf, self._batch.image.shape[0]
         self._batch = self._leaf = None
