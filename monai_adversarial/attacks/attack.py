@@ -23,6 +23,7 @@ from monai_adversarial.attacks.search import Search, SteepestAscent
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import keep_freed_memory
+from monai_adversarial.utils.calls import ShownAsCall, shown
 from monai_adversarial.utils.intensity import MOST_OUTSIDE
 from monai_adversarial.utils.modules import frozen
 from monai_adversarial.utils.plain import detached
@@ -40,7 +41,7 @@ from monai_adversarial.utils.validation import (
 __all__ = ["Attack"]
 
 
-class Attack:
+class Attack(ShownAsCall):
     """Maximizes an objective over the parameters of a perturbation, per sample.
 
     Four parts are independent of each other: the perturbation (how the image may change and how far), the objective
@@ -68,15 +69,6 @@ class Attack:
         TypeError: for a perturbation, an objective, a search or an estimator that is something else.
         ValueError: for an argument out of range.
     """
-
-    _given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-    _scalings: tuple[tuple[float, int], ...] = ()
-
-    def __new__(cls, *args: Any, **options: Any) -> Attack:
-        """Remember what the attack was made with: ``repr`` is a call that makes it again."""
-        made = super().__new__(cls)
-        made._given = (args, options)
-        return made
 
     def __init__(
         self,
@@ -127,14 +119,8 @@ class Attack:
         made = copy.copy(self)
         made.perturbation = self.perturbation.scaled(budget)
         made.steps = self.steps if steps is None else check_count("steps", steps)
-        made._scalings = (*self._scalings, (float(budget), made.steps))
+        made._afterwards = (*self._afterwards, f".scaled({shown(float(budget))}, {made.steps})")
         return made
-
-    def __repr__(self) -> str:
-        args, options = self._given
-        shown = [repr(value) for value in args] + [f"{name}={value!r}" for name, value in options.items()]
-        changed = "".join(f".scaled({budget:g}, {steps})" for budget, steps in self._scalings)
-        return f"{type(self).__name__}({', '.join(shown)}){changed}"
 
     def __call__(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from monai_adversarial.utils.calls import ShownAsCall, shown
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.validation import check_positive
 
@@ -193,11 +194,12 @@ class BoundPerturbation(ABC):
         return None
 
 
-class Perturbation(ABC):
+class Perturbation(ShownAsCall, ABC):
     """A way to change an image and its budget, before any image is known."""
 
     #: attributes that say how far the image may change, in proportion to which ``scaled`` changes the budget
     budget_attributes: tuple[str, ...] = ()
+    _shows_defaults = True
 
     def scaled(self, factor: float) -> Perturbation:
         """The same kind of change with ``factor`` times the budget, for example for a curriculum.
@@ -212,6 +214,7 @@ class Perturbation(ABC):
         made = copy.copy(self)
         for name in self.budget_attributes:
             setattr(made, name, _times(getattr(self, name), factor))
+        made._afterwards = (*self._afterwards, f".scaled({shown(float(factor))})")
         return made
 
     @abstractmethod

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.utils.calls import ShownAsCall
 
 __all__ = ["Search", "SearchRun", "steepest_direction"]
 
@@ -55,8 +56,10 @@ class SearchRun(ABC):
         }
 
 
-class Search(ABC):
+class Search(ShownAsCall, ABC):
     """A search strategy; ``begin`` makes the state of one run."""
+
+    _shows_defaults = True
 
     @abstractmethod
     def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
