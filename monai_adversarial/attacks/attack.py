@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from monai.utils import convert_to_dst_type
 
+from monai_adversarial.attacks.boundary import Given, axes_explained
 from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator
 from monai_adversarial.attacks.objectives import Objective, get_objective
 from monai_adversarial.attacks.perturbations.base import Parameters, Perturbation
@@ -23,6 +23,7 @@ from monai_adversarial.attacks.search import Search, SteepestAscent
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import keep_freed_memory
+from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.calls import ShownAsCall, shown
 from monai_adversarial.utils.intensity import MOST_OUTSIDE
 from monai_adversarial.utils.modules import frozen
@@ -32,9 +33,7 @@ from monai_adversarial.utils.validation import (
     check_choice,
     check_count,
     check_fraction,
-    check_image,
     check_instance,
-    check_label,
     check_region,
 )
 
@@ -138,9 +137,12 @@ class Attack(ShownAsCall):
         Args:
             model: an ``AttackedModel``, or a bare network (any differentiable callable) from (batch, channel,
                 spatial...) to logits (batch, class, spatial...), which is wrapped with the defaults of one.
-            image: clean batch, float32 or float64, plain tensor or ``MetaTensor``.
-            label: class map (batch, 1, spatial...) or one-hot (batch, class, spatial...); None: the network's own clean
-                prediction.
+            image: clean batch (batch, channel, spatial...): tensor, ``MetaTensor`` or NumPy array of any real type. It
+                is converted once to the type of the network's weights, and the adversarial image comes back as the
+                clean one was given: a float64 image attacks a float32 network in float32, an image of whole numbers
+                comes back in whole numbers, inside the budget and the range of its type.
+            label: class map (batch, 1, spatial...) or one-hot (batch, class, spatial...) of any type; None: the
+                network's own clean prediction.
             region: boolean (batch, 1, spatial...), the voxels that may change (perturbations of intensity).
             objective_region: boolean (batch, 1, spatial...), the voxels at which the objective counts.
             spacing: mm along each axis, instead of the image's affine.
@@ -151,13 +153,20 @@ class Attack(ShownAsCall):
             TypeError, ValueError: for input that does not fit, in one sentence.
             BudgetError: if the finished image is outside its budget.
         """
-        check_image(image)
+        known = AttackedModel.wrap(model)
+        given = Given.read(known, image, label)
+        with axes_explained(known, given.image), self.scope(known, given.image) as (predictor, clean):
+            scene = self._scene(predictor, clean, given.image, _mask("region", region), spacing)
+            plain_label = None if given.label is None else detached(given.label)
+            counted = _mask("objective_region", objective_region)
+            run = ScoredRun(self, predictor, scene, plain_label, counted, start)
+            result = run.finish(given.image, given.label, given.stored)
+        result.adversarial = given.image_back(result.adversarial)
         if label is not None:
-            check_label(label, image)
-        with self.scope(model, image) as (predictor, clean):
-            scene = self._scene(predictor, clean, image, region, spacing)
-            plain_label = None if label is None else detached(label)
-            return ScoredRun(self, predictor, scene, plain_label, objective_region, start).finish(image, label)
+            result.label = given.label_back(result.label)
+        result.attack, result.model, result.facts = repr(self), known, known.facts
+        result.success_rule = self._success_rule()
+        return result
 
     def perturb(
         self,
@@ -194,22 +203,32 @@ class Attack(ShownAsCall):
             TypeError, ValueError: for input that does not fit, in one sentence.
             NotImplementedError: for ``budget`` with a perturbation that is not additive noise.
         """
-        check_image(image)
         check_choice("reference", reference, REFERENCES)
-        if label is not None:
-            check_label(label, image)
-        elif probabilities is None and reference == "label":
+        if label is None and probabilities is None and reference == "label":
             raise ValueError("reference='label' needs label=; pass it, or reference='prediction' or 'probabilities'.")
-        with self.scope(model, image) as (predictor, clean):
+        known = AttackedModel.wrap(model)
+        given = Given.read(known, image, label)
+        ready = given.image
+        with axes_explained(known, ready), self.scope(known, ready) as (predictor, clean):
             scene = replace(
-                self._scene(predictor, clean, image, region, spacing, self.random_start),
+                self._scene(predictor, clean, ready, _mask("region", region), spacing, self.random_start),
                 budget=budget_of(clean, budget),
             )
-            plain_label = None if label is None else detached(label).to(clean.device)
-            made = perturb_batch(self, predictor, scene, image, plain_label, reference, probabilities, start, stream)
-            if label is not None:
-                made.label = convert_to_dst_type(made.label, dst=label)[0] if made.bound.geometric else label
-            return made
+            plain_label = None if given.label is None else detached(given.label).to(clean.device)
+            made = perturb_batch(self, predictor, scene, ready, plain_label, reference, probabilities, start, stream)
+            if given.stored.whole_numbers:
+                part = made.bound.quantize(clean, known.image_part(detached(made.adversarial)), made.parameters)
+                made.adversarial = known.whole_image(given.stored(clean, part), detached(ready))
+        made.adversarial = given.image_back(made.adversarial)
+        if label is not None:
+            made.label = as_given(made.label, label) if made.bound.geometric else label
+        return made
+
+    def _success_rule(self) -> str:
+        """What counts as a success, for reports."""
+        if self.targeted:
+            return f"Dice with the wanted label of at least {self.success_threshold:g}"
+        return f"Dice below {self.success_threshold:g} of the clean one"
 
     @contextmanager
     def scope(
@@ -249,7 +268,7 @@ class Attack(ShownAsCall):
             image=clean,
             # Seeds wait for the device and read all voxels.
             seeds=case_seeds(clean, self.seed) if needs_seeds else (self.seed,) * clean.shape[0],
-            spacing=spacing_of(image, spacing),
+            spacing=spacing_of(image, spacing, required=False),
             region=None if region is None else check_region(detached(region), clean),
             intensity=predictor.model.intensity,
             image_units=predictor.units,
@@ -278,3 +297,7 @@ class Attack(ShownAsCall):
                     f"({span:.3g}): pass units='HU' and intensity= if it is meant in HU.",
                     stacklevel=2,
                 )
+
+
+def _mask(name: str, region: Any) -> torch.Tensor | None:
+    return None if region is None else as_tensor(name, region)

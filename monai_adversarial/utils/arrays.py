@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from monai.utils import convert_to_dst_type
 
-__all__ = ["as_given", "as_tensor", "computable", "integer_range"]
+__all__ = ["StoredAs", "as_given", "as_tensor", "computable", "integer_range"]
 
 # Types that torch stores but hardly computes with.
 _WIDER = {
@@ -20,6 +21,8 @@ _WIDER = {
     torch.float16: torch.float32,
     torch.bfloat16: torch.float32,
 }
+
+_HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def as_tensor(name: str, value: Any) -> torch.Tensor:
@@ -58,6 +61,42 @@ def integer_range(dtype: Any) -> tuple[int, int] | None:
     if np.dtype(dtype).kind not in "iu":
         return None
     return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+
+
+@dataclass(frozen=True)
+class StoredAs:
+    """The type in which an adversarial image is handed back: what of it survives there, inside the budget.
+
+    Args:
+        dtype: of torch or NumPy.
+    """
+
+    dtype: Any
+
+    @property
+    def whole_numbers(self) -> bool:
+        """Whether the type holds whole numbers only."""
+        return integer_range(self.dtype) is not None
+
+    def __call__(self, clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
+        """``adversarial`` with values that the type holds and no change larger than it was.
+
+        Args:
+            clean: the clean image, which the type holds.
+            adversarial: the finished image; for a type of whole numbers it holds those already.
+        """
+        limits = integer_range(self.dtype)
+        if limits is not None:
+            return adversarial.clamp(*limits)
+        half = _HALF.get(str(self.dtype).removeprefix("torch."))
+        if half is None:
+            return adversarial
+        change = adversarial - clean
+        nearest = adversarial.to(half).to(adversarial.dtype)
+        spacing = torch.ldexp(torch.full_like(nearest, torch.finfo(half).eps / 2), torch.frexp(nearest).exponent)
+        inward = (nearest - change.sign() * spacing).to(half).to(adversarial.dtype)
+        rounded = torch.where((nearest - clean).abs() > change.abs(), inward, nearest)
+        return torch.where((rounded - clean).abs() > change.abs(), clean, rounded)
 
 
 def as_given(result: torch.Tensor, given: Any) -> Any:

@@ -98,8 +98,8 @@ def _check_affine(table: torch.Tensor, why: str) -> None:
     if not bool(torch.isfinite(table).all()):
         shown = [["unknown" if length != length else round(length, 6) for length in row] for row in table.tolist()]
         raise ValueError(
-            f"spacing is not known along every axis ({why}): the image's affine gives {shown} mm, because its columns "
-            "are zero or not finite or belong to other axes than the image has; pass spacing=(mm along each axis)."
+            f"spacing must be finite and > 0 mm along every axis ({why}), but the image's affine gives {shown}: its "
+            "columns are zero, not finite, or of other axes than the image has; pass spacing=(mm along each axis)."
         )
 
 

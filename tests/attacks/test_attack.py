@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop: strength against closed forms, budgets, isolation of samples, and a network that is left as it was found."""
+"""The loop: strength against closed forms, budgets, isolated samples, and a network that is left as it was found."""
 
 from __future__ import annotations
 

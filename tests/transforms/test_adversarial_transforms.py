@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_dictionary_form_equals_array_form_and_leaves_the_input_alone(cls, optio
     data = {"image": metatensor(random_image(SHAPE)), "label": metatensor(random_label(SHAPE)), "name": "case"}
     before = data["image"].clone()
     options = {k: v for k, v in options.items() if k != "spacing"}
-    out = DICTIONARY[cls](keys="image", network=network, label_key="label", **options)(data)
+    out = DICTIONARY[cls](keys="image", model=network, label_key="label", **options)(data)
     image, label = cls(network, **options)(data["image"], data["label"])
     torch.testing.assert_close(out["image"].as_tensor(), image.as_tensor())
     assert torch.equal(out["label"].as_tensor(), label.as_tensor())
@@ -177,6 +178,10 @@ def test_loader_workers_give_the_result_of_no_workers_and_warn_once(no_grad):
 def test_worker_says_that_its_weights_are_a_copy(monkeypatch):
     transform = T.AdvNoise(tiny_segmentation_network(), 0.05, steps=1)
     monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: object())
+    with warnings.catch_warnings():  # a loader's thread: the weights are the current ones
+        warnings.simplefilter("error")
+        transform(random_image(SHAPE))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.warns(UserWarning, match="weights that the network had when the worker started"):
         transform(random_image(SHAPE))
     monkeypatch.setattr(T.AdvNoise, "network_device", lambda self: torch.device("cuda", 0))
@@ -198,7 +203,7 @@ def test_collated_batch_can_be_decollated_and_inverted():
 
 def test_bad_arguments():
     network = tiny_segmentation_network()
-    with pytest.raises(TypeError, match="network must be"):
+    with pytest.raises(TypeError, match="network must be a torch.nn.Module or a callable"):
         T.AdvNoise("network", 0.1)
     with pytest.raises(TypeError, match="attack must be"):
         T.AdversarialTransform(network, "pgd")
