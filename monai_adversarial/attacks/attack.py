@@ -221,7 +221,7 @@ class Attack(ShownAsCall):
                 made.adversarial = known.whole_image(given.stored(clean, part), detached(ready))
         made.adversarial = given.image_back(made.adversarial)
         if label is not None:
-            made.label = as_given(made.label, label) if made.bound.geometric else label
+            made.label = as_given(made.label, label) if made.label is not None and made.bound.geometric else label
         return made
 
     def _success_rule(self) -> str:

@@ -116,7 +116,7 @@ class AdversarialTransform(RandomizableTransform):
         """Attack one channel-first image on the network's device."""
         self.check_process()
         device = self.network_device() or img.device
-        batch = _as_batch(img, device)
+        batch = as_batch(img, device)
         reference = None if label is None else as_plain(label)[None].to(device)
         result = self.attack(self.model, batch, reference, spacing=self.spacing)
         self._last.value = result
@@ -155,7 +155,7 @@ def as_image(name: str, given: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return image, image if isinstance(given, MetaTensor) else as_plain(image)
 
 
-def _as_batch(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def as_batch(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Batch of one on the device, with the affine."""
     plain = as_plain(tensor)[None].to(device)
     if not isinstance(tensor, MetaTensor):

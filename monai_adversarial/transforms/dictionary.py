@@ -23,6 +23,7 @@ from monai_adversarial.transforms.array import (
     AdvElastic,
     AdversarialTransform,
     AdvNoise,
+    as_batch,
     as_image,
 )
 from monai_adversarial.utils.arrays import StoredAs, as_given, as_tensor, computable
@@ -81,7 +82,7 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
         allow_missing_keys: do not raise when a key is missing.
 
     Raises:
-        ValueError: for another ``mode``, or ``keys`` that name no image.
+        ValueError: for another ``mode``, ``keys`` that name no image, or a label before the image.
     """
 
     backend = AdversarialTransform.backend
@@ -111,7 +112,7 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
         self.declared_labels = frozenset(said - {None})
         if all(key in self.declared_labels for key in self.keys):
             raise ValueError(f"keys must name an image to attack, got only labels: {list(self.keys)}.")
-        self._label_was_named = False
+        self._label_was_named = self._order_was_checked = False
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
@@ -143,15 +144,15 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
             d[key] = self._perturbed(d[key], result, attacked=key == first)
             self._record(d[key], result, False)
         for key in labels:
-            moved = result.bound.move_label(
-                computable(_batch_of_one(d[key])).to(result.image.device), result.parameters
-            )
-            d[key] = as_given(moved[0], d[key])
+            clean = computable(_batch_of_one(d[key])).to(result.image.device)
+            d[key] = as_given(result.bound.move_label(clean, result.parameters)[0], d[key])
             self._record(d[key], result, True)
         return d
 
     def _roles(self, d: Mapping[Hashable, Any]) -> tuple[list[Hashable], list[Hashable], Hashable | None]:
         """Keys of the images, of all labels, and of the label that the network should predict."""
+        if not self._order_was_checked:
+            self._check_order(d)
         images: list[Hashable] = []
         labels = [key for key in dict.fromkeys((self.label_key, *self.moved_keys)) if key is not None and key in d]
         found: list[Hashable] = []
@@ -168,6 +169,21 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
             label_key = candidates[0]
             self._say(label_key)
         return images, list(dict.fromkeys((*labels, *found))), label_key
+
+    def _check_order(self, d: Mapping[Hashable, Any]) -> None:
+        """Raise where the first of ``keys`` is a label and a later one the image; on the first item alone, as a crop of
+        an image may hold few values."""
+        unsaid = [
+            key for key, mode in self.key_iterator(d, self.mode) if mode is None and key not in self.declared_labels
+        ]
+        self._order_was_checked = True
+        is_label = [holds_labels(d[key]) for key in unsaid]
+        if unsaid[:1] == [key for key in self.key_iterator(d)][:1] and is_label[:1] == [True] and not all(is_label):
+            image = unsaid[is_label.index(False)]
+            raise ValueError(
+                f"keys must name the image first: {unsaid[0]!r} holds few whole numbers, as a label does, and {image!r} "
+                f"does not; write keys=({image!r}, {unsaid[0]!r}), or mode='bilinear' if both are images."
+            )
 
     def _say(self, label_key: Hashable) -> None:
         if not self._label_was_named:
@@ -216,7 +232,7 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
                 continue
             batch = _batch_of_one(d[key])
             volume = batch if batch.is_floating_point() else batch.float()
-            spacing = spacing_of(MetaTensor(volume, affine=d[key].affine, meta=d[key].meta), self.transform.spacing)
+            spacing = spacing_of(as_batch(d[key], volume.device), self.transform.spacing)
             bound = self.transform.attack.perturbation.bind(Scene(volume, (0,), spacing))
             parameters = tuple(torch.as_tensor(p)[None].to(volume) for p in info["parameters"])
             linear = batch.is_floating_point() and info.get("mode") != "nearest"
@@ -232,7 +248,8 @@ def holds_labels(values: Any) -> bool:
     tensor = computable(tensor)
     if tensor.is_floating_point() and not bool((tensor == tensor.round()).all()):
         return False
-    return tensor.unique().numel() <= MOST_LABEL_VALUES
+    some = tensor.flatten()[:: 1 + tensor.numel() // 1_000_000]  # sorting a whole volume takes seconds
+    return some.unique().numel() <= MOST_LABEL_VALUES
 
 
 def _batch_of_one(tensor: torch.Tensor) -> torch.Tensor:
