@@ -181,7 +181,7 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
         if unsaid[:1] == [key for key in self.key_iterator(d)][:1] and is_label[:1] == [True] and not all(is_label):
             image = unsaid[is_label.index(False)]
             raise ValueError(
-                f"keys must name the image first: {unsaid[0]!r} holds few whole numbers, as a label does, and {image!r} "
+                f"keys must name the image first: {unsaid[0]!r} holds few whole numbers, as labels do, and {image!r} "
                 f"does not; write keys=({image!r}, {unsaid[0]!r}), or mode='bilinear' if both are images."
             )
 
