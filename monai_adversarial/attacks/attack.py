@@ -20,6 +20,7 @@ from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed, perturb_b
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.attacks.scored_run import ScoredRun
 from monai_adversarial.attacks.search import Search, SteepestAscent
+from monai_adversarial.metrics.success import success_rule
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import keep_freed_memory
@@ -44,7 +45,7 @@ class Attack(ShownAsCall):
     """Maximizes an objective over the parameters of a perturbation, per sample.
 
     Four parts are independent of each other: the perturbation (how the image may change and how far), the objective
-    (what the attacker wants), the gradient estimator (how he learns a direction) and the search (how he moves). The
+    (what the attacker wants), the gradient estimator (how it learns a direction) and the search (how it moves). The
     best point of every sample is kept, the budget is verified on the finished image, and the network is left exactly as
     it was found. What is attacked is an ``AttackedModel``.
 
@@ -165,7 +166,7 @@ class Attack(ShownAsCall):
         if label is not None:
             result.label = given.label_back(result.label)
         result.attack, result.model, result.facts = repr(self), known, known.facts
-        result.success_rule = self._success_rule()
+        result.success_rule = success_rule(self.success_threshold, self.targeted)
         return result
 
     def perturb(
@@ -211,7 +212,14 @@ class Attack(ShownAsCall):
         ready = given.image
         with axes_explained(known, ready), self.scope(known, ready) as (predictor, clean):
             scene = replace(
-                self._scene(predictor, clean, ready, _mask("region", region), spacing, self.random_start),
+                self._scene(
+                    predictor,
+                    clean,
+                    ready,
+                    _mask("region", region),
+                    spacing,
+                    self.random_start or not self.search.uses_gradients,
+                ),
                 budget=budget_of(clean, budget),
             )
             plain_label = None if given.label is None else detached(given.label).to(clean.device)
@@ -223,12 +231,6 @@ class Attack(ShownAsCall):
         if label is not None:
             made.label = as_given(made.label, label) if made.label is not None and made.bound.geometric else label
         return made
-
-    def _success_rule(self) -> str:
-        """What counts as a success, for reports."""
-        if self.targeted:
-            return f"Dice with the wanted label of at least {self.success_threshold:g}"
-        return f"Dice below {self.success_threshold:g} of the clean one"
 
     @contextmanager
     def scope(

@@ -111,9 +111,9 @@ def check_image(image: Any, name: str = "image") -> None:
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite voxels.")
 
 
-def check_label(label: Any, image: torch.Tensor, name: str = "label", ignore_index: int | None = None) -> None:
+def check_label(label: Any, image: torch.Tensor, name: str = "label") -> None:
     """Raise unless ``label`` is a class map (batch, 1, spatial...) or one-hot (batch, class, spatial...) on the
-    image's grid; voxels of ``ignore_index`` may be there besides."""
+    image's grid."""
     if not isinstance(label, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor or MetaTensor, got {type(label).__name__}.")
     given, grid = tuple(label.shape), tuple(image.shape[2:])
@@ -134,16 +134,16 @@ def check_label(label: Any, image: torch.Tensor, name: str = "label", ignore_ind
         raise ValueError(f"{name} must be finite, got NaN or infinite values.")
     if label.is_floating_point() and not bool((label == label.round()).all()):
         raise ValueError(f"{name} must hold whole numbers (class indices or one-hot), got fractions.")
-    lowest = int(_counted(label, ignore_index).min())
+
+
+def check_label_range(label: torch.Tensor, classes: int, name: str = "label") -> None:
+    """Raise unless the class indices (or the one-hot channels) of ``label`` fit a network with ``classes`` outputs."""
+    lowest, highest = int(label.min()), int(label.max())
     if lowest < 0:
-        raise ValueError(f"{name} must hold class indices >= 0, got {lowest}.")
-
-
-def check_label_range(label: torch.Tensor, classes: int, name: str = "label", ignore_index: int | None = None) -> None:
-    """Raise unless the class indices (or the one-hot channels) of ``label`` fit a network with ``classes`` outputs;
-    voxels of ``ignore_index`` may be there besides."""
-    label = _counted(label, ignore_index)
-    highest = int(label.max())
+        raise ValueError(
+            f"{name} must hold class indices >= 0, got {lowest}: a value that marks voxels without a label is the "
+            "model's ignore_index."
+        )
     if label.shape[1] == 1:
         limit = max(classes - 1, 1)  # one output channel: a sigmoid network with foreground 1
         if highest > limit:
@@ -158,10 +158,6 @@ def check_label_range(label: torch.Tensor, classes: int, name: str = "label", ig
     elif highest > 1:
         hint = f": divide it by {highest}" if label.unique().numel() == 2 and int(label.min()) == 0 else ""
         raise ValueError(f"{name} with {classes} channels must be one-hot (0 or 1), got the value {highest}{hint}.")
-
-
-def _counted(label: torch.Tensor, ignore_index: int | None) -> torch.Tensor:
-    return label if ignore_index is None else torch.where(label == ignore_index, 0, label)
 
 
 def _label_hint(label: torch.Tensor, classes: int, name: str) -> str:
