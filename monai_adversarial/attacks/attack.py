@@ -165,7 +165,7 @@ class Attack(ShownAsCall):
         result.adversarial = given.image_back(result.adversarial)
         if label is not None:
             result.label = given.label_back(result.label)
-        result.attack, result.model, result.facts = repr(self), known, known.facts
+        result.attack, result.model, result.facts = repr(self), known, known.findings
         result.success_rule = success_rule(self.success_threshold, self.targeted)
         return result
 

@@ -146,6 +146,24 @@ class AttackedModel:
     def found_activation(self, activation: str) -> None:
         self._found["activation"] = activation
 
+    @property
+    def found_final_activation(self) -> str | None:
+        """The softmax or sigmoid that the network's answer was seen to come from, so that it can be left out."""
+        return self._found.get("final_activation")
+
+    @found_final_activation.setter
+    def found_final_activation(self, activation: str | None) -> None:
+        self._found["final_activation"] = activation
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """``facts``, and what the first batch has shown of the output's values."""
+        if self.found_output_values != "probabilities":
+            return self.facts
+        kind = self.found_final_activation
+        how = f"what goes into its final {kind}" if kind else "their logarithm, as no final activation was found"
+        return (*self.facts, f"the network returns probabilities: attacked is {how}")
+
     @classmethod
     def wrap(cls, model: Any) -> AttackedModel:
         """The model itself, or a bare network with defaults.
