@@ -237,7 +237,20 @@ class AttackedModel:
         hidden = {"network", "inferer", "facts"}
         plain = {"precision": "auto", "scoring_precision": "float32"}
         for name, value in vars(self).items():
-            if name in hidden or name.startswith("_") or value in (None, (), {}, False) or value == plain.get(name):
+            if name in hidden or name.startswith("_") or value is None or value is False:
                 continue
-            parts.append(f"{name}={value!r}")
+            if isinstance(value, (tuple, dict, str)) and value == plain.get(name, type(value)()):
+                continue
+            parts.append(f"{name}={_shown(value)}")
         return f"AttackedModel({', '.join(parts)})"
+
+
+def _shown(value: Any) -> str:
+    """A value in one short line: tensors and networks by their kind."""
+    if isinstance(value, torch.Tensor):
+        return f"<tensor {tuple(value.shape)}>"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_shown(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return f"({', '.join(map(_shown, value))}{',' if len(value) == 1 else ''})"
+    return describe_callable(value) if callable(value) and not isinstance(value, IntensityMap) else repr(value)

@@ -152,6 +152,7 @@ class FinalActivation(nn.Module):
 
     Attributes:
         bypass: leave the activation out.
+        logarithm: the activation that cannot be left out: its log odds stand for what goes into it, in each window.
         watch: look for it in the next calls.
     """
 
@@ -160,6 +161,7 @@ class FinalActivation(nn.Module):
         self.network = network
         self.bypass = False
         self.watch = False
+        self.logarithm: str | None = None
         # Like the latest answer: which activation each of its tensors came from.
         self._kinds: Any = None
         # Only its own flag: eval() would reach the network.
@@ -170,6 +172,13 @@ class FinalActivation(nn.Module):
         before: Any
         if not (self.bypass or self.watch):
             return self.network(*args, **kwargs)
+        if self.bypass and self.logarithm is not None:
+            answer = self.network(*args, **kwargs)
+            if not isinstance(answer, torch.Tensor):
+                self._kinds = None  # which of several is not known here
+                return answer
+            self._kinds = self.logarithm
+            return log_odds(as_plain(answer).to(torch.promote_types(answer.dtype, torch.float32)), self.logarithm)
         with _Activations() as seen:
             answer = self.network(*args, **kwargs)
         if isinstance(answer, (list, tuple)):

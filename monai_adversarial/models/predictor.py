@@ -168,7 +168,9 @@ class Predictor:
         self._use_found()
 
     def _use_found(self) -> None:
-        self._final.bypass = self.model.found_final_activation is not None and not self._is_compiled
+        found = self.model.found_final_activation is not None and not self._is_compiled
+        self._final.bypass = self.model.found_output_values == "probabilities"
+        self._final.logarithm = None if found else self.model.activation or self.model.found_activation
         self._final.watch = False
 
     def _raw(self, image: torch.Tensor, network: Callable[..., Any]) -> Any:
