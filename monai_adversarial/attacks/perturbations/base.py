@@ -208,7 +208,7 @@ class Perturbation(ShownAsCall, ABC):
             ValueError: for a negative factor.
             NotImplementedError: for a perturbation that does not name its ``budget_attributes``.
         """
-        check_positive("factor", factor, allow_zero=True)
+        factor = check_positive("factor", factor, allow_zero=True)
         if not self.budget_attributes:
             raise NotImplementedError(f"{type(self).__name__} has no budget_attributes: its budget cannot be scaled.")
         made = copy.copy(self)
