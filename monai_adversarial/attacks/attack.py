@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from monai.utils import convert_to_dst_type
 
+from monai_adversarial.attacks.boundary import Given, axes_explained
 from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator
 from monai_adversarial.attacks.objectives import Objective, get_objective
 from monai_adversarial.attacks.perturbations.base import Parameters, Perturbation
@@ -20,9 +20,12 @@ from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.attacks.scale_checks import check_scale
 from monai_adversarial.attacks.scored_run import ScoredRun
 from monai_adversarial.attacks.search import Search, SteepestAscent
+from monai_adversarial.metrics.success import success_rule
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import keep_freed_memory
+from monai_adversarial.utils.arrays import as_given, as_tensor
+from monai_adversarial.utils.calls import ShownAsCall, shown
 from monai_adversarial.utils.modules import frozen
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene, budget_of, case_seeds, spacing_of
@@ -30,16 +33,14 @@ from monai_adversarial.utils.validation import (
     check_choice,
     check_count,
     check_fraction,
-    check_image,
     check_instance,
-    check_label,
     check_region,
 )
 
 __all__ = ["Attack"]
 
 
-class Attack:
+class Attack(ShownAsCall):
     """Maximizes an objective over the parameters of a perturbation, per sample.
 
     Four parts are independent of each other: the perturbation (how the image may change and how far), the objective
@@ -68,16 +69,7 @@ class Attack:
         ValueError: for an argument out of range.
     """
 
-    _given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-    _scalings: tuple[tuple[float, int], ...] = ()
     _said: set[str]
-
-    def __new__(cls, *args: Any, **options: Any) -> Attack:
-        """Remember what the attack was made with: ``repr`` is a call that makes it again."""
-        made = super().__new__(cls)
-        made._given = (args, options)
-        made._said = set()  # doubts about batches that training has warned of; scaled copies share it
-        return made
 
     def __init__(
         self,
@@ -117,6 +109,8 @@ class Attack:
         self.success_threshold = check_fraction("success_threshold", success_threshold)
         self.seed = check_count("seed", seed, minimum=0)
         self.progress = bool(progress)
+        # Doubts about batches that training has warned of; scaled copies share it.
+        self._said = set()
 
     def scaled(self, budget: float = 1.0, steps: int | None = None) -> Attack:
         """The same attack with ``budget`` times its budget, and its step in proportion.
@@ -128,14 +122,8 @@ class Attack:
         made = copy.copy(self)
         made.perturbation = self.perturbation.scaled(budget)
         made.steps = self.steps if steps is None else check_count("steps", steps)
-        made._scalings = (*self._scalings, (float(budget), made.steps))
+        made._afterwards = (*self._afterwards, f".scaled({shown(float(budget))}, {made.steps})")
         return made
-
-    def __repr__(self) -> str:
-        args, options = self._given
-        shown = [repr(value) for value in args] + [f"{name}={value!r}" for name, value in options.items()]
-        changed = "".join(f".scaled({budget:g}, {steps})" for budget, steps in self._scalings)
-        return f"{type(self).__name__}({', '.join(shown)}){changed}"
 
     def __call__(
         self,
@@ -153,9 +141,12 @@ class Attack:
         Args:
             model: an ``AttackedModel``, or a bare network (any differentiable callable) from (batch, channel,
                 spatial...) to logits (batch, class, spatial...), which is wrapped with the defaults of one.
-            image: clean batch, float32 or float64, plain tensor or ``MetaTensor``.
-            label: class map (batch, 1, spatial...) or one-hot (batch, class, spatial...); None: the network's own clean
-                prediction.
+            image: clean batch (batch, channel, spatial...): tensor, ``MetaTensor`` or NumPy array of any real type. It
+                is converted once to the type of the network's weights, and the adversarial image comes back as the
+                clean one was given: a float64 image attacks a float32 network in float32, an image of whole numbers
+                comes back in whole numbers, inside the budget and the range of its type.
+            label: class map (batch, 1, spatial...) or one-hot (batch, class, spatial...) of any type; None: the
+                network's own clean prediction.
             region: boolean (batch, 1, spatial...), the voxels that may change (perturbations of intensity).
             objective_region: boolean (batch, 1, spatial...), the voxels at which the objective counts.
             spacing: mm along each axis, instead of the image's affine.
@@ -166,13 +157,20 @@ class Attack:
             TypeError, ValueError: for input that does not fit, in one sentence.
             BudgetError: if the finished image is outside its budget.
         """
-        check_image(image)
+        known = AttackedModel.wrap(model)
+        given = Given.read(known, image, label)
+        with axes_explained(known, given.image), self.scope(known, given.image) as (predictor, clean):
+            scene = self._scene(predictor, clean, given.image, _mask("region", region), spacing)
+            plain_label = None if given.label is None else detached(given.label)
+            counted = _mask("objective_region", objective_region)
+            run = ScoredRun(self, predictor, scene, plain_label, counted, start)
+            result = run.finish(given.image, given.label, given.stored)
+        result.adversarial = given.image_back(result.adversarial)
         if label is not None:
-            check_label(label, image)
-        with self.scope(model, image) as (predictor, clean):
-            scene = self._scene(predictor, clean, image, region, spacing)
-            plain_label = None if label is None else detached(label)
-            return ScoredRun(self, predictor, scene, plain_label, objective_region, start).finish(image, label)
+            result.label = given.label_back(result.label)
+        result.attack, result.model, result.facts = repr(self), known, known.findings
+        result.success_rule = success_rule(self.success_threshold, self.targeted)
+        return result
 
     def perturb(
         self,
@@ -209,22 +207,26 @@ class Attack:
             TypeError, ValueError: for input that does not fit, in one sentence.
             NotImplementedError: for ``budget`` with a perturbation that is not additive noise.
         """
-        check_image(image)
         check_choice("reference", reference, REFERENCES)
-        if label is not None:
-            check_label(label, image)
-        elif probabilities is None and reference == "label":
+        if label is None and probabilities is None and reference == "label":
             raise ValueError("reference='label' needs label=; pass it, or reference='prediction' or 'probabilities'.")
-        with self.scope(model, image) as (predictor, clean):
+        known = AttackedModel.wrap(model)
+        given = Given.read(known, image, label)
+        ready = given.image
+        with axes_explained(known, ready), self.scope(known, ready) as (predictor, clean):
             scene = replace(
-                self._scene(predictor, clean, image, region, spacing, training=True),
+                self._scene(predictor, clean, ready, _mask("region", region), spacing, training=True),
                 budget=budget_of(clean, budget),
             )
-            plain_label = None if label is None else detached(label).to(clean.device)
-            made = perturb_batch(self, predictor, scene, image, plain_label, reference, probabilities, start, stream)
-            if label is not None:
-                made.label = convert_to_dst_type(made.label, dst=label)[0] if made.bound.geometric else label
-            return made
+            plain_label = None if given.label is None else detached(given.label).to(clean.device)
+            made = perturb_batch(self, predictor, scene, ready, plain_label, reference, probabilities, start, stream)
+            if given.stored.whole_numbers:
+                part = made.bound.quantize(clean, known.image_part(detached(made.adversarial)), made.parameters)
+                made.adversarial = known.whole_image(given.stored(clean, part), detached(ready))
+        made.adversarial = given.image_back(made.adversarial)
+        if label is not None:
+            made.label = as_given(made.label, label) if made.label is not None and made.bound.geometric else label
+        return made
 
     @contextmanager
     def scope(
@@ -259,7 +261,7 @@ class Attack:
         scene = Scene(
             image=clean,
             seeds=case_seeds(clean, self.seed) if draws else (self.seed,) * clean.shape[0],
-            spacing=spacing_of(image, spacing),
+            spacing=spacing_of(image, spacing, required=False),
             region=None if region is None else check_region(detached(region), clean),
             intensity=predictor.intensity,
             image_units=predictor.units,
@@ -267,3 +269,7 @@ class Attack:
         )
         check_scale(scene, self.perturbation, training, self._said)
         return scene
+
+
+def _mask(name: str, region: Any) -> torch.Tensor | None:
+    return None if region is None else as_tensor(name, region)

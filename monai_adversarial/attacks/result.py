@@ -6,15 +6,41 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
+from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["AttackResult"]
 
 # Streams of random numbers: restarts use 0, 1, 2, ...
 CONTROL_STREAM = 1_000_000
+
+
+def _numbers(values: torch.Tensor) -> str:
+    """Some numbers: all of a small batch, mean and range of a large one."""
+    found = values.detach().double().flatten()
+    if len(found) <= 4:
+        return ", ".join(f"{value:.3f}" for value in found.tolist())
+    known = found[~found.isnan()]
+    if not len(known):
+        return f"nan ({len(found)} samples)"
+    lost = len(found) - len(known)
+    return (
+        f"{float(known.mean()):.3f} (mean of {len(known)}, {float(known.min()):.3f} to {float(known.max()):.3f}"
+        f"{f', {lost} nan' if lost else ''})"
+    )
+
+
+def _measured(name: str, found: Measurement) -> str:
+    """A measurement of the sample that is nearest to its limit, with the limit."""
+    values = found.values.detach().double().flatten()
+    limits = [found.limit_of(sample) for sample in range(len(values))]
+    margins = values.cpu() - torch.tensor(limits, dtype=torch.float64)
+    sample = int((-margins if found.at_least else margins).argmax())
+    side = "at least" if found.at_least else "at most"
+    return f"{name} {float(values[sample]):.4f} {found.units} ({side} {limits[sample]:g})"
 
 
 @dataclass
@@ -43,6 +69,10 @@ class AttackResult:
         image: image channels of the clean batch, plain tensor.
         bound: perturbation tied to the clean batch.
         clean_label: reference that belongs to the clean anatomy.
+        attack: the attack, as a call that makes an equal one.
+        model: what was attacked.
+        facts: what is known of it and where that was read.
+        success_rule: what counts as a success.
         image_channels: where ``image`` sits among the input channels; None where it is all of them.
     """
 
@@ -64,6 +94,29 @@ class AttackResult:
     bound: BoundPerturbation = field(repr=False)
     clean_label: torch.Tensor = field(repr=False)
     image_channels: tuple[int, ...] | None = None
+    attack: str = ""
+    model: AttackedModel | None = field(default=None, repr=False)
+    facts: tuple[str, ...] = ()
+    success_rule: str = ""
+
+    def __str__(self) -> str:
+        """Three lines: what was attacked within which budget, what it did, what it cost."""
+        behind = "" if self.model is None else f" on {self.model!r}"
+        budgets = [_measured(name, found) for name, found in self.budgets.items() if found.limit is not None]
+        reference = "clean prediction" if self.reference_is_prediction else "label"
+        rule = f" ({self.success_rule})" if self.success_rule else ""
+        success = int(self.success.sum())
+        frozen = float(self.zero_gradient_fraction.mean())
+        facts = "".join(f"; {fact}" for fact in self.facts)
+        return "\n".join(
+            [
+                f"{self.attack or 'attack'}{behind}: {'; '.join(budgets) or 'no budget measured'}",
+                f"mean foreground Dice with the {reference} {_numbers(self.clean_dice)} -> "
+                f"{_numbers(self.adversarial_dice)}; success in {success} of {len(self.success)}{rule}",
+                f"{self.forwards} forward and {self.backwards} backward passes of one sample, {self.queries} of them "
+                f"queries without a backward pass; {frozen:.1%} zero gradients{facts}",
+            ]
+        )
 
     def verify(self, saved: torch.Tensor, rounding: float = 0.0) -> dict[str, Measurement]:
         """Measure the image that was read back from a file and raise where it left the budget.
@@ -76,7 +129,7 @@ class AttackResult:
             ValueError: for another shape.
             BudgetError: names the budget that is exceeded.
         """
-        plain = as_plain(saved)
+        plain = as_plain(as_tensor("saved", saved))
         if self.image_channels is not None and plain.shape == self.adversarial.shape:
             plain = plain[:, list(self.image_channels)]
         if plain.shape != self.image.shape:
@@ -97,4 +150,8 @@ class AttackResult:
             parameters = self.bound.random_control(generators, self.parameters)
             image = self.bound.apply(self.image, parameters)
             label = self.bound.move_label(self.clean_label, parameters)
-        return convert_to_dst_type(image, dst=self.adversarial)[0], label
+        if self.image_channels is not None:
+            whole = as_plain(as_tensor("adversarial", self.adversarial)).to(image).clone()
+            whole[:, list(self.image_channels)] = image
+            image = whole
+        return as_given(image, self.adversarial), as_given(label, self.label)

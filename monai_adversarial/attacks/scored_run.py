@@ -17,6 +17,7 @@ from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.metrics.success import success
 from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.utils.arrays import StoredAs
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.validation import check_region
@@ -160,8 +161,14 @@ class ScoredRun:
         row[torch.as_tensor(left, device=values.device)] = values.detach()
         return row
 
-    def finish(self, image: torch.Tensor, label: torch.Tensor | None) -> AttackResult:
-        """Build the finished image, verify its budget and score it."""
+    def finish(self, image: torch.Tensor, label: torch.Tensor | None, stored: StoredAs) -> AttackResult:
+        """Build the finished image, verify its budget and score it.
+
+        Args:
+            image: the clean batch with all its channels.
+            label: its label, if one was given.
+            stored: the type in which the adversarial image is handed back.
+        """
         attack, clean = self.attack, self.scene.image
         lost = torch.isneginf(self.objective).nonzero().flatten().tolist()
         if lost:
@@ -171,11 +178,11 @@ class ScoredRun:
             )
         with torch.no_grad():
             adversarial = self.bound.apply(clean, self.parameters)
-            if self.predictor.model.round_to_integer:
+            whole_numbers = self.predictor.model.round_to_integer or stored.whole_numbers
+            if whole_numbers:
                 adversarial = self.bound.quantize(clean, adversarial, self.parameters)
-            budgets = self.bound.verify(
-                clean, adversarial, self.parameters, 0.5 if self.predictor.model.round_to_integer else 0.0
-            )
+            adversarial = stored(clean, adversarial)
+            budgets = self.bound.verify(clean, adversarial, self.parameters, 0.5 if whole_numbers else 0.0)
             reference = self.reference if attack.targeted else self.reference.moved(self.bound, self.parameters)
             dice = reference.dice(hard_prediction(self.predictor.score(adversarial), self.activation))
             moved = reference.with_ignored(self.predictor.model.ignore_index)

@@ -155,6 +155,24 @@ class AttackedModel:
     def found_activation(self, activation: str) -> None:
         self._found["activation"] = activation
 
+    @property
+    def found_final_activation(self) -> str | None:
+        """The softmax or sigmoid that the network's answer was seen to come from, so that it can be left out."""
+        return self._found.get("final_activation")
+
+    @found_final_activation.setter
+    def found_final_activation(self, activation: str | None) -> None:
+        self._found["final_activation"] = activation
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """``facts``, and what the first batch has shown of the output's values."""
+        if self.found_output_values != "probabilities":
+            return self.facts
+        kind = self.found_final_activation
+        how = f"what goes into its final {kind}" if kind else "their logarithm, as no final activation was found"
+        return (*self.facts, f"the network returns probabilities: attacked is {how}")
+
     @classmethod
     def wrap(cls, model: Any) -> AttackedModel:
         """The model itself, or a bare network with defaults.
@@ -255,7 +273,20 @@ class AttackedModel:
         hidden = {"network", "inferer", "facts"}
         plain = {"precision": "auto", "scoring_precision": "float32"}
         for name, value in vars(self).items():
-            if name in hidden or name.startswith("_") or value in (None, (), {}, False) or value == plain.get(name):
+            if name in hidden or name.startswith("_") or value is None or value is False:
                 continue
-            parts.append(f"{name}={value!r}")
+            if isinstance(value, (tuple, dict, str)) and value == plain.get(name, type(value)()):
+                continue
+            parts.append(f"{name}={_shown(value)}")
         return f"AttackedModel({', '.join(parts)})"
+
+
+def _shown(value: Any) -> str:
+    """A value in one short line: tensors and networks by their kind."""
+    if isinstance(value, torch.Tensor):
+        return f"<tensor {tuple(value.shape)}>"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_shown(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return f"({', '.join(map(_shown, value))}{',' if len(value) == 1 else ''})"
+    return describe_callable(value) if callable(value) and not isinstance(value, IntensityMap) else repr(value)

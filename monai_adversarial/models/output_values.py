@@ -9,6 +9,9 @@ odds, stands for them, which is exact but has no gradient where the activation i
 
 from __future__ import annotations
 
+import copy
+import warnings
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,8 @@ __all__ = ["FinalActivation", "log_odds", "looks_like", "read_output_values"]
 
 # Probabilities are rounded to bfloat16 where the network ran in it, and stitched from windows.
 SUM_TOLERANCE = 0.02
+# Probabilities of a segmentation come this near to 0 and to 1 somewhere in a batch.
+NEAR_AN_END = 0.05
 _SOFTMAX = {torch.softmax, F.softmax, torch.Tensor.softmax}
 _SIGMOID = {torch.sigmoid, F.sigmoid, torch.Tensor.sigmoid}
 
@@ -46,12 +51,17 @@ def looks_like(raw: torch.Tensor) -> str:
     return "softmax" if float((total - 1).abs().max()) <= SUM_TOLERANCE else "sigmoid"
 
 
-def read_output_values(model: AttackedModel, raw: torch.Tensor) -> str:
+def read_output_values(model: AttackedModel, raw: torch.Tensor, final: str | None = None) -> str:
     """``"logits"`` or ``"probabilities"``; found ones are noted in the model.
+
+    Certain are an activation that the answer was seen to come from, values outside 0 to 1, and values that sum to one.
+    Values within 0 to 1 of which nothing else is known are taken for probabilities where they reach both ends, and for
+    logits otherwise; a warning says so.
 
     Args:
         model: what is attacked; what it says of its output is checked.
         raw: what its network returned for a clean batch.
+        final: the activation that ``raw`` was seen to come from, None where none was seen.
 
     Raises:
         ValueError: where the values contradict ``output_values`` or ``activation``.
@@ -63,18 +73,33 @@ def read_output_values(model: AttackedModel, raw: torch.Tensor) -> str:
         if model.output_values == "probabilities":
             raise ValueError(f"output_values is 'probabilities', but {seen}: they are logits; leave output_values out.")
         return "logits"
+    kind = final or kind
+    certain = final is not None or kind == "softmax"
+    how = f"that come from a {final}" if final else "that sum to 1 over the classes"
     if model.output_values == "logits":
-        # Small random networks may answer within 0..1 by chance: a claim of logits is then taken, unless sums are one.
-        if kind == "softmax":
+        if certain:
             raise ValueError(
-                f"output_values is 'logits', but {seen} that sum to 1 over the classes: they are probabilities; leave "
-                "output_values out."
+                f"output_values is 'logits', but {seen} {how}: they are probabilities; leave output_values out."
             )
         return "logits"
+    if model.output_values is None and not certain:
+        reaches_both_ends = low <= NEAR_AN_END and high >= 1 - NEAR_AN_END
+        taken, other = ("probabilities", "logits") if reaches_both_ends else ("logits", "probabilities")
+        warnings.warn(
+            f"{seen} and no final softmax or sigmoid was found: they are taken for {taken}; pass "
+            f"output_values={other!r} if they are {other}, or {taken!r} to say that this is right.",
+            stacklevel=2,
+        )
+        if taken == "logits":
+            return "logits"
     if model.activation == "softmax" and kind == "sigmoid" and raw.shape[1] > 1:
         raise ValueError(
             f"activation is 'softmax', but {seen} that do not sum to 1 over the classes: pass activation='sigmoid' for "
             "a network that ends in sigmoid, or output_values='logits'."
+        )
+    if model.activation == "sigmoid" and final == "softmax":
+        raise ValueError(
+            f"activation is 'sigmoid', but {seen} {how}: its classes exclude each other; leave activation out."
         )
     if model.activation is None:
         model.found_activation = kind
@@ -91,20 +116,29 @@ def log_odds(probabilities: torch.Tensor, activation: str) -> torch.Tensor:
     return inside.log() - torch.log1p(-inside)
 
 
-class _LastActivation(TorchFunctionMode):
-    """Remembers what went into the latest softmax over channels, or sigmoid."""
+class _Activations(TorchFunctionMode):
+    """Remembers what went into the latest softmaxes over channels and sigmoids."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.before: torch.Tensor | None = None
-        self.after: torch.Tensor | None = None
+        # More than any network has heads; gates inside it need not be kept.
+        self.latest: deque[tuple[str, torch.Tensor, Any]] = deque(maxlen=16)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if func in _SIGMOID or (func in _SOFTMAX and _over_channels(args, kwargs)):
-            self.before, self.after = args[0] if args else kwargs["input"], result
+        if func in _SIGMOID:
+            self.latest.append(("sigmoid", args[0] if args else kwargs["input"], result))
+        elif func in _SOFTMAX and _over_channels(args, kwargs):
+            self.latest.append(("softmax", args[0] if args else kwargs["input"], result))
         return result
+
+    def before(self, value: Any) -> tuple[str | None, Any]:
+        """The activation that made ``value`` and what went into it; (None, ``value``) for what none has made."""
+        for kind, given, result in self.latest:
+            if value is result:
+                return kind, as_plain(given)
+        return None, value
 
 
 def _over_channels(args: Any, kwargs: Any) -> bool:
@@ -118,33 +152,63 @@ class FinalActivation(nn.Module):
 
     Attributes:
         bypass: leave the activation out.
-        found: whether the latest call with ``bypass`` found one.
+        logarithm: the activation that cannot be left out: its log odds stand for what goes into it, in each window.
+        watch: look for it in the next calls.
     """
 
     def __init__(self, network: Callable[..., Any]) -> None:
         super().__init__()
         self.network = network
         self.bypass = False
-        self.found = False
+        self.watch = False
+        self.logarithm: str | None = None
+        # Like the latest answer: which activation each of its tensors came from.
+        self._kinds: Any = None
         # Only its own flag: eval() would reach the network.
         self.training = isinstance(network, nn.Module) and network.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's answer."""
-        if not self.bypass:
+        before: Any
+        if not (self.bypass or self.watch):
             return self.network(*args, **kwargs)
-        with _LastActivation() as seen:
+        if self.bypass and self.logarithm is not None:
             answer = self.network(*args, **kwargs)
-        self.found = False
-
-        def before(value: Any) -> Any:
-            if value is not seen.after or seen.before is None:
-                return value
-            self.found = True
-            return as_plain(seen.before)
-
+            if not isinstance(answer, torch.Tensor):
+                self._kinds = None  # which of several is not known here
+                return answer
+            self._kinds = self.logarithm
+            return log_odds(as_plain(answer).to(torch.promote_types(answer.dtype, torch.float32)), self.logarithm)
+        with _Activations() as seen:
+            answer = self.network(*args, **kwargs)
         if isinstance(answer, (list, tuple)):
-            return [before(value) for value in answer]
-        if isinstance(answer, dict):
-            return {key: before(value) for key, value in answer.items()}
-        return before(answer)
+            parts = [seen.before(value) for value in answer]
+            self._kinds, before = [kind for kind, _ in parts], [value for _, value in parts]
+            if isinstance(answer, tuple):
+                before = type(answer)(*before) if hasattr(answer, "_fields") else tuple(before)
+        elif isinstance(answer, dict):
+            entries = {key: seen.before(value) for key, value in answer.items()}
+            self._kinds, before = {key: kind for key, (kind, _) in entries.items()}, copy.copy(answer)
+            before.update({key: value for key, (_, value) in entries.items()})
+        else:
+            self._kinds, before = seen.before(answer)
+        return before if self.bypass else answer
+
+    def activation(self, output: Any = None) -> str | None:
+        """The activation that the attacked tensor of the latest watched answer came from; None where there was none or
+        it is not known which tensor is attacked.
+
+        Args:
+            output: index, key or callable that picks the attacked tensor; None where the answer has one.
+        """
+        kinds = self._kinds
+        if not isinstance(kinds, (list, dict)):
+            return kinds
+        if output is not None:
+            try:
+                picked = output(kinds) if callable(output) else kinds[output]
+                return picked if isinstance(picked, str) else None
+            except Exception:  # a callable that computes with tensors
+                pass
+        different = set(kinds.values() if isinstance(kinds, dict) else kinds)
+        return different.pop() if len(different) == 1 else None

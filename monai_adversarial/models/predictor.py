@@ -67,6 +67,9 @@ class Predictor:
                 _compiled[network] = torch.compile(network, dynamic=False)
             network = _compiled[network]
         self._final = FinalActivation(network)
+        # What a compiled network calls cannot be seen, and looking would compile it again.
+        self._is_compiled = hasattr(network, "_orig_mod")
+        self._final.watch = model.found_output_values is None and not self._is_compiled
         # Around the network alone: an inferer's resampling stays in float32, and a backward pass that calls the network
         # again, window by window, does so in the same precision.
         self._network = self.precision.wrap(self._final)
@@ -78,7 +81,7 @@ class Predictor:
         self._rows: torch.Tensor | None = None
         # Found by an earlier batch of the same model.
         if model.found_output_values is not None:
-            self._use(model.found_output_values)
+            self._use_found()
 
     def use_samples(self, indices: Sequence[int]) -> None:
         """Expect some samples of the clean batch only: an inferer may know each sample's affine, guidance channels and
@@ -139,6 +142,8 @@ class Predictor:
             TypeError, ValueError: for an answer that is no segmentation, NaN, or values that contradict the model.
         """
         with torch.no_grad():
+            # The answer as it is deployed, also where an earlier batch has shown that it ends in an activation.
+            self._final.bypass = False
             raw = self._raw(image, self._scored_network if scored else self._network)
             self._learn(raw, image)
             return self._as_logits(raw, bypassed=False)
@@ -160,11 +165,18 @@ class Predictor:
                 "the network returned NaN or infinite logits for the clean image: check its weights and the "
                 "intensity map."
             )
-        self._use(read_output_values(self.model, raw))
+        if self.model.found_output_values is None:
+            final = self._final.activation(self.model.output)
+            values = read_output_values(self.model, raw, final)
+            self.model.found_final_activation = final if values == "probabilities" else None
+            self.model.found_output_values = values
+        self._use_found()
 
-    def _use(self, values: str) -> None:
-        self.model.found_output_values = values
-        self._final.bypass = values == "probabilities" and not self.model.compile_network
+    def _use_found(self) -> None:
+        found = self.model.found_final_activation is not None and not self._is_compiled
+        self._final.bypass = self.model.found_output_values == "probabilities"
+        self._final.logarithm = None if found else self.model.activation or self.model.found_activation
+        self._final.watch = False
 
     def _raw(self, image: torch.Tensor, network: Callable[..., Any]) -> Any:
         self.forwards += image.shape[0]
@@ -186,9 +198,12 @@ class Predictor:
         self._final.bypass = before and bypass
         try:
             raw = self._raw(image, network)
-            return self._as_logits(raw, bypassed=self._final.bypass and self._final.found)
+            return self._as_logits(raw, bypassed=self._left_out())
         finally:
             self._final.bypass = before
+
+    def _left_out(self) -> bool:
+        return self._final.bypass and self._final.activation(self.model.output) is not None
 
     def _as_logits(self, raw: Any, bypassed: bool) -> Any:
         if isinstance(raw, torch.Tensor) and self.model.found_output_values == "probabilities" and not bypassed:

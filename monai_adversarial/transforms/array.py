@@ -4,6 +4,8 @@ random ones."""
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,62 +18,83 @@ from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tenso
 
 from monai_adversarial.attacks import PGD, AffineAttack, AttackResult, BiasFieldAttack, ElasticAttack
 from monai_adversarial.attacks.attack import Attack
+from monai_adversarial.models import AttackedModel
+from monai_adversarial.utils.arrays import as_tensor
 from monai_adversarial.utils.modules import modules_of
 from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["AdvAffine", "AdvBiasField", "AdvElastic", "AdvNoise", "AdversarialTransform"]
 
 
+_drawing = threading.Lock()
+
+
+class _PerThread(threading.local):
+    """One value for each thread; copies and pickles start empty."""
+
+    value: Any = None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
+
+
 class AdversarialTransform(RandomizableTransform):
     """Runs an attack on one channel-first image.
 
-    The network sees its current weights where the transform runs in the same process (no loader workers, thread
-    workers, or on the batch). In a worker process it sees the weights of the moment when the worker started, and a
-    warning says so once.
+    The network sees its current weights where the transform runs in the same process: without loader workers, in
+    threads (``ThreadDataLoader``), or on the batch. In a worker process it sees the weights of the moment when the
+    worker started, and a warning says so once. Calls in several threads at once do not touch each other.
 
     Args:
-        network: network (or differentiable callable) from (batch, channel, spatial...) to logits (batch, class,
-            spatial...).
+        model: what is attacked: an ``AttackedModel``, or a bare network (any differentiable callable) from (batch,
+            channel, spatial...) to logits (batch, class, spatial...).
         attack: any attack of the package.
-        inferer: MONAI inferer, for example ``SlidingWindowInferer``.
         prob: probability of the attack; 1 by default, unlike ``Rand*``: an attack that is skipped looks like
             robustness. Drawn from the transform's random state (``set_random_state``); the attack's own random numbers
             depend on its ``seed`` and the voxels only, so that the number of workers and the order do not matter.
         spacing: mm along each axis for images without an affine.
 
-    Attributes:
-        last_result: the :class:`AttackResult` of the last call that attacked.
+    Raises:
+        TypeError: for a model that cannot be called, or an attack that is something else.
     """
 
     backend = [TransformBackends.TORCH]
 
     def __init__(
-        self,
-        network: Callable[..., Any],
-        attack: Attack,
-        inferer: Callable[..., Any] | None = None,
-        prob: float = 1.0,
-        spacing: Any = None,
+        self, model: AttackedModel | Callable[..., Any], attack: Attack, prob: float = 1.0, spacing: Any = None
     ) -> None:
         RandomizableTransform.__init__(self, prob)
-        if not callable(network):
-            raise TypeError(f"network must be a torch.nn.Module or a callable, got {type(network).__name__}.")
         if not isinstance(attack, Attack):
             raise TypeError(f"attack must be a monai_adversarial.attacks.Attack, got {type(attack).__name__}.")
-        self.network, self.attack, self.inferer, self.spacing = network, attack, inferer, spacing
-        self.last_result: AttackResult | None = None
+        self.model, self.attack, self.spacing = AttackedModel.wrap(model), attack, spacing
+        self._last = _PerThread()
+        self._process = os.getpid()
         self._warned = False
+
+    @property
+    def last_result(self) -> AttackResult | None:
+        """The :class:`AttackResult` of the last call in the calling thread that attacked; None before."""
+        return self._last.value
+
+    def draw(self, transform: RandomizableTransform | None = None) -> bool:
+        """Draw whether to attack, from the random state of ``transform`` (this one by default), one thread at a
+        time."""
+        drawn = self if transform is None else transform
+        with _drawing:
+            drawn.randomize(None)
+            return bool(drawn._do_transform)
 
     def network_device(self) -> torch.device | None:
         """Device of the network's weights, None for a callable without weights."""
-        for module in modules_of(self.network):
+        for module in modules_of(self.model.network):
             for weight in module.parameters():
                 return weight.device
         return None
 
     def check_process(self) -> None:
         """Say early what does not work in a loader's worker process."""
-        if torch.utils.data.get_worker_info() is None:
+        # Loader threads have worker information as well, in the process where this was made.
+        if torch.utils.data.get_worker_info() is None or os.getpid() == self._process:
             return
         device = self.network_device()
         if device is not None and device.type == "cuda" and torch.cuda._is_in_bad_fork():
@@ -83,9 +106,9 @@ class AdversarialTransform(RandomizableTransform):
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"{type(self).__name__} runs in a DataLoader worker and attacks the weights that the network had "
-                "when the worker started: for "
-                "a network in training set num_workers=0 or use PrepareBatchAdversarial.",
+                f"{type(self).__name__} runs in a DataLoader worker process and attacks the weights that the network "
+                "had when the worker started: for a network in training set num_workers=0, use ThreadDataLoader with "
+                "num_workers=0 or use_thread_workers=True, or use PrepareBatchAdversarial.",
                 stacklevel=3,
             )
 
@@ -93,10 +116,11 @@ class AdversarialTransform(RandomizableTransform):
         """Attack one channel-first image on the network's device."""
         self.check_process()
         device = self.network_device() or img.device
-        batch = _as_batch(img, device)
-        reference = None if label is None else _as_batch(label, device)
-        self.last_result = self.attack(self.network, batch, reference, inferer=self.inferer, spacing=self.spacing)
-        return self.last_result
+        batch = as_batch(img, device)
+        reference = None if label is None else as_plain(label)[None].to(device)
+        result = self.attack(self.model, batch, reference, spacing=self.spacing)
+        self._last.value = result
+        return result
 
     def __call__(
         self, img: NdarrayOrTensor, label: NdarrayOrTensor | None = None, randomize: bool = True
@@ -104,7 +128,7 @@ class AdversarialTransform(RandomizableTransform):
         """Attack ``img``.
 
         Args:
-            img: (channel, spatial...).
+            img: (channel, spatial...) of any real type; the adversarial image has the same.
             label: class map (1, spatial...) or one-hot (class, spatial...) that the network should predict; None: its
                 own clean prediction.
             randomize: draw whether to attack.
@@ -112,74 +136,75 @@ class AdversarialTransform(RandomizableTransform):
         Returns:
             the adversarial image; with ``label`` the pair of image and label, moved where the attack moves anatomy.
         """
-        has_affine = isinstance(img, MetaTensor)  # the conversion below would invent one of 1 mm
-        image: torch.Tensor = convert_to_tensor(img, track_meta=get_track_meta())
-        if randomize:
-            self.randomize(None)
-        if not self._do_transform:
-            return image if label is None else (image, label)
-        result = self.run(
-            image if has_affine else as_plain(image),
-            None if label is None else convert_to_tensor(label, track_meta=get_track_meta()),
-        )
+        image, tracked = as_image("img", img)
+        reference = None if label is None else as_image("label", label)[0]
+        if not (self.draw() if randomize else self._do_transform):
+            return image if reference is None else (image, reference)
+        result = self.run(tracked, reference)
         out = convert_to_dst_type(as_plain(result.adversarial)[0], dst=image)[0]
-        if label is None:
+        if reference is None:
             return out
-        return out, convert_to_dst_type(as_plain(result.label)[0], dst=label)[0]
+        return out, convert_to_dst_type(as_plain(result.label)[0], dst=reference)[0]
 
 
-def _as_batch(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Batch of one on the device, with the affine; integer images become float32."""
+def as_image(name: str, given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What was given as MONAI's transforms hand it on, and as an attack should see it: the affine of 1 mm that MONAI
+    invents for an array says nothing about it."""
+    tensor = as_tensor(name, given)
+    image: torch.Tensor = convert_to_tensor(tensor, track_meta=get_track_meta())
+    return image, image if isinstance(given, MetaTensor) else as_plain(image)
+
+
+def as_batch(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Batch of one on the device, with the affine."""
     plain = as_plain(tensor)[None].to(device)
-    if not plain.is_floating_point() and not isinstance(tensor, MetaTensor):
+    if not isinstance(tensor, MetaTensor):
         return plain
-    return MetaTensor(plain, affine=tensor.affine) if isinstance(tensor, MetaTensor) else plain
+    known = {key: tensor.meta[key] for key in ("spatial_shape",) if key in tensor.meta}
+    return MetaTensor(plain, affine=tensor.affine, meta=known)
 
 
 class AdvNoise(AdversarialTransform):
     """Adversarial additive noise (PGD); the adversarial sibling of ``RandGaussianNoise``.
 
     Args:
-        network: see :class:`AdversarialTransform`.
+        model: see :class:`AdversarialTransform`.
         epsilon: radius of the budget, in ``units``.
         units: ``"HU"``, ``"network"`` or ``"fraction"`` of the intensity window.
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         steps: gradient evaluations.
         step_size: in ``units``; None for a quarter of ``epsilon``.
-        inferer: see :class:`AdversarialTransform`.
         prob: see :class:`AdversarialTransform`.
         spacing: see :class:`AdversarialTransform`.
-        options: further arguments of :class:`~monai_adversarial.attacks.Attack`, for example ``intensity``,
+        options: further arguments of :class:`~monai_adversarial.attacks.Attack`, for example
             ``objective``, ``seed``.
     """
 
     def __init__(
         self,
-        network: Callable[..., Any],
+        model: AttackedModel | Callable[..., Any],
         epsilon: float,
         units: str = "network",
         norm: str = "linf",
         steps: int = 10,
         step_size: float | None = None,
-        inferer: Callable[..., Any] | None = None,
         prob: float = 1.0,
         spacing: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__(network, PGD(epsilon, units, norm, steps, step_size, **options), inferer, prob, spacing)
+        super().__init__(model, PGD(epsilon, units, norm, steps, step_size, **options), prob, spacing)
 
 
 class AdvBiasField(AdversarialTransform):
     """Adversarial smooth bias field; the adversarial sibling of ``RandBiasField``.
 
     Args:
-        network: see :class:`AdversarialTransform`.
+        model: see :class:`AdversarialTransform`.
         degree: of the Legendre products, as in ``RandBiasField``.
         max_gain: largest relative change of intensity, 0.3 for 30 %.
         domain: ``"image"`` multiplies the voxels as ``RandBiasField`` does; ``"window"`` and ``"attenuation"``: see
             :class:`~monai_adversarial.attacks.BiasFieldAttack`.
         steps: gradient evaluations.
-        inferer: see :class:`AdversarialTransform`.
         prob: see :class:`AdversarialTransform`.
         spacing: see :class:`AdversarialTransform`.
         options: further arguments of :class:`~monai_adversarial.attacks.BiasFieldAttack`.
@@ -187,30 +212,28 @@ class AdvBiasField(AdversarialTransform):
 
     def __init__(
         self,
-        network: Callable[..., Any],
+        model: AttackedModel | Callable[..., Any],
         degree: int = 3,
         max_gain: float = 0.3,
         domain: str = "image",
         steps: int = 10,
-        inferer: Callable[..., Any] | None = None,
         prob: float = 1.0,
         spacing: Any = None,
         **options: Any,
     ) -> None:
         attack = BiasFieldAttack(max_gain=max_gain, degree=degree, domain=domain, steps=steps, **options)
-        super().__init__(network, attack, inferer, prob, spacing)
+        super().__init__(model, attack, prob, spacing)
 
 
 class AdvElastic(AdversarialTransform):
     """Adversarial elastic deformation in mm; the adversarial sibling of ``Rand2DElastic`` and ``Rand3DElastic``.
 
     Args:
-        network: see :class:`AdversarialTransform`.
+        model: see :class:`AdversarialTransform`.
         max_displacement: in mm, one number or one per axis.
         control_spacing: distance of the control points in mm.
         diffeomorphic: never fold anatomy.
         steps: gradient evaluations.
-        inferer: see :class:`AdversarialTransform`.
         prob: see :class:`AdversarialTransform`.
         spacing: see :class:`AdversarialTransform`.
         options: further arguments of :class:`~monai_adversarial.attacks.ElasticAttack`.
@@ -218,12 +241,11 @@ class AdvElastic(AdversarialTransform):
 
     def __init__(
         self,
-        network: Callable[..., Any],
+        model: AttackedModel | Callable[..., Any],
         max_displacement: float | Sequence[float] = 5.0,
         control_spacing: float = 32.0,
         diffeomorphic: bool = True,
         steps: int = 10,
-        inferer: Callable[..., Any] | None = None,
         prob: float = 1.0,
         spacing: Any = None,
         **options: Any,
@@ -235,20 +257,19 @@ class AdvElastic(AdversarialTransform):
             steps=steps,
             **options,
         )
-        super().__init__(network, attack, inferer, prob, spacing)
+        super().__init__(model, attack, prob, spacing)
 
 
 class AdvAffine(AdversarialTransform):
     """Adversarial affine transform in degrees and mm; the adversarial sibling of ``RandAffine``.
 
     Args:
-        network: see :class:`AdversarialTransform`.
+        model: see :class:`AdversarialTransform`.
         max_rotation: degrees about each axis.
         max_translation: mm along each axis.
         max_scale: largest relative change of size.
         max_shear: largest shear.
         steps: gradient evaluations.
-        inferer: see :class:`AdversarialTransform`.
         prob: see :class:`AdversarialTransform`.
         spacing: see :class:`AdversarialTransform`.
         options: further arguments of :class:`~monai_adversarial.attacks.AffineAttack`.
@@ -256,16 +277,15 @@ class AdvAffine(AdversarialTransform):
 
     def __init__(
         self,
-        network: Callable[..., Any],
+        model: AttackedModel | Callable[..., Any],
         max_rotation: float = 10.0,
         max_translation: float = 10.0,
         max_scale: float = 0.1,
         max_shear: float = 0.0,
         steps: int = 10,
-        inferer: Callable[..., Any] | None = None,
         prob: float = 1.0,
         spacing: Any = None,
         **options: Any,
     ) -> None:
         attack = AffineAttack(max_rotation, max_translation, max_scale, max_shear, steps, **options)
-        super().__init__(network, attack, inferer, prob, spacing)
+        super().__init__(model, attack, prob, spacing)

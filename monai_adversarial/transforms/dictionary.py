@@ -3,26 +3,33 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.data import MetaTensor, get_track_meta
+from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform
-from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple
+from monai.utils import convert_to_dst_type, ensure_tuple, ensure_tuple_rep
 
 from monai_adversarial.attacks import AttackResult
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.transforms.array import (
     AdvAffine,
     AdvBiasField,
     AdvElastic,
     AdversarialTransform,
     AdvNoise,
+    as_batch,
+    as_image,
 )
+from monai_adversarial.utils.arrays import StoredAs, as_given, as_tensor, computable
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.scene import Scene, spacing_of
+from monai_adversarial.utils.validation import check_choice
 
 __all__ = [
     "AdvAffineD",
@@ -40,22 +47,42 @@ __all__ = [
     "AdversarialTransformd",
 ]
 
+MODES = ("bilinear", "nearest")
+
+# The finest atlases of organs and of brain regions have 133; images have thousands of values, or fractions.
+MOST_LABEL_VALUES = 150
+
 
 class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTransform):
-    """Attacks the first of ``keys``; the other images get the same perturbation, labels and masks move with it.
+    """Attacks the first image of ``keys``; further images get the same perturbation, labels and masks move with it.
+
+    ``keys=["image", "label"]``, as MONAI's spatial transforms have it, is understood: a key that holds a label is moved
+    once, by nearest neighbor, by attacks on geometry, and never touched by attacks on intensities. What is a label:
+    ``label_key`` and ``moved_keys``; a key whose ``mode`` is ``"nearest"``; and of the keys after the first, where
+    ``mode`` says nothing, one that holds booleans or at most 150 different whole numbers. A label among ``keys`` is
+    what the network should predict where ``label_key`` is None; a warning says so once.
+
+    Of several images (modalities in keys of their own) exactly one, the first, is the input of the network and
+    attacked. A network whose input holds several modalities takes them concatenated, in one key
+    (``ConcatItemsd``).
 
     Each changed ``MetaTensor`` gets an entry in its ``applied_operations``. ``inverse`` (``Invertd``) brings what was
     made from a geometrically attacked image, such as a prediction, back to the anatomy of the clean image; after an
     attack on intensities it changes nothing.
 
     Args:
-        keys: images, channel first.
+        keys: images, and labels that move with them, channel first.
         transform: the array form; its ``prob`` is ignored.
-        label_key: class map or one-hot that the network should predict; None, or absent from the data: the network's
-            clean prediction.
+        label_key: class map or one-hot that the network should predict; None: the label among ``keys``; absent from the
+            data as well: the network's clean prediction.
         moved_keys: further labels or masks that move with a geometric attack, by nearest neighbor.
+        mode: ``"bilinear"`` (an image) or ``"nearest"`` (a label), one for all ``keys`` or one for each; None: as said
+            above.
         prob: probability of the attack.
         allow_missing_keys: do not raise when a key is missing.
+
+    Raises:
+        ValueError: for another ``mode``, ``keys`` that name no image, or a label before the image.
     """
 
     backend = AdversarialTransform.backend
@@ -66,6 +93,7 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
         transform: AdversarialTransform,
         label_key: Hashable | None = None,
         moved_keys: KeysCollection = (),
+        mode: Any = None,
         prob: float = 1.0,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -74,6 +102,17 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
         self.transform = transform
         self.label_key = label_key
         self.moved_keys = ensure_tuple(moved_keys)
+        self.mode = tuple(
+            None if given is None else check_choice("mode", str(getattr(given, "value", given)), MODES)
+            for given in ensure_tuple_rep(mode, len(self.keys))
+        )
+        said = {self.label_key, *self.moved_keys}
+        said |= {key for key, given in zip(self.keys, self.mode, strict=True) if given == "nearest"}
+        #: keys that are labels because something says so
+        self.declared_labels = frozenset(said - {None})
+        if all(key in self.declared_labels for key in self.keys):
+            raise ValueError(f"keys must name an image to attack, got only labels: {list(self.keys)}.")
+        self._label_was_named = self._order_was_checked = False
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
@@ -86,47 +125,90 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Attack one item of a data set."""
         d: dict[Hashable, Any] = dict(data)
-        self.randomize(None)
-        present = [key for key in self.key_iterator(d)]
-        if not present:
+        attack = self.transform.draw(self)
+        images, labels, label_key = self._roles(d)
+        if not images:
             return d
-        companions = [key for key in (self.label_key, *self.moved_keys) if key is not None and key in d]
-        has_affine = isinstance(d[present[0]], MetaTensor)
-        for key in (*present, *companions):
-            d[key] = convert_to_tensor(d[key], track_meta=get_track_meta())
-        if not self._do_transform:
-            for key in (*present, *companions):
-                self._record(d[key], None)
+        first = images[0]
+        tracked = None
+        for key in (*images, *labels):
+            d[key], seen = as_image(str(key), d[key])
+            tracked = seen if key == first else tracked
+        if not attack:
+            for key in (*images, *labels):
+                self._record(d[key], None, key in labels)
             return d
-        first = present[0]
-        label = d[self.label_key] if self.label_key in companions else None
-        result = self.transform.run(d[first] if has_affine else as_plain(d[first]), label)
-        for key in present:
+        assert tracked is not None
+        result = self.transform.run(tracked, None if label_key is None else d[label_key])
+        for key in images:
             d[key] = self._perturbed(d[key], result, attacked=key == first)
-            self._record(d[key], result)
-        for key in companions:
-            moved = result.bound.move_label(_batch_of_one(d[key]).to(result.image.device), result.parameters)
-            d[key] = convert_to_dst_type(moved[0], dst=d[key])[0]
-            self._record(d[key], result)
+            self._record(d[key], result, False)
+        for key in labels:
+            clean = computable(_batch_of_one(d[key])).to(result.image.device)
+            d[key] = as_given(result.bound.move_label(clean, result.parameters)[0], d[key])
+            self._record(d[key], result, True)
         return d
+
+    def _roles(self, d: Mapping[Hashable, Any]) -> tuple[list[Hashable], list[Hashable], Hashable | None]:
+        """Keys of the images, of all labels, and of the label that the network should predict."""
+        if not self._order_was_checked:
+            self._check_order(d)
+        images: list[Hashable] = []
+        labels = [key for key in dict.fromkeys((self.label_key, *self.moved_keys)) if key is not None and key in d]
+        found: list[Hashable] = []
+        for key, mode in self.key_iterator(d, self.mode):
+            if key in self.declared_labels:
+                found.append(key)
+            elif not images or mode is not None or not holds_labels(d[key]):
+                images.append(key)
+            else:
+                found.append(key)
+        label_key = self.label_key if self.label_key in labels else None
+        candidates = [key for key in found if key not in self.moved_keys]
+        if self.label_key is None and candidates:
+            label_key = candidates[0]
+            self._say(label_key)
+        return images, list(dict.fromkeys((*labels, *found))), label_key
+
+    def _check_order(self, d: Mapping[Hashable, Any]) -> None:
+        """Raise where the first of ``keys`` is a label and a later one the image; on the first item alone, as a crop of
+        an image may hold few values."""
+        unsaid = [
+            key for key, mode in self.key_iterator(d, self.mode) if mode is None and key not in self.declared_labels
+        ]
+        self._order_was_checked = True
+        is_label = [holds_labels(d[key]) for key in unsaid]
+        if unsaid[:1] == [key for key in self.key_iterator(d)][:1] and is_label[:1] == [True] and not all(is_label):
+            image = unsaid[is_label.index(False)]
+            raise ValueError(
+                f"keys must name the image first: {unsaid[0]!r} holds few whole numbers, as labels do, and {image!r} "
+                f"does not; write keys=({image!r}, {unsaid[0]!r}), or mode='bilinear' if both are images."
+            )
+
+    def _say(self, label_key: Hashable) -> None:
+        if not self._label_was_named:
+            self._label_was_named = True
+            warnings.warn(
+                f"{type(self).__name__} takes {label_key!r} among keys as the label that the network should predict: "
+                f"pass label_key={label_key!r}, or moved_keys={label_key!r} if it only moves with the image.",
+                stacklevel=4,
+            )
 
     def _perturbed(self, image: torch.Tensor, result: AttackResult, attacked: bool) -> torch.Tensor:
         if attacked:
             return convert_to_dst_type(as_plain(result.adversarial)[0], dst=image)[0]
         clean = _batch_of_one(image).to(result.image)
-        scene = Scene(
-            clean,
-            result.bound.scene.seeds,
-            result.bound.scene.spacing,
-            None,
-            self.transform.attack.intensity,
-            self.transform.attack.image_units,
-        )
+        scene = replace(result.bound.scene, image=clean, region=None, budget=None)
         bound = self.transform.attack.perturbation.bind(scene)
+        stored = StoredAs(image.dtype)
         with torch.no_grad():
-            return convert_to_dst_type(bound.apply(clean, bound.project(result.parameters))[0], dst=image)[0]
+            parameters = bound.project(result.parameters)
+            changed = bound.apply(clean, parameters)
+            if stored.whole_numbers:
+                changed = bound.quantize(clean, changed, parameters)
+            return as_given(stored(clean, changed)[0], image)
 
-    def _record(self, image: Any, result: AttackResult | None) -> None:
+    def _record(self, image: Any, result: AttackResult | None, is_label: bool) -> None:
         if not isinstance(image, MetaTensor):
             return
         info: dict[str, Any] = {"attacked": result is not None}
@@ -134,11 +216,15 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
             info["attack"] = repr(self.transform.attack)
             info["measured"] = {name: float(found.values[0]) for name, found in result.budgets.items()}
             if result.bound.geometric:
+                info["mode"] = "nearest" if is_label else "bilinear"
                 info["parameters"] = [parameter[0].cpu() for parameter in result.parameters]
         self.push_transform(image, extra_info=info)
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Undo the movement of anatomy; changes of intensity stay, as with MONAI's random intensity transforms."""
+        """Undo the movement of anatomy; changes of intensity stay, as with MONAI's random intensity transforms.
+
+        Images are interpolated linearly, labels and what ``Invertd`` calls ``nearest_interp`` by nearest neighbor.
+        """
         d = dict(data)
         for key in self.key_iterator(d):
             info = self.pop_transform(d[key])["extra_info"]
@@ -146,12 +232,24 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
                 continue
             batch = _batch_of_one(d[key])
             volume = batch if batch.is_floating_point() else batch.float()
-            spacing = spacing_of(MetaTensor(volume, affine=d[key].affine), self.transform.spacing)
+            spacing = spacing_of(as_batch(d[key], volume.device), self.transform.spacing)
             bound = self.transform.attack.perturbation.bind(Scene(volume, (0,), spacing))
             parameters = tuple(torch.as_tensor(p)[None].to(volume) for p in info["parameters"])
-            mode = "linear" if batch.is_floating_point() else "nearest"
-            d[key] = convert_to_dst_type(bound.pull_back(volume, parameters, mode)[0], dst=d[key])[0]
+            linear = batch.is_floating_point() and info.get("mode") != "nearest"
+            d[key] = as_given(bound.pull_back(volume, parameters, "linear" if linear else "nearest")[0], d[key])
         return d
+
+
+def holds_labels(values: Any) -> bool:
+    """Whether an array holds booleans or few different whole numbers, as labels do and images hardly ever."""
+    tensor = as_plain(as_tensor("label", values))
+    if tensor.dtype == torch.bool:
+        return True
+    tensor = computable(tensor)
+    if tensor.is_floating_point() and not bool((tensor == tensor.round()).all()):
+        return False
+    some = tensor.flatten()[:: 1 + tensor.numel() // 1_000_000]  # sorting a whole volume takes seconds
+    return some.unique().numel() <= MOST_LABEL_VALUES
 
 
 def _batch_of_one(tensor: torch.Tensor) -> torch.Tensor:
@@ -163,10 +261,11 @@ class AdvNoised(AdversarialTransformd):
 
     Args:
         keys: see :class:`AdversarialTransformd`.
-        network: network to fool.
+        model: what is attacked: an ``AttackedModel`` or a bare network.
         epsilon: radius of the budget, in ``units``.
         label_key: see :class:`AdversarialTransformd`.
         moved_keys: see :class:`AdversarialTransformd`.
+        mode: see :class:`AdversarialTransformd`.
         prob: probability of the attack.
         allow_missing_keys: do not raise when a key is missing.
         options: further arguments of the array form.
@@ -175,15 +274,17 @@ class AdvNoised(AdversarialTransformd):
     def __init__(
         self,
         keys: KeysCollection,
-        network: Callable[..., Any],
+        model: AttackedModel | Callable[..., Any],
         epsilon: float,
         label_key: Hashable | None = None,
         moved_keys: KeysCollection = (),
+        mode: Any = None,
         prob: float = 1.0,
         allow_missing_keys: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(keys, AdvNoise(network, epsilon, **options), label_key, moved_keys, prob, allow_missing_keys)
+        transform = AdvNoise(model, epsilon, **options)
+        super().__init__(keys, transform, label_key, moved_keys, mode, prob, allow_missing_keys)
 
 
 class AdvBiasFieldd(AdversarialTransformd):
@@ -192,11 +293,12 @@ class AdvBiasFieldd(AdversarialTransformd):
 
     Args:
         keys: see :class:`AdversarialTransformd`.
-        network: network to fool.
+        model: what is attacked: an ``AttackedModel`` or a bare network.
         degree: of the Legendre products.
         max_gain: largest relative change of intensity.
         label_key: see :class:`AdversarialTransformd`.
         moved_keys: see :class:`AdversarialTransformd`.
+        mode: see :class:`AdversarialTransformd`.
         prob: probability of the attack.
         allow_missing_keys: do not raise when a key is missing.
         options: further arguments of the array form.
@@ -205,17 +307,18 @@ class AdvBiasFieldd(AdversarialTransformd):
     def __init__(
         self,
         keys: KeysCollection,
-        network: Callable[..., Any],
+        model: AttackedModel | Callable[..., Any],
         degree: int = 3,
         max_gain: float = 0.3,
         label_key: Hashable | None = None,
         moved_keys: KeysCollection = (),
+        mode: Any = None,
         prob: float = 1.0,
         allow_missing_keys: bool = False,
         **options: Any,
     ) -> None:
-        transform = AdvBiasField(network, degree, max_gain, **options)
-        super().__init__(keys, transform, label_key, moved_keys, prob, allow_missing_keys)
+        transform = AdvBiasField(model, degree, max_gain, **options)
+        super().__init__(keys, transform, label_key, moved_keys, mode, prob, allow_missing_keys)
 
 
 class AdvElasticd(AdversarialTransformd):
@@ -223,10 +326,11 @@ class AdvElasticd(AdversarialTransformd):
 
     Args:
         keys: see :class:`AdversarialTransformd`.
-        network: network to fool.
+        model: what is attacked: an ``AttackedModel`` or a bare network.
         max_displacement: in mm, one number or one per axis.
         label_key: see :class:`AdversarialTransformd`; it moves with the image.
         moved_keys: see :class:`AdversarialTransformd`.
+        mode: see :class:`AdversarialTransformd`.
         prob: probability of the attack.
         allow_missing_keys: do not raise when a key is missing.
         options: further arguments of the array form.
@@ -235,16 +339,17 @@ class AdvElasticd(AdversarialTransformd):
     def __init__(
         self,
         keys: KeysCollection,
-        network: Callable[..., Any],
+        model: AttackedModel | Callable[..., Any],
         max_displacement: float | Sequence[float] = 5.0,
         label_key: Hashable | None = None,
         moved_keys: KeysCollection = (),
+        mode: Any = None,
         prob: float = 1.0,
         allow_missing_keys: bool = False,
         **options: Any,
     ) -> None:
-        transform = AdvElastic(network, max_displacement, **options)
-        super().__init__(keys, transform, label_key, moved_keys, prob, allow_missing_keys)
+        transform = AdvElastic(model, max_displacement, **options)
+        super().__init__(keys, transform, label_key, moved_keys, mode, prob, allow_missing_keys)
 
 
 class AdvAffined(AdversarialTransformd):
@@ -252,11 +357,12 @@ class AdvAffined(AdversarialTransformd):
 
     Args:
         keys: see :class:`AdversarialTransformd`.
-        network: network to fool.
+        model: what is attacked: an ``AttackedModel`` or a bare network.
         max_rotation: degrees about each axis.
         max_translation: mm along each axis.
         label_key: see :class:`AdversarialTransformd`; it moves with the image.
         moved_keys: see :class:`AdversarialTransformd`.
+        mode: see :class:`AdversarialTransformd`.
         prob: probability of the attack.
         allow_missing_keys: do not raise when a key is missing.
         options: further arguments of the array form.
@@ -265,17 +371,18 @@ class AdvAffined(AdversarialTransformd):
     def __init__(
         self,
         keys: KeysCollection,
-        network: Callable[..., Any],
+        model: AttackedModel | Callable[..., Any],
         max_rotation: float = 10.0,
         max_translation: float = 10.0,
         label_key: Hashable | None = None,
         moved_keys: KeysCollection = (),
+        mode: Any = None,
         prob: float = 1.0,
         allow_missing_keys: bool = False,
         **options: Any,
     ) -> None:
-        transform = AdvAffine(network, max_rotation, max_translation, **options)
-        super().__init__(keys, transform, label_key, moved_keys, prob, allow_missing_keys)
+        transform = AdvAffine(model, max_rotation, max_translation, **options)
+        super().__init__(keys, transform, label_key, moved_keys, mode, prob, allow_missing_keys)
 
 
 AdvNoiseD = AdvNoiseDict = AdvNoised

@@ -47,12 +47,14 @@ def _check_lengths(table: torch.Tensor) -> None:
         raise ValueError(f"spacing must be finite and > 0 mm along every axis, got {table.tolist()}.")
 
 
-def spacing_of(image: torch.Tensor, spacing: Any = None) -> torch.Tensor | None:
+def spacing_of(image: torch.Tensor, spacing: Any = None, required: bool = True) -> torch.Tensor | None:
     """Voxel spacing in mm, (batch, spatial dimensions), float64 on the CPU.
 
     Args:
         image: (batch, channel, spatial...); a MetaTensor gives its affine.
         spacing: overrides the affine: one number, one per axis, or one row per sample, in mm.
+        required: raise where the affine gives no length; otherwise NaN stands there, and who needs mm raises
+            (``Scene.require_spacing``).
 
     Returns:
         None where nothing is known (a plain tensor and no ``spacing``).
@@ -69,16 +71,39 @@ def spacing_of(image: torch.Tensor, spacing: Any = None) -> torch.Tensor | None:
             raise ValueError(
                 f"spacing must give {dimensions} values in mm (one row per sample), got shape {tuple(table.shape)}."
             )
-        table = table.expand(batch, dimensions).clone()
-    else:
-        affine = getattr(image, "affine", None)
-        if affine is None:
-            return None
-        affine = torch.as_tensor(affine, dtype=torch.float64).detach().cpu()
-        affine = affine.expand(batch, *affine.shape[-2:])
-        table = affine[:, :3, :dimensions].norm(dim=1)
-        _check_lengths(table)
+        return table.expand(batch, dimensions).clone()
+    affine = getattr(image, "affine", None)
+    if affine is None:
+        return None
+    affine = torch.as_tensor(affine, dtype=torch.float64).detach().cpu()
+    table = _lengths(affine.expand(batch, *affine.shape[-2:]), dimensions, getattr(image, "meta", {}))
+    if required:
+        _check_affine(table, "what is in mm needs it")
     return table
+
+
+def _lengths(affine: torch.Tensor, dimensions: int, meta: Any) -> torch.Tensor:
+    """Length of a voxel along each axis of the image, from its affine; NaN where the affine does not say it."""
+    lengths = affine[:, :-1, :-1].norm(dim=1)
+    axes = lengths.shape[1]
+    if axes < dimensions:  # an axis was added
+        return lengths.new_full((lengths.shape[0], dimensions), torch.nan)
+    if axes > dimensions and not bool((lengths == lengths[:, :1]).all()):
+        # An axis was cut away without a word in the affine, unless the file itself has no more axes than the image.
+        file_shape = torch.as_tensor(meta.get("spatial_shape", ()))
+        if file_shape.ndim == 0 or file_shape.shape[-1] != dimensions:
+            return lengths.new_full((lengths.shape[0], dimensions), torch.nan)
+    lengths = lengths[:, :dimensions]
+    return torch.where(torch.isfinite(lengths) & (lengths > 0), lengths, torch.nan)
+
+
+def _check_affine(table: torch.Tensor, why: str) -> None:
+    if not bool(torch.isfinite(table).all()):
+        shown = [["unknown" if length != length else round(length, 6) for length in row] for row in table.tolist()]
+        raise ValueError(
+            f"spacing must be finite and > 0 mm along every axis ({why}), but the image's affine gives {shown}: its "
+            "columns are zero, not finite, or of other axes than the image has; pass spacing=(mm along each axis)."
+        )
 
 
 def budget_of(image: torch.Tensor, budget: torch.Tensor | None) -> torch.Tensor | None:
@@ -135,7 +160,7 @@ class Scene:
     Args:
         image: (batch, channel, spatial...), plain tensor, float32 or float64.
         seeds: one integer per sample.
-        spacing: (batch, spatial dimensions) in mm on the CPU, or None.
+        spacing: (batch, spatial dimensions) in mm on the CPU, NaN where the affine does not say it, or None.
         region: boolean (batch, 1, spatial...), voxels that may change; None for all.
         intensity: the map from HU to network values, if known.
         image_units: ``"HU"`` when ``image`` holds HU, ``"network"`` when the map was already applied.
@@ -192,6 +217,7 @@ class Scene:
                 f"spacing is missing: {what} is in mm, so pass a MetaTensor with an affine or spacing=(mm along "
                 "each axis)."
             )
+        _check_affine(self.spacing, f"{what} is in mm")
         return self.spacing
 
     @cached_property

@@ -4,7 +4,7 @@ expected."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,9 +116,20 @@ def check_label(label: Any, image: torch.Tensor, name: str = "label") -> None:
     image's grid."""
     if not isinstance(label, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor or MetaTensor, got {type(label).__name__}.")
-    expected = (image.shape[0], "1 or number of classes", *image.shape[2:])
-    if label.ndim != image.ndim or label.shape[0] != image.shape[0] or label.shape[2:] != image.shape[2:]:
-        raise ValueError(f"{name} must have shape {expected} to fit the image, got {tuple(label.shape)}.")
+    given, grid = tuple(label.shape), tuple(image.shape[2:])
+    if given[:1] != (image.shape[0],) or given[2:] != grid or label.ndim != image.ndim:
+        expected = f"({image.shape[0]}, 1 or number of classes, {', '.join(map(str, grid))})"
+        missing = {
+            (1, *grid): f"; add the batch axis with {name}[None]",
+            (image.shape[0], *grid): f"; add the channel axis with {name}[:, None]",
+            grid: f"; add the batch and channel axes with {name}[None, None]",
+        }
+        hint = missing.get(given, "")
+        if given[:-1] == (image.shape[0], *grid):
+            hint = f"; its channels come last, move them with {name}.movedim(-1, 1)"
+        elif given[2:] == tuple(image.shape[1:-1]):
+            hint = "; if the image's channels come last, move them with image.movedim(-1, 1)"
+        raise ValueError(f"{name} must have shape {expected} to fit the image, got {given}{hint}.")
     if not bool(torch.isfinite(label).all()) if label.is_floating_point() else False:
         raise ValueError(f"{name} must be finite, got NaN or infinite values.")
     if label.is_floating_point() and not bool((label == label.round()).all()):
@@ -127,39 +138,60 @@ def check_label(label: Any, image: torch.Tensor, name: str = "label") -> None:
 
 def check_label_range(label: torch.Tensor, classes: int, name: str = "label") -> None:
     """Raise unless the class indices (or the one-hot channels) of ``label`` fit a network with ``classes`` outputs."""
-    if int(label.min()) < 0:
+    lowest, highest = int(label.min()), int(label.max())
+    if lowest < 0:
         raise ValueError(
-            f"{name} must hold class indices >= 0, got {int(label.min())}: a value that marks voxels without a label "
-            "is the model's ignore_index."
+            f"{name} must hold class indices >= 0, got {lowest}: a value that marks voxels without a label is the "
+            "model's ignore_index."
         )
     if label.shape[1] == 1:
-        highest = int(label.max())
         limit = max(classes - 1, 1)  # one output channel: a sigmoid network with foreground 1
         if highest > limit:
             raise ValueError(
                 f"{name} must hold class indices 0 to {limit} for a network with {classes} output channels, got "
-                f"{highest}."
+                f"{highest}{_label_hint(label, classes, name)}."
             )
     elif label.shape[1] != classes:
         raise ValueError(
             f"{name} is one-hot with {label.shape[1]} channels but the network has {classes} output channels."
         )
-    elif int(label.max()) > 1:
-        raise ValueError(f"{name} with {classes} channels must be one-hot (0 or 1), got the value {int(label.max())}.")
+    elif highest > 1:
+        hint = f": divide it by {highest}" if label.unique().numel() == 2 and int(label.min()) == 0 else ""
+        raise ValueError(f"{name} with {classes} channels must be one-hot (0 or 1), got the value {highest}{hint}.")
+
+
+def _label_hint(label: torch.Tensor, classes: int, name: str) -> str:
+    """What label values outside the network's classes usually are."""
+    values = [int(value) for value in label.unique().tolist()]
+    if values == [0, 255] or values == [255]:
+        return f": a mask that is stored as 0 and 255 is {name} > 0 as class indices"
+    if values[-1] == 255:
+        return ": if 255 marks voxels that do not count, give the AttackedModel ignore_index=255"
+    if values[-1] == 4 and classes in (3, 4) and 3 not in values:
+        return (
+            ": BraTS stores the enhancing tumor as 4; make it 3, or the channels of a network with overlapping "
+            "regions with ConvertToMultiChannelBasedOnBratsClasses"
+        )
+    if len(values) <= max(classes, 2):
+        return f": the values {', '.join(map(str, values))} must become 0, 1, 2, ..., as with MapLabelValue"
+    return ""
 
 
 def check_logits(logits: Any, image: torch.Tensor) -> None:
     """Raise unless the attacked function returned a floating point tensor (batch, class, spatial...) on the image's
     grid."""
     if not isinstance(logits, torch.Tensor):
+        keys = f" with the keys {', '.join(map(repr, logits))}" if isinstance(logits, Mapping) else ""
         raise TypeError(
-            f"the network must return one tensor of logits, got {type(logits).__name__}: "
-            "pass output=<index, key or callable> to pick the tensor to attack."
+            f"the network must return one tensor of logits, got {type(logits).__name__}{keys}: "
+            "pass output=<index, key or callable> to the AttackedModel to pick the tensor to attack."
         )
     if logits.ndim != image.ndim or logits.shape[0] != image.shape[0] or logits.shape[2:] != image.shape[2:]:
+        hint = ": one answer for a whole image is no segmentation, which is what can be attacked"
         raise ValueError(
             f"the network must return logits of shape ({image.shape[0]}, classes, "
-            f"{', '.join(map(str, image.shape[2:]))}) on the image's grid, got {tuple(logits.shape)}."
+            f"{', '.join(map(str, image.shape[2:]))}) on the image's grid, got {tuple(logits.shape)}"
+            f"{hint if logits.ndim <= 2 else ''}."
         )
     if not logits.is_floating_point():
         raise TypeError(f"the network must return floating point logits, got {logits.dtype} (remove the argmax).")

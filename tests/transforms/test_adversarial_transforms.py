@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
+from monai.data import DataLoader, Dataset, MetaTensor, ThreadDataLoader, decollate_batch
+from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, EnsureTyped, Flipd, Invertd, RandBiasFieldd
 
 import monai_adversarial.transforms as T
 from monai_adversarial.attacks import PGD
+from monai_adversarial.models import AttackedModel
 from tests.helpers import TEST_NDARRAYS, random_image, random_label, tiny_segmentation_network
 
 SHAPE = (1, 10, 12, 8)
@@ -73,7 +79,7 @@ def test_dictionary_form_equals_array_form_and_leaves_the_input_alone(cls, optio
     data = {"image": metatensor(random_image(SHAPE)), "label": metatensor(random_label(SHAPE)), "name": "case"}
     before = data["image"].clone()
     options = {k: v for k, v in options.items() if k != "spacing"}
-    out = DICTIONARY[cls](keys="image", network=network, label_key="label", **options)(data)
+    out = DICTIONARY[cls](keys="image", model=network, label_key="label", **options)(data)
     image, label = cls(network, **options)(data["image"], data["label"])
     torch.testing.assert_close(out["image"].as_tensor(), image.as_tensor())
     assert torch.equal(out["label"].as_tensor(), label.as_tensor())
@@ -177,6 +183,10 @@ def test_loader_workers_give_the_result_of_no_workers_and_warn_once(no_grad):
 def test_worker_says_that_its_weights_are_a_copy(monkeypatch):
     transform = T.AdvNoise(tiny_segmentation_network(), 0.05, steps=1)
     monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: object())
+    with warnings.catch_warnings():  # a loader's thread: the weights are the current ones
+        warnings.simplefilter("error")
+        transform(random_image(SHAPE))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.warns(UserWarning, match="weights that the network had when the worker started"):
         transform(random_image(SHAPE))
     monkeypatch.setattr(T.AdvNoise, "network_device", lambda self: torch.device("cuda", 0))
@@ -198,8 +208,195 @@ def test_collated_batch_can_be_decollated_and_inverted():
 
 def test_bad_arguments():
     network = tiny_segmentation_network()
-    with pytest.raises(TypeError, match="network must be"):
+    with pytest.raises(TypeError, match="network must be a torch.nn.Module or a callable"):
         T.AdvNoise("network", 0.1)
     with pytest.raises(TypeError, match="attack must be"):
         T.AdversarialTransform(network, "pgd")
     assert isinstance(T.AdversarialTransform(network, PGD(0.1)).attack, PGD)
+
+
+def with_label() -> dict:
+    """An image and its label as ``LoadImaged`` gives them: both in float32, with an affine."""
+    label = random_label(SHAPE).float()
+    label[:, :5] = 0
+    return {"image": metatensor(random_image(SHAPE)), "label": metatensor(label)}
+
+
+MONAI_IDIOM = [
+    ({}, True),
+    ({"label_key": "label"}, False),
+    ({"mode": ("bilinear", "nearest")}, True),
+    ({"mode": ("bilinear", "nearest"), "label_key": "label"}, False),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), MONAI_IDIOM)
+@pytest.mark.parametrize(("cls", "settings"), ARRAY_CASES)
+def test_a_label_among_keys_is_moved_once_or_left_alone(cls, settings, options, says):
+    data, network = with_label(), tiny_segmentation_network()
+    settings = {k: v for k, v in settings.items() if k != "spacing"}
+    transform = DICTIONARY[cls](["image", "label"], network, **settings, **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        out = transform(data)
+        transform(data)
+    expected_image, expected_label = cls(network, **settings)(data["image"], data["label"])
+    assert torch.equal(out["image"].as_tensor(), expected_image.as_tensor())
+    assert torch.equal(out["label"].as_tensor(), expected_label.as_tensor())
+    assert out["label"].unique().tolist() == [0.0, 1.0, 2.0] and out["label"].dtype == torch.float32
+    assert torch.equal(out["label"].as_tensor(), data["label"].as_tensor()) != issubclass(cls, GEOMETRIC)
+    assert not transform.transform.last_result.reference_is_prediction
+    told = [str(warning.message) for warning in caught if "among keys" in str(warning.message)]
+    assert len(told) == says
+    assert not says or "takes 'label' among keys as the label that the network should predict" in told[0]
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        torch.ones(SHAPE, dtype=torch.bool),
+        random_label(SHAPE).to(torch.uint16),
+        random_label(SHAPE).numpy().astype(np.int16),
+        random_label(SHAPE, classes=133),
+        torch.nn.functional.one_hot(random_label(SHAPE)[0], 3).movedim(-1, 0).half(),
+    ],
+    ids=["bool", "uint16", "int16 array", "133 classes", "one-hot"],
+)
+def test_labels_are_known_by_their_values_and_keep_their_type(label):
+    plain = torch.as_tensor(label)
+    network = tiny_segmentation_network(out_channels=max(3, int(plain.long().max()) + 1))
+    data = {"image": random_image(SHAPE), "label": label}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        noisy = T.AdvNoised(["image", "label"], network, 0.1, steps=1)(data)
+        moved = T.AdvElasticd(["image", "label"], network, 3.0, control_spacing=8.0, steps=1, spacing=1.0)(data)
+    for out in (noisy, moved):
+        assert out["label"].dtype == plain.dtype and out["label"].shape == plain.shape
+        assert set(out["label"].long().unique().tolist()) <= set(plain.long().unique().tolist())
+    assert torch.equal(noisy["label"].long(), plain.long())
+
+
+def test_a_second_image_is_no_label_and_mode_decides():
+    network = tiny_segmentation_network()
+    data = {"image": random_image(SHAPE) + 0.5, "other": (random_image(SHAPE, seed=1) * 2000).round()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = T.AdvBiasFieldd(["image", "other"], network, steps=1)(data)
+    assert not torch.equal(out["other"], data["other"])
+    few = {**data, "other": (random_image(SHAPE, seed=1) * 9).round() + 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = T.AdvBiasFieldd(["image", "other"], network, steps=1, mode="bilinear")(few)
+    assert not torch.equal(out["other"], few["other"])
+
+
+def test_a_second_image_of_whole_numbers_stays_inside_its_type():
+    image = random_image(SHAPE) * 100 + 100
+    data = {"image": image, "other": torch.full(SHAPE, 254, dtype=torch.uint8)}
+    out = T.AdvNoised(["image", "other"], tiny_segmentation_network(), 8.0, steps=1, mode="bilinear")(data)
+    assert out["other"].dtype == torch.uint8
+    assert out["other"].min() >= 246 and (out["other"] == 255).any()
+
+
+def test_masks_move_and_are_never_the_label():
+    data = {**with_label(), "mask": metatensor(random_label(SHAPE, classes=2).float())}
+    transform = T.AdvElasticd(
+        ["image", "mask"], tiny_segmentation_network(), 3.0, control_spacing=8.0, steps=1, moved_keys="mask"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = transform(data)
+    assert transform.transform.last_result.reference_is_prediction
+    assert not torch.equal(out["mask"].as_tensor(), data["mask"].as_tensor())
+    assert out["mask"].unique().tolist() == [0.0, 1.0]
+
+
+def test_a_label_before_the_image_and_keys_without_an_image_are_refused():
+    network, data = tiny_segmentation_network(), with_label()
+    with pytest.raises(ValueError, match=r"keys must name the image first: 'label' .*keys=\('image', 'label'\)"):
+        T.AdvNoised(["label", "image"], network, 0.1)(data)
+    out = T.AdvNoised(["label", "image"], network, 0.1, steps=1, label_key="label")(data)
+    assert torch.equal(out["label"].as_tensor(), data["label"].as_tensor())
+    assert not torch.equal(out["image"].as_tensor(), data["image"].as_tensor())
+    with pytest.raises(ValueError, match="keys must name an image to attack, got only labels"):
+        T.AdvNoised("label", network, 0.1, label_key="label")
+    with pytest.raises(ValueError, match="mode must be one of 'bilinear', 'nearest', got 'bicubic'"):
+        T.AdvNoised(["image", "label"], network, 0.1, mode=("bilinear", "bicubic"))
+
+
+def test_inverse_brings_labels_back_by_nearest_neighbor():
+    data, network = with_label(), tiny_segmentation_network()
+    pipeline = Compose(
+        [T.AdvElasticd(["image", "label"], network, 2.0, label_key="label", control_spacing=8.0, steps=1)]
+    )
+    attacked = pipeline(data)
+    attacked["pred"] = attacked["label"].clone()
+    restored = Invertd("pred", pipeline, orig_keys="image", nearest_interp=True)(copy.deepcopy(attacked))["pred"]
+    back = pipeline.inverse(attacked)
+    for label in (restored, back["label"]):
+        assert label.unique().tolist() == [0.0, 1.0, 2.0]
+        left = (label.as_tensor() != data["label"].as_tensor()).float().mean()
+        assert left < (attacked["pred"].as_tensor() != data["label"].as_tensor()).float().mean()
+
+
+def test_the_model_knows_inferer_window_and_units():
+    window = {"a_min": -160, "a_max": 240}
+    model = AttackedModel(
+        tiny_segmentation_network(),
+        SlidingWindowInferer(6, 2, 0.25),
+        intensity=window,
+        image_units="HU",
+        round_to_integer=True,
+    )
+    image = (random_image(SHAPE) * 300 - 100).round() + 0.0  # no negative zeros: voxels are the seed
+    out, _ = T.AdvNoise(model, 8, units="HU", steps=2)(image, random_label(SHAPE))
+    assert torch.equal(out, out.round()) and (out - image).abs().max() == 8
+    transform = T.AdvNoised("image", model, 8, label_key="label", units="HU", steps=2)
+    assert transform.transform.model is model
+    stored = {"image": image.numpy().astype(np.int16), "label": random_label(SHAPE)}
+    assert torch.equal(transform(stored)["image"], out.short())
+
+
+def test_each_thread_sees_its_own_result_and_calls_do_not_mix():
+    transform = T.AdvNoised("image", tiny_segmentation_network(), 0.1, label_key="label", steps=3, prob=0.5)
+    transform.set_random_state(0)
+    items = [{"image": random_image(SHAPE, seed=i), "label": random_label(SHAPE, seed=i)} for i in range(24)]
+    alone = T.AdvNoised("image", tiny_segmentation_network(), 0.1, label_key="label", steps=3)
+    expected = [alone(item)["image"] for item in items]
+
+    def work(number):
+        out = transform(items[number])["image"]
+        result = transform.transform.last_result
+        if torch.equal(out, items[number]["image"]):
+            return False
+        assert torch.equal(result.image[0], items[number]["image"])
+        assert torch.equal(out, expected[number])
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        attacked = list(pool.map(work, range(len(items))))
+    assert 4 < sum(attacked) < 20
+    assert transform.transform.last_result is None, "the main thread has attacked nothing"
+
+
+def test_copies_and_pickles_start_without_a_result():
+    transform = T.AdvNoise(tiny_segmentation_network(), 0.1, steps=1)
+    transform(random_image(SHAPE))
+    assert transform.last_result is not None
+    for made in (copy.deepcopy(transform), pickle.loads(pickle.dumps(transform))):
+        assert made.last_result is None
+        assert torch.equal(made(random_image(SHAPE)), transform(random_image(SHAPE)))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2, "use_thread_workers": True}])
+def test_loader_threads_attack_the_current_weights_without_a_warning(options):
+    network = tiny_segmentation_network()
+    items = [{"image": random_image(SHAPE, seed=i), "label": random_label(SHAPE, seed=i)} for i in range(4)]
+    transform = T.AdvNoised("image", network, 0.1, label_key="label", steps=2)
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+    expected = [transform(item)["image"] for item in items]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        batches = [batch["image"] for batch in ThreadDataLoader(Dataset(items, transform), batch_size=2, **options)]
+    torch.testing.assert_close(torch.cat(batches), torch.stack(expected), atol=1e-6, rtol=0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from monai_adversarial.attacks.perturbations.base import Parameters
+from monai_adversarial.utils.calls import ShownAsCall
 
 __all__ = ["Evaluation", "GradientEstimator", "ObjectiveFunction"]
 
@@ -38,8 +39,10 @@ class Evaluation:
     backwards: int
 
 
-class GradientEstimator(ABC):
+class GradientEstimator(ShownAsCall, ABC):
     """Estimates the gradient of the objective with respect to the parameters of the perturbation."""
+
+    _shows_defaults = True
 
     @abstractmethod
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:

@@ -15,9 +15,6 @@ class ExactGradient(GradientEstimator):
     """One forward and one backward pass, to the parameters only. Through sliding windows it is exact as well (see
     ``inferers``)."""
 
-    def __repr__(self) -> str:
-        return "ExactGradient()"
-
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
         """Differentiate the sum over samples: a sample's objective depends on its own parameters alone."""
         leaves = tuple(parameter.detach().requires_grad_() for parameter in parameters)

@@ -37,9 +37,6 @@ class ExpectationOverTransformation(GradientEstimator):
             else check_instance("estimator", estimator, GradientEstimator, "BackwardPassSubstitute()")
         )
 
-    def __repr__(self) -> str:
-        return f"ExpectationOverTransformation({self.samples}, {self.estimator!r})"
-
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
         """Mean over the draws; the logits are the mean of the logits."""
         total = self._draw(0, function, parameters, scale)

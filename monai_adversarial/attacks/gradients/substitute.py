@@ -38,9 +38,6 @@ class BackwardPassSubstitute(GradientEstimator):
             else check_instance("estimator", estimator, GradientEstimator, "ExpectationOverTransformation(20)")
         )
 
-    def __repr__(self) -> str:
-        return f"BackwardPassSubstitute({self.substitute!r}, {self.estimator!r})"
-
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
         """As the inner estimator, with the chosen backward pass in force forward and backward."""
         with backward_pass(self.substitute):

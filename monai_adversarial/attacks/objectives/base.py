@@ -11,6 +11,7 @@ import torch
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.comparison import Comparison
 from monai_adversarial.attacks.objectives.target import Target
+from monai_adversarial.utils.calls import ShownAsCall
 
 __all__ = ["Objective", "Progress", "VoxelwiseObjective"]
 
@@ -28,7 +29,7 @@ class Progress:
     steps: int
 
 
-class Objective(ABC):
+class Objective(ShownAsCall, ABC):
     """A loss per sample, never averaged over the batch.
 
     ``value`` is the loss against the reference labels. An untargeted attack maximizes it; a targeted attack, whose
@@ -41,6 +42,7 @@ class Objective(ABC):
     """
 
     comparable: bool = True
+    _shows_defaults = True
 
     @abstractmethod
     def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:
@@ -70,10 +72,6 @@ class Objective(ABC):
         """
         value = self.value(logits, target, progress, targeted)
         return value, value.detach()
-
-    def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({settings})"
 
 
 class VoxelwiseObjective(Objective):

@@ -49,9 +49,6 @@ class AdditiveNoise(Perturbation):
         self.norm = check_choice("norm", norm, NORMS)
         self.units = check_choice("units", units, UNITS)
 
-    def __repr__(self) -> str:
-        return f"AdditiveNoise(epsilon={self.epsilon:g}, norm={self.norm!r}, units={self.units!r})"
-
     def bind(self, scene: Scene) -> BoundAdditiveNoise:
         """Tie the ball to a batch, in the units of its voxels.
 

@@ -68,9 +68,6 @@ class AffineTransform(Perturbation):
                         f"max_{kind} must be {'below' if below == 1.0 else 'at most'} {below:g}, got {one!r}."
                     )
 
-    def __repr__(self) -> str:
-        return f"AffineTransform({', '.join(f'max_{kind}={amount}' for kind, amount in self.amounts.items())})"
-
     def bind(self, scene: Scene) -> BoundAffineTransform:
         """Tie the motion to a batch.
 

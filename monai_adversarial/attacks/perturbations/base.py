@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from monai_adversarial.utils.calls import ShownAsCall, shown
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.validation import check_positive
 
@@ -205,11 +206,12 @@ class BoundPerturbation(ABC):
         return None
 
 
-class Perturbation(ABC):
+class Perturbation(ShownAsCall, ABC):
     """A way to change an image and its budget, before any image is known."""
 
     #: attributes that say how far the image may change, in proportion to which ``scaled`` changes the budget
     budget_attributes: tuple[str, ...] = ()
+    _shows_defaults = True
 
     def scaled(self, factor: float) -> Perturbation:
         """The same kind of change with ``factor`` times the budget, for example for a curriculum.
@@ -218,12 +220,13 @@ class Perturbation(ABC):
             ValueError: for a negative factor.
             NotImplementedError: for a perturbation that does not name its ``budget_attributes``.
         """
-        check_positive("factor", factor, allow_zero=True)
+        factor = check_positive("factor", factor, allow_zero=True)
         if not self.budget_attributes:
             raise NotImplementedError(f"{type(self).__name__} has no budget_attributes: its budget cannot be scaled.")
         made = copy.copy(self)
         for name in self.budget_attributes:
             setattr(made, name, _times(getattr(self, name), factor))
+        made._afterwards = (*self._afterwards, f".scaled({shown(float(factor))})")
         return made
 
     @abstractmethod

@@ -92,13 +92,6 @@ class BiasField(Perturbation):
                 "degree must be at least 1 with zero_mean=True: a constant field without its mean is nothing."
             )
 
-    def __repr__(self) -> str:
-        shape = f"degree={self.degree}" if self.basis == "legendre" else f"control_spacing={self.control_spacing:g}"
-        return (
-            f"BiasField(max_gain={self.max_gain:g}, basis={self.basis!r}, {shape}, domain={self.domain!r}, "
-            f"window={self.window}, zero_mean={self.zero_mean})"
-        )
-
     def bind(self, scene: Scene) -> BoundBiasField:
         """Tie the field to a batch.
 

@@ -33,9 +33,6 @@ class Chain(Perturbation):
             if not isinstance(member, Perturbation):
                 raise TypeError(f"perturbations must hold perturbations only, got {type(member).__name__}.")
 
-    def __repr__(self) -> str:
-        return f"Chain([{', '.join(map(repr, self.perturbations))}])"
-
     def scaled(self, factor: float) -> Chain:
         """Every member with ``factor`` times its budget."""
         return Chain([member.scaled(factor) for member in self.perturbations])

@@ -77,12 +77,6 @@ class ElasticDeformation(Perturbation):
             None if integration_steps is None else check_count("integration_steps", integration_steps)
         )
 
-    def __repr__(self) -> str:
-        return (
-            f"ElasticDeformation(max_displacement={self.max_displacement}, control_spacing={self.control_spacing:g}, "
-            f"diffeomorphic={self.diffeomorphic}, min_jacobian={self.min_jacobian:g})"
-        )
-
     def bind(self, scene: Scene) -> BoundElasticDeformation:
         """Tie the deformation to a batch.
 

@@ -32,12 +32,6 @@ class ProjectedAdam(Search):
             raise ValueError(f"beta1 and beta2 must be below 1, got {beta1!r} and {beta2!r}.")
         self.amsgrad = bool(amsgrad)
 
-    def __repr__(self) -> str:
-        return (
-            f"ProjectedAdam(relative_step={self.relative_step:g}, beta1={self.beta1:g}, beta2={self.beta2:g}, "
-            f"amsgrad={self.amsgrad})"
-        )
-
     def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
         """Start on a batch."""
         return _ProjectedAdamRun(self, bound, steps)

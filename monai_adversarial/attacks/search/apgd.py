@@ -42,12 +42,6 @@ class AutoPGD(Search):
         self.success_ratio = check_fraction("success_ratio", success_ratio)
         self.relative_step = relative_step
 
-    def __repr__(self) -> str:
-        return (
-            f"AutoPGD(momentum={self.momentum:g}, success_ratio={self.success_ratio:g}, "
-            f"relative_step={self.relative_step:g})"
-        )
-
     def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
         """Start on a batch."""
         return _AutoPGDRun(self, bound, steps)

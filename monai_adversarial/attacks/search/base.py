@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
+from monai_adversarial.utils.calls import ShownAsCall
 
 __all__ = ["Search", "SearchRun", "steepest_direction"]
 
@@ -84,7 +85,7 @@ class SearchRun(ABC):
             self._generators = [self._generators[row] for row in indices.tolist()]
 
 
-class Search(ABC):
+class Search(ShownAsCall, ABC):
     """A search strategy; ``begin`` makes the state of one run.
 
     Attributes:
@@ -93,6 +94,8 @@ class Search(ABC):
     """
 
     uses_gradients: bool = True
+
+    _shows_defaults = True
 
     @abstractmethod
     def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:

@@ -25,9 +25,6 @@ class SteepestAscent(Search):
         self.relative_step = check_positive("relative_step", relative_step)
         self.momentum = check_positive("momentum", momentum, allow_zero=True)
 
-    def __repr__(self) -> str:
-        return f"SteepestAscent(relative_step={self.relative_step:g}, momentum={self.momentum:g})"
-
     def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
         """Start on a batch."""
         return _SteepestAscentRun(self, bound, steps)

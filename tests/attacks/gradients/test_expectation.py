@@ -8,6 +8,7 @@ import torch
 
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute, ExpectationOverTransformation
 from monai_adversarial.inferers import PurifiedInferer
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.utils.draws import current_draw, draw_seed, random_draw
 from tests.helpers import random_image, random_label, tiny_segmentation_network
 from tests.purifiers.examples import RandomGain, Rounded
@@ -55,11 +56,11 @@ def attack_random(image, label, **options):
         0.05,
         steps=3,
         gradient=ExpectationOverTransformation(3, BackwardPassSubstitute()),
-        precision="float32",
         **options,
     )
     purifiers = [RandomGain(), Rounded(0.01)]
-    return attack(tiny_segmentation_network(), image, label, inferer=PurifiedInferer(None, purifiers))
+    model = AttackedModel(tiny_segmentation_network(), PurifiedInferer(None, purifiers), precision="float32")
+    return attack(model, image, label)
 
 
 @pytest.mark.parametrize("early_stop", [False, True])
