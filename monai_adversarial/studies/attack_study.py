@@ -19,8 +19,8 @@ from monai_adversarial.data.saving import read_back, read_reference
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.studies.attack_unit import LoadedCase, Unit, UnitSettings, unit_files
 from monai_adversarial.studies.measurement import common_settings, model_settings, network_hashes
-from monai_adversarial.studies.reports.report import AttackReport
 from monai_adversarial.studies.records import safe_name
+from monai_adversarial.studies.reports.report import AttackReport
 from monai_adversarial.studies.scoring import device_of, named_model, scored_organs
 from monai_adversarial.studies.study import Cell, Failure, Study, chosen_names
 from monai_adversarial.utils.hashing import describe, file_hash

@@ -331,7 +331,7 @@ class Study(ABC):
                 raise
             except Exception as error:
                 bar.update(len(cells))
-                return [self._fail(cell, error, keep=self.needs_case) for cell in cells]
+                return [self._fail(cell, error, keep=self.needs_case, of_case=False) for cell in cells]
             for name, of_case in _grouped(cells, "case"):
                 failures += self._run_case(name, of_case, bar)
         return failures
@@ -385,13 +385,13 @@ class Study(ABC):
             except OSError:  # the error that led here is the one to report
                 continue
 
-    def _fail(self, cell: Cell, error: BaseException, keep: bool = False) -> Failure:
+    def _fail(self, cell: Cell, error: BaseException, keep: bool = False, of_case: bool = True) -> Failure:
         """Record a failure; ``keep`` an earlier result of which nobody can say that it does not hold: its input may be
         back tomorrow."""
         sentence = root_sentence(error)
         if not isinstance(error, USER_ERRORS):
             sentence = f"{type(error).__name__}: {sentence}"
-        source = self.source(cell.case)
+        source = self.source(cell.case) if of_case else None
         if source is not None and source not in sentence:
             sentence = f"{sentence.rstrip('.')} ({source})."
         path = self.record_path(cell)
@@ -399,8 +399,9 @@ class Study(ABC):
         if not keep or earlier is None or FAILED in earlier:
             self.discard(cell)
             write_record(path, {FAILED: sentence, **asdict(cell)})
-        if (cell.case, sentence) not in self._said:
-            self._said.add((cell.case, sentence))
+        about = cell.case if of_case else cell.network
+        if (about, sentence) not in self._said:
+            self._said.add((about, sentence))
             tqdm.write(f"failed: {cell}: {sentence}", file=sys.stderr)
         return Failure(cell, sentence, error)
 

@@ -18,6 +18,7 @@ from monai.bundle import ConfigParser
 from monai.data import list_data_collate
 from torch import nn
 
+import monai_adversarial
 from monai_adversarial.attacks import Attack
 from monai_adversarial.metrics import organ_names
 from monai_adversarial.models import AttackedModel
@@ -174,9 +175,11 @@ class TrainingStudy(Study):
                 try:
                     self.train(name, one)
                     dual = has_dual_normalization(self.network(name, self._weights(name, one)[0]))
-                except RuntimeError as error:
+                except OSError:  # what cannot be written concerns all trainings
+                    raise
+                except Exception as error:
                     wanted += cells
-                    failures += [self._fail(cell, error, keep=True) for cell in cells]
+                    failures += [self._fail(cell, error, keep=True, of_case=False) for cell in cells]
                     continue
                 cells += self._cells_of(_Network(name, DOMAINS[1], one)) if dual else []
                 self.title = f"{name}, seed {one}"

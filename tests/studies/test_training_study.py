@@ -116,10 +116,10 @@ def test_a_training_or_a_case_that_fails_does_not_stop_the_others(scans: Path, t
         made.run()
     assert [row["training"] for row in read_rows(tmp_path / "training.csv")] == ["clean"]
     assert read_rows(tmp_path / "training.csv")[0]["cases"] == 2
+    again = study(scans, tmp_path, trainings={"clean": [TRAIN]}, attacks={"FGSM": FGSM(0.1)})
     label = Path(made.dataset.data[1]["label"])
     hidden = label.rename(label.with_suffix(".hidden"))
     try:
-        again = study(scans, tmp_path, trainings={"clean": [TRAIN]}, attacks={"FGSM": FGSM(0.1)})
         with pytest.raises(StudyError, match="1 of 2 cells failed.*case_001 FGSM"):
             again.run()
     finally:
