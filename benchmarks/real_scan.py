@@ -341,6 +341,7 @@ class RealScanStudy(Study):
         case = self.case(row.fold, row.network_grid)
         attack, model = copy.copy(row.make(self.steps)), self.model(case)
         attack.progress = self.progress
+        clean = self.score(case, case.image, case.label)
         began = time.perf_counter()
         result = attack(model, case.image, case.label, spacing=case.spacing)
         seconds = time.perf_counter() - began
@@ -349,7 +350,7 @@ class RealScanStudy(Study):
         attacked = self.segment(case, result.adversarial)
         drawn = [self.segment(case, image) for image, _ in controls]
         scores = {
-            "clean": self.score(case, case.image, case.label),
+            "clean": clean,
             "adversarial": self.compare(case, attacked, result.label),
         }
         more: dict[str, Any] = {

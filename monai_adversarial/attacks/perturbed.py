@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from monai.utils import convert_to_dst_type
 
-from monai_adversarial.attacks.ascent import Ascent
+from monai_adversarial.attacks.ascent import Ascent, zero_fraction
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
-from monai_adversarial.metrics.batch_dice import hard_prediction
+from monai_adversarial.attacks.reference import Reference
+from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene
-from monai_adversarial.utils.validation import check_label_range, check_logits
+from monai_adversarial.utils.validation import check_logits
 
 if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack
@@ -92,10 +93,9 @@ def perturb_batch(
         if not known:  # the number of classes is what the first forward pass tells
             assert label is not None
             classes = int(logits.shape[1])
-            check_label_range(label, classes)
-            mask = class_mask(attack.classes, classes, label.device)
-            activation = predictor.model.activation_of(classes)
-            known.append(Target.from_label(label, classes, activation, class_mask=mask))
+            seen = Reference.read(predictor.model, label, classes)
+            wanted = seen.objective_classes(attack.classes, predictor.model)
+            known.append(seen.target(class_mask(wanted, classes, label.device)))
         return known[0]
 
     ascent = Ascent(attack, predictor, bound, target_of, stream, start, attack.random_start)
@@ -112,7 +112,7 @@ def perturb_batch(
         label=moved_label,
         parameters=parameters,
         objective=found.values,
-        zero_gradient_fraction=bound.frozen_fraction(found.gradients),
+        zero_gradient_fraction=zero_fraction(bound, found),
         bound=bound,
     )
 

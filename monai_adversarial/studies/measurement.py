@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 
 import monai_adversarial
 from monai_adversarial.attacks import Attack, Measurement
+from monai_adversarial.metrics.success import success
 from monai_adversarial.models import AttackedModel
-from monai_adversarial.studies.scoring import mean_dice, success, success_definition
+from monai_adversarial.studies.scoring import mean_dice, success_definition
 from monai_adversarial.studies.study import Cell
 from monai_adversarial.utils.hashing import describe, network_hash
 from monai_adversarial.utils.modules import modules_of, unwrap
@@ -24,7 +26,6 @@ __all__ = [
     "RECORD_VERSION",
     "by_reference",
     "common_settings",
-    "mean_of",
     "measured_budgets",
     "measurement_record",
     "model_settings",
@@ -80,12 +81,6 @@ def measured_budgets(measured: Mapping[str, Measurement], norm: str | None = Non
     return found
 
 
-def mean_of(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean over the organs for which Dice is defined."""
-    mean = mean_dice({name: score["dice"] for name, score in scores.items()})
-    return {"dice": mean if mean == mean else None}
-
-
 def measurement_record(
     cell: Cell,
     attack: Attack | None,
@@ -119,12 +114,13 @@ def measurement_record(
         files: kind -> path below the output folder.
         more: what one kind of study adds.
     """
-    means = {image: mean_of(of_image) for image, of_image in scores.items()} | dict(mean or {})
+    means = {image: {"dice": mean_dice(of_image)} for image, of_image in scores.items()} | dict(mean or {})
     before, after = (means.get(image, {}).get("dice") for image in (clean, adversarial))
     succeeded = None
     if attack is not None:
-        known = before is not None and after is not None
-        succeeded = known and success(before, after, attack.success_threshold, attack.targeted)
+        # A Dice that is nowhere defined is no success.
+        pair = [math.nan if value is None else float(value) for value in (before, after)]
+        succeeded = bool(success(*pair, attack.success_threshold, attack.targeted))
     return {
         **asdict(cell),
         "reference": reference,

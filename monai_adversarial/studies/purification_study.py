@@ -22,12 +22,12 @@ from monai_adversarial.attacks import (
     GradientEstimator,
 )
 from monai_adversarial.inferers import PurifiedInferer
+from monai_adversarial.metrics.dice import mean_of_defined
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.purifiers.base import Purifier
 from monai_adversarial.studies.measurement import (
     LABEL,
     common_settings,
-    mean_of,
     measured_budgets,
     measurement_record,
     model_settings,
@@ -41,7 +41,7 @@ from monai_adversarial.studies.scoring import (
     DiceScores,
     device_of,
     dice_of,
-    mean_defined,
+    mean_dice,
     named_model,
     predict,
     scored_organs,
@@ -296,6 +296,7 @@ class PurificationStudy(Study):
         inferer, model = self.defenses[name], self.defended(name)
         purifiers = purifiers_of(inferer)
         random = self._is_random(name)
+        case.clean_undefended()  # first: class names that do not fit the answer end the study before an attack
         unaware = case.undefended(attack_name)
         scores: dict[str, DiceScores] = {
             "clean_undefended": case.clean_undefended(),
@@ -334,7 +335,7 @@ class PurificationStudy(Study):
             samples=self.samples if random else 1,
             steps=self.adaptive(attack_name, "declared", random).steps,
             adaptive_by=best,
-            candidates={key: mean_of(value)["dice"] for key, value in candidates.items()},
+            candidates={key: mean_dice(value) for key, value in candidates.items()},
         )
 
     def _is_random(self, name: str) -> bool:
@@ -376,7 +377,8 @@ class PurificationStudy(Study):
             with random_draw(SCORING, draw):
                 prediction = predict(model, image)
             rows.append(dice_of(prediction, label, self.organs, model.ignore_index))
-        return {name: {"dice": mean_defined(row[name]["dice"] for row in rows)} for name in self.organs.values()}
+        means = {name: mean_of_defined(row[name]["dice"] for row in rows) for name in self.organs.values()}
+        return {name: {"dice": mean if mean == mean else None} for name, mean in means.items()}
 
 
 def _index_of(case: str) -> int:
@@ -385,7 +387,7 @@ def _index_of(case: str) -> int:
 
 def _height(scores: DiceScores) -> float:
     """Mean Dice; a case without any organ is not a success of an attack."""
-    mean = mean_of(scores)["dice"]
+    mean = mean_dice(scores)
     return math.inf if mean is None else mean
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How studies predict and score: the one place where they take Dice and the rule of success from."""
+"""How studies predict and score."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.metrics.batch_dice import hard_prediction
-from monai_adversarial.metrics.segmentation import organ_names
-from monai_adversarial.metrics.study_dice import mean_defined, mean_dice, organ_dice
+from monai_adversarial.metrics.dice import hard_prediction, mean_of_defined, organ_dice
+from monai_adversarial.metrics.organs import organ_names
+from monai_adversarial.metrics.success import success_rule
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.studies.study import SettingsError
@@ -22,35 +22,19 @@ __all__ = [
     "class_map",
     "device_of",
     "dice_of",
-    "mean_defined",
     "mean_dice",
     "named_model",
     "predict",
     "scored_organs",
-    "success",
     "success_definition",
 ]
 
 DiceScores = dict[str, dict[str, float | None]]
 
 
-def success(clean_dice: float, adversarial_dice: float, threshold: float, targeted: bool) -> bool:
-    """Whether an attack succeeded on one case.
-
-    Args:
-        clean_dice: mean Dice of the clean image.
-        adversarial_dice: mean Dice of the adversarial image; for a targeted attack with the wanted segmentation.
-        threshold: ``Attack.success_threshold``.
-        targeted: see ``success_definition``.
-    """
-    return adversarial_dice >= threshold if targeted else adversarial_dice < threshold * clean_dice
-
-
 def success_definition(attack: Attack) -> str:
     """What ``success`` means for an attack, for records and below tables."""
-    if attack.targeted:
-        return f"mean organ Dice of at least {attack.success_threshold:g} with the segmentation that the attacker wants"
-    return f"mean organ Dice below {attack.success_threshold:.0%} of the clean image's"
+    return f"mean organ {success_rule(attack.success_threshold, attack.targeted)}"
 
 
 def named_model(model: Any, class_names: Sequence[str] | Mapping[Any, str] | None) -> AttackedModel:
@@ -146,9 +130,13 @@ def dice_of(
         organs: class index -> name.
         ignore_index: value of label voxels that do not count.
     """
-    found, true = class_map(prediction), class_map(label)
-    if ignore_index is not None:
-        counts = true != ignore_index
-        found, true = found[counts], true[counts]
-    scores = organ_dice(found, true, organs)
+    found, true = class_map(prediction)[None], class_map(label)[None]
+    valid = None if ignore_index is None else true != ignore_index
+    scores = organ_dice(found, true, organs, max(organs) + 1, "softmax", valid)
     return {name: {"dice": value if value == value else None} for name, value in scores.items()}
+
+
+def mean_dice(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Mean Dice over the organs where it is defined; None where it is nowhere."""
+    mean = mean_of_defined(score["dice"] for score in scores.values())
+    return mean if mean == mean else None

@@ -26,7 +26,6 @@ from monai_adversarial.networks.dual_normalization import has_dual_normalization
 from monai_adversarial.studies.measurement import (
     LABEL,
     common_settings,
-    mean_of,
     measured_budgets,
     measurement_record,
     norm_of,
@@ -223,9 +222,7 @@ class TrainingStudy(Study):
             scores = {CLEAN: first["scores"][CLEAN]}
             scores |= {attack: of_attack[attack]["scores"]["adversarial"] for attack in self.attacks}
             dice = {part: {name: one["dice"] for name, one in of_part.items()} for part, of_part in scores.items()}
-            mean: dict[str, float | None] = {
-                part: value if (value := mean_dice(of_part)) == value else None for part, of_part in dice.items()
-            }
+            mean = {part: mean_dice(of_part) for part, of_part in scores.items()}
             known = [value for key in (CLEAN, *self.worst_of) if (value := mean[key]) is not None]
             mean["worst"] = min(known, default=None)
             seed = self._networks[network].seed
@@ -396,5 +393,5 @@ def _index_of(case: str) -> int:
 
 def _mean(scores: DiceScores) -> float:
     """Mean Dice; a case without any organ is not a success of an attack."""
-    mean = mean_of(scores)["dice"]
+    mean = mean_dice(scores)
     return math.inf if mean is None else mean

@@ -13,12 +13,12 @@ from monai.data import MetaTensor
 
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute, ExpectationOverTransformation
 from monai_adversarial.inferers import ScannerSpaceInferer
-from monai_adversarial.metrics.study_dice import organ_dice
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.purifiers.base import Purifier
 from monai_adversarial.studies import Cell, PurificationStudy, SettingsError, StudyError, place_purifiers
 from monai_adversarial.studies.reports.purification_report import markdown_table
 from monai_adversarial.studies.reports.tables import read_rows
+from monai_adversarial.studies.scoring import dice_of
 from monai_adversarial.transforms import GaussianDenoise, MedianDenoise
 from tests.helpers import random_image, tiny_segmentation_network
 from tests.purifiers.examples import RandomGain, Rounded
@@ -258,5 +258,5 @@ def test_unknown_selection_is_refused(tmp_path):
 
 def test_absent_organ_is_left_out_and_invented_one_counts_zero():
     label = torch.zeros(1, 1, 4, 4, 4, dtype=torch.long)
-    scores = organ_dice(torch.ones_like(label), label, {1: "one", 2: "two"})
-    assert scores["one"] == 0.0 and scores["two"] != scores["two"]
+    scores = dice_of(torch.ones_like(label), label, {1: "one", 2: "two"})
+    assert scores == {"one": {"dice": 0.0}, "two": {"dice": None}}
