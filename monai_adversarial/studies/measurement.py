@@ -119,8 +119,8 @@ def measurement_record(
     succeeded = None
     if attack is not None:
         # A Dice that is nowhere defined is no success.
-        pair = [math.nan if value is None else float(value) for value in (before, after)]
-        succeeded = bool(success(*pair, attack.success_threshold, attack.targeted))
+        was, became = (math.nan if value is None else float(value) for value in (before, after))
+        succeeded = bool(success(was, became, attack.success_threshold, attack.targeted))
     return {
         **asdict(cell),
         "reference": reference,
