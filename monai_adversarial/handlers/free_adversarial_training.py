@@ -20,7 +20,7 @@ from monai_adversarial.engines.batch import Batch, batch_region
 from monai_adversarial.handlers.base import TrainingHandler
 from monai_adversarial.handlers.engine_model import Told, told_argument
 from monai_adversarial.networks.dual_normalization import has_dual_normalization
-from monai_adversarial.utils.intensity import MOST_OUTSIDE
+from monai_adversarial.utils.intensity import MOST_OUTSIDE, IntensityMap
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.scene import Scene, spacing_of
 from monai_adversarial.utils.validation import (
@@ -143,15 +143,17 @@ class FreeAdversarialTraining(TrainingHandler):
         model = self.model_for(batch)
         whole = as_plain(batch.image).detach()
         image = model.image_part(whole)
-        self._check_scale(engine, image)
+        intensity, doubt = model.intensity_and_doubt(batch.image)
+        self._check_scale(engine, image, intensity)
         region = batch_region(batchdata, self.region_key, image)
         scene = Scene(
             image=image,
             seeds=(),  # nothing is drawn
             spacing=spacing_of(batch.image),
             region=None if region is None else check_region(as_plain(region), image),
-            intensity=model.intensity,
+            intensity=intensity,
             image_units=model.units_for(getattr(self.perturbation, "units", None)),
+            intensity_doubt=doubt,
         )
         bound = self.perturbation.bind(scene)
         if bound.geometric:
@@ -167,13 +169,12 @@ class FreeAdversarialTraining(TrainingHandler):
         adversarial = model.whole_image(bound.apply(image, leaves), whole)
         return (convert_to_dst_type(adversarial, dst=batch.image)[0], *prepared[1:])
 
-    def _check_scale(self, engine: SupervisedTrainer, image: torch.Tensor) -> None:
+    def _check_scale(self, engine: SupervisedTrainer, image: torch.Tensor, intensity: IntensityMap | None) -> None:
         """A map that did not scale the image leaves its voxels where they are."""
-        assert self.model is not None
-        if self._scale_checked or self.model.intensity is None:
+        if self._scale_checked or intensity is None:
             return
         self._scale_checked = True
-        outside = self.model.intensity.fraction_outside(image)
+        outside = intensity.fraction_outside(image)
         if outside > MOST_OUTSIDE:
             engine.logger.warning(
                 f"FreeAdversarialTraining: {outside:.0%} of the first batch's voxels lie far outside what intensity "

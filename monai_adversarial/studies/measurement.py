@@ -74,7 +74,7 @@ def measured_budgets(measured: Mapping[str, Measurement], norm: str | None = Non
             "value": float(one.values[0]),
             "units": one.units,
             "limit": limit,
-            "tolerance": one.tolerance,
+            "tolerance": one.tolerance_of(0),
             "bound": None if limit is None else "lower" if one.at_least else "upper",
             "norm": norm if limit and not one.at_least else None,
         }
