@@ -347,5 +347,5 @@ def test_the_handler_says_what_it_will_do(caplog):
     with caplog.at_level("INFO"):
         trainer(linear_network(), loader(items(2)), FreeAdversarialTraining(8, "HU", replays=5))
     assert (
-        "each batch 5 times in a row, perturbed with AdditiveNoise(epsilon=8, norm='linf', units='HU')" in caplog.text
+        "each batch 5 times in a row, perturbed with AdditiveNoise(epsilon=8.0, norm='linf', units='HU')" in caplog.text
     )
