@@ -14,10 +14,13 @@ from monai_adversarial.attacks.ascent import Ascent
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 from monai_adversarial.metrics.batch_dice import hard_prediction
+from monai_adversarial.attacks.gradients import ExpectationOverTransformation
+from monai_adversarial.models.doubts import warn_once
+from monai_adversarial.models.first_batch import read_label_activation, say_random
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene
-from monai_adversarial.utils.validation import check_label_range, check_logits
+from monai_adversarial.utils.validation import LabelMisfit, check_label_range, check_logits
 
 if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack
@@ -92,8 +95,18 @@ def perturb_batch(
         if not known:  # the number of classes is what the first forward pass tells
             assert label is not None
             classes = int(logits.shape[1])
-            check_label_range(label, classes)
             mask = class_mask(attack.classes, classes, label.device)
+            try:
+                check_label_range(label, classes)
+            except LabelMisfit as misfit:
+                warn_once(
+                    predictor.model.network,
+                    "label",
+                    f"{misfit} Such batches are attacked against the network's own clean prediction.",
+                )
+                known.append(_reference_of_network(attack, predictor, scene, "prediction", None))
+                return known[0]
+            read_label_activation(predictor.model, label, classes, training=True)
             activation = predictor.model.activation_of(classes)
             known.append(Target.from_label(label, classes, activation, class_mask=mask))
         return known[0]
@@ -101,6 +114,8 @@ def perturb_batch(
     ascent = Ascent(attack, predictor, bound, target_of, stream, start, attack.random_start)
     for step in ascent:
         found = step.found
+    if predictor.drew_random_numbers and not isinstance(attack.gradient, ExpectationOverTransformation):
+        say_random(predictor.model)
     parameters = ascent.parameters
     with torch.no_grad():
         adversarial = bound.apply(scene.image, parameters)

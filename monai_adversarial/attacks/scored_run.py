@@ -10,11 +10,13 @@ from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
 from monai_adversarial.attacks.ascent import Ascent, check_start
+from monai_adversarial.attacks.gradients import ExpectationOverTransformation
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.perturbed import class_mask
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.metrics.batch_dice import hard_prediction, mean_foreground_dice
+from monai_adversarial.models.first_batch import check_label_fits, read_label_activation, say_random
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene
@@ -44,11 +46,12 @@ class ScoredRun:
         self.backwards = 0
         logits = predictor.read_clean(scene.image)
         self.network_classes = int(logits.shape[1])
+        if label is not None:
+            check_label_range(label, self.network_classes)
+            read_label_activation(predictor.model, label, self.network_classes, training=False)
         self.activation = predictor.model.activation_of(self.network_classes)
         if label is None and attack.targeted:
             raise ValueError("a targeted attack needs label=, the segmentation that the attacker wants to see.")
-        if label is not None:
-            check_label_range(label, self.network_classes)
         prediction = hard_prediction(logits, self.activation)
         self.label = prediction if label is None else label.to(scene.image.device)
         weight = None
@@ -64,12 +67,28 @@ class ScoredRun:
             class_mask=class_mask(attack.classes, self.network_classes, self.label.device),
         )
         self.clean_dice = self._dice(prediction, self.label)
+        if not predictor.model.checked:
+            self._check_first_batch(prediction, label is not None)
         self.parameters: Parameters = self.bound.zeros()
         self.objective = torch.full_like(self.clean_dice, -torch.inf)
         self.solved = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
         self.zero_fractions: list[torch.Tensor] = []
         self.history: list[torch.Tensor] = []
         self._search()
+
+    def _check_first_batch(self, prediction: torch.Tensor, labeled: bool) -> None:
+        """What is said once of a model."""
+        self.predictor.model.checked = True
+        if labeled and not self.attack.targeted:
+            check_label_fits(
+                self.predictor.model, prediction, self.label, self.network_classes, self.activation
+            )
+        averages = isinstance(self.attack.gradient, ExpectationOverTransformation)
+        if self.predictor.drew_random_numbers and not averages:
+            again = hard_prediction(self.predictor.score(self.scene.image), self.activation)
+            share = float((again != prediction).double().mean())
+            if share > 0:
+                say_random(self.predictor.model, share)
 
     def _dice(self, prediction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         return mean_foreground_dice(prediction, reference, self.network_classes, self.activation)
@@ -204,8 +223,10 @@ class ScoredRun:
             queries=self.predictor.forwards - self.backwards,
             zero_gradient_fraction=torch.stack(self.zero_fractions).nanmean(dim=0),
             reference_is_prediction=label is None,
+            reference_reason="no label was given" if label is None else "",
+            facts=self.predictor.model.facts,
             image=clean,
             bound=self.bound,
-            image_channels=self.predictor.model.image_channels,
+            image_channels=self.predictor.model.channels_in(image),
             clean_label=self.label,
         )

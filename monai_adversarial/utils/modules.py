@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["describe_callable", "frozen", "modules_of", "unwrap"]
+__all__ = ["bare_network", "describe_callable", "frozen", "modules_of", "unwrap"]
 
 
 def unwrap(predict: Any) -> Any:
@@ -19,6 +19,13 @@ def unwrap(predict: Any) -> Any:
     if isinstance(predict, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return predict.module
     return predict
+
+
+def bare_network(network: Any) -> Any:
+    """The network without ``DistributedDataParallel`` and ``torch.compile``."""
+    inner = unwrap(network)
+    inner = getattr(inner, "_orig_mod", inner)
+    return inner if inner is network else bare_network(inner)
 
 
 def modules_of(predict: Any) -> list[nn.Module]:
