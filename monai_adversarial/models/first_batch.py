@@ -36,7 +36,7 @@ def axes_sentence(model: AttackedModel, image: torch.Tensor) -> str | None:
     if convolution is None:
         return None
     wanted, given = len(convolution.kernel_size), image.ndim - 2
-    if given == wanted - 1:
+    if given == wanted - 1 and image.shape[1] != convolution.in_channels:
         return (
             f"the batch axis is missing: the network is {wanted}D and needs (batch, channel, {wanted} spatial axes), got "
             f"an image of shape {tuple(image.shape)}: pass image[None] and label[None]."
@@ -61,8 +61,9 @@ def check_answer(model: AttackedModel, raw: Any, image: torch.Tensor) -> None:
         raise TypeError("the network returns boxes, as a detector does: only segmentation networks are attacked.")
     if isinstance(raw, torch.Tensor):
         fits = raw.ndim == image.ndim and raw.shape[0] == image.shape[0] and raw.shape[2:] == image.shape[2:]
-        axes = None if fits else axes_sentence(model, image)
-        if axes is not None:
+        axes = axes_sentence(model, image)
+        # An inferer may run a 2D network on volumes; a 3D network takes an image without its batch axis for a batch.
+        if axes is not None and (not fits or axes.startswith("the batch axis")):
             raise ValueError(axes)
         if raw.ndim <= 2 and not fits:
             raise ValueError(
