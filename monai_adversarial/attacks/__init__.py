@@ -2,7 +2,7 @@
 """Attacks: four parts and one loop.
 
 A ``Perturbation`` (how the image may change), an ``Objective`` (what the attacker wants), a ``GradientEstimator`` (how
-he learns a direction) and a ``Search`` (how he moves) are joined by ``Attack``. Recipes are attacks of the literature.
+it learns a direction) and a ``Search`` (how it moves) are joined by ``Attack``. Recipes are attacks of the literature.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.attacks.gradients import (
     BackwardPassSubstitute,
+    Evaluation,
     ExactGradient,
     ExpectationOverTransformation,
     GradientEstimator,
 )
-from monai_adversarial.attacks.objectives import Objective, get_objective
+from monai_adversarial.attacks.objectives import Objective, VoxelwiseObjective, get_objective
 from monai_adversarial.attacks.perturbations import (
     AdditiveNoise,
     AffineTransform,
     BiasField,
+    BoundPerturbation,
     BudgetError,
     Chain,
     ElasticDeformation,
@@ -27,7 +29,7 @@ from monai_adversarial.attacks.perturbations import (
 )
 from monai_adversarial.attacks.recipes import APGD, BIM, FGSM, MIFGSM, PGD, AffineAttack, BiasFieldAttack, ElasticAttack
 from monai_adversarial.attacks.result import AttackResult
-from monai_adversarial.attacks.search import AutoPGD, ProjectedAdam, Search, SteepestAscent
+from monai_adversarial.attacks.search import AutoPGD, ProjectedAdam, Search, SearchRun, SteepestAscent
 from monai_adversarial.utils.intensity import IntensityMap
 
 __all__ = [
@@ -46,9 +48,11 @@ __all__ = [
     "AutoPGD",
     "BackwardPassSubstitute",
     "BiasField",
+    "BoundPerturbation",
     "BudgetError",
     "Chain",
     "ElasticDeformation",
+    "Evaluation",
     "ExactGradient",
     "ExpectationOverTransformation",
     "GradientEstimator",
@@ -58,6 +62,8 @@ __all__ = [
     "Perturbation",
     "ProjectedAdam",
     "Search",
+    "SearchRun",
     "SteepestAscent",
+    "VoxelwiseObjective",
     "get_objective",
 ]

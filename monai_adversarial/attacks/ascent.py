@@ -18,7 +18,7 @@ from monai_adversarial.utils.draws import random_draw
 if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack
 
-__all__ = ["Ascent", "Step", "check_start", "moved_target"]
+__all__ = ["Ascent", "Step", "check_start", "moved_target", "zero_fraction"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,22 @@ def moved_target(
     if not bound.geometric:
         return target
     if target.index is not None:
-        return target.with_soft(bound.move_class_map(target.index, classes, parameters))
-    return target.with_soft(bound.move_soft_label(target.one_hot(dtype), parameters))
+        moved = target.with_soft(bound.move_class_map(target.index, classes, parameters))
+    else:
+        moved = target.with_soft(bound.move_soft_label(target.one_hot(dtype), parameters))
+    if target.valid is None:
+        return moved
+    # Without gradient: moving unknown voxels over an organ is no merit.
+    with torch.no_grad():
+        valid = bound.move_label(target.valid[:, None].to(torch.uint8), parameters)[:, 0] > 0
+    return moved.with_valid(valid)
+
+
+def zero_fraction(bound: BoundPerturbation, found: Evaluation) -> torch.Tensor:
+    """Share of each sample's gradient that is exactly zero, (batch,); NaN for a search without gradients."""
+    if found.gradients:
+        return bound.frozen_fraction(found.gradients)
+    return torch.full_like(found.ranks, torch.nan)
 
 
 class Ascent:
@@ -94,6 +108,7 @@ class Ascent:
             begin = bound.random(bound.scene.generators(stream)) if random_start else bound.zeros()
         self.parameters: Parameters = tuple(parameter.detach() for parameter in begin)
         self.search = attack.search.begin(bound, attack.steps)
+        self.search.stream = stream
 
     def __iter__(self) -> Iterator[Step]:
         """Evaluate and move; each step is handed out after the move."""
@@ -101,10 +116,17 @@ class Ascent:
         for step in range(attack.steps):
             point = self.parameters
             with random_draw(self.stream, step):
-                found = attack.gradient.evaluate(self.objective_at(step), point, self.predictor.precision.loss_scale)
+                found = self._evaluate(self.objective_at(step), point)
             with torch.no_grad():
                 self.parameters = self.search.advance(point, found.gradients, found.ranks, step)
             yield Step(point, found)
+
+    def _evaluate(self, function: ObjectiveFunction, point: Parameters) -> Evaluation:
+        if self.attack.search.uses_gradients:
+            return self.attack.gradient.evaluate(function, point, self.predictor.precision.loss_scale)
+        with torch.no_grad():
+            values, ranks, logits = function(point)
+        return Evaluation(values, ranks, (), logits, forwards=1, backwards=0)
 
     def last_ranks(self) -> torch.Tensor:
         """What the point where the run ended is compared by, (batch,)."""

@@ -44,7 +44,7 @@ class Attack:
     """Maximizes an objective over the parameters of a perturbation, per sample.
 
     Four parts are independent of each other: the perturbation (how the image may change and how far), the objective
-    (what the attacker wants), the gradient estimator (how he learns a direction) and the search (how he moves). The
+    (what the attacker wants), the gradient estimator (how it learns a direction) and the search (how it moves). The
     best point of every sample is kept, the budget is verified on the finished image, and the network is left exactly as
     it was found. What is attacked is an ``AttackedModel``.
 
@@ -216,7 +216,15 @@ class Attack:
             raise ValueError("reference='label' needs label=; pass it, or reference='prediction' or 'probabilities'.")
         with self.scope(model, image) as (predictor, clean):
             scene = replace(
-                self._scene(predictor, clean, image, region, spacing, self.random_start, training=True),
+                self._scene(
+                    predictor,
+                    clean,
+                    image,
+                    region,
+                    spacing,
+                    needs_seeds=self.random_start or not self.search.uses_gradients,
+                    training=True,
+                ),
                 budget=budget_of(clean, budget),
             )
             plain_label = None if label is None else detached(label).to(clean.device)

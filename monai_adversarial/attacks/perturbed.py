@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 from monai.utils import convert_to_dst_type
 
-from monai_adversarial.attacks.ascent import Ascent
+from monai_adversarial.attacks.ascent import Ascent, zero_fraction
+from monai_adversarial.attacks.gradients import ExpectationOverTransformation
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
-from monai_adversarial.metrics.batch_dice import hard_prediction
-from monai_adversarial.attacks.gradients import ExpectationOverTransformation
+from monai_adversarial.attacks.reference import Reference
+from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.models.doubts import warn_once
-from monai_adversarial.models.first_batch import read_label_activation, say_random
+from monai_adversarial.models.first_batch import say_random
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene
-from monai_adversarial.utils.validation import LabelMisfit, check_label_range, check_logits
+from monai_adversarial.utils.validation import LabelMisfit, check_logits
 
 if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack
@@ -95,9 +96,8 @@ def perturb_batch(
         if not known:  # the number of classes is what the first forward pass tells
             assert label is not None
             classes = int(logits.shape[1])
-            mask = class_mask(attack.classes, classes, label.device)
             try:
-                check_label_range(label, classes)
+                seen = Reference.read(predictor.model, label, classes)
             except LabelMisfit as misfit:
                 warn_once(
                     predictor.model.network,
@@ -106,9 +106,8 @@ def perturb_batch(
                 )
                 known.append(_reference_of_network(attack, predictor, scene, "prediction", None))
                 return known[0]
-            read_label_activation(predictor.model, label, classes, training=True)
-            activation = predictor.model.activation_of(classes)
-            known.append(Target.from_label(label, classes, activation, class_mask=mask))
+            wanted = seen.objective_classes(attack.classes, predictor.model)
+            known.append(seen.target(class_mask(wanted, classes, label.device)))
         return known[0]
 
     ascent = Ascent(attack, predictor, bound, target_of, stream, start, attack.random_start)
@@ -127,7 +126,7 @@ def perturb_batch(
         label=moved_label,
         parameters=parameters,
         objective=found.values,
-        zero_gradient_fraction=bound.frozen_fraction(found.gradients),
+        zero_gradient_fraction=zero_fraction(bound, found),
         bound=bound,
     )
 

@@ -9,18 +9,19 @@ import torch
 from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
-from monai_adversarial.attacks.ascent import Ascent, check_start
+from monai_adversarial.attacks.ascent import Ascent, check_start, zero_fraction
 from monai_adversarial.attacks.gradients import ExpectationOverTransformation
-from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.perturbed import class_mask
+from monai_adversarial.attacks.reference import Reference
 from monai_adversarial.attacks.result import AttackResult
-from monai_adversarial.metrics.batch_dice import hard_prediction, mean_foreground_dice
-from monai_adversarial.models.first_batch import check_label_fits, read_label_activation, say_random
+from monai_adversarial.metrics.dice import hard_prediction
+from monai_adversarial.metrics.success import success
+from monai_adversarial.models.first_batch import check_label_fits, say_random
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene
-from monai_adversarial.utils.validation import check_label_range, check_region
+from monai_adversarial.utils.validation import check_region
 
 if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack
@@ -45,30 +46,24 @@ class ScoredRun:
         self.start = None if start is None else check_start(start, self.bound)
         self.backwards = 0
         logits = predictor.read_clean(scene.image)
-        self.network_classes = int(logits.shape[1])
-        if label is not None:
-            check_label_range(label, self.network_classes)
-            read_label_activation(predictor.model, label, self.network_classes, training=False)
-        self.activation = predictor.model.activation_of(self.network_classes)
+        classes = int(logits.shape[1])
+        labeled = label is not None
         if label is None and attack.targeted:
             raise ValueError("a targeted attack needs label=, the segmentation that the attacker wants to see.")
-        prediction = hard_prediction(logits, self.activation)
-        self.label = prediction if label is None else label.to(scene.image.device)
+        if label is None:
+            label = hard_prediction(logits, predictor.model.activation_of(classes))
+        self.reference = Reference.read(predictor.model, label.to(scene.image.device), classes)
+        self.activation = self.reference.activation
         weight = None
         if objective_region is not None:
-            weight = check_region(detached(objective_region), scene.image, "objective_region")[:, 0].to(
-                scene.image.dtype
-            )
-        self.target = Target.from_label(
-            self.label,
-            self.network_classes,
-            self.activation,
-            weight=weight,
-            class_mask=class_mask(attack.classes, self.network_classes, self.label.device),
-        )
-        self.clean_dice = self._dice(prediction, self.label)
+            region = check_region(detached(objective_region), scene.image, "objective_region")
+            weight = region[:, 0].to(scene.image.dtype)
+        wanted = self.reference.objective_classes(attack.classes, predictor.model)
+        self.target = self.reference.target(class_mask(wanted, classes, scene.image.device), weight)
+        prediction = hard_prediction(logits, self.activation)
+        self.clean_dice = self.reference.dice(prediction)
         if not predictor.model.checked:
-            self._check_first_batch(prediction, label is not None)
+            self._check_first_batch(prediction, labeled)
         self.parameters: Parameters = self.bound.zeros()
         self.objective = torch.full_like(self.clean_dice, -torch.inf)
         self.solved = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
@@ -78,25 +73,16 @@ class ScoredRun:
 
     def _check_first_batch(self, prediction: torch.Tensor, labeled: bool) -> None:
         """What is said once of a model."""
-        self.predictor.model.checked = True
+        model, reference = self.predictor.model, self.reference
+        model.checked = True
         if labeled and not self.attack.targeted:
-            check_label_fits(
-                self.predictor.model, prediction, self.label, self.network_classes, self.activation
-            )
+            check_label_fits(model, prediction, reference.label, reference.classes, self.activation)
         averages = isinstance(self.attack.gradient, ExpectationOverTransformation)
         if self.predictor.drew_random_numbers and not averages:
             again = hard_prediction(self.predictor.score(self.scene.image), self.activation)
             share = float((again != prediction).double().mean())
             if share > 0:
-                say_random(self.predictor.model, share)
-
-    def _dice(self, prediction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        return mean_foreground_dice(prediction, reference, self.network_classes, self.activation)
-
-    def _is_success(self, dice: torch.Tensor, clean_dice: torch.Tensor) -> torch.Tensor:
-        if self.attack.targeted:
-            return dice >= self.attack.success_threshold
-        return dice < self.attack.success_threshold * clean_dice
+                say_random(model, share)
 
     def _search(self) -> None:
         attack = self.attack
@@ -133,7 +119,7 @@ class ScoredRun:
         for step in ascent:
             self.backwards += step.found.backwards * len(left)
             self._keep_best(left, step.parameters, step.found.ranks)
-            self.zero_fractions.append(self._spread(left, ascent.bound.frozen_fraction(step.found.gradients)))
+            self.zero_fractions.append(self._spread(left, zero_fraction(ascent.bound, step.found)))
             bar.update()
             if attack.early_stop:
                 keep = self._unsolved(ascent.bound, step.found.logits, left)
@@ -152,13 +138,17 @@ class ScoredRun:
         where = torch.as_tensor(left, device=logits.device)
         best = tuple(p.index_select(0, where) for p in self.parameters)
         with torch.no_grad():
-            label = self.label.index_select(0, where)
-            moved = label if self.attack.targeted else bound.move_label(label, best)
-            dice = self._dice(hard_prediction(logits, self.activation), moved)
+            reference = self.reference.select(where)
+            moved = reference if self.attack.targeted else reference.moved(bound, best)
+            dice = moved.dice(hard_prediction(logits, self.activation))
             # The logits belong to the point of this step: it counts where that point is the best so far.
-            success = self._is_success(dice, self.clean_dice[where]) & self.latest_is_best
-        self.solved[where] |= success
-        return [i for i, solved in enumerate(success.tolist()) if not solved]
+            solved = self._succeeded(dice, self.clean_dice[where]) & self.latest_is_best
+        self.solved[where] |= solved
+        return [i for i, done in enumerate(solved.tolist()) if not done]
+
+    def _succeeded(self, dice: torch.Tensor, clean_dice: torch.Tensor) -> torch.Tensor:
+        attack = self.attack
+        return torch.as_tensor(success(clean_dice, dice, attack.success_threshold, attack.targeted))
 
     def _keep_best(self, left: list[int], parameters: Parameters, values: torch.Tensor) -> None:
         values = values.detach().to(self.objective.dtype)
@@ -205,8 +195,9 @@ class ScoredRun:
             budgets = self.bound.verify(
                 clean, adversarial, self.parameters, 0.5 if self.predictor.model.round_to_integer else 0.0
             )
-            moved = self.label if attack.targeted else self.bound.move_label(self.label, self.parameters)
-            dice = self._dice(hard_prediction(self.predictor.score(adversarial), self.activation), moved)
+            reference = self.reference if attack.targeted else self.reference.moved(self.bound, self.parameters)
+            dice = reference.dice(hard_prediction(self.predictor.score(adversarial), self.activation))
+            moved = reference.with_ignored(self.predictor.model.ignore_index)
             whole = self.predictor.model.whole_image(adversarial, detached(image))
         return AttackResult(
             adversarial=convert_to_dst_type(whole, dst=image)[0],
@@ -214,7 +205,7 @@ class ScoredRun:
             parameters=self.parameters,
             objective=self.objective,
             objective_history=torch.stack(self.history),
-            success=self._is_success(dice, self.clean_dice),
+            success=self._succeeded(dice, self.clean_dice),
             clean_dice=self.clean_dice,
             adversarial_dice=dice,
             budgets=budgets,
@@ -228,5 +219,5 @@ class ScoredRun:
             image=clean,
             bound=self.bound,
             image_channels=self.predictor.model.channels_in(image),
-            clean_label=self.label,
+            clean_label=self.reference.with_ignored(self.predictor.model.ignore_index),
         )

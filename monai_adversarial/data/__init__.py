@@ -11,6 +11,7 @@ _MODULES = {
     "CLASS_NAMES": "phantom",
     "CTPhantomDataset": "phantom_dataset",
     "ensure_ct_phantoms": "phantom",
+    "find_cases": "cases",
     "generate_ct_phantom": "phantom",
     "image_label_pairs": "pairs",
     "split_cases": "pairs",

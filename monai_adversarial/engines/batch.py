@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.models import AttackedModel
 from monai_adversarial.utils.validation import LabelMisfit, check_label
 
-__all__ = ["Batch", "batch_region", "check_sees_what_is_trained", "check_trains", "fitting_label"]
+__all__ = ["Batch", "batch_region", "check_sees_as_network", "check_trains", "fitting_label"]
 
 
 @dataclass
@@ -102,16 +101,16 @@ def check_trains(attack: Attack, name: str = "attack") -> None:
         )
 
 
-def check_sees_what_is_trained(model: AttackedModel) -> None:
-    """Refuse a model that maps images itself.
+def check_sees_as_network(image_units: str | None, intensity: Any) -> None:
+    """Refuse a model that maps the image itself, which a training does not.
 
     Raises:
-        ValueError: for images in HU with a map, which the training would not apply.
+        ValueError: for images in HU together with a map.
     """
-    if model.image_units == "HU" and model.intensity is not None:
+    if image_units == "HU" and intensity is not None:
         raise ValueError(
-            "model must see the image as the training does: with image_units='HU' and intensity= it maps the image "
-            "itself, which the training would not. Scale in the transforms and pass intensity= alone."
+            "model must see the image as the trained network does: with image_units='HU' and intensity= it maps the "
+            "image itself, which the training would not. Scale in the transforms and tell intensity= alone."
         )
 
 

@@ -17,7 +17,7 @@ from monai_adversarial.attacks.perturbed import Perturbed
 from monai_adversarial.engines.batch import (
     Batch,
     batch_region,
-    check_sees_what_is_trained,
+    check_sees_as_network,
     check_trains,
     fitting_label,
 )
@@ -93,7 +93,9 @@ class PrepareBatchAdversarial(PrepareBatch):
         if attack is not None and not isinstance(attack, Attack):
             raise TypeError(f"attack must be a monai_adversarial.attacks.Attack or None, got {type(attack).__name__}.")
         if model is not None and told:
-            raise TypeError(f"{next(iter(told))} belongs to the model: say it in AttackedModel(...), not beside model=.")
+            raise TypeError(
+                f"{next(iter(told))} belongs to the model: say it in AttackedModel(...), not beside model=."
+            )
         self.attack = attack
         self.training = bool(training)
         self.told = told
@@ -137,7 +139,7 @@ class PrepareBatchAdversarial(PrepareBatch):
             ValueError: for one that a training cannot use.
         """
         if self.training:
-            check_sees_what_is_trained(model)
+            check_sees_as_network(model.image_units, model.intensity)
         self.model = model
 
     def attack_of(self, number: int) -> Attack | None:
@@ -187,8 +189,8 @@ class PrepareBatchAdversarial(PrepareBatch):
             return None, batch
         if self.model is None:
             raise ValueError(
-                f"{type(self).__name__} does not know what to attack: pass model=, or engine= (or attach it) to read it "
-                "from the engine."
+                f"{type(self).__name__} does not know what to attack: pass model=, or engine= (or attach it) to read "
+                "it from the engine."
             )
         model = self.model.with_arguments(batch.args, batch.kwargs)
         region = batch_region(batchdata, self.region_key, batch.image)

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 from monai_adversarial.metrics.certified_dice import CertifiedDice, certified_dice
+from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice, organ_dice
+from monai_adversarial.metrics.organs import organ_channels, organ_names
 from monai_adversarial.metrics.robust_dice import RobustDice
-from monai_adversarial.metrics.segmentation import OrganScores, mean_score, organ_names, score_segmentation
+from monai_adversarial.metrics.segmentation import OrganScores, mean_score, score_segmentation
 from monai_adversarial.metrics.statistics import Summary, bootstrap_interval, summarize
+from monai_adversarial.metrics.success import success, success_rule
 from monai_adversarial.metrics.visibility import score_visibility
 
 __all__ = [
@@ -16,9 +19,15 @@ __all__ = [
     "Summary",
     "bootstrap_interval",
     "certified_dice",
+    "hard_prediction",
+    "mean_foreground_dice",
     "mean_score",
+    "organ_channels",
+    "organ_dice",
     "organ_names",
     "score_segmentation",
     "score_visibility",
+    "success",
+    "success_rule",
     "summarize",
 ]

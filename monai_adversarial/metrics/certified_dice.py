@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from monai_adversarial.metrics.segmentation import organ_names
+from monai_adversarial.metrics.organs import organ_names
 from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["CertifiedDice", "certified_dice"]

@@ -10,10 +10,13 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from monai.metrics import HausdorffDistanceMetric, compute_dice
+from monai.metrics import HausdorffDistanceMetric
 from scipy.ndimage import find_objects
 
-__all__ = ["OrganScores", "mean_score", "organ_names", "score_segmentation"]
+from monai_adversarial.metrics.dice import class_dice, mean_of_defined
+from monai_adversarial.metrics.organs import organ_names
+
+__all__ = ["OrganScores", "mean_score", "score_segmentation"]
 
 NAN = float("nan")
 
@@ -25,30 +28,6 @@ class OrganScores(TypedDict):
     hd95_mm: float
     reference_voxels: int
     predicted_voxels: int
-
-
-def organ_names(class_names: Sequence[str] | Mapping[Any, str]) -> dict[int, str]:
-    """Class index to name for every class but the background (class 0).
-
-    Args:
-        class_names: names in the order of the classes, background first, or a mapping of class index to name as in a
-            bundle's
-            ``channel_def`` (keys may be strings).
-
-    Raises:
-        ValueError: for no organ, a key that is not a class index, or a name that occurs twice.
-    """
-    pairs = class_names.items() if isinstance(class_names, Mapping) else enumerate(class_names)
-    try:
-        names = {int(index): str(name) for index, name in pairs}
-    except (TypeError, ValueError):
-        raise ValueError(f"class_names must map class indices to names, got {class_names!r}.") from None
-    names.pop(0, None)
-    if not names or min(names) < 0 or len(set(names.values())) < len(names):
-        raise ValueError(
-            f"class_names must give the background first and then one distinct name per organ, got {class_names!r}."
-        )
-    return dict(sorted(names.items()))
 
 
 def _class_map(values: Any, name: str, dimensions: int) -> np.ndarray:
@@ -137,7 +116,7 @@ def score_segmentation(
             warnings.simplefilter("ignore", FutureWarning)  # MONAI's metric calls its own deprecated argument
             distance = float(torch.as_tensor(surface(found, truth, spacing=steps)))
         scores[name] = OrganScores(
-            dice=float(compute_dice(found, truth, include_background=True)),
+            dice=float(class_dice(found, truth, [0], 1, "sigmoid")),
             hd95_mm=distance,
             reference_voxels=int(truth.sum()),
             predicted_voxels=int(found.sum()),
@@ -160,9 +139,7 @@ def mean_score(scores: Mapping[str, OrganScores]) -> dict[str, float | int | lis
     """
 
     def mean(key: str) -> float:
-        values = [float(organ[key]) for organ in scores.values()]  # type: ignore[literal-required]
-        defined = [value for value in values if not math.isnan(value)]
-        return sum(defined) / len(defined) if defined else NAN
+        return mean_of_defined(float(organ[key]) for organ in scores.values())  # type: ignore[literal-required]
 
     return {
         "dice": mean("dice"),

@@ -203,9 +203,7 @@ class AttackedModel:
         """
         from monai_adversarial.models.from_engine import model_from_parts
 
-        return model_from_parts(
-            network, inferer, preprocessing, postprocessing, loss=loss, image_key=image_key, **told
-        )
+        return model_from_parts(network, inferer, preprocessing, postprocessing, loss=loss, image_key=image_key, **told)
 
     @classmethod
     def wrap(cls, model: Any) -> AttackedModel:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.models.doubts import doubt, warn_once
+from monai_adversarial.models.doubts import warn_once
 from monai_adversarial.utils.modules import modules_of
 from monai_adversarial.utils.validation import check_logits
 
-__all__ = ["axes_sentence", "check_answer", "check_label_fits", "random_state", "read_label_activation", "say_random"]
+__all__ = ["axes_sentence", "check_answer", "check_label_fits", "random_state", "say_random"]
 
 #: a clean Dice below this share of what the volumes of label and prediction allow is no overlap to speak of
 LEAST_SHARE = 0.05
@@ -38,8 +38,8 @@ def axes_sentence(model: AttackedModel, image: torch.Tensor) -> str | None:
     wanted, given = len(convolution.kernel_size), image.ndim - 2
     if given == wanted - 1 and image.shape[1] != convolution.in_channels:
         return (
-            f"the batch axis is missing: the network is {wanted}D and needs (batch, channel, {wanted} spatial axes), got "
-            f"an image of shape {tuple(image.shape)}: pass image[None] and label[None]."
+            f"the batch axis is missing: the network is {wanted}D and needs (batch, channel, {wanted} spatial axes), "
+            f"got an image of shape {tuple(image.shape)}: pass image[None] and label[None]."
         )
     if given == wanted + 1:
         return (
@@ -71,36 +71,6 @@ def check_answer(model: AttackedModel, raw: Any, image: torch.Tensor) -> None:
                 "segmentation networks, which answer for each voxel, are attacked."
             )
     check_logits(raw, image)
-
-
-def read_label_activation(model: AttackedModel, label: torch.Tensor, classes: int, training: bool) -> None:
-    """Find from a label with one channel for each class that classes overlap, so that the answer is read by sigmoid.
-
-    Args:
-        model: what is attacked; the finding is noted in it.
-        label: class map or masks.
-        classes: number of the network's output channels.
-        training: warn instead of raising.
-
-    Raises:
-        ValueError: where voxels are in several classes of a network that is read by softmax.
-    """
-    if classes == 1 or label.shape[1] != classes:
-        return
-    known = model.activation or model.found_activation
-    if known == "sigmoid":
-        return
-    members = label.float().sum(dim=1)
-    if known is None and bool((members != 1).any()):
-        model.found_activation = "sigmoid"
-    elif known == "softmax" and bool((members > 1).any()):
-        doubt(
-            model.network,
-            "overlap",
-            "the label has voxels in several classes, but the network's answer is read by softmax, which makes classes "
-            "exclusive: pass activation='sigmoid', or a label of exclusive classes.",
-            training,
-        )
 
 
 def check_label_fits(
@@ -178,7 +148,7 @@ def say_random(model: AttackedModel, share: float | None = None) -> None:
     warn_once(
         model.network,
         "random",
-        f"the network draws random numbers in evaluation mode (dropout that stays active?){differ}. An attack that sees "
-        "one draw is weaker than one that averages: pass gradient=ExpectationOverTransformation(20), and read scores "
+        f"the network draws random numbers in evaluation mode (dropout that stays active?){differ}. An attack that "
+        "sees one draw is weaker than one that averages: pass gradient=ExpectationOverTransformation(20), and read scores "
         "as those of one draw.",
     )

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from monai_adversarial.data.cases import find_cases
 from monai_adversarial.studies.attack_study import AttackCampaign
-from monai_adversarial.studies.cases import find_cases
 from monai_adversarial.studies.command_line import show_errors_as_sentences
 from monai_adversarial.studies.defenses import check_purifier_name, place_purifiers
 from monai_adversarial.studies.purification_study import PurificationStudy

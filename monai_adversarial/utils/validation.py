@@ -128,12 +128,15 @@ def check_label(label: Any, image: torch.Tensor, name: str = "label") -> None:
         raise LabelMisfit(f"{name} must be finite, got NaN or infinite values.")
     if label.is_floating_point() and not bool((label == label.round()).all()):
         raise LabelMisfit(f"{name} must hold whole numbers (class indices or one-hot), got fractions.")
-    if int(label.min()) < 0:
-        raise LabelMisfit(f"{name} must hold class indices >= 0, got {int(label.min())}.")
 
 
 def check_label_range(label: torch.Tensor, classes: int, name: str = "label") -> None:
     """Raise unless the class indices (or the one-hot channels) of ``label`` fit a network with ``classes`` outputs."""
+    if int(label.min()) < 0:
+        raise ValueError(
+            f"{name} must hold class indices >= 0, got {int(label.min())}: a value that marks voxels without a label "
+            "is the model's ignore_index."
+        )
     if label.shape[1] == 1:
         highest = int(label.max())
         limit = max(classes - 1, 1)  # one output channel: a sigmoid network with foreground 1

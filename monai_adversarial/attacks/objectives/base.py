@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the attacker wants: one number per sample that he maximizes."""
+"""What the attacker wants: one number per sample that it maximizes."""
 
 from __future__ import annotations
 

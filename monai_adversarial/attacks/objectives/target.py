@@ -42,6 +42,8 @@ class Target:
             reference is one of the classes (and the classes that Dice averages); with sigmoid these are the output
             channels.
         activation: ``"softmax"`` for exclusive classes, ``"sigmoid"`` for independent channels.
+        valid: boolean (batch, spatial...), voxels whose reference is known; None for all. Unlike ``weight`` it moves
+            with the labels.
 
     Attributes:
         chosen: the classes of ``class_mask`` as integers; None when all count.
@@ -57,6 +59,7 @@ class Target:
     weight: torch.Tensor | None = None
     class_mask: torch.Tensor | None = None
     activation: str = "softmax"
+    valid: torch.Tensor | None = None
     chosen: tuple[int, ...] | None = field(init=False, default=None, repr=False)
     _constants: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
     _class_tables: dict[Any, torch.Tensor] = field(init=False, default_factory=dict, repr=False)
@@ -137,12 +140,22 @@ class Target:
         moved._check_weight(weight)
         return moved._with(weight=weight)
 
+    def with_valid(self, valid: torch.Tensor) -> Target:
+        """The same target with other known voxels, boolean (batch, spatial...)."""
+        self._check_weight(valid)
+        return self._with(valid=valid)
+
     def select(self, indices: torch.Tensor) -> Target:
         """The same target for some of its samples; ``indices`` is int64 on the target's device."""
         return self._with(
             **{
                 name: None if part is None else part.index_select(0, indices)
-                for name, part in (("index", self.index), ("soft", self.soft), ("weight", self.weight))
+                for name, part in (
+                    ("index", self.index),
+                    ("soft", self.soft),
+                    ("weight", self.weight),
+                    ("valid", self.valid),
+                )
             }
         )
 
@@ -180,10 +193,15 @@ class Target:
         return _one_hot(self.index, self.classes, dtype)
 
     def region(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """Voxel weights (batch, spatial...) in ``dtype``; None for all ones."""
-        if self.weight is None or self.weight.dtype == dtype:
-            return self.weight
-        return self.constant(("region", dtype), lambda: self.weight.to(dtype))  # type: ignore[union-attr]
+        """Voxel weights (batch, spatial...) in ``dtype``, 0 where the reference is not known; None for all ones."""
+        weight, valid = self.weight, self.valid
+        if valid is not None:
+            return self.constant(
+                ("region", dtype), lambda: valid.to(dtype) if weight is None else weight.to(dtype) * valid
+            )
+        if weight is None or weight.dtype == dtype:
+            return weight
+        return self.constant(("region", dtype), lambda: weight.to(dtype))
 
     def constant(self, key: Any, make: Callable[[], Any]) -> Any:
         """Make once what does not change during an attack; keep nothing where a gradient flows into the reference."""

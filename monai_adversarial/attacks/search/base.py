@@ -7,9 +7,12 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 
 __all__ = ["Search", "SearchRun", "steepest_direction"]
+
+# Streams of random numbers: restarts use 0, 1, 2, ..., controls start at a million.
+SEARCH_STREAM = 2_000_000
 
 
 def steepest_direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
@@ -27,12 +30,23 @@ class SearchRun(ABC):
     Attributes:
         state: numbers per sample, each (batch,).
         points: points in parameter space and gradients, each with a leading batch dimension.
+        stream: number of the random draw (restart, or iteration of a training); set when the run begins.
     """
 
     def __init__(self, bound: BoundPerturbation, steps: int) -> None:
         self.bound, self.steps = bound, steps
         self.state: dict[str, torch.Tensor] = {}
         self.points: dict[str, Parameters] = {}
+        self.stream = 0
+        self._generators: list[torch.Generator] | None = None
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """Random numbers of the search's own, one generator per sample: batch size, order and early stopping do not
+        change what a sample draws."""
+        if self._generators is None:
+            self._generators = self.bound.scene.generators(SEARCH_STREAM + self.stream)
+        return self._generators
 
     @abstractmethod
     def advance(self, parameters: Parameters, gradients: Parameters, values: torch.Tensor, step: int) -> Parameters:
@@ -40,11 +54,24 @@ class SearchRun(ABC):
 
         Args:
             parameters: where ``gradients`` and ``values`` were taken.
-            gradients: of the objective, which is maximized.
+            gradients: of the objective, which is maximized; empty for a search that uses none.
             values: what steps may be compared by, per sample, (batch,): the objective itself where its values are
                 comparable between steps.
             step: from 0 to ``steps`` - 1.
         """
+
+    def best(self, parameters: Parameters, values: torch.Tensor) -> Parameters:
+        """The best parameters of each sample among all that were handed to this method."""
+        if "best" not in self.points:
+            self.points["best"], self.state["best"] = parameters, values
+            return parameters
+        better = values > self.state["best"]
+        self.state["best"] = torch.where(better, values, self.state["best"])
+        self.points["best"] = tuple(
+            torch.where(per_sample(better, new), new, old)
+            for new, old in zip(parameters, self.points["best"], strict=True)
+        )
+        return self.points["best"]
 
     def select(self, indices: torch.Tensor, bound: BoundPerturbation) -> None:
         """Go on with some of the samples."""
@@ -53,10 +80,19 @@ class SearchRun(ABC):
         self.points = {
             name: tuple(part.index_select(0, indices) for part in point) for name, point in self.points.items()
         }
+        if self._generators is not None:
+            self._generators = [self._generators[row] for row in indices.tolist()]
 
 
 class Search(ABC):
-    """A search strategy; ``begin`` makes the state of one run."""
+    """A search strategy; ``begin`` makes the state of one run.
+
+    Attributes:
+        uses_gradients: False for searches by values alone: each step is then one forward pass, a query, and the network
+            need not be differentiable.
+    """
+
+    uses_gradients: bool = True
 
     @abstractmethod
     def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which channels of a network are organs, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["organ_channels", "organ_names"]
+
+
+def organ_names(class_names: Sequence[str] | Mapping[Any, str]) -> dict[int, str]:
+    """Class index to name for every class but the background (class 0).
+
+    Args:
+        class_names: names in the order of the classes, background first, or a mapping of class index to name as in a
+            bundle's
+            ``channel_def`` (keys may be strings).
+
+    Raises:
+        ValueError: for no organ, a key that is not a class index, or a name that occurs twice.
+    """
+    pairs = class_names.items() if isinstance(class_names, Mapping) else enumerate(class_names)
+    try:
+        names = {int(index): str(name) for index, name in pairs}
+    except (TypeError, ValueError):
+        raise ValueError(f"class_names must map class indices to names, got {class_names!r}.") from None
+    names.pop(0, None)
+    if not names or min(names) < 0 or len(set(names.values())) < len(names):
+        raise ValueError(
+            f"class_names must give the background first and then one distinct name per organ, got {class_names!r}."
+        )
+    return dict(sorted(names.items()))
+
+
+def organ_channels(
+    network_classes: int,
+    activation: str,
+    class_names: Sequence[str] | Mapping[Any, str] | None = None,
+    classes: Sequence[int | str] | None = None,
+) -> dict[int, str]:
+    """Channel of the network to name, for the organs to score.
+
+    Args:
+        network_classes: output channels of the network.
+        activation: ``"softmax"`` (channel 0 is the background) or ``"sigmoid"`` (every channel is an organ).
+        class_names: names in the order of the channels, or a mapping of channel to name; with softmax the background
+            comes first. None: ``"class_1"``, ``"class_2"``, ...
+        classes: the channels or names to score; None for all organs.
+
+    Raises:
+        ValueError: for a name or channel that the network does not have.
+    """
+    first = 1 if activation == "softmax" else 0
+    if class_names is None:
+        # One sigmoid channel segments the label's class 1.
+        names = {0: "class_1"} if network_classes == 1 else {i: f"class_{i}" for i in range(first, network_classes)}
+    elif activation == "softmax":
+        names = organ_names(class_names)
+    else:
+        given = dict(class_names) if isinstance(class_names, Mapping) else dict(enumerate(class_names))
+        if network_classes == 1 and len(given) == 2:  # "background" and the organ
+            given = {0: list(given.values())[1]}
+        names = {int(channel): str(name) for channel, name in given.items()}
+    if not names or max(names) >= network_classes or min(names) < 0:
+        raise ValueError(
+            f"class_names must name channels of a network with {network_classes} output channels ({activation}), got "
+            f"{class_names!r}."
+        )
+    if classes is None:
+        return names
+    chosen = {channel: name for channel, name in names.items() if channel in classes or name in classes}
+    unknown = [wanted for wanted in classes if wanted not in chosen and wanted not in chosen.values()]
+    if unknown or not chosen:
+        raise ValueError(f"classes must be some of {names}, by channel or name, got {list(classes)}.")
+    return chosen
