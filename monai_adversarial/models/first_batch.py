@@ -149,6 +149,6 @@ def say_random(model: AttackedModel, share: float | None = None) -> None:
         model.network,
         "random",
         f"the network draws random numbers in evaluation mode (dropout that stays active?){differ}. An attack that "
-        "sees one draw is weaker than one that averages: pass gradient=ExpectationOverTransformation(20), and read scores "
-        "as those of one draw.",
+        "sees one draw is weaker than one that averages: pass gradient=ExpectationOverTransformation(20), and read "
+        "scores as those of one draw.",
     )

@@ -121,10 +121,11 @@ def _read_guidance(preprocessing: Any, image_key: str, told: dict[str, Any]) -> 
         return [] if given is None else [f"image channels {given} as told"]
     count, places = found
     said = f"the first {count} input channels are image" if count > 0 else f"the last {-count} are guidance"
-    agrees = (
-        given is None or given == count or (count > 0 and not isinstance(given, int) and [*given] == [*range(count)])
-    )
-    if not agrees and not (count < 0 and not isinstance(given, int)):
+    if isinstance(given, int) or given is None:
+        agrees = given in (None, count)
+    else:  # what is added in the end cannot be told from a list of channels before the first batch
+        agrees = count < 0 or [*given] == [*range(count)]
+    if not agrees:
         raise ValueError(f"image_channels={given!r} was told, but {said} by {places}: leave image_channels out.")
     told["image_channels"] = count if given is None else given
     return [f"{said}, from {places}"]

@@ -65,7 +65,7 @@ def activation_of_loss(loss: Any) -> tuple[str, str] | None:
     """Softmax or sigmoid as the loss applies it; None for a loss that does not say.
 
     Args:
-        loss: torch's or MONAI's loss, or one that holds such a loss as ``loss``, ``dice``, ``pixelwise`` or ``loss_function``.
+        loss: torch's or MONAI's loss, or one that holds such a loss (``DeepSupervisionLoss``, ``DiceCELoss``).
     """
     where = f"the loss ({type(loss).__name__})"
     if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):

@@ -10,7 +10,26 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["bare_network", "describe_callable", "frozen", "modules_of", "unwrap"]
+__all__ = ["AroundNetwork", "bare_network", "describe_callable", "frozen", "modules_of", "unwrap"]
+
+
+class AroundNetwork(nn.Module):
+    """A module that stands for a network: inferers find the network's own attributes on it."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+        # Only its own flag: eval() would reach the network.
+        self.training = isinstance(network, nn.Module) and network.training
+
+    def __getattr__(self, name: str) -> Any:
+        modules = self.__dict__.get("_modules", {})
+        if name in modules:
+            return modules[name]
+        network = self.__dict__.get("network", modules.get("network"))
+        if network is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        return getattr(network, name)
 
 
 def unwrap(predict: Any) -> Any:
