@@ -63,7 +63,7 @@ class ScoredRun:
         prediction = hard_prediction(logits, self.activation)
         self.clean_dice = self.reference.dice(prediction)
         if not predictor.model.checked:
-            self._check_first_batch(prediction, labeled)
+            self._check_first_batch(logits, prediction, labeled)
         self.parameters: Parameters = self.bound.zeros()
         self.objective = torch.full_like(self.clean_dice, -torch.inf)
         self.solved = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
@@ -71,7 +71,7 @@ class ScoredRun:
         self.history: list[torch.Tensor] = []
         self._search()
 
-    def _check_first_batch(self, prediction: torch.Tensor, labeled: bool) -> None:
+    def _check_first_batch(self, logits: torch.Tensor, prediction: torch.Tensor, labeled: bool) -> None:
         """What is said once of a model."""
         model, reference = self.predictor.model, self.reference
         model.checked = True
@@ -79,10 +79,9 @@ class ScoredRun:
             check_label_fits(model, prediction, reference.label, reference.classes, self.activation)
         averages = isinstance(self.attack.gradient, ExpectationOverTransformation)
         if self.predictor.drew_random_numbers and not averages:
-            again = hard_prediction(self.predictor.score(self.scene.image), self.activation)
-            share = float((again != prediction).double().mean())
-            if share > 0:
-                say_random(model, share)
+            again = self.predictor.score(self.scene.image)
+            if not torch.equal(again, logits):
+                say_random(model, float((hard_prediction(again, self.activation) != prediction).double().mean()))
 
     def _search(self) -> None:
         attack = self.attack

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Events
+from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from monai_adversarial.engines.announcement import announce, check_budget_units
@@ -50,14 +52,17 @@ class Installed:
                 )
             attacker.prepare_batch = attacker.prepare_batch or present
             engine.prepare_batch = attacker
+        self.at_inferer = False
         self._inner_inferer: Any = None
         self._announced = False
-        self._clean: torch.Tensor | None = None
-        self._batches = 0
+        self._held: tuple[Any, Batch] | None = None
+        self._made: list[tuple[str, Any, Any]] = []
+        self._attacked = 0
         self._before = self._done = 0
         self._removable = [
             engine.add_event_handler(Events.STARTED, self._start),
             engine.add_event_handler(Events.ITERATION_STARTED, self._begin),
+            engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._hand_over),
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._count),
             engine.add_event_handler(Events.COMPLETED, self._finish),
         ]
@@ -73,10 +78,13 @@ class Installed:
         for removable in self._removable:
             removable.remove()
 
-    def prepared(self, batch: Batch) -> None:
+    def hold(self, batchdata: Any, batch: Batch) -> None:
+        """A batch that is attacked when the engine hands it to its inferer."""
+        self._held = (batchdata, batch)
+
+    def attacked(self) -> None:
         """A batch of this iteration went through the attack."""
-        self._batches += 1
-        self._clean = batch.image
+        self._attacked += 1
 
     def _read(self) -> None:
         attacker, engine = self.attacker, self.engine
@@ -88,6 +96,8 @@ class Installed:
             check_budget_units(attack, attacker.model)
         process = getattr(engine._process_function, "__func__", engine._process_function)
         if process not in _STANDARD and not isinstance(engine.inferer, _AttackedInferer):
+            # What the inferer gets besides the image is known there only. A loss needs the label that was prepared.
+            self.at_inferer = isinstance(engine, SupervisedEvaluator)
             self._inner_inferer = engine.inferer
             engine.inferer = _AttackedInferer(engine.inferer, self)
 
@@ -105,16 +115,16 @@ class Installed:
             announce(engine, self.attacker.attacks_of(), self.attacker.model)
 
     def _begin(self, engine: Any) -> None:
-        self._batches, self._clean = 0, None
+        self._attacked, self._held, self._made = 0, None, []
 
     def _count(self, engine: Any) -> None:
-        if not self._batches:
+        if not self._attacked:
             raise RuntimeError(
-                f"iteration {engine.state.iteration} of {type(engine).__name__} was not attacked: it neither called "
-                "prepare_batch nor its inferer, so its scores are those of clean images."
+                f"iteration {engine.state.iteration} of {type(engine).__name__} was not attacked: it handed its batch "
+                "neither to prepare_batch nor to its inferer, so its scores are those of clean images."
             )
         self._done += 1
-        self._clean = None
+        self._held, self._made = None, []
 
     def _finish(self, engine: Any) -> None:
         ran = engine.state.iteration - self._before
@@ -122,19 +132,27 @@ class Installed:
             raise RuntimeError(f"{self._done} of {ran} iterations of {type(engine).__name__} were attacked.")
 
     def inputs(self, image: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        """What an inferer of an engine with its own iteration is to see: as it is where the batch was attacked."""
-        if self._batches and not (
-            self._clean is not None and self._clean.shape == image.shape and torch.equal(self._clean, image)
-        ):
+        """What the inferer of an engine with an iteration of its own is to see."""
+        if self._attacked and not self.at_inferer:
             return image
-        # Under MONAI's inference mode a tensor cannot be differentiated: the attack clones what it needs.
-        adversarial = self.attacker.attack_inputs(image, args, kwargs)
-        self._batches += 1
-        self._clean = None
-        output = self.engine.state.output
-        if isinstance(output, dict) and output.get(CommonKeys.IMAGE) is image:
-            output[CommonKeys.IMAGE] = adversarial
+        batchdata, label = None, None
+        if self._held is not None and self._held[1].image.shape == image.shape:
+            batchdata, label = self._held[0], self._held[1].label
+        adversarial, moved = self.attacker.attacked(batchdata, (image, label, args, kwargs))
+        if isinstance(adversarial, MetaTensor) and isinstance(image, MetaTensor):
+            # Engines reset what their preprocessing noted in the tensor that they handed over.
+            adversarial.applied_operations = image.applied_operations
+        self._made = [(CommonKeys.IMAGE, image, adversarial), (CommonKeys.LABEL, label, moved)]
+        self._hand_over(self.engine)
         return adversarial
+
+    def _hand_over(self, engine: Any) -> None:
+        """Postprocessing and metrics find the attacked image where the engine has put the clean one."""
+        output = engine.state.output
+        if isinstance(output, dict):
+            for key, old, new in self._made:
+                if old is not None and output.get(key) is old:
+                    output[key] = new
 
 
 class _AttackedInferer:

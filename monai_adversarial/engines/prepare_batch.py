@@ -164,19 +164,25 @@ class PrepareBatchAdversarial(PrepareBatch):
         """Prepare the batch and attack it; what the wrapped ``prepare_batch`` returns beyond image and label is passed
         on to the network."""
         prepared = (self.prepare_batch or default_prepare_batch)(batchdata, device, non_blocking, **kwargs)
+        if self.installed is not None and self.installed.at_inferer:
+            self.installed.hold(batchdata, Batch.read(prepared, label_required=False))
+            return prepared
+        image, label = self.attacked(batchdata, prepared)
+        return image if isinstance(prepared, torch.Tensor) else (image, label, *prepared[2:])
+
+    def attacked(self, batchdata: Any, prepared: Any) -> tuple[torch.Tensor, Any]:
+        """The adversarial image of a prepared batch, and the label that belongs to it.
+
+        Args:
+            batchdata: the collated batch.
+            prepared: what ``prepare_batch`` made of it.
+        """
         found, batch = self._attack(batchdata, prepared)
         if self.installed is not None:
-            self.installed.prepared(batch)
+            self.installed.attacked()
         if found is None:
-            return prepared
-        if isinstance(prepared, torch.Tensor):
-            return found.adversarial
-        return (found.adversarial, _moved_label(found, batch.label), *prepared[2:])
-
-    def attack_inputs(self, image: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        """The adversarial image of a batch that an engine hands to its inferer without preparing it."""
-        found, _ = self._attack(None, (image, None, args, kwargs))
-        return image if found is None else found.adversarial
+            return batch.image, batch.label
+        return found.adversarial, _moved_label(found, batch.label)
 
     def _attack(self, batchdata: Any, prepared: Any) -> tuple[AttackResult | Perturbed | None, Batch]:
         with _counting:

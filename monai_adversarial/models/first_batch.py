@@ -18,6 +18,8 @@ __all__ = ["axes_sentence", "check_answer", "check_label_fits", "random_state", 
 
 #: a clean Dice below this share of what the volumes of label and prediction allow is no overlap to speak of
 LEAST_SHARE = 0.05
+#: volumes that allow less say nothing: a network that finds almost nothing, or an organ at the edge of a crop
+LEAST_ALLOWED = 0.1
 #: Dice from which a label value is taken to mean another class of the network
 CLEARLY_THE_SAME = 0.5
 
@@ -92,7 +94,7 @@ def check_label_fits(
     dice = 2 * common / total
     own = dice.diagonal()
     allowed = 2 * torch.minimum(labeled, predicted) / total.diagonal()
-    present = (labeled > 0) & (predicted > 0)
+    present = (labeled > 0) & (predicted > 0) & (allowed >= LEAST_ALLOWED)
     if not bool(present.any()) or bool((own > LEAST_SHARE * allowed)[present].any()):
         return
     hints = []

@@ -61,7 +61,7 @@ def model_from_parts(
     facts += _read_intensity(preprocessing, image_key, told)
     facts += _read_activation(postprocessing, loss, told)
     facts += _read_guidance(preprocessing, image_key, told)
-    classes = classes_of_postprocessing(postprocessing) or _declared_classes(network)
+    classes = _declared_classes(network) or classes_of_postprocessing(postprocessing)
     if classes is not None:
         facts.append(f"{classes} classes" if classes > 1 else "1 output channel")
     if told.get("scoring_precision", "float32") != "float32":
@@ -120,7 +120,10 @@ def _read_guidance(preprocessing: Any, image_key: str, told: dict[str, Any]) -> 
     if found is None:
         return [] if given is None else [f"image channels {given} as told"]
     count, places = found
-    said = f"the first {count} input channels are image" if count > 0 else f"the last {-count} are guidance"
+    if count > 0:
+        said = "the first input channel is image" if count == 1 else f"the first {count} input channels are image"
+    else:
+        said = "the last input channel is guidance" if count == -1 else f"the last {-count} input channels are guidance"
     if isinstance(given, int) or given is None:
         agrees = given in (None, count)
     else:  # what is added in the end cannot be told from a list of channels before the first batch

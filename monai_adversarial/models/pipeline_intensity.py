@@ -33,11 +33,15 @@ def intensity_of(preprocessing: Any, image_key: str = CommonKeys.IMAGE) -> tuple
         (map, place); (None, reason) where a scaling transform was found whose map is not the same for all images;
         (None, None) where there is none.
     """
-    found = [
+    scalers = [
         (number, step)
         for number, step in enumerate(steps_of(preprocessing))
-        if isinstance(step, _SCALERS) and isinstance(step, MapTransform) and image_key in step.keys
+        if isinstance(step, _SCALERS) and isinstance(step, MapTransform)
     ]
+    found = [(number, step) for number, step in scalers if image_key in step.keys]
+    if not found and scalers:
+        number, step = scalers[0]
+        return None, f"`preprocessing#{number}` ({type(step).__name__}) scales {list(step.keys)}, not {image_key!r}"
     if not found:
         return None, None
     places = ", ".join(f"`preprocessing#{number}` ({type(step).__name__})" for number, step in found)
