@@ -41,12 +41,15 @@ def budget_sentence(attack: Attack, model: AttackedModel) -> str:
     within = "" if norm == "linf" else f" ({norm})"
     if model.intensity is None or model.units_for(units) == "HU" or units == "network":
         return f"budget {shown}{within}"
-    window = model.intensity.window
+    intensity = getattr(model.intensity, "exact", model.intensity)
+    if intensity is None:
+        return f"budget {shown}{within}, converted image by image"
+    window = intensity.window
     if units == "fraction":
         if window is None:
             return f"budget {shown}{within}"
         epsilon *= window[1] - window[0]
-    return f"budget {shown} = {epsilon * model.intensity.scale:.4f}{within}"
+    return f"budget {shown} = {epsilon * intensity.scale:.4f}{within}"
 
 
 def announce(engine: Any, attacks: Sequence[Attack], model: AttackedModel) -> None:

