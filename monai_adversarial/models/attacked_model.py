@@ -167,9 +167,9 @@ class AttackedModel:
             TypeError: for an engine that does not segment one image with one network, in one sentence.
             ValueError: where what is told contradicts what was read; the sentence shows both.
         """
-        from monai_adversarial.models.from_engine import model_from_engine
+        from monai_adversarial.models.from_engine import read_engine
 
-        return model_from_engine(engine, image_key, **told)
+        return cls(**read_engine(engine, image_key, **told))
 
     @classmethod
     def from_evaluator(cls, evaluator: Any, image_key: str = "image", **told: Any) -> AttackedModel:
@@ -201,9 +201,11 @@ class AttackedModel:
         Raises:
             ValueError: where what is told contradicts what was read; the sentence shows both.
         """
-        from monai_adversarial.models.from_engine import model_from_parts
+        from monai_adversarial.models.from_engine import read_parts
 
-        return model_from_parts(network, inferer, preprocessing, postprocessing, loss=loss, image_key=image_key, **told)
+        return cls(
+            **read_parts(network, inferer, preprocessing, postprocessing, loss=loss, image_key=image_key, **told)
+        )
 
     @classmethod
     def wrap(cls, model: Any) -> AttackedModel:

@@ -8,7 +8,6 @@ from typing import Any
 
 from monai.utils import CommonKeys
 
-from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.doubts import warn_once
 from monai_adversarial.models.engine_parts import (
     check_engine,
@@ -26,17 +25,17 @@ from monai_adversarial.models.read_postprocessing import (
 )
 from monai_adversarial.utils.modules import bare_network, describe_callable
 
-__all__ = ["model_from_engine", "model_from_parts"]
+__all__ = ["read_engine", "read_parts"]
 
 
-def model_from_engine(engine: Any, image_key: str = CommonKeys.IMAGE, **told: Any) -> AttackedModel:
-    """See ``AttackedModel.from_engine``."""
+def read_engine(engine: Any, image_key: str = CommonKeys.IMAGE, **told: Any) -> dict[str, Any]:
+    """Arguments of ``AttackedModel``; see ``AttackedModel.from_engine``."""
     check_engine(engine)
     if not hasattr(engine, "network"):
         raise ValueError("the engine is not complete yet: read it after it was made, or when it starts.")
     record_maps(engine, image_key)
     told.setdefault("scoring_precision", scoring_precision_of(engine))
-    return model_from_parts(
+    return read_parts(
         bare_network(engine.network),
         engine.inferer,
         preprocessing_of(engine),
@@ -47,7 +46,7 @@ def model_from_engine(engine: Any, image_key: str = CommonKeys.IMAGE, **told: An
     )
 
 
-def model_from_parts(
+def read_parts(
     network: Callable[..., Any],
     inferer: Callable[..., Any] | None = None,
     preprocessing: Any = None,
@@ -56,8 +55,8 @@ def model_from_parts(
     loss: Any = None,
     image_key: str = CommonKeys.IMAGE,
     **told: Any,
-) -> AttackedModel:
-    """See ``AttackedModel.from_parts``."""
+) -> dict[str, Any]:
+    """Arguments of ``AttackedModel``; see ``AttackedModel.from_parts``."""
     behind = "" if inferer is None else f" behind `{describe_callable(inferer)}`"
     facts = [f"attacks `{describe_callable(network)}`{behind}"]
     facts += _read_intensity(preprocessing, image_key, told)
@@ -69,7 +68,7 @@ def model_from_parts(
     if told.get("scoring_precision", "float32") != "float32":
         facts.append(f"scored in {told['scoring_precision']}")
     told["facts"] = (*facts, *told.get("facts", ()))
-    return AttackedModel(network, inferer, **told)
+    return {"network": network, "inferer": inferer, **told}
 
 
 def _declared_classes(network: Any) -> int | None:
