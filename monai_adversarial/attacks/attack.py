@@ -69,8 +69,6 @@ class Attack(ShownAsCall):
         ValueError: for an argument out of range.
     """
 
-    _said: set[str]
-
     def __init__(
         self,
         perturbation: Perturbation,
@@ -109,8 +107,6 @@ class Attack(ShownAsCall):
         self.success_threshold = check_fraction("success_threshold", success_threshold)
         self.seed = check_count("seed", seed, minimum=0)
         self.progress = bool(progress)
-        # Doubts about batches that training has warned of; scaled copies share it.
-        self._said = set()
 
     def scaled(self, budget: float = 1.0, steps: int | None = None) -> Attack:
         """The same attack with ``budget`` times its budget, and its step in proportion.
@@ -267,7 +263,7 @@ class Attack(ShownAsCall):
             image_units=predictor.units,
             intensity_doubt=predictor.intensity_doubt,
         )
-        check_scale(scene, self.perturbation, training, self._said)
+        check_scale(scene, self.perturbation, training, predictor.model.network)
         return scene
 
 

@@ -65,7 +65,9 @@ class AttackResult:
         queries: forward passes that did not serve a backward pass.
         zero_gradient_fraction: mean share of gradient entries that were exactly zero, (batch,): voxels that a sign step
             could not move.
-        reference_is_prediction: no label was given.
+        reference_is_prediction: scores are against the network's own clean prediction.
+        reference_reason: why, in a few words: no label was given, or it could not fit; empty with a label.
+        facts: what is known of the attacked model, and where it was read; see ``AttackedModel.facts``.
         image: image channels of the clean batch, plain tensor.
         bound: perturbation tied to the clean batch.
         clean_label: reference that belongs to the clean anatomy.
@@ -97,6 +99,7 @@ class AttackResult:
     attack: str = ""
     model: AttackedModel | None = field(default=None, repr=False)
     facts: tuple[str, ...] = ()
+    reference_reason: str = ""
     success_rule: str = ""
 
     def __str__(self) -> str:

@@ -3,7 +3,7 @@
 
 A map that did not make the image freezes its voxels, and a budget in the wrong units drowns it or does nothing: all of
 that would pass for a result. What cannot be is an error in scripts and in evaluation; what is unlikely is a warning. In
-training, where one odd batch must not end a run, both are a warning, once for each attack.
+training, where one odd batch must not end a run, both are a warning, once for each network.
 
 Values show only so much. A batch in a network's values looks the same under every window that ends at the same values,
 so a wrong ``a_min`` or ``a_max`` is found by comparison with the pipeline alone (``models.check_agrees``).
@@ -19,6 +19,7 @@ import torch
 
 from monai_adversarial.attacks.perturbations.additive import AdditiveNoise, BoundAdditiveNoise
 from monai_adversarial.attacks.perturbations.base import Perturbation
+from monai_adversarial.models.doubts import doubt, warn_once
 from monai_adversarial.utils.intensity_map import MOST_OUTSIDE
 from monai_adversarial.utils.scene import Scene
 
@@ -36,25 +37,25 @@ LEAST_BUDGET = 1e-4
 PILE, INSIDE = 0.05, 0.05
 
 
-def check_scale(scene: Scene, perturbation: Perturbation, training: bool, said: set[str]) -> None:
+def check_scale(scene: Scene, perturbation: Perturbation, training: bool, network: Any) -> None:
     """Say what does not fit.
 
     Args:
         scene: the clean batch.
         perturbation: what is about to change it.
         training: warn instead of raising.
-        said: kinds of doubts that training has said before; changed in place.
+        network: what is attacked; training says each kind of doubt once for it.
 
     Raises:
         ValueError: in scripts, for what cannot be.
     """
     for kind, impossible, sentence in _doubts(scene, perturbation):
-        if impossible and not training:
-            raise ValueError(sentence)
-        if not training or kind not in said:
+        if impossible:
+            doubt(network, kind, sentence, training)
+        elif training:
+            warn_once(network, kind, sentence)
+        else:
             warnings.warn(sentence, stacklevel=4)
-        if training:
-            said.add(kind)
 
 
 def _doubts(scene: Scene, perturbation: Perturbation) -> Iterator[tuple[str, bool, str]]:
@@ -71,7 +72,8 @@ def _doubts_of_map(scene: Scene) -> Iterator[tuple[str, bool, str]]:
     lowest, highest = float(clean.min()), float(clean.max())
     values = f"{lowest:.3g} to {highest:.3g}"
     if scene.image_units == "HU":
-        if max(abs(lowest), abs(highest)) <= SCALED:
+        # A constant image, such as a crop of padding, says nothing about its units.
+        if max(abs(lowest), abs(highest)) <= SCALED and lowest < highest:
             yield (
                 "scaled",
                 True,
@@ -98,7 +100,7 @@ def _doubts_of_map(scene: Scene) -> Iterator[tuple[str, bool, str]]:
             "outside",
             True,
             f"intensity maps to {ends}, but {outside:.0%} of the image's voxels lie far outside ({values}): it is not "
-            "the map that scaled this image.",
+            "the map that scaled this image, or an augmentation came after it.",
         )
         return
     if not intensity.is_uniform:

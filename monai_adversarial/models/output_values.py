@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from monai_adversarial.utils.modules import AroundNetwork
 from monai_adversarial.utils.plain import as_plain
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _over_channels(args: Any, kwargs: Any) -> bool:
     return dim in (1, 1 - image.ndim)
 
 
-class FinalActivation(nn.Module):
+class FinalActivation(AroundNetwork):
     """A network, without the softmax or sigmoid that its answer comes from while ``bypass`` is set.
 
     Attributes:
@@ -157,15 +157,12 @@ class FinalActivation(nn.Module):
     """
 
     def __init__(self, network: Callable[..., Any]) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.bypass = False
         self.watch = False
         self.logarithm: str | None = None
         # Like the latest answer: which activation each of its tensors came from.
         self._kinds: Any = None
-        # Only its own flag: eval() would reach the network.
-        self.training = isinstance(network, nn.Module) and network.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's answer."""

@@ -12,11 +12,11 @@ from torch import nn
 
 from monai_adversarial.inferers.memory_bounded import memory_bounded
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.first_batch import check_answer, random_state
 from monai_adversarial.models.output_values import FinalActivation, log_odds, read_output_values
 from monai_adversarial.utils.modules import modules_of, unwrap
 from monai_adversarial.utils.plain import as_plain, detached
 from monai_adversarial.utils.precision import Precision
-from monai_adversarial.utils.validation import check_logits
 
 __all__ = ["Predictor"]
 
@@ -39,6 +39,7 @@ class Predictor:
         intensity: map from HU to the network's values for this batch; None where there is none.
         intensity_doubt: why there is none, where one was to be read from the pipeline.
         forwards: samples that went forward, all calls together.
+        drew_random_numbers: whether the first pass took random numbers from torch's generators, as active dropout does.
 
     Raises:
         ValueError: when weights are in half precision or on another device than the image.
@@ -54,6 +55,7 @@ class Predictor:
         # Scores and references: torch's own kernels, in the arithmetic that the network is deployed in.
         self.scoring = Precision(model.scoring_precision, plain)
         self.forwards = 0
+        self.drew_random_numbers = False
         inferer = model.inferer
         if inferer is not None:
             if hasattr(inferer, "for_image"):
@@ -144,7 +146,7 @@ class Predictor:
         with torch.no_grad():
             # The answer as it is deployed, also where an earlier batch has shown that it ends in an activation.
             self._final.bypass = False
-            raw = self._raw(image, self._scored_network if scored else self._network)
+            raw = self._first(image, self._scored_network if scored else self._network)
             self._learn(raw, image)
             return self._as_logits(raw, bypassed=False)
 
@@ -152,14 +154,22 @@ class Predictor:
         """As a call; for attacks without a clean pass, whose first step is the first that is seen of the network."""
         if self.model.found_output_values is not None:
             return self(image)
-        raw = self._raw(image, self._network)
+        raw = self._first(image, self._network)
         self._learn(raw.detach() if isinstance(raw, torch.Tensor) else raw, image)
         if self._final.bypass:
             return self(image)
         return self._as_logits(raw, bypassed=False)
 
+    def _first(self, image: torch.Tensor, network: Callable[..., Any]) -> Any:
+        """The first pass of a batch, watched for random numbers."""
+        before = random_state(image.device)
+        raw = self._raw(image, network)
+        after = random_state(image.device)
+        self.drew_random_numbers = not all(map(torch.equal, before, after))
+        return raw
+
     def _learn(self, raw: Any, image: torch.Tensor) -> None:
-        check_logits(raw, image)
+        check_answer(raw, image)
         if not bool(torch.isfinite(raw).all()):
             raise ValueError(
                 "the network returned NaN or infinite logits for the clean image: check its weights and the "
@@ -218,6 +228,6 @@ def _attacked_tensor(raw: Any, output: Any, image: torch.Tensor) -> Any:
     elif isinstance(raw, (list, tuple)) and len(raw) == 1:
         raw = raw[0]
     if not isinstance(raw, torch.Tensor):
-        return raw  # check_logits says what is wrong with it
+        return raw  # check_answer says what is wrong with it
     raw = as_plain(raw)
     return raw.to(image.dtype) if raw.is_floating_point() else raw

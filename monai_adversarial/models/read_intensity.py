@@ -40,6 +40,7 @@ from monai.transforms import (
 )
 from monai.transforms.traits import RandomizableTrait
 
+from monai_adversarial.models.guidance import GUIDANCE
 from monai_adversarial.utils.intensity import as_intensity_map, map_of_transform
 from monai_adversarial.utils.intensity_fit import LARGEST_RESIDUAL, Fit, map_of_rows
 from monai_adversarial.utils.intensity_map import IntensityMap
@@ -58,9 +59,11 @@ __all__ = [
 ]
 
 CHOICES = (OneOf, SomeOf, RandomOrder)
-#: rooms of MONAI whose transforms move voxels, or only what is known about them
-NO_INTENSITY = tuple(
-    f"monai.transforms.{room}." for room in ("spatial", "croppad", "io", "meta_utility", "nvtx", "utility")
+#: rooms of MONAI whose transforms move voxels, or only what is known about them; those of interactive annotation add
+#: guidance
+NO_INTENSITY = (
+    *(f"monai.transforms.{room}." for room in ("spatial", "croppad", "io", "meta_utility", "nvtx", "utility")),
+    *(f"monai.apps.{room}." for room in ("deepedit", "deepgrow", "nuclick")),
 )
 #: the transforms in these rooms that may change values all the same
 MAY_CHANGE = (
@@ -277,7 +280,9 @@ def _classify(
     if isinstance(transform, RandomizableTrait) or isinstance(transform, (ConcatItemsd, CopyItemsd)):
         return None, None, None
     touched = tracked
-    if isinstance(transform, MapTransform):
+    if isinstance(transform, GUIDANCE):
+        return None, None, None
+    if isinstance(transform, MapTransform) and hasattr(transform, "keys"):
         touched = tracked & frozenset(transform.keys)
         if isinstance(transform, Lambdad):
             pairs = list(zip(transform.keys, transform.overwrite, strict=True))

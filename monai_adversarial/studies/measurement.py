@@ -131,7 +131,7 @@ def measurement_record(
         "success_definition": None if attack is None else success_definition(attack),
         "cost": dict(cost),
         "configuration": None if attack is None else describe(attack),
-        "facts": list(model.facts),
+        "facts": list(model.findings),
         "versions": {
             "monai_adversarial": monai_adversarial.__version__,
             "monai": monai.__version__,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 __all__ = [
+    "LabelMisfit",
     "check_choice",
     "check_count",
     "check_flag",
@@ -24,6 +25,10 @@ __all__ = [
     "check_region",
     "holds_booleans",
 ]
+
+
+class LabelMisfit(ValueError):
+    """A label that is no segmentation of the image by the network's classes."""
 
 
 def check_positive(name: str, value: float, allow_zero: bool = False) -> float:
@@ -129,11 +134,11 @@ def check_label(label: Any, image: torch.Tensor, name: str = "label") -> None:
             hint = f"; its channels come last, move them with {name}.movedim(-1, 1)"
         elif given[2:] == tuple(image.shape[1:-1]):
             hint = "; if the image's channels come last, move them with image.movedim(-1, 1)"
-        raise ValueError(f"{name} must have shape {expected} to fit the image, got {given}{hint}.")
+        raise LabelMisfit(f"{name} must have shape {expected} to fit the image, got {given}{hint}.")
     if not bool(torch.isfinite(label).all()) if label.is_floating_point() else False:
-        raise ValueError(f"{name} must be finite, got NaN or infinite values.")
+        raise LabelMisfit(f"{name} must be finite, got NaN or infinite values.")
     if label.is_floating_point() and not bool((label == label.round()).all()):
-        raise ValueError(f"{name} must hold whole numbers (class indices or one-hot), got fractions.")
+        raise LabelMisfit(f"{name} must hold whole numbers (class indices or one-hot), got fractions.")
 
 
 def check_label_range(label: torch.Tensor, classes: int, name: str = "label") -> None:
@@ -147,17 +152,17 @@ def check_label_range(label: torch.Tensor, classes: int, name: str = "label") ->
     if label.shape[1] == 1:
         limit = max(classes - 1, 1)  # one output channel: a sigmoid network with foreground 1
         if highest > limit:
-            raise ValueError(
+            raise LabelMisfit(
                 f"{name} must hold class indices 0 to {limit} for a network with {classes} output channels, got "
                 f"{highest}{_label_hint(label, classes, name)}."
             )
     elif label.shape[1] != classes:
-        raise ValueError(
+        raise LabelMisfit(
             f"{name} is one-hot with {label.shape[1]} channels but the network has {classes} output channels."
         )
     elif highest > 1:
         hint = f": divide it by {highest}" if label.unique().numel() == 2 and int(label.min()) == 0 else ""
-        raise ValueError(f"{name} with {classes} channels must be one-hot (0 or 1), got the value {highest}{hint}.")
+        raise LabelMisfit(f"{name} with {classes} channels must be one-hot (0 or 1), got the value {highest}{hint}.")
 
 
 def _label_hint(label: torch.Tensor, classes: int, name: str) -> str:

@@ -65,13 +65,13 @@ def test_what_cannot_be_is_an_error_in_scripts_and_one_warning_in_training(
     attack = PGD(8, units="HU", steps=1)
     with pytest.raises(ValueError, match=says):
         attack(model(**facts), image)
-    label = torch.zeros(2, 1, 8, 8, 8)
+    label, trained = torch.zeros(2, 1, 8, 8, 8), model(**facts)
     with pytest.warns(UserWarning, match=says):
-        attack.perturb(model(**facts), image, label)
+        attack.perturb(trained, image, label)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        attack.perturb(model(**facts), image, label)
-        attack.scaled(0.5).perturb(model(**facts), image, label)
+        attack.perturb(trained, image, label)
+        attack.scaled(0.5).perturb(trained, image, label)
 
 
 UNLIKELY = [
@@ -112,12 +112,12 @@ UNLIKELY = [
 def test_what_is_unlikely_is_a_warning(attack: PGD, image: torch.Tensor, facts: dict[str, object], says: str) -> None:
     with pytest.warns(UserWarning, match=says):
         attack(model(**facts), image)
-    label = torch.zeros(2, 1, 8, 8, 8)
+    label, trained = torch.zeros(2, 1, 8, 8, 8), model(**facts)
     with pytest.warns(UserWarning, match=says):
-        attack.perturb(model(**facts), image, label)
+        attack.perturb(trained, image, label)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        attack.perturb(model(**facts), image, label)
+        attack.perturb(trained, image, label)
 
 
 def test_what_fits_is_attacked_without_a_word() -> None:
