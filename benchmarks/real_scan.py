@@ -4,12 +4,13 @@
     python benchmarks/real_scan.py --data ../shared/data
 
 An experiment that was interrupted goes on with the rows that are missing; a row whose settings changed is run again.
+Every row is one record below ``--output``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import copy
 import math
 import os
 import statistics
@@ -24,14 +25,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from monai_adversarial.attacks import PGD, Attack, BiasFieldAttack, ElasticAttack
 from monai_adversarial.attacks.result import CONTROL_STREAM, AttackResult
 from monai_adversarial.data.real_scan import LabelledScan, load_labelled_scan
 from monai_adversarial.metrics import score_segmentation, score_visibility
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks import AllConvolutionalUNet, ResampledNetwork
+from monai_adversarial.studies import Cell, Study, measurement_record
+from monai_adversarial.studies.measurement import LABEL, common_settings, measured_budgets, network_hashes, norm_of
+from monai_adversarial.studies.scoring import predict
+from monai_adversarial.studies.study import Failure
 from monai_adversarial.utils.files import replace_when_complete
+from monai_adversarial.utils.hashing import case_hash, describe
+from monai_adversarial.utils.plain import as_plain
 
 CLASSES = (
     "background",
@@ -88,7 +95,7 @@ class Row:
     """One attack of the table.
 
     Args:
-        name: key in the JSON file.
+        name: name of its record.
         title: what the table says.
         budget: what the table says about the budget.
         make: attack from the number of steps and further options of ``Attack``.
@@ -113,7 +120,6 @@ def _pgd(epsilon: float, objective: str = "dice", classes: Sequence[int] | None 
             step_size=PGD_STEP * epsilon,
             objective=objective,
             classes=classes,
-            image_units="HU",
             **options,
         )
 
@@ -130,7 +136,6 @@ def _bias_field(max_gain: float, domain: str, zero_mean: bool = True) -> Callabl
             steps=steps,
             objective="dice",
             classes=(LIVER,),
-            image_units="HU",
             **options,
         )
 
@@ -139,9 +144,7 @@ def _bias_field(max_gain: float, domain: str, zero_mean: bool = True) -> Callabl
 
 def _elastic(max_displacement: float) -> Callable[..., Attack]:
     def make(steps: int, **options: Any) -> Attack:
-        return ElasticAttack(
-            max_displacement, steps=steps, objective="dice", classes=(LIVER,), image_units="HU", **options
-        )
+        return ElasticAttack(max_displacement, steps=steps, objective="dice", classes=(LIVER,), **options)
 
     return make
 
@@ -163,6 +166,11 @@ ROWS = (
 )
 
 
+# The untouched scan is a row of its own.
+CLEAN = "clean"
+SCANNER_GRID, NETWORK_GRID = "scanner_grid", "network_grid"
+
+
 @dataclass(frozen=True)
 class Case:
     """What is attacked: a batch of one, its label, and a function from the batch to logits on its grid."""
@@ -173,30 +181,56 @@ class Case:
     predict: nn.Module
 
 
-class Study:
-    """The scan and the networks of the experiment, loaded once.
+class RealScanStudy(Study):
+    """The rows of the experiment on one scan.
 
     Args:
         scan: labelled scan.
         networks: fold -> network on the scanner's voxels.
+        output_dir: for the records and ``real_scan.md``.
+        rows: what to run.
         class_names: names of the classes, background first.
+        steps: gradient evaluations per attack.
+        draws: random controls per attack.
+        precision: of the attacks; scores are always computed in float32.
+        progress: show progress bars.
     """
 
+    title = "real scan"
+
     def __init__(
-        self, scan: LabelledScan, networks: Mapping[int, ResampledNetwork], class_names: Sequence[str] = CLASSES
+        self,
+        scan: LabelledScan,
+        networks: Mapping[int, ResampledNetwork],
+        output_dir: str | os.PathLike[str],
+        rows: Sequence[Row] = ROWS,
+        class_names: Sequence[str] = CLASSES,
+        steps: int = 10,
+        draws: int = 5,
+        precision: str = "auto",
+        progress: bool = True,
     ) -> None:
-        self.scan, self.networks, self.class_names = scan, networks, tuple(class_names)
+        super().__init__(output_dir, progress)
+        self.scan, self.networks, self.class_names = scan, dict(networks), tuple(class_names)
+        self.rows = {row.name: row for row in rows}
+        self.steps, self.draws, self.precision = steps, draws, precision
 
     @classmethod
-    def load(cls, data: Path, folds: Iterable[int] = (1, 2)) -> Study:
-        """Load from the data folder."""
-        return cls(load_scan(data), {fold: load_network(data, fold) for fold in folds})
+    def from_folder(
+        cls, data: Path, output_dir: str | os.PathLike[str], folds: Iterable[int] = (1, 2), **options: Any
+    ) -> RealScanStudy:
+        """Load scan and networks from the data folder."""
+        return cls(load_scan(data), {fold: load_network(data, fold) for fold in folds}, output_dir, **options)
 
     @cached_property
     def organs(self) -> list[str]:
         """Organs that the label holds, in the order of the classes."""
         present = set(self.scan.label.unique().tolist())
         return [name for index, name in enumerate(self.class_names) if index and index in present]
+
+    @cached_property
+    def _scan_hash(self) -> str:
+        return case_hash(self.scan.image, self.scan.label)
 
     def case(self, fold: int, network_grid: bool = False) -> Case:
         """The case for one network, on the scanner's voxels or on the network's grid."""
@@ -209,78 +243,161 @@ class Study:
         steps = tuple(step * before / after for step, before, after in zip(spacing, plain.shape[2:], size, strict=True))
         return Case(wrapped.to_network_grid(plain).contiguous(), resized.long(), steps, wrapped.network)
 
-    def score(self, case: Case, image: torch.Tensor, label: torch.Tensor) -> dict[str, dict[str, float]]:
-        """Dice and HD95 per organ of the prediction in float32."""
-        return self.compare(case, self.segment(case, image), label)
+    def model(self, case: Case) -> AttackedModel:
+        """A network that takes raw HU; what is found on the scanner's voxels is rounded to whole HU."""
+        return AttackedModel(
+            case.predict,
+            image_units="HU",
+            round_to_integer=isinstance(case.predict, ResampledNetwork),
+            class_names=self.class_names,
+            precision=self.precision,
+        )
 
     def segment(self, case: Case, image: torch.Tensor) -> torch.Tensor:
         """Class map in float32, whatever precision the attack used."""
-        with torch.inference_mode():
-            plain = image.as_tensor() if hasattr(image, "as_tensor") else image
-            return case.predict(plain.float()).argmax(dim=1, keepdim=True)
+        return predict(self.model(case), image)
 
     def compare(self, case: Case, prediction: torch.Tensor, label: torch.Tensor) -> dict[str, dict[str, float]]:
         """Dice and HD95 per organ of a class map."""
         scores = score_segmentation(prediction, label, case.spacing, self.class_names)
         return {name: {"dice": values["dice"], "hd95_mm": values["hd95_mm"]} for name, values in scores.items()}
 
-    def clean(self) -> dict[str, Any]:
-        """Scores of the untouched scan, per fold."""
-        found = {}
-        for fold in sorted(self.networks):
-            case = self.case(fold)
-            found[str(fold)] = self.score(case, case.image, case.label)
+    def score(self, case: Case, image: torch.Tensor, label: torch.Tensor) -> dict[str, dict[str, float]]:
+        """Dice and HD95 per organ of the prediction in float32."""
+        return self.compare(case, self.segment(case, image), label)
+
+    def cells(self) -> list[Cell]:
+        """The untouched scan under each network, and the rows."""
+        cells = [Cell(SCANNER_GRID, CLEAN, network=_network_name(fold)) for fold in sorted(self.networks)]
+        for row in self.rows.values():
+            case = NETWORK_GRID if row.network_grid else SCANNER_GRID
+            cells.append(Cell(case, row.name, network=_network_name(row.fold)))
+        return cells
+
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """Scan, networks and attack; the other fold counts where the attack is transferred to it."""
+        fold = _fold(cell)
+        known = {
+            **common_settings(),
+            "scan": self._scan_hash,
+            "network_settings": describe(self.networks[fold]),
+            "classes": self.class_names,
+        }
+        if cell.attack == CLEAN:
+            return known
+        row = self.rows[cell.attack]
+        other = self._other_fold(row)
+        return {
+            **known,
+            "attack_settings": [describe(row.make(self.steps)), self.precision],
+            "draws": self.draws,
+            "other": None if other is None else [other, describe(self.networks[other])],
+        }
+
+    def _other_fold(self, row: Row) -> int | None:
+        others = [fold for fold in self.networks if fold != row.fold]
+        return others[0] if others and not row.network_grid else None
+
+    def run(self) -> dict[str, Any]:
+        """Run the rows that are missing and write the table.
+
+        Returns:
+            ``clean``: scores of the untouched scan per fold; ``organs``; ``rows``: the records by name.
+        """
+        wanted = self.cells()
+        return self.finish(wanted, self.run_cells(wanted))
+
+    def write_report(self, records: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
+        """Write ``real_scan.md``."""
+        found = {
+            "organs": self.organs,
+            "clean": {str(_fold(record)): record["scores"]["clean"] for record in records if record["attack"] == CLEAN},
+            "rows": {record["attack"]: record for record in records if record["attack"] != CLEAN},
+        }
+        write_text(self.output_dir / "real_scan.md", table(found, list(self.rows.values()), self.table_organ))
         return found
 
-    def run(self, row: Row, steps: int, draws: int, precision: str = "auto", progress: bool = False) -> dict[str, Any]:
-        """Attack, draw random controls of equal size, and score both.
+    @property
+    def table_organ(self) -> str:
+        """The organ that the table is about."""
+        return self.class_names[LIVER] if LIVER < len(self.class_names) else self.organs[0]
 
-        Args:
-            row: what to run.
-            steps: gradient evaluations.
-            draws: random controls.
-            precision: of the attack; scores are always computed in float32.
-            progress: show a progress bar.
-        """
+    def compute(self, cell: Cell, _: Any) -> dict[str, Any]:
+        """Attack, draw random controls of equal size, and score both."""
+        if cell.attack == CLEAN:
+            case = self.case(_fold(cell))
+            model = self.model(case)
+            return measurement_record(
+                cell,
+                None,
+                model,
+                reference=LABEL,
+                scores={"clean": self.score(case, case.image, case.label)},
+                measurements={},
+                cost={"forwards": 1, "backwards": 0},
+                hashes={"inputs": self._scan_hash, "network": network_hashes(model)},
+            )
+        row = self.rows[cell.attack]
         case = self.case(row.fold, row.network_grid)
-        attack = row.make(steps, precision=precision, progress=progress, round_to_integer=not row.network_grid)
+        attack, model = copy.copy(row.make(self.steps)), self.model(case)
+        attack.progress = self.progress
+        clean = self.score(case, case.image, case.label)
         began = time.perf_counter()
-        result = attack(case.predict, case.image, case.label, spacing=case.spacing)
+        result = attack(model, case.image, case.label, spacing=case.spacing)
         seconds = time.perf_counter() - began
-        controls = [result.random_control(stream) for stream in range(draws)]
+        controls = [result.random_control(stream) for stream in range(self.draws)]
         sizes = [control_size(result, stream, image) for stream, (image, _) in enumerate(controls)]
         attacked = self.segment(case, result.adversarial)
         drawn = [self.segment(case, image) for image, _ in controls]
-        found: dict[str, Any] = {
-            "settings": settings(row, steps, draws, precision),
+        scores = {
+            "clean": clean,
             "adversarial": self.compare(case, attacked, result.label),
-            "random": [self.compare(case, seen, label) for seen, (_, label) in zip(drawn, controls, strict=True)],
-            "random_sizes": sizes,
-            "objective_history": [round(float(value), 4) for value in result.objective_history[:, 0]],
-            "zero_gradient_fraction": float(result.zero_gradient_fraction[0]),
-            "forwards": result.forwards,
-            "backwards": result.backwards,
-            "seconds": round(seconds, 1),
-            "budgets": {
-                name: {"value": float(m.values[0]), "units": m.units, "limit": m.limit, "at_least": m.at_least}
-                for name, m in result.budgets.items()
-            },
-            "visibility": score_visibility(result.adversarial, case.image, WINDOW),
+        }
+        more: dict[str, Any] = {
+            "random": [self.compare(case, seen, label) for seen, (_, label) in zip(drawn, controls, strict=True)]
         }
         if result.bound.geometric:
-            found["adversarial_original_label"] = self.compare(case, attacked, case.label)
-            found["random_original_label"] = [self.compare(case, seen, case.label) for seen in drawn]
+            scores["adversarial_original_label"] = self.compare(case, attacked, case.label)
             # How far the label itself moved: what a network that follows the anatomy perfectly would score.
-            found["moved_label"] = self.compare(case, result.label, case.label)
-        others = [fold for fold in self.networks if fold != row.fold]
-        if others and not row.network_grid:
-            other = self.case(others[0])
-            found["other_fold"] = {
-                "fold": others[0],
+            scores["moved_label"] = self.compare(case, result.label, case.label)
+            more["random_original_label"] = [self.compare(case, seen, case.label) for seen in drawn]
+        fold = self._other_fold(row)
+        if fold is not None:
+            other = self.case(fold)
+            more["other_fold"] = {
+                "fold": fold,
                 "random": self.score(other, *controls[0]),
                 "adversarial": self.score(other, result.adversarial, result.label),
             }
-        return found
+        return measurement_record(
+            cell,
+            attack,
+            model,
+            reference=LABEL,
+            scores=scores,
+            measurements=measured_budgets(result.budgets, norm_of(attack)),
+            cost={
+                "forwards": result.forwards,
+                "backwards": result.backwards,
+                "queries": result.queries,
+                "seconds": round(seconds, 1),
+            },
+            hashes={"inputs": self._scan_hash, "network": network_hashes(model)},
+            random_sizes=sizes,
+            objective_history=[round(float(value), 4) for value in result.objective_history[:, 0]],
+            zero_gradient_fraction=float(result.zero_gradient_fraction[0]),
+            visibility=score_visibility(result.adversarial, case.image, WINDOW),
+            **more,
+        )
+
+
+def _network_name(fold: int) -> str:
+    return f"fold{fold}"
+
+
+def _fold(cell: Cell | Mapping[str, Any]) -> int:
+    name = cell.network if isinstance(cell, Cell) else cell["network"]
+    return int(str(name).removeprefix("fold"))
 
 
 def control_size(result: AttackResult, stream: int, image: torch.Tensor) -> dict[str, float]:
@@ -288,82 +405,14 @@ def control_size(result: AttackResult, stream: int, image: torch.Tensor) -> dict
     bound = result.bound
     with torch.no_grad():
         drawn = bound.random_control(bound.scene.generators(CONTROL_STREAM + stream), result.parameters)
-        plain = image.as_tensor() if hasattr(image, "as_tensor") else image
-        measured = bound.measure(bound.scene.image, plain, drawn)
-    return {name: float(m.values[0]) for name, m in measured.items() if m.limit}
-
-
-def settings(row: Row, steps: int, draws: int, precision: str) -> dict[str, Any]:
-    """What decides the numbers of a row."""
-    return {
-        "attack": repr(row.make(steps, precision=precision)),
-        "draws": draws,
-        "fold": row.fold,
-        "network_grid": row.network_grid,
-    }
-
-
-def _finite(value: Any) -> Any:
-    """The same structure with None instead of NaN and infinity, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+        measured = bound.measure(bound.scene.image, as_plain(image), drawn)
+    return {name: float(m.values[0]) for name, m in measured.items() if m.limit_of(0)}
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     with replace_when_complete(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """Rows that are finished; empty where there is no file.
-
-    Raises:
-        ValueError: for a file that this experiment did not write.
-    """
-    if not path.exists():
-        return {"rows": {}}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("rows"), dict):
-        raise ValueError(f"{path} does not hold results of this experiment: remove it or choose another --output.")
-    return found
-
-
-def run_all(
-    study: Study,
-    path: Path,
-    rows: Sequence[Row] = ROWS,
-    steps: int = 10,
-    draws: int = 5,
-    precision: str = "auto",
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Run the rows that ``path`` lacks, and write it after each.
-
-    Returns:
-        everything that ``path`` holds.
-    """
-    found = read_results(path)
-    missing = [
-        row for row in rows if found["rows"].get(row.name, {}).get("settings") != settings(row, steps, draws, precision)
-    ]
-    if "clean" not in found:
-        found["clean"] = _finite(study.clean())
-        found["organs"] = study.organs
-        write_text(path, json.dumps(found, indent=1) + "\n")
-    with tqdm(total=len(rows), initial=len(rows) - len(missing), desc="real scan", disable=not progress) as bar:
-        for row in missing:
-            bar.set_postfix_str(row.name)
-            found["rows"][row.name] = _finite(study.run(row, steps, draws, precision, progress))
-            write_text(path, json.dumps(found, indent=1) + "\n")
-            bar.update()
-    return found
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -391,12 +440,14 @@ def _measured(budgets: Mapping[str, Mapping[str, Any]], controls: Sequence[Mappi
     for name, measured in budgets.items():
         if not measured["limit"]:  # a limit of 0 says what must not change at all
             continue
-        sign = "≥" if measured["at_least"] else "≤"
+        sign = "≥" if measured["bound"] == "lower" else "≤"
         units = "" if measured["units"] in ("", "1") else f" {measured['units']}"
         random = _mean(sizes.get(name) for sizes in controls)
         beside = "" if random is None else f", random {random:.3g}"
+        norm = measured["norm"]
+        said = f" in the {norm.replace('_', ' ')} norm" if norm and norm not in name else ""
         parts.append(
-            f"{name.replace('_', ' ')} {measured['value']:.3g}{units} ({sign} {measured['limit']:.3g}{beside})"
+            f"{name.replace('_', ' ')} {measured['value']:.3g}{units}{said} ({sign} {measured['limit']:.3g}{beside})"
         )
     return "; ".join(parts)
 
@@ -405,6 +456,11 @@ def table(found: Mapping[str, Any], rows: Sequence[Row] = ROWS, organ: str = "li
     """Markdown of the rows that are finished."""
     organs = found["organs"]
     done = [(row, found["rows"][row.name]) for row in rows if row.name in found["rows"]]
+
+    def clean_dice(row: Row) -> float | None:
+        of_fold = found["clean"].get(str(row.fold))
+        return None if of_fold is None else of_fold[organ]["dice"]
+
     clean = _markdown(
         ("network", *organs, "mean", f"{organ} HD95, mm"),
         (
@@ -425,12 +481,12 @@ def table(found: Mapping[str, Any], rows: Sequence[Row] = ROWS, organ: str = "li
             (
                 row.title,
                 row.budget,
-                _number(found["clean"][str(row.fold)][organ]["dice"]),
+                _number(clean_dice(row)),
                 f"{_number(_mean(drawn))} ({_number(min(v for v in drawn if v is not None))})",
-                f"**{_number(result['adversarial'][organ]['dice'])}**",
+                f"**{_number(result['scores']['adversarial'][organ]['dice'])}**",
                 _number(_mean(_organ_mean(scores, organs) for scores in result["random"])),
-                _number(_organ_mean(result["adversarial"], organs)),
-                _number(result["adversarial"][organ]["hd95_mm"], 1),
+                _number(_organ_mean(result["scores"]["adversarial"], organs)),
+                _number(result["scores"]["adversarial"][organ]["hd95_mm"], 1),
                 "–"
                 if other is None
                 else f"{_number(other['random'][organ]['dice'])} → {_number(other['adversarial'][organ]['dice'])}",
@@ -458,14 +514,14 @@ def table(found: Mapping[str, Any], rows: Sequence[Row] = ROWS, organ: str = "li
                 row.budget,
                 *(
                     f"{_number(_mean(scores[name]['dice'] for scores in result['random']), 2)} → "
-                    f"{_number(result['adversarial'][name]['dice'], 2)}"
+                    f"{_number(result['scores']['adversarial'][name]['dice'], 2)}"
                     for name in organs
                 ),
             )
             for row, result in done
         ),
     )
-    geometric = [(row, result) for row, result in done if "adversarial_original_label" in result]
+    geometric = [(row, result) for row, result in done if "adversarial_original_label" in result["scores"]]
     labels = _markdown(
         (
             "attack",
@@ -479,10 +535,10 @@ def table(found: Mapping[str, Any], rows: Sequence[Row] = ROWS, organ: str = "li
                 row.title,
                 row.budget,
                 f"{_number(_mean(s[organ]['dice'] for s in result['random']))} → "
-                f"{_number(result['adversarial'][organ]['dice'])}",
+                f"{_number(result['scores']['adversarial'][organ]['dice'])}",
                 f"{_number(_mean(s[organ]['dice'] for s in result['random_original_label']))} → "
-                f"{_number(result['adversarial_original_label'][organ]['dice'])}",
-                _number(result["moved_label"][organ]["dice"]),
+                f"{_number(result['scores']['adversarial_original_label'][organ]['dice'])}",
+                _number(result["scores"]["moved_label"][organ]["dice"]),
             )
             for row, result in geometric
         ),
@@ -493,11 +549,11 @@ def table(found: Mapping[str, Any], rows: Sequence[Row] = ROWS, organ: str = "li
             (
                 row.title,
                 row.budget,
-                _measured(result["budgets"], result.get("random_sizes", ())),
+                _measured(result["measurements"], result.get("random_sizes", ())),
                 _number(result["visibility"]["rms_change_hu"], 1),
                 _number(result["visibility"]["ssim"]),
-                str(result["forwards"]),
-                str(result["backwards"]),
+                str(result["cost"]["forwards"]),
+                str(result["cost"]["backwards"]),
             )
             for row, result in done
         ),
@@ -514,7 +570,7 @@ def table(found: Mapping[str, Any], rows: Sequence[Row] = ROWS, organ: str = "li
 
 PREFACE = """# A third-party network on a real scan
 
-Written by `python benchmarks/real_scan.py`; the numbers come from its JSON file.
+Written by `python benchmarks/real_scan.py`; the numbers come from its records.
 
 **What was attacked.** The all-convolutional 3D U-Net (884k parameters, 9 classes, raw HU as input) that the authors of
 OBELISK-Net trained on TCIA Pancreas-CT and released (MIT). Nobody here trained or changed it. Two sets of weights: fold
@@ -541,7 +597,7 @@ that 3 % are about 32 HU in soft tissue.
 """
 
 
-def document(found: Mapping[str, Any], study: Study, steps: int, draws: int) -> str:
+def document(found: Mapping[str, Any], study: RealScanStudy, steps: int, draws: int) -> str:
     """The page of the documentation."""
     shape = " × ".join(str(length) for length in study.scan.image.shape[2:])
     preface = PREFACE.format(
@@ -554,7 +610,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", help="folder with abdomen_ct and abdomen_unet (default: ../shared/data)")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/real_scan.json"), help="JSON file")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/real_scan"), help="folder")
     parser.add_argument(
         "--table", type=Path, default=None, help="markdown file to write, for example docs/real_scan.md"
     )
@@ -565,10 +621,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.draws < 1:
         raise ValueError(f"--draws must be >= 1, got {options.draws}.")
-    study = Study.load(find_data(options.data))
     rows = [row for row in ROWS if options.rows is None or row.name in options.rows]
-    found = run_all(study, options.output, rows, options.steps, options.draws, options.precision)
-    page = document(found, study, options.steps, options.draws)
+    study = RealScanStudy.from_folder(
+        find_data(options.data),
+        options.output,
+        rows=rows,
+        steps=options.steps,
+        draws=options.draws,
+        precision=options.precision,
+    )
+    page = document(study.run(), study, options.steps, options.draws)
     print(page)
     if options.table is not None:
         write_text(options.table, page)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from benchmarks.timing import Job, StepClock, Stopwatch
 from monai_adversarial.attacks import PGD, BiasFieldAttack, ElasticAttack
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.precision import Precision
 
@@ -81,31 +82,35 @@ def step_jobs(device: str, size: int, compiled: bool) -> list[Job]:
         for weight in trainable.parameters():
             weight.grad = None
 
-    def steps(attack: Callable[..., Any], *arguments: Any, **options: Any) -> Callable[[], list[tuple[float, float]]]:
+    def steps(
+        attack: Callable[..., Any], *arguments: Any, model: AttackedModel, **options: Any
+    ) -> Callable[[], list[tuple[float, float]]]:
         clock = StepClock()
         prepared = attack(*arguments, steps=STEPS, gradient=clock, **options)
 
         def run() -> list[tuple[float, float]]:
-            prepared(network, image, label, spacing=SPACING)
+            prepared(model, image, label, spacing=SPACING)
             return clock.steps()
 
         return run
 
+    automatic, float32 = AttackedModel(network), AttackedModel(network, precision="float32")
     ten = PGD(0.02, steps=10)
     bias: dict[str, Any] = {"max_gain": 0.3, "domain": "image"}
     jobs = [
         Job("floor", timed(lambda: input_gradient(network, image, label), repeats=2)),
         Job("trainable weights and backward(), as most libraries do", timed(with_weight_gradients)),
-        Job("PGD step, float32", steps(PGD, 0.02, precision="float32"), 1.05),
-        Job("PGD step, default (auto)", steps(PGD, 0.02), 0.45),
-        Job("bias-field step, float32", steps(BiasFieldAttack, precision="float32", **bias), 1.1),
-        Job("bias-field step, default", steps(BiasFieldAttack, **bias)),
-        Job("diffeomorphic elastic step, float32", steps(ElasticAttack, 5.0, precision="float32"), 1.5),
-        Job("diffeomorphic elastic step, default", steps(ElasticAttack, 5.0)),
-        Job("whole call of PGD-10, default, / 10", _tenth(timed(lambda: ten(network, image, label)))),
+        Job("PGD step, float32", steps(PGD, 0.02, model=float32), 1.05),
+        Job("PGD step, default (auto)", steps(PGD, 0.02, model=automatic), 0.45),
+        Job("bias-field step, float32", steps(BiasFieldAttack, model=float32, **bias), 1.1),
+        Job("bias-field step, default", steps(BiasFieldAttack, model=automatic, **bias)),
+        Job("diffeomorphic elastic step, float32", steps(ElasticAttack, 5.0, model=float32), 1.5),
+        Job("diffeomorphic elastic step, default", steps(ElasticAttack, 5.0, model=automatic)),
+        Job("whole call of PGD-10, default, / 10", _tenth(timed(lambda: ten(automatic, image, label)))),
     ]
     if compiled:
-        best = Job("PGD step, best (auto, compiled)", steps(PGD, 0.02, compile_network=True), 0.3)
+        compiled_model = AttackedModel(network, compile_network=True)
+        best = Job("PGD step, best (auto, compiled)", steps(PGD, 0.02, model=compiled_model), 0.3)
         jobs.insert(4, best)
     return jobs
 
@@ -133,10 +138,11 @@ def window_jobs(device: str, window: int) -> list[Job]:
 
     def attack_with(inferer: Any) -> Callable[[], list[tuple[float, float]]]:
         clock = StepClock()
-        attack = PGD(0.02, steps=4, precision="float32", gradient=clock)
+        attack = PGD(0.02, steps=4, gradient=clock)
+        model = AttackedModel(network, inferer, precision="float32")
 
         def run() -> list[tuple[float, float]]:
-            attack(network, image, label, inferer=inferer)
+            attack(model, image, label)
             return clock.steps()
 
         return run

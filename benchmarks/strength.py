@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from monai_adversarial.attacks import PGD
-from monai_adversarial.metrics.batch_dice import hard_prediction, mean_foreground_dice
+from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice
+from monai_adversarial.models import AttackedModel
 
 __all__ = ["strength_rows"]
 
@@ -63,8 +64,9 @@ def strength_rows(device: str, cases: int, steps: int, compiled: bool) -> list[t
     modes += [("float16", False)] if device.startswith("cuda") else []  # most CPUs only emulate it
     modes += [("auto", True)] if compiled else []
     for mode, compile_network in modes:
-        attack = PGD(8, "HU", steps=steps, intensity=WINDOW, precision=mode, compile_network=compile_network)
+        attack = PGD(8, "HU", steps=steps)
+        model = AttackedModel(network, intensity=WINDOW, precision=mode, compile_network=compile_network)
         begin = time.perf_counter()
-        total = sum(dice(attack(network, *case).adversarial, case[1]) for case in data)
+        total = sum(dice(attack(model, *case).adversarial, case[1]) for case in data)
         rows.append((f"{mode}{', compiled' * compile_network}", total / cases, time.perf_counter() - begin))
     return rows

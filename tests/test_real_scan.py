@@ -15,10 +15,11 @@ from monai.data import MetaTensor
 from torch import nn
 
 from benchmarks import real_scan
-from benchmarks.real_scan import Row, Study, main, read_results, run_all, table
+from benchmarks.real_scan import RealScanStudy, Row, main, table
 from monai_adversarial.attacks import PGD, ElasticAttack
 from monai_adversarial.data.real_scan import LabelledScan, load_labelled_scan
 from monai_adversarial.networks import ResampledNetwork
+from monai_adversarial.studies import Cell, StudyError
 
 NAMES = ("background", "liver", "spleen")
 
@@ -30,7 +31,7 @@ class Threshold(nn.Module):
         return torch.cat((torch.zeros_like(image), image - 50, 2 * image - 170), dim=1) / 10
 
 
-def toy_study(folds: tuple[int, ...] = (1, 2)) -> Study:
+def toy_study(folder: Path, rows: tuple[Row, ...], **options: Any) -> RealScanStudy:
     generator = torch.Generator().manual_seed(0)
     label = torch.zeros(1, 1, 12, 10, 8, dtype=torch.int64)
     label[..., 2:6, 2:8, 2:6] = 1
@@ -39,18 +40,17 @@ def toy_study(folds: tuple[int, ...] = (1, 2)) -> Study:
     image = (levels[label] + 4 * torch.randn(label.shape, generator=generator)).round()
     affine = torch.diag(torch.tensor([3.0, 3.0, 3.0, 1.0], dtype=torch.float64))
     scan = LabelledScan(MetaTensor(image, affine=affine), MetaTensor(label, affine=affine))
-    networks = {fold: ResampledNetwork(Threshold(), (24, 20, 16), (0, 2)).eval() for fold in folds}
-    return Study(scan, networks, NAMES)
+    networks = {fold: ResampledNetwork(Threshold(), (24, 20, 16), (0, 2)).eval() for fold in (1, 2)}
+    options = {"steps": 3, "draws": 2, "precision": "float32", "progress": False, **options}
+    return RealScanStudy(scan, networks, folder, rows, NAMES, **options)
 
 
 def noise(steps: int, **options: Any) -> PGD:
-    return PGD(40, units="HU", steps=steps, objective="dice", classes=(1,), image_units="HU", **options)
+    return PGD(40, units="HU", steps=steps, objective="dice", classes=(1,), **options)
 
 
 def deformation(steps: int, **options: Any) -> ElasticAttack:
-    return ElasticAttack(
-        6.0, control_spacing=12.0, steps=steps, objective="dice", classes=(1,), image_units="HU", **options
-    )
+    return ElasticAttack(6.0, control_spacing=12.0, steps=steps, objective="dice", classes=(1,), **options)
 
 
 TOY_ROWS = (
@@ -60,26 +60,30 @@ TOY_ROWS = (
 )
 
 
-def run_toy(path: Path, rows: tuple[Row, ...] = TOY_ROWS, **options: Any) -> dict[str, Any]:
-    return run_all(
-        toy_study(), path, rows, **{"steps": 3, "draws": 2, "precision": "float32", "progress": False, **options}
-    )
+def run_toy(folder: Path, rows: tuple[Row, ...] = TOY_ROWS, **options: Any) -> dict[str, Any]:
+    return toy_study(folder, rows, **options).run()
 
 
 def test_rows_hold_scores_controls_and_budgets(tmp_path: Path) -> None:
-    found = run_toy(tmp_path / "results.json")
-    assert json.loads((tmp_path / "results.json").read_text()) == found
+    found = run_toy(tmp_path)
+    for row in TOY_ROWS:
+        (path,) = (tmp_path / "records").rglob(f"{row.name}/*.json")
+        record = json.loads(path.read_text())
+        assert {key: value for key, value in record.items() if key != "seal"} == found["rows"][row.name]
     assert found["organs"] == ["liver", "spleen"]
     assert found["clean"]["2"]["liver"]["dice"] > 0.7
     row = found["rows"]["noise"]
-    assert row["adversarial"]["liver"]["dice"] < min(scores["liver"]["dice"] for scores in row["random"]) - 0.2
+    assert (row["reference"], row["network"], row["case"]) == ("label", "fold2", "scanner_grid")
+    assert row["scores"]["clean"] == found["clean"]["2"]
+    attacked = row["scores"]["adversarial"]
+    assert attacked["liver"]["dice"] < min(scores["liver"]["dice"] for scores in row["random"]) - 0.2
     assert [sizes["noise_linf"] for sizes in row["random_sizes"]] == [40, 40]
-    assert row["budgets"]["noise_linf"]["value"] == pytest.approx(40)
+    assert row["measurements"]["noise_linf"]["value"] == pytest.approx(40)
     # the other fold is the same network here: the attack transfers completely
-    assert row["other_fold"]["adversarial"] == row["adversarial"]
-    assert "moved_label" not in row
+    assert row["other_fold"]["adversarial"] == attacked
+    assert "moved_label" not in row["scores"]
     moved = found["rows"]["deformation"]
-    assert 0.3 < moved["moved_label"]["liver"]["dice"] < 1.0
+    assert 0.3 < moved["scores"]["moved_label"]["liver"]["dice"] < 1.0
     # a network that follows the anatomy scores better against the label that moved with it
     for own, old in zip(moved["random"], moved["random_original_label"], strict=True):
         assert own["liver"]["dice"] > old["liver"]["dice"]
@@ -89,49 +93,72 @@ def test_rows_hold_scores_controls_and_budgets(tmp_path: Path) -> None:
     assert "nan" not in text.lower() and "None" not in text
 
 
-def test_an_interrupted_experiment_goes_on_with_the_missing_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "results.json"
-    ran: list[str] = []
-    original = Study.run
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the rows that were computed."""
+    names: list[str] = []
+    original = RealScanStudy.compute
 
-    def counted(self: Study, row: Row, *arguments: Any, **options: Any) -> dict[str, Any]:
-        if row.name == "grid" and "stop" not in ran:
-            ran.append("stop")
+    def counted(self: RealScanStudy, cell: Cell, case: Any) -> dict[str, Any]:
+        if cell.attack == "grid" and "stop" not in names:
+            names.append("stop")
             raise KeyboardInterrupt
-        ran.append(row.name)
-        return original(self, row, *arguments, **options)
+        names.append(cell.attack)
+        return original(self, cell, case)
 
-    monkeypatch.setattr(Study, "run", counted)
+    monkeypatch.setattr(RealScanStudy, "compute", counted)
+    return names
+
+
+def test_an_interrupted_experiment_goes_on_with_the_missing_rows(tmp_path: Path, ran: list[str]) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run_toy(path)
-    assert ran == ["noise", "deformation", "stop"]
-    assert sorted(read_results(path)["rows"]) == ["deformation", "noise"]
-    run_toy(path)
-    assert ran[3:] == ["grid"]
-    run_toy(path)
-    assert len(ran) == 4
-    run_toy(path, rows=TOY_ROWS[:1], steps=2)  # other settings: not the same row any more
-    assert ran[4:] == ["noise"]
-    assert not list(tmp_path.glob(".*"))
+        run_toy(tmp_path)
+    assert ran == ["clean", "clean", "noise", "deformation", "stop"]
+    assert sorted(path.parent.name for path in (tmp_path / "records").rglob("*.json")) == [
+        "clean",
+        "clean",
+        "deformation",
+        "noise",
+    ]
+    run_toy(tmp_path)
+    assert ran[5:] == ["grid"]
+    run_toy(tmp_path)
+    assert len(ran) == 6
+    run_toy(tmp_path, rows=TOY_ROWS[:1], steps=2)  # other settings: not the same row any more
+    assert ran[6:] == ["noise"]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_scores_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
-    forward = run_toy(tmp_path / "a.json", TOY_ROWS[:2])
-    backward = run_toy(tmp_path / "b.json", TOY_ROWS[1::-1])
+    forward = run_toy(tmp_path / "a", TOY_ROWS[:2])
+    backward = run_toy(tmp_path / "b", TOY_ROWS[1::-1])
     for name in ("noise", "deformation"):
-        a, b = ({k: v for k, v in found["rows"][name].items() if k != "seconds"} for found in (forward, backward))
+        a, b = ({k: v for k, v in found["rows"][name].items() if k != "cost"} for found in (forward, backward))
         assert a == b
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"rows": 3}', "not json"])
-def test_a_foreign_results_file_is_refused(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "results.json"
+def test_a_foreign_record_is_named_and_its_row_runs_again(
+    tmp_path: Path, content: str, ran: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run_toy(tmp_path, TOY_ROWS[:1])
+    (path,) = (tmp_path / "records").rglob("noise/*.json")
     path.write_text(content)
-    with pytest.raises(ValueError, match="does not hold results of this experiment"):
-        run_toy(path)
-    assert path.read_text() == content
+    again = run_toy(tmp_path, TOY_ROWS[:1])
+    assert f"{path} is no record of this study or was changed" in capsys.readouterr().err
+    assert ran == ["clean", "clean", "noise", "noise"]
+    assert again["rows"]["noise"] | {"cost": 0} == found["rows"]["noise"] | {"cost": 0}
+
+
+def test_a_row_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    def broken(steps: int, **options: Any) -> PGD:
+        return PGD(40, units="HU", steps=steps, classes=(7,), **options)
+
+    rows = (Row("broken", "PGD of a class that is not there", "40 HU", broken), TOY_ROWS[0])
+    with pytest.raises(StudyError, match="1 of 4 cells failed, the tables cover.*broken.*classes must name"):
+        run_toy(tmp_path, rows)
+    text = (tmp_path / "real_scan.md").read_text()
+    assert "| PGD | 40 HU |" in text and "not there" not in text
 
 
 def test_missing_data_is_one_sentence(tmp_path: Path) -> None:
@@ -178,24 +205,24 @@ def test_bad_scans_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def study(shared_data: Path) -> Study:
-    return Study.load(shared_data, folds=(2,))
+def study(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> RealScanStudy:
+    return RealScanStudy.from_folder(shared_data, tmp_path_factory.mktemp("real_scan"), folds=(2,))
 
 
 @pytest.mark.real_data
-def test_scan_is_the_documented_one(study: Study) -> None:
+def test_scan_is_the_documented_one(study: RealScanStudy) -> None:
     assert tuple(study.scan.image.shape) == (1, 1, 122, 94, 52)
     assert int((study.scan.label == real_scan.LIVER).sum()) == 41_692
 
 
 @pytest.mark.real_data
 @pytest.mark.slow
-def test_pgd_destroys_the_liver_that_random_noise_leaves(study: Study) -> None:
+def test_pgd_destroys_the_liver_that_random_noise_leaves(study: RealScanStudy) -> None:
     """Ten PGD steps of 16 HU on the scanner's voxels, float32 scores of the image rounded to integer HU."""
     row = next(row for row in real_scan.ROWS if row.name == "pgd_16")
     case = study.case(row.fold)
     assert study.score(case, case.image, case.label)["liver"]["dice"] >= 0.9
-    result = row.make(10, round_to_integer=True)(case.predict, case.image, case.label)
+    result = row.make(10)(study.model(case), case.image, case.label)
     assert float((result.adversarial - case.image).abs().max()) == 16
     assert study.score(case, *result.random_control())["liver"]["dice"] >= 0.9
     assert study.score(case, result.adversarial, case.label)["liver"]["dice"] <= 0.1

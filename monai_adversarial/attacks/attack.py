@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from monai_adversarial.attacks.objectives import Objective, get_objective
 from monai_adversarial.attacks.perturbations.base import Parameters, Perturbation
 from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed, perturb_batch
 from monai_adversarial.attacks.result import AttackResult
+from monai_adversarial.attacks.scale_checks import check_scale
 from monai_adversarial.attacks.scored_run import ScoredRun
 from monai_adversarial.attacks.search import Search, SteepestAscent
 from monai_adversarial.metrics.success import success_rule
@@ -26,7 +26,6 @@ from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.calls import ShownAsCall, shown
-from monai_adversarial.utils.intensity import MOST_OUTSIDE
 from monai_adversarial.utils.modules import frozen
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene, budget_of, case_seeds, spacing_of
@@ -70,6 +69,8 @@ class Attack(ShownAsCall):
         ValueError: for an argument out of range.
     """
 
+    _said: set[str]
+
     def __init__(
         self,
         perturbation: Perturbation,
@@ -108,6 +109,8 @@ class Attack(ShownAsCall):
         self.success_threshold = check_fraction("success_threshold", success_threshold)
         self.seed = check_count("seed", seed, minimum=0)
         self.progress = bool(progress)
+        # Doubts about batches that training has warned of; scaled copies share it.
+        self._said = set()
 
     def scaled(self, budget: float = 1.0, steps: int | None = None) -> Attack:
         """The same attack with ``budget`` times its budget, and its step in proportion.
@@ -212,14 +215,7 @@ class Attack(ShownAsCall):
         ready = given.image
         with axes_explained(known, ready), self.scope(known, ready) as (predictor, clean):
             scene = replace(
-                self._scene(
-                    predictor,
-                    clean,
-                    ready,
-                    _mask("region", region),
-                    spacing,
-                    self.random_start or not self.search.uses_gradients,
-                ),
+                self._scene(predictor, clean, ready, _mask("region", region), spacing, training=True),
                 budget=budget_of(clean, budget),
             )
             plain_label = None if given.label is None else detached(given.label).to(clean.device)
@@ -258,47 +254,21 @@ class Attack(ShownAsCall):
         image: torch.Tensor,
         region: torch.Tensor | None,
         spacing: Any,
-        needs_seeds: bool = True,
+        training: bool = False,
     ) -> Scene:
-        if predictor.units == "HU" and float(clean.abs().max()) <= 10.0:
-            raise ValueError(
-                f"image_units is 'HU' but the image's values lie within {float(clean.min()):.3g} to "
-                f"{float(clean.max()):.3g}: it looks "
-                "already scaled; give the AttackedModel intensity= (the map that scaled it) and image_units='network'."
-            )
+        # Seeds wait for the device and read all voxels: training that draws nothing needs none.
+        draws = not training or self.random_start or not self.search.uses_gradients
         scene = Scene(
             image=clean,
-            # Seeds wait for the device and read all voxels.
-            seeds=case_seeds(clean, self.seed) if needs_seeds else (self.seed,) * clean.shape[0],
+            seeds=case_seeds(clean, self.seed) if draws else (self.seed,) * clean.shape[0],
             spacing=spacing_of(image, spacing, required=False),
             region=None if region is None else check_region(detached(region), clean),
-            intensity=predictor.model.intensity,
+            intensity=predictor.intensity,
             image_units=predictor.units,
+            intensity_doubt=predictor.intensity_doubt,
         )
-        self._check_scale(scene)
+        check_scale(scene, self.perturbation, training, self._said)
         return scene
-
-    def _check_scale(self, scene: Scene) -> None:
-        """A map that did not make this image freezes its voxels, and a budget in the wrong units swamps it: both would
-        pass for a result."""
-        clean, intensity = scene.image, scene.intensity
-        if scene.image_units == "network" and intensity is not None:
-            outside = intensity.fraction_outside(clean)
-            if outside > MOST_OUTSIDE:
-                raise ValueError(
-                    f"intensity maps to {intensity.low:g} to {intensity.high:g}, but {outside:.0%} of the "
-                    f"image's voxels lie far outside ({float(clean.min()):.3g} to {float(clean.max()):.3g}): it is not "
-                    "the map that scaled this image."
-                )
-        epsilon, units = getattr(self.perturbation, "epsilon", None), getattr(self.perturbation, "units", None)
-        if units == "network" and epsilon is not None and getattr(self.perturbation, "norm", None) == "linf":
-            span = float(clean.max() - clean.min())
-            if epsilon > span > 0:
-                warnings.warn(
-                    f"epsilon is {epsilon:g} in the network's units, more than the whole range of the image "
-                    f"({span:.3g}): pass units='HU' and intensity= if it is meant in HU.",
-                    stacklevel=2,
-                )
 
 
 def _mask(name: str, region: Any) -> torch.Tensor | None:

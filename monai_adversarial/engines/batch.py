@@ -11,7 +11,7 @@ import torch
 
 from monai_adversarial.attacks import Attack
 
-__all__ = ["Batch", "batch_region", "check_trains"]
+__all__ = ["Batch", "batch_region", "check_sees_as_network", "check_trains"]
 
 
 @dataclass
@@ -65,16 +65,24 @@ def check_trains(attack: Attack, name: str = "attack") -> None:
     """Refuse attacks that would not make a training adversarial.
 
     Raises:
-        ValueError: for a targeted attack, and for one that maps the image itself.
+        ValueError: for a targeted attack.
     """
     if attack.targeted:
         raise ValueError(
             f"{name} must be untargeted: an attack towards the label would make the batch easier, got targeted=True."
         )
-    if attack.image_units == "HU" and attack.intensity is not None:
+
+
+def check_sees_as_network(image_units: str | None, intensity: Any) -> None:
+    """Refuse a model that maps the image itself, which a training does not.
+
+    Raises:
+        ValueError: for images in HU together with a map.
+    """
+    if image_units == "HU" and intensity is not None:
         raise ValueError(
-            f"{name} must see the image as the network does: with image_units='HU' and intensity= it maps the image "
-            "itself, which the training would not. Scale in the transforms and pass intensity= alone."
+            "model must see the image as the trained network does: with image_units='HU' and intensity= it maps the "
+            "image itself, which the training would not. Scale in the transforms and tell intensity= alone."
         )
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,12 +15,13 @@ from torch import nn
 from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.perturbed import REFERENCES
 from monai_adversarial.engines.batch import Batch
+from monai_adversarial.handlers.engine_model import Told
 from monai_adversarial.handlers.loss_term import AdversarialLossTerm
-from monai_adversarial.handlers.reference_network import ReferenceNetwork, frozen_outputs
+from monai_adversarial.handlers.reference_network import ReferenceNetwork, frozen_outputs, reference_logits
 from monai_adversarial.handlers.teacher import AveragedTeacher
-from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.losses.distillation import DistillationLoss
 from monai_adversarial.losses.voxelwise import resolve_activation
+from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.networks.dual_normalization import has_dual_normalization
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_choice, check_fraction, check_positive
@@ -56,15 +56,14 @@ class AdversarialDistillation(AdversarialLossTerm):
         teacher: a trained network on the student's device; None for self-distillation from the exponential average of
             the student's weights.
         attack: the attack, or several of which each iteration draws one; None for plain distillation.
-        network: the student; None for the trainer's own.
-        inferer: how the attack runs the student; None for the trainer's inferer. The teacher has the trainer's.
+        model: the student under attack, or facts of it; None for the trainer's network behind its inferer. The teacher
+            has the trainer's inferer. See :class:`~monai_adversarial.handlers.base.TrainingHandler`.
         temperature: T > 0 of both networks in the divergences. The student is deployed without it.
         task_weight: weight of the trainer's own loss on the clean batch.
         clean_weight: weight of the divergence on the clean image.
         adversarial_weight: weight of the divergence on the adversarial image.
         decay: share of the average that stays in each iteration, for ``teacher=None``.
         balanced: every class of a sample's label has the same weight in the divergences, so that small organs count.
-        activation: ``"softmax"``, ``"sigmoid"``, or None for sigmoid with one channel.
         teacher_weights: checkpoint to load into ``teacher``; None where it has its weights.
         reference: what the attack wants to leave: ``"teacher"``, or see ``Attack.perturb``.
         options: ``probability``, ``first_epoch``, ``budget``, ``steps``, ``region_key``, ``seed`` of
@@ -86,8 +85,7 @@ class AdversarialDistillation(AdversarialLossTerm):
         self,
         teacher: nn.Module | None,
         attack: Attacks | None,
-        network: nn.Module | None = None,
-        inferer: Callable[..., Any] | None = None,
+        model: Told = None,
         *,
         temperature: float = 1.0,
         task_weight: float = 0.0,
@@ -95,7 +93,6 @@ class AdversarialDistillation(AdversarialLossTerm):
         adversarial_weight: float = 1.0,
         decay: float = 0.999,
         balanced: bool = False,
-        activation: str | None = None,
         teacher_weights: str | os.PathLike[str] | None = None,
         reference: str = "teacher",
         **options: Any,
@@ -103,9 +100,8 @@ class AdversarialDistillation(AdversarialLossTerm):
         check_choice("reference", reference, ("teacher", *REFERENCES))
         super().__init__(
             attack,
-            DistillationLoss(temperature, balanced, activation=activation),
-            network,
-            inferer,
+            DistillationLoss(temperature, balanced),
+            model,
             task_weight=task_weight,
             reference="label" if reference == "teacher" else reference,  # the teacher's answer replaces it
             **options,
@@ -125,6 +121,7 @@ class AdversarialDistillation(AdversarialLossTerm):
         else:
             self.teacher = AveragedTeacher(decay)
         self.teacher_outputs: Any = None
+        self._teacher_model: AttackedModel | None = None
 
     def describe(self) -> str:
         """What it will do."""
@@ -167,25 +164,30 @@ class AdversarialDistillation(AdversarialLossTerm):
             self.teacher.begin(self.network_of(engine))
         teacher = self.teacher.network
         assert teacher is not None
-        self.teacher_outputs = frozen_outputs(teacher, batch.image, batch.with_arguments(engine.inferer))
+        if self._teacher_model is None or self._teacher_model.network is not teacher:
+            self._teacher_model = self.model_for(batch).replace(network=teacher)
+        outputs = frozen_outputs(teacher, batch.image, batch.with_arguments(engine.inferer))
+        self.teacher_outputs = reference_logits(self._teacher_model, outputs)
         attack = self.attack_of(engine)
         if attack is not None:
             options: dict[str, Any] = {}
             if self._leaves_teacher:
-                options["probabilities"] = self._reference_of(attack)
+                options["probabilities"] = self._teacher_probabilities()
             self.perturbed = self.perturb(engine, attack, batchdata, batch, **options)
         return prepared
 
-    def _reference_of(self, attack: Attack) -> torch.Tensor:
+    def _teacher_probabilities(self) -> torch.Tensor:
         """The teacher's probabilities as the attack reads a network's answer."""
+        assert self.model is not None
         logits = _finest(self.teacher_outputs)
-        given = attack.activation or self.loss_function.activation  # type: ignore[attr-defined]
-        return logits.sigmoid() if resolve_activation(given, logits) == "sigmoid" else logits.softmax(dim=1)
+        sigmoid = resolve_activation(self.model.activation_of(logits.shape[1]), logits) == "sigmoid"
+        return logits.sigmoid() if sigmoid else logits.softmax(dim=1)
 
     def loss_completed(self, engine: SupervisedTrainer) -> None:
         """Replace the loss."""
         if self.batch is None:
             return
+        self.tell_activation()
         task = as_plain(engine.state.output[CommonKeys.LOSS])
         weighted, parts = [], {}
         if self.task_weight > 0:
@@ -193,7 +195,7 @@ class AdversarialDistillation(AdversarialLossTerm):
             parts["task_loss"] = task
         clean_weight = self.clean_weight + (self.adversarial_weight if self.perturbed is None else 0.0)
         if clean_weight > 0:
-            clean = map_outputs(as_plain, engine.state.output[CommonKeys.PRED])
+            clean = self.logits_of(engine.state.output[CommonKeys.PRED])
             parts["distillation_loss"] = self.divergence(clean)
             weighted.append(clean_weight * parts["distillation_loss"])
         if self.perturbed is not None:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from ignite.engine import Events
-from monai.engines import PrepareBatchExtraInput, SupervisedEvaluator
+from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import eval_mode
 from monai.utils import convert_to_dst_type
@@ -17,16 +17,31 @@ from monai.utils import convert_to_dst_type
 from monai_adversarial.attacks import Attack
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.engines.batch import batch_region
+from monai_adversarial.handlers.engine_model import (
+    Told,
+    as_logits,
+    attacked_tensor,
+    check_told,
+    model_of,
+    told_argument,
+)
 from monai_adversarial.handlers.evaluation_base import RobustEvaluation
 from monai_adversarial.handlers.evaluation_engine import (
     EnginePostprocessing,
+    RememberedBatch,
     bare_network,
     check_labels,
     check_network,
     evaluating,
+    forgets_batches,
+    has_own_iteration,
+    remembers_batches,
 )
-from monai_adversarial.metrics.batch_dice import hard_prediction
-from monai_adversarial.metrics.robust_dice import RobustDice, organ_channels, organ_dice
+from monai_adversarial.metrics.dice import hard_prediction, organ_dice
+from monai_adversarial.metrics.organs import organ_channels
+from monai_adversarial.metrics.robust_dice import RobustDice
+from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.utils.modules import describe_callable
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_count, check_fraction
 
@@ -36,11 +51,13 @@ __all__ = ["AdversarialEvaluation"]
 class AdversarialEvaluation(RobustEvaluation):
     """Attacks every batch of a ``SupervisedEvaluator`` after its clean forward pass and reports robust Dice.
 
-    The attack sees the evaluator's batch, device, network and inferer. The adversarial image is predicted and
-    postprocessed as the clean one is (in the evaluator's precision, without transforms that write files) and scored
-    against its label, which a geometric attack has moved. Nothing of the evaluator changes: batch, output, network and
-    clean metrics are the same as without the handler. Several of them, with different names, can be attached to one
-    evaluator.
+    The attack sees the evaluator's batch, device, network, inferer, and what its ``prepare_batch`` hands to the network
+    besides. The adversarial image is predicted and postprocessed as the clean one is (in the evaluator's precision,
+    without transforms that write files) and scored against its label, which a geometric attack has moved. Nothing of
+    the evaluator changes: batch, output, network and clean metrics are the same as without the handler. Several of
+    them, with different names, can be attached to one evaluator. An evaluator with an iteration of its own must fire
+    ``FORWARD_COMPLETED`` for each batch, and predict what its inferer, called with the prepared batch, predicts: else
+    the run ends with an error.
 
     At the end of the epoch, before any other handler of that event, ``engine.state.metrics`` holds:
 
@@ -59,9 +76,9 @@ class AdversarialEvaluation(RobustEvaluation):
 
     As handler, or as key metric, by which MONAI's ``CheckpointSaver(save_key_metric=True)`` chooses the checkpoint::
 
-        attack = PGD(8, units="HU", intensity={"a_min": -160, "a_max": 240})
-        SupervisedEvaluator(..., val_handlers=[AdversarialEvaluation(attack, "pgd", key_metric=True), saver])
-        SupervisedEvaluator(..., key_val_metric={"pgd_mean_dice": AdversarialEvaluation(attack, "pgd")})
+        evaluation = AdversarialEvaluation(PGD(8, units="HU"), "pgd", {"intensity": {"a_min": -160, "a_max": 240}})
+        SupervisedEvaluator(..., key_val_metric={"pgd_mean_dice": evaluation})
+        SupervisedEvaluator(..., val_handlers=[evaluation, saver])  # made with key_metric=True
 
     With several processes all ranks have to attach it. Configs that shorten their list of handlers on other ranks leave
     ``key_val_metric`` and ``additional_metrics`` alone: put it there.
@@ -69,12 +86,11 @@ class AdversarialEvaluation(RobustEvaluation):
     Args:
         attack: the attack, not a targeted one.
         name: first part of the metrics' names, an identifier.
-        network: the network that the attack differentiates; None for the evaluator's own. Another one (a surrogate)
-            makes this a transfer attack: the evaluator's network is what is scored.
-        inferer: the inferer that the attack differentiates; None for the evaluator's own.
-        class_names: names of the network's channels, with softmax the background first, or a mapping of channel to
-            name; None for ``class_1``, ``class_2``, ...
-        classes: the channels or names to score; None for all organs.
+        model: the model under attack. None: the evaluator's network behind its inferer. A mapping of arguments of
+            ``AttackedModel`` adds facts to it: ``intensity``, ``class_names``, ``scored_classes``, ``ignore_index``,
+            ``activation``, ``output``... An ``AttackedModel`` is taken as it is, with the evaluator's inferer if it
+            has none; a network takes the place of the evaluator's. Another network (a surrogate) or inferer makes this
+            a transfer attack, which is said: the evaluator's own are what is scored.
         region_key: batch key of a mask of the voxels that may change.
         interval: attack in the first and then in every n-th run of the evaluator. In the runs between there are no
             robust metrics, so that a key metric needs 1.
@@ -89,19 +105,20 @@ class AdversarialEvaluation(RobustEvaluation):
         acceptable_dice: cases with a clean Dice of at most this do not count in the success rate.
         key_metric: make ``{name}_mean_dice`` the key metric of an evaluator that has none.
 
+    Attributes:
+        model: the whole model; None until the evaluator runs.
+
     Raises:
-        TypeError: for an attack that is not an ``Attack``.
+        TypeError: for an attack that is not an ``Attack``, and a model that cannot be.
         ValueError: for an argument out of range and a targeted attack.
+        RuntimeError: at the end of an epoch, where not every batch was evaluated under attack.
     """
 
     def __init__(
         self,
         attack: Attack,
         name: str = "adversarial",
-        network: Callable[..., Any] | None = None,
-        inferer: Callable[..., Any] | None = None,
-        class_names: Sequence[str] | Mapping[Any, str] | None = None,
-        classes: Sequence[int | str] | None = None,
+        model: Told = None,
         region_key: str | None = None,
         interval: int = 1,
         max_batches: int | None = None,
@@ -118,11 +135,8 @@ class AdversarialEvaluation(RobustEvaluation):
             raise TypeError(f"attack must be a monai_adversarial.attacks.Attack, got {type(attack).__name__}.")
         if attack.targeted:
             raise ValueError("attack must not be targeted: robust Dice is measured against the true label.")
-        if network is not None and not callable(network):
-            raise TypeError(f"network must be a torch.nn.Module or a callable, got {type(network).__name__}.")
-        self.attack, self.network, self.inferer = attack, network, inferer
-        self.class_names = class_names
-        self.classes = None if classes is None else tuple(classes)
+        self.attack, self.told = attack, check_told(model)
+        self.model: AttackedModel | None = None
         self.region_key = region_key
         self.interval = check_count("interval", interval)
         self.max_batches = None if max_batches is None else check_count("max_batches", max_batches)
@@ -142,8 +156,12 @@ class AdversarialEvaluation(RobustEvaluation):
         """See :meth:`RobustEvaluation.attach`."""
         super().attach(engine, name)
         engine.add_event_handler(Events.STARTED, self._check_evaluator)
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._evaluate)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
+        engine.add_event_handler(Events.COMPLETED, forgets_batches)
+        engine.add_event_handler(Events.TERMINATE, forgets_batches)
         if hasattr(engine, "network"):
             self._check_evaluator(engine)
 
@@ -153,19 +171,19 @@ class AdversarialEvaluation(RobustEvaluation):
                 f"interval must be 1 for a key metric, got {self.interval}: runs without attack would have nothing to "
                 "compare (run the evaluator itself less often)."
             )
+        self._check_prepare_batch(engine)
+        check_labels(engine, self.label_key)
+        network = told_argument(self.told, "network")
+        if network is not None:
+            check_network(network, engine.state.device)
+
+    @staticmethod
+    def _check_prepare_batch(engine: SupervisedEvaluator) -> None:
         if isinstance(engine.prepare_batch, PrepareBatchAdversarial):
             raise ValueError(
                 "the evaluator's prepare_batch already attacks the batch, so that nothing clean is left to evaluate: "
                 "remove one of the two."
             )
-        if isinstance(engine.prepare_batch, PrepareBatchExtraInput):
-            raise ValueError(
-                "the evaluator's prepare_batch hands extra inputs to the network, but attacks know networks of one "
-                "image only: pass a network that holds the other inputs itself."
-            )
-        check_labels(engine, self.label_key)
-        if self.network is not None:
-            check_network(self.network, engine.state.device)
 
     def _check_evaluator(self, engine: SupervisedEvaluator) -> None:
         """What an evaluator does not have yet while it attaches the handlers that it was made with."""
@@ -176,10 +194,34 @@ class AdversarialEvaluation(RobustEvaluation):
             )
         check_network(engine.network, engine.state.device)
 
+    def _start(self, engine: SupervisedEvaluator) -> None:
+        """Learn what is attacked, and say so in the first run."""
+        self._check_prepare_batch(engine)
+        remembers_batches(engine)
+        model = model_of(engine, self.told)
+        bare = bare_network(model.network)
+        self.model = model if bare is model.network else model.replace(network=bare)
+        self._compared = False
+        if self._runs:
+            return
+        engine.logger.info(
+            f"{type(self).__name__} {self.name!r}: attacks {self.model!r} with {self.attack!r}; a success is a mean "
+            f"Dice below {self.success_threshold:g} times the clean one, of cases with a clean one above "
+            f"{self.acceptable_dice:g}."
+        )
+        for part, scored in (("network", bare_network(engine.network)), ("inferer", engine.inferer)):
+            attacked = getattr(self.model, part)
+            same = attacked is scored if part == "network" else type(attacked) is type(scored)
+            if not same:
+                engine.logger.warning(
+                    f"{type(self).__name__} {self.name!r}: the {part} of model= ({describe_callable(attacked)}) is not "
+                    f"the evaluator's ({describe_callable(scored)}), which is scored: this is a transfer attack."
+                )
+
     def _reset(self) -> None:
         self._clean: list[torch.Tensor] = []
         self._robust: list[torch.Tensor] = []
-        self._batches = 0
+        self._batches = self._iterations = 0
         self._scores: RobustDice | None = None
 
     def _begin(self, engine: SupervisedEvaluator) -> None:
@@ -187,49 +229,76 @@ class AdversarialEvaluation(RobustEvaluation):
         self._active = self._runs % self.interval == 0
         self._runs += 1
 
+    def _count(self, engine: SupervisedEvaluator) -> None:
+        self._iterations += 1
+
     def _evaluate(self, engine: SupervisedEvaluator) -> None:
         if not self._active:
             return
+        assert self.model is not None and isinstance(engine.prepare_batch, RememberedBatch)
         image, label = engine.state.output[self.image_key], engine.state.output.get(self.label_key)
         if not isinstance(label, torch.Tensor):
             raise ValueError(f"the batch has no label {self.label_key!r}: robust Dice needs labels.")
         self._batches += 1
         if self.max_batches is not None and self._batches > self.max_batches:
             # Rows all the same: the values of each case stay next to its file name.
-            unknown = torch.full((image.shape[0], len(self._organs)), torch.nan, device=image.device)
+            unknown = torch.full((image.shape[0], len(self._organs)), torch.nan, dtype=torch.float64)
             self._clean.append(unknown)
             self._robust.append(unknown)
             return
-        result = self.attack(
-            bare_network(engine.network if self.network is None else self.network),
-            image,
-            label,
-            inferer=engine.inferer if self.inferer is None else self.inferer,
-            region=batch_region(engine.state.batch, self.region_key, image),
-        )
+        args, kwargs = engine.prepare_batch.arguments
+        if has_own_iteration(engine) and not self._compared:
+            self._compare(engine, image, args, kwargs)
+        region = batch_region(engine.state.batch, self.region_key, image)
+        result = self.attack(self.model.with_arguments(args, kwargs), image, label, region=region)
         with torch.no_grad():
-            prediction = self._predict(engine, result.adversarial)
+            prediction = self._predict(engine, result.adversarial, args, kwargs)
             self._clean.append(self._dice(engine, image, label, engine.state.output[self.prediction_key]))
             self._robust.append(self._dice(engine, result.adversarial, result.label, prediction))
 
-    def _predict(self, engine: SupervisedEvaluator, image: torch.Tensor) -> Any:
+    def _compare(self, engine: SupervisedEvaluator, image: torch.Tensor, args: Any, kwargs: Any) -> None:
+        """An iteration of the evaluator's own may predict something else than what is attacked.
+
+        Raises:
+            ValueError: where it does.
+        """
+        assert self.model is not None
+        self._compared = True
+        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
+            ours, again = (attacked_tensor(self.model, self._predict(engine, image, args, kwargs)) for _ in range(2))
+        theirs = engine.state.output[self.prediction_key]
+        theirs = attacked_tensor(self.model, theirs) if theirs is not None else theirs
+        if isinstance(theirs, torch.Tensor) and theirs.shape == ours.shape:
+            if not torch.equal(as_plain(ours), as_plain(again)):  # a random network answers as it likes
+                return
+            scale = float(as_plain(theirs).abs().max())
+            if torch.allclose(as_plain(ours).to(theirs), as_plain(theirs), rtol=1e-2, atol=1e-2 * max(scale, 1e-6)):
+                return
+        raise ValueError(
+            "the evaluator's own iteration does not predict what its inferer, called with the prepared batch, predicts "
+            f"({tuple(ours.shape)}): what would be attacked is not what is scored. Hand all inputs of the network over "
+            "in prepare_batch."
+        )
+
+    def _predict(self, engine: SupervisedEvaluator, image: torch.Tensor, args: Any, kwargs: Any) -> Any:
         """As the evaluator does, but without DistributedDataParallel, which synchronizes ranks in every forward."""
         network = engine.network
         network = network.module if isinstance(network, torch.nn.parallel.DistributedDataParallel) else network
         autocast = torch.autocast("cuda", **engine.amp_kwargs) if engine.amp else nullcontext()
         with evaluating(network), autocast:
             if not engine.compile:
-                return engine.inferer(image, network)
-            prediction = engine.inferer(as_plain(image), network)
+                return engine.inferer(image, network, *args, **kwargs)
+            prediction = engine.inferer(as_plain(image), network, *args, **kwargs)
             return convert_to_dst_type(prediction, dst=image, dtype=prediction.dtype)[0]
 
     def _dice(self, engine: SupervisedEvaluator, image: torch.Tensor, label: torch.Tensor, raw: Any) -> torch.Tensor:
         """(case, organ)."""
-        logits = self._logits(raw)
+        assert self.model is not None
+        logits = as_logits(self.model, attacked_tensor(self.model, raw))
         classes = int(logits.shape[1])
-        activation = self.attack.activation_of(classes)
+        activation = self.model.activation_of(classes)
         if not self._organs:
-            self._organs = organ_channels(classes, activation, self.class_names, self.classes)
+            self._organs = organ_channels(classes, activation, self.model.class_names, self.model.scored_classes)
         if self._finish is None:
             self._finish = EnginePostprocessing(engine, self.postprocessing)
         if self._finish.transform is None:
@@ -246,35 +315,30 @@ class AdversarialEvaluation(RobustEvaluation):
             finished[key] if isinstance(finished, Mapping) else [case[key] for case in finished]
             for key in (self.prediction_key, self.label_key)
         )
-        rows = [
-            organ_dice(
-                _tensor(prediction), _tensor(reference).to(prediction.device), list(self._organs), classes, activation
-            )
-            for prediction, reference in zip(predictions, references, strict=True)
-        ]
-        return torch.stack(rows)
+        rows = []
+        for prediction, reference in zip(predictions, references, strict=True):
+            prediction, reference = _tensor(prediction), _tensor(reference)
+            reference = reference.to(prediction.device)
+            found = organ_dice(prediction, reference, self._organs, classes, activation, self._valid(reference))
+            rows.append(list(found.values()))
+        return torch.tensor(rows, dtype=torch.float64)
 
-    def _logits(self, raw: Any) -> torch.Tensor:
-        choose = self.attack.output
-        if choose is not None:
-            raw = choose(raw) if callable(choose) else raw[choose]
-        elif isinstance(raw, (list, tuple)) and len(raw) == 1:
-            raw = raw[0]
-        if not isinstance(raw, torch.Tensor):
-            raise TypeError(
-                f"the network must return one tensor of logits, got {type(raw).__name__}: pass output= to the attack."
-            )
-        return raw
+    def _valid(self, reference: torch.Tensor) -> torch.Tensor | None:
+        """Voxels of one case's label that are not ignored."""
+        assert self.model is not None
+        ignored = self.model.ignore_index
+        return None if ignored is None else (reference != ignored).all(dim=0, keepdim=True)
 
     def scores(self) -> RobustDice | None:
         """See :meth:`RobustEvaluation.scores`."""
         if self._scores is None and self._active:
-            if not self._robust:
+            if not self._robust or self._batches != self._iterations:
+                share = f"{self._batches} of {self._iterations} batches were" if self._batches else "no batch was"
                 raise RuntimeError(
-                    "no batch was evaluated under attack: the evaluator's iteration_update must fire "
-                    "IterationEvents.FORWARD_COMPLETED as MONAI's own iteration does."
+                    f"{share} evaluated under attack: the evaluator's iteration_update must fire "
+                    "IterationEvents.FORWARD_COMPLETED once for each batch, as MONAI's own iteration does."
                 )
-            clean, robust = (torch.cat(rows).cpu().double() for rows in (self._clean, self._robust))
+            clean, robust = (torch.cat(rows) for rows in (self._clean, self._robust))
             organs = tuple(self._organs.values())
             self._scores = RobustDice(organs, clean, robust, self.success_threshold, self.acceptable_dice).gathered()
         return self._scores

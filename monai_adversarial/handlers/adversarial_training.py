@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from monai.engines import SupervisedTrainer
 from monai.utils import CommonKeys
-from torch import nn
 
 from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.perturbations.base import Parameters
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.base import AdversarialTrainingHandler
+from monai_adversarial.handlers.engine_model import Told
 from monai_adversarial.networks.dual_normalization import has_dual_normalization
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_fraction
@@ -35,8 +34,8 @@ class AdversarialTraining(AdversarialTrainingHandler):
 
     Args:
         attack: the attack, or several of which each iteration draws one.
-        network: the network; None for the trainer's own.
-        inferer: how the attack runs it; None for the trainer's inferer.
+        model: the model under attack, or facts of it; None for the trainer's network behind its inferer. See
+            :class:`~monai_adversarial.handlers.base.TrainingHandler`.
         adversarial_weight: w, above 0 and at most 1 (0.5 is the mixture of Goodfellow et al. 2015).
         warm_start: begin each attack at the parameters of the batch before, row by row, where their shapes fit, instead
             of at random: fewer steps reach as far once the perturbations of different images resemble each other.
@@ -49,20 +48,19 @@ class AdversarialTraining(AdversarialTrainingHandler):
         TypeError, ValueError: for arguments, an engine or a network that does not fit, when it is attached or when the
             trainer starts.
 
-    Source: the mixture is a reconstruction of the survey's first equation, which is printed empty there.
+    Source: Madry et al. 2018 for w = 1, Goodfellow et al. 2015 for the mixture.
     """
 
     def __init__(
         self,
         attack: Attack | list[Attack] | tuple[Attack, ...],
-        network: nn.Module | None = None,
-        inferer: Callable[..., Any] | None = None,
+        model: Told = None,
         *,
         adversarial_weight: float = 1.0,
         warm_start: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(attack, network, inferer, **options)
+        super().__init__(attack, model, **options)
         self.adversarial_weight = check_fraction("adversarial_weight", adversarial_weight)
         if self.adversarial_weight == 0:
             raise ValueError("adversarial_weight must be above 0: with 0 the training would be clean.")

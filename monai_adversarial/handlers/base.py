@@ -19,9 +19,18 @@ from torch import nn
 from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed
 from monai_adversarial.engines import PrepareBatchAdversarial
-from monai_adversarial.engines.batch import Batch, batch_region, check_trains
+from monai_adversarial.engines.batch import Batch, batch_region, check_sees_as_network, check_trains
+from monai_adversarial.handlers.engine_model import (
+    Told,
+    check_told,
+    inference_of,
+    learned_logits,
+    model_of,
+    told_argument,
+)
 from monai_adversarial.handlers.reference_network import frozen_outputs
 from monai_adversarial.handlers.schedules import Schedule, chance
+from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.networks.dual_normalization import dual_normalizations, has_dual_normalization, normalization
 from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.modules import unwrap
@@ -36,7 +45,7 @@ def check_attack(attack: Any, name: str = "attack") -> Attack:
 
     Raises:
         TypeError: for something else than an attack.
-        ValueError: for one that would help the network, or that sees another image than the network is trained on.
+        ValueError: for one that would help the network.
     """
     if not isinstance(attack, Attack):
         raise TypeError(f"{name} must be a monai_adversarial.attacks.Attack, got {type(attack).__name__}.")
@@ -55,6 +64,7 @@ class InstalledPrepareBatch(PrepareBatch):
     ) -> Any:
         """Prepare the batch and hand it to the handler."""
         prepared = self.inner(batchdata, device, non_blocking, **kwargs)
+        self.handler.prepared_batches += 1
         return self.handler.prepare(self.engine, batchdata, prepared)
 
 
@@ -76,13 +86,26 @@ class TrainingHandler(ABC):
     autocast). ``detach`` takes it out again.
 
     Args:
-        network: the network that is trained; None for the trainer's own, which a handler list does not know yet.
+        model: the model under attack. None: the trainer's network behind its inferer, which a handler list does not
+            know yet. A mapping of arguments of ``AttackedModel`` (in a config ``model: {intensity: {a_min: -160, a_max:
+            240}}``) adds facts to it. An ``AttackedModel`` is taken as it is, with the trainer's inferer if it has
+            none; a network takes the place of the trainer's.
+
+    Attributes:
+        model: the whole model; None until the trainer starts.
+
+    Raises:
+        TypeError, ValueError: for a model that cannot be, or that does not see the image as the trained network does.
     """
 
-    def __init__(self, network: nn.Module | None = None) -> None:
+    def __init__(self, model: Told = None) -> None:
+        self.told = check_told(model)
+        network = told_argument(self.told, "network")
         if network is not None and not isinstance(network, nn.Module):
-            raise TypeError(f"network must be a torch.nn.Module or None, got {type(network).__name__}.")
-        self._given_network = network
+            raise TypeError(f"the network of model must be a torch.nn.Module, got {type(network).__name__}.")
+        check_sees_as_network(told_argument(self.told, "image_units"), told_argument(self.told, "intensity"))
+        self.model: AttackedModel | None = None
+        self.prepared_batches = 0
         self._attached = False
         self._memory: weakref.finalize[..., Any] | None = None
 
@@ -114,6 +137,7 @@ class TrainingHandler(ABC):
             engine.add_event_handler(Events.TERMINATE, self._give_memory_back),
             engine.add_event_handler(Events.STARTED, self.started),
             engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.loss_completed),
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed),
         ]
         engine.logger.info(f"{name}: {self.describe()}")
 
@@ -148,11 +172,42 @@ class TrainingHandler(ABC):
                 "it would train on clean batches. Set prepare_batch first."
             )
         self._check_device(engine)
-        given, trained = _plain_network(self._given_network), _plain_network(engine.network)
-        if given is not None and given is not trained:
+        self.prepared_batches = 0
+        self.model = model_of(engine, self.told)
+        check_sees_as_network(self.model.image_units, self.model.intensity)
+        if not self.attacks_what_is_trained(engine):
             engine.logger.warning(
-                f"{name}: network= is not the network that the trainer trains: the attack is a transfer attack."
+                f"{name}: the network of model= is not the one that the trainer trains: the attack is a transfer "
+                "attack."
             )
+
+    def attacks_what_is_trained(self, engine: SupervisedTrainer) -> bool:
+        """Whether the model's network is the trainer's, also behind wrappers."""
+        assert self.model is not None
+        return _plain_network(self.model.network) is _plain_network(engine.network)
+
+    def iteration_completed(self, engine: SupervisedTrainer) -> None:
+        """Stop a training whose iterations pass the handler by: it would be a clean one.
+
+        Raises:
+            RuntimeError: where the iteration prepared no batch.
+        """
+        self.check_prepared(engine)
+        self.prepared_batches = 0
+
+    def check_prepared(self, engine: SupervisedTrainer) -> None:
+        """Raise RuntimeError where the present iteration has prepared no batch."""
+        if not self.prepared_batches:
+            raise RuntimeError(
+                f"the trainer's iteration_update did not call engine.prepare_batch in iteration "
+                f"{engine.state.iteration}, so {type(self).__name__} could not change the batch: call it as "
+                "SupervisedTrainer does."
+            )
+
+    def model_for(self, batch: Batch) -> AttackedModel:
+        """The model under attack with the further inputs of a batch."""
+        assert self.model is not None
+        return self.model.with_arguments(batch.args, batch.kwargs)
 
     def _check_device(self, engine: SupervisedTrainer) -> None:
         network, device = self.network_of(engine), engine.state.device
@@ -165,7 +220,8 @@ class TrainingHandler(ABC):
 
     def network_of(self, engine: SupervisedTrainer) -> Any:
         """The attacked network without ``DistributedDataParallel``; None before the trainer knows it."""
-        return unwrap(self._given_network or getattr(engine, "network", None))
+        given = told_argument(self.told, "network")
+        return unwrap(given if given is not None else getattr(engine, "network", None))
 
     @abstractmethod
     def describe(self) -> str:
@@ -191,8 +247,7 @@ class AdversarialTrainingHandler(TrainingHandler):
 
     Args:
         attack: the attack, or several of which each iteration draws one with equal chances.
-        network: see :class:`TrainingHandler`.
-        inferer: how the attack runs the network; None for the trainer's inferer.
+        model: see :class:`TrainingHandler`.
         probability: share of the iterations that attack; the others train on the clean batch.
         first_epoch: epochs that train on clean batches before the first attack.
         budget: schedule of the factor by which the attack's budget is multiplied (its step with it); None for 1. Where
@@ -211,8 +266,7 @@ class AdversarialTrainingHandler(TrainingHandler):
     def __init__(
         self,
         attack: Attack | list[Attack] | tuple[Attack, ...] | None,
-        network: nn.Module | None = None,
-        inferer: Callable[..., Any] | None = None,
+        model: Told = None,
         *,
         probability: float = 1.0,
         first_epoch: int = 0,
@@ -222,14 +276,13 @@ class AdversarialTrainingHandler(TrainingHandler):
         region_key: str | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network)
+        super().__init__(model)
         attacks = tuple(attack) if isinstance(attack, (list, tuple)) else (attack,)
         if attack is None and not self.attack_required:
             attacks = ()
         elif not attacks:
             raise ValueError("attack must be an attack or several, got none.")
         self.attacks = tuple(check_attack(one) for one in attacks)
-        self.inferer = inferer
         self.probability = check_fraction("probability", probability)
         self.first_epoch = check_count("first_epoch", first_epoch, minimum=0)
         for name, schedule in (("budget", budget), ("steps", steps)):
@@ -251,13 +304,14 @@ class AdversarialTrainingHandler(TrainingHandler):
         self.batch: Batch | None = None
         self.perturbed: Perturbed | None = None
         self._joined = False
+        self._iterations = self._attacked = 0
 
     def attach(self, engine: Engine) -> None:
         """Join a trainer; see :class:`TrainingHandler`."""
         super().attach(engine)
         self._removable += [
             engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._log_clean_iteration),
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self._finish),
+            engine.add_event_handler(Events.COMPLETED, self._say_what_was_attacked),
         ]
 
     @staticmethod
@@ -270,8 +324,15 @@ class AdversarialTrainingHandler(TrainingHandler):
         """Whether the iteration's loss lacks something until ``loss_completed``."""
         return self.batch is not None and (self.always_joins or self.perturbed is not None)
 
-    def _finish(self, engine: SupervisedTrainer) -> None:
-        """An iteration that never asked for the term was clean training."""
+    def iteration_completed(self, engine: SupervisedTrainer) -> None:
+        """Stop a training whose iterations pass the handler by; one that never asked for the term was clean, too.
+
+        Raises:
+            RuntimeError: where the iteration prepared no batch, or fired no LOSS_COMPLETED.
+        """
+        super().iteration_completed(engine)
+        self._iterations += 1
+        self._attacked += self.perturbed is not None
         joined, self._joined = self._joined, False
         if self.expects_term() and not joined:
             raise RuntimeError(
@@ -279,9 +340,18 @@ class AdversarialTrainingHandler(TrainingHandler):
                 "change the loss: fire IterationEvents.LOSS_COMPLETED as SupervisedTrainer does."
             )
 
+    def _say_what_was_attacked(self, engine: SupervisedTrainer) -> None:
+        """A training of which no iteration was attacked is no adversarial one, whatever its handlers are called."""
+        if self.attacks and self._iterations and not self._attacked:
+            engine.logger.warning(
+                f"{type(self).__name__}: none of the {self._iterations} iterations was attacked, the training was "
+                f"clean (probability {self.probability:g}, first_epoch {self.first_epoch}, budget {self.budget!r})."
+            )
+
     def started(self, engine: SupervisedTrainer) -> None:
         """Refuse what ``DistributedDataParallel`` would only answer with an error about unused parameters."""
         super().started(engine)
+        self._iterations = self._attacked = 0
         network = engine.network
         trained = {id(weight) for group in engine.optimizer.param_groups for weight in group["params"]}
         for layer in dual_normalizations(network):
@@ -327,17 +397,15 @@ class AdversarialTrainingHandler(TrainingHandler):
         self, engine: SupervisedTrainer, attack: Attack, batchdata: Any, batch: Batch, **options: Any
     ) -> Perturbed:
         """Attack a batch with the network as the adversarial branch of its normalization sees it."""
-        network = self.network_of(engine)
-        inferer = batch.with_arguments(self.inferer or engine.inferer)
+        model = self.model_for(batch)
+        network = unwrap(model.network)
         options.setdefault("reference", self.reference)
         if options["reference"] != "label" and "probabilities" not in options and has_dual_normalization(network):
             # What is to be left is the answer to the clean image, which the clean branch gives.
-            options["probabilities"] = _clean_answer(network, batch.image, inferer, attack, options["reference"])
+            options["probabilities"] = _clean_answer(model, batch.image, options["reference"])
         options.setdefault("region", batch_region(batchdata, self.region_key, batch.image))
         with normalization(network, "adversarial"):
-            return attack.perturb(
-                network, batch.image, batch.label, inferer=inferer, stream=engine.state.iteration, **options
-            )
+            return attack.perturb(model, batch.image, batch.label, stream=engine.state.iteration, **options)
 
     @staticmethod
     def forward(engine: SupervisedTrainer, batch: Batch, image: torch.Tensor, domain: str = "adversarial") -> Any:
@@ -355,13 +423,12 @@ class AdversarialTrainingHandler(TrainingHandler):
             engine.state.output[name] = part.detach()
 
 
-def _clean_answer(
-    network: nn.Module, image: torch.Tensor, inferer: Callable[..., Any], attack: Attack, reference: str
-) -> torch.Tensor:
+def _clean_answer(model: AttackedModel, image: torch.Tensor, reference: str) -> torch.Tensor:
     """Probabilities (or the one-hot prediction) of the clean branch, in evaluation mode."""
+    network = unwrap(model.network)
     with normalization(network, "clean"):
-        logits = frozen_outputs(network, image, inferer).float()
-    sigmoid = attack.activation_of(logits.shape[1]) == "sigmoid"
+        logits = learned_logits(model, frozen_outputs(network, image, inference_of(model))).float()
+    sigmoid = model.activation_of(logits.shape[1]) == "sigmoid"
     if reference == "probabilities":
         return logits.sigmoid() if sigmoid else logits.softmax(dim=1)
     if sigmoid:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-from monai.engines import Evaluator, PrepareBatchDefault, default_prepare_batch
+from monai.engines import Evaluator, PrepareBatch, PrepareBatchDefault, SupervisedEvaluator, default_prepare_batch
 from monai.engines.utils import IterationEvents, engine_apply_transform
 from monai.transforms import Compose, Decollated, MapTransform, SaveClassificationd, SaveImage, SaveImaged
 
@@ -19,11 +19,15 @@ from monai_adversarial.utils.modules import modules_of, unwrap
 
 __all__ = [
     "EnginePostprocessing",
+    "RememberedBatch",
     "add_first",
     "bare_network",
+    "check_labels",
     "check_network",
     "evaluating",
-    "check_labels",
+    "forgets_batches",
+    "has_own_iteration",
+    "remembers_batches",
 ]
 
 # They would overwrite the files of the clean prediction.
@@ -65,6 +69,46 @@ def check_network(network: Any, device: torch.device | None) -> None:
                 f"network must be on the evaluator's device {device}, got the weight {name!r} on {weight.device}: move "
                 "it there first."
             )
+
+
+class RememberedBatch(PrepareBatch):
+    """The evaluator's ``prepare_batch`` while it runs: it keeps the further inputs of the network, which the evaluator
+    hands on and does not keep.
+
+    Attributes:
+        arguments: further positional and keyword inputs of the last batch.
+    """
+
+    def __init__(self, inner: Callable[..., Any]) -> None:
+        self.inner = inner
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def __call__(
+        self, batchdata: Any, device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+    ) -> Any:
+        """Prepare the batch as before."""
+        prepared = self.inner(batchdata, device, non_blocking, **kwargs)
+        further = prepared[2:] if isinstance(prepared, (tuple, list)) and len(prepared) == 4 else ((), {})
+        self.arguments = (tuple(further[0]), dict(further[1]))
+        return prepared
+
+
+def remembers_batches(engine: SupervisedEvaluator) -> None:
+    """Put :class:`RememberedBatch` around the evaluator's ``prepare_batch``, once."""
+    if not isinstance(engine.prepare_batch, RememberedBatch):
+        engine.prepare_batch = RememberedBatch(engine.prepare_batch)
+
+
+def forgets_batches(engine: SupervisedEvaluator) -> None:
+    """Give the evaluator its own ``prepare_batch`` back."""
+    if isinstance(engine.prepare_batch, RememberedBatch):
+        engine.prepare_batch = engine.prepare_batch.inner
+
+
+def has_own_iteration(engine: SupervisedEvaluator) -> bool:
+    """Whether the evaluator does something else with a batch than MONAI's ``SupervisedEvaluator``."""
+    iteration = engine._process_function
+    return getattr(iteration, "__func__", iteration) is not SupervisedEvaluator._iteration
 
 
 @contextmanager

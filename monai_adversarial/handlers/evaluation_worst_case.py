@@ -4,14 +4,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from monai.engines import SupervisedEvaluator
 
 from monai_adversarial.handlers.adversarial_evaluation import AdversarialEvaluation
+from monai_adversarial.handlers.engine_model import told_argument
 from monai_adversarial.handlers.evaluation_base import RobustEvaluation, attached_evaluations
 from monai_adversarial.metrics.robust_dice import RobustDice
 
 __all__ = ["WorstCaseEvaluation"]
+
+
+# In these all evaluations must agree: arguments of an evaluation, and of the model that it was told.
+OPTIONS = ("interval", "max_batches", "success_threshold", "acceptable_dice")
+FACTS = ("class_names", "scored_classes", "ignore_index")
+
+
+def _option(evaluation: AdversarialEvaluation, name: str) -> Any:
+    value = getattr(evaluation, name) if name in OPTIONS else told_argument(evaluation.told, name)
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 class WorstCaseEvaluation(RobustEvaluation):
@@ -20,8 +32,8 @@ class WorstCaseEvaluation(RobustEvaluation):
     The mean over attacks says little, because an attacker takes the best one. The metrics are those of
     :class:`AdversarialEvaluation`; an organ's Dice is the one on the image that is worst as a whole::
 
-        pgd = AdversarialEvaluation(PGD(8, units="HU", intensity=window), "pgd")
-        bias = AdversarialEvaluation(AdvBiasField(intensity=window), "bias")
+        pgd = AdversarialEvaluation(PGD(8, units="HU"), "pgd", {"intensity": window})
+        bias = AdversarialEvaluation(BiasFieldAttack(), "bias", {"intensity": window})
         SupervisedEvaluator(..., val_handlers=[WorstCaseEvaluation([pgd, bias], key_metric=True), saver])
 
     Args:
@@ -45,8 +57,8 @@ class WorstCaseEvaluation(RobustEvaluation):
         for evaluation in self.evaluations:
             if not isinstance(evaluation, AdversarialEvaluation):
                 raise TypeError(f"evaluations must be AdversarialEvaluation objects, got {type(evaluation).__name__}.")
-            for option in ("interval", "max_batches", "class_names", "classes", "success_threshold", "acceptable_dice"):
-                values = [getattr(one, option) for one in (self.evaluations[0], evaluation)]
+            for option in OPTIONS + FACTS:
+                values = [_option(one, option) for one in (self.evaluations[0], evaluation)]
                 if values[0] != values[1]:
                     raise ValueError(
                         f"evaluations must agree in {option}, so that the worst case is taken over the same cases, got "

@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
-from torch import nn
 
 from monai_adversarial.attacks import PGD, Attack
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.adversarial_training import AdversarialTraining
 from monai_adversarial.handlers.base import check_attack
+from monai_adversarial.handlers.engine_model import Told
 from monai_adversarial.networks.dual_normalization import normalization
 from monai_adversarial.utils.modules import frozen, modules_of, unwrap
+from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_count, check_fraction, check_positive
 
 __all__ = ["FastAdversarialTraining"]
@@ -29,17 +29,18 @@ class FastAdversarialTraining(AdversarialTraining):
     Single-step training can overfit to its own attack all of a sudden (catastrophic overfitting): robustness against
     many steps falls to nothing within an epoch. After every ``check_interval`` epochs the epoch's last batch is
     attacked with ``check_attack``; where its mean foreground Dice fell by more than ``tolerance`` since the last check,
-    the weights of that check come back and the training stops.
+    the weights of that check come back and the training stops. A batch on which nothing can be checked (padding only,
+    for example) is passed over with a warning.
 
     Args:
         epsilon: radius of the L-infinity budget, in ``units``.
         units: ``"HU"``, ``"network"`` or ``"fraction"`` of the intensity window.
-        network, inferer: see :class:`AdversarialTraining`.
+        model: see :class:`AdversarialTraining`.
         step_ratio: size of the step over epsilon.
         check_attack: what the check attacks with; None for PGD with 10 steps and the same budget.
         check_interval: epochs between checks; 0 for no check.
         tolerance: loss of Dice, as an absolute difference, that counts as collapse.
-        intensity, objective, image_units, precision: of the attacks; see :class:`~monai_adversarial.attacks.Attack`.
+        objective: of both attacks; see :class:`~monai_adversarial.attacks.Attack`.
         options: further arguments of :class:`AdversarialTraining`.
 
     Attributes:
@@ -56,32 +57,24 @@ class FastAdversarialTraining(AdversarialTraining):
         self,
         epsilon: float,
         units: str = "network",
-        network: nn.Module | None = None,
-        inferer: Callable[..., Any] | None = None,
+        model: Told = None,
         *,
         step_ratio: float = 1.25,
         check_attack: Attack | None = None,
         check_interval: int = 1,
         tolerance: float = 0.2,
-        intensity: Any = None,
         objective: Any = "dice_ce",
-        image_units: str | None = None,
-        precision: str = "auto",
         **options: Any,
     ) -> None:
-        shared: dict[str, Any] = {
-            "intensity": intensity,
-            "objective": objective,
-            "image_units": image_units,
-            "precision": precision,
-        }
         check_positive("epsilon", epsilon)
         check_positive("step_ratio", step_ratio)
-        attack = PGD(epsilon, units, steps=1, step_size=step_ratio * epsilon, **shared)
-        super().__init__(attack, network, inferer, **options)
+        attack = PGD(epsilon, units, steps=1, step_size=step_ratio * epsilon, objective=objective)
+        super().__init__(attack, model, **options)
         self.check_interval = check_count("check_interval", check_interval, minimum=0)
         self.tolerance = check_fraction("tolerance", tolerance)
-        self.check_attack = PGD(epsilon, units, steps=10, **shared) if check_attack is None else _checked(check_attack)
+        self.check_attack = (
+            PGD(epsilon, units, steps=10, objective=objective) if check_attack is None else _checked(check_attack)
+        )
         self.overfitted = False
         self.robust_dice: float | None = None
         self._weights: dict[str, Any] | None = None
@@ -122,16 +115,9 @@ class FastAdversarialTraining(AdversarialTraining):
         """Attack the last batch with many steps; go back and stop where the network no longer resists."""
         if self._last is None or engine.state.epoch <= self.first_epoch:
             return
-        batch, network = self._last, self.network_of(engine)
-        inferer = batch.with_arguments(self.inferer or engine.inferer)
-        with frozen(modules_of(network)), normalization(network, "adversarial"):
-            dice = self.check_attack(network, batch.image, batch.label, inferer=inferer).adversarial_dice
-        mean = torch.nan_to_num(dice, nan=1.0).mean()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # All ranks must decide the same.
-            torch.distributed.all_reduce(mean)
-            mean = mean / torch.distributed.get_world_size()
-        robust = float(mean)
+        robust = self._robust_dice_of(engine, self._last)
+        if robust is None:
+            return
         engine.state.metrics["robust_train_dice"] = robust
         if self.robust_dice is not None and robust < self.robust_dice - self.tolerance and self._weights is not None:
             unwrap(engine.network).load_state_dict(self._weights)
@@ -145,6 +131,30 @@ class FastAdversarialTraining(AdversarialTraining):
             return
         self.robust_dice = robust
         self._weights = copy.deepcopy(unwrap(engine.network).state_dict())
+
+    def _robust_dice_of(self, engine: SupervisedTrainer, batch: Batch) -> float | None:
+        """Mean Dice of a batch under the check's attack, of all processes; None where no sample has one."""
+        model, why = self.model_for(batch), "it has no foreground"
+        mean = torch.zeros((), device=batch.image.device)
+        counts = torch.zeros_like(mean)
+        try:
+            with frozen(modules_of(model.network)), normalization(model.network, "adversarial"):
+                dice = as_plain(self.check_attack(model, batch.image, batch.label).adversarial_dice).to(mean)
+            if not bool(dice.isnan().all()):
+                mean, counts = dice.nanmean(), counts + 1
+        except (ValueError, RuntimeError) as error:  # of one batch: the training has seen others
+            why = str(error)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # All ranks must decide the same.
+            torch.distributed.all_reduce(mean)
+            torch.distributed.all_reduce(counts)
+        if not float(counts):
+            engine.logger.warning(
+                f"FastAdversarialTraining: epoch {engine.state.epoch} was not checked for catastrophic overfitting: "
+                f"its last batch cannot be attacked ({why})"
+            )
+            return None
+        return float(mean / counts)
 
     def state_dict(self) -> dict[str, Any]:
         """The last check."""

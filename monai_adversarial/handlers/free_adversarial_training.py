@@ -12,19 +12,18 @@ from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys, convert_to_dst_type
-from torch import nn
 
 from monai_adversarial.attacks.perturbations import AdditiveNoise, Parameters, Perturbation
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation
 from monai_adversarial.attacks.search import SteepestAscent
 from monai_adversarial.engines.batch import Batch, batch_region
 from monai_adversarial.handlers.base import TrainingHandler
+from monai_adversarial.handlers.engine_model import Told, told_argument
 from monai_adversarial.networks.dual_normalization import has_dual_normalization
-from monai_adversarial.utils.intensity import as_intensity_map
+from monai_adversarial.utils.intensity import MOST_OUTSIDE, IntensityMap
 from monai_adversarial.utils.plain import as_plain
-from monai_adversarial.utils.scene import IMAGE_UNITS, Scene, spacing_of
+from monai_adversarial.utils.scene import Scene, spacing_of
 from monai_adversarial.utils.validation import (
-    check_choice,
     check_count,
     check_image,
     check_positive,
@@ -52,10 +51,10 @@ class FreeAdversarialTraining(TrainingHandler):
         perturbation: how the image may change (not its geometry: the loss's gradient does not see the label move), or
             the radius in ``units`` of an L-infinity budget.
         units: of that radius: ``"HU"``, ``"network"`` or ``"fraction"`` of the intensity window.
-        network: the network, for the check of its device; None for the trainer's own.
+        model: facts of the model (the map of a budget in HU, the channels that are image); None for the trainer's
+            network. It has to be the trainer's own network, whose backward pass gives the gradient.
         replays: how many times a batch is used before the next one (m in the paper).
         relative_step: step as a fraction of the budget; the published code steps by the whole budget.
-        intensity, image_units: see :class:`~monai_adversarial.attacks.Attack`.
         region_key: batch key of a mask of the voxels that may change.
 
     Attributes:
@@ -73,15 +72,13 @@ class FreeAdversarialTraining(TrainingHandler):
         self,
         perturbation: Perturbation | float,
         units: str = "network",
-        network: nn.Module | None = None,
+        model: Told = None,
         *,
         replays: int = 4,
         relative_step: float = 1.0,
-        intensity: Any = None,
-        image_units: str | None = None,
         region_key: str | None = None,
     ) -> None:
-        super().__init__(network)
+        super().__init__(model)
         if not isinstance(perturbation, Perturbation):
             if isinstance(perturbation, bool) or not isinstance(perturbation, (int, float)):
                 raise TypeError(
@@ -92,14 +89,10 @@ class FreeAdversarialTraining(TrainingHandler):
         self.perturbation = perturbation
         self.replays = check_count("replays", replays)
         self.relative_step = check_positive("relative_step", relative_step)
-        self.intensity = as_intensity_map(intensity)
-        if image_units is None:
-            in_hounsfield = self.intensity is None and getattr(perturbation, "units", None) == "HU"
-            image_units = "HU" if in_hounsfield else "network"
-        self.image_units = check_choice("image_units", image_units, IMAGE_UNITS)
         self.region_key = region_key
         self.parameters: Parameters = ()
         self._running: tuple[BoundPerturbation, Parameters] | None = None
+        self._scale_checked = False
 
     def describe(self) -> str:
         """What it will do."""
@@ -129,8 +122,14 @@ class FreeAdversarialTraining(TrainingHandler):
                 engine.state.epoch_length = self._lengths[0]
 
     def started(self, engine: SupervisedTrainer) -> None:
-        """Refuse a network whose adversarial branch would never be trained."""
+        """Refuse another network, and one whose adversarial branch would never be trained."""
         super().started(engine)
+        self._scale_checked = False
+        if told_argument(self.told, "network") is not None and not self.attacks_what_is_trained(engine):
+            raise ValueError(
+                "FreeAdversarialTraining takes the gradient of the trainer's own backward pass: model must not name "
+                "another network than the one that is trained."
+            )
         if has_dual_normalization(self.network_of(engine)):
             raise ValueError(
                 "the network has dual normalization, but FreeAdversarialTraining trains on no clean batch: use "
@@ -141,15 +140,20 @@ class FreeAdversarialTraining(TrainingHandler):
         """Perturb the batch by a leaf of the trainer's graph."""
         batch = Batch.read(prepared)
         check_image(batch.image)
-        image = as_plain(batch.image).detach()
+        model = self.model_for(batch)
+        whole = as_plain(batch.image).detach()
+        image = model.image_part(whole)
+        intensity, doubt = model.intensity_and_doubt(batch.image)
+        self._check_scale(engine, image, intensity)
         region = batch_region(batchdata, self.region_key, image)
         scene = Scene(
             image=image,
             seeds=(),  # nothing is drawn
             spacing=spacing_of(batch.image),
             region=None if region is None else check_region(as_plain(region), image),
-            intensity=self.intensity,
-            image_units=self.image_units,
+            intensity=intensity,
+            image_units=model.units_for(getattr(self.perturbation, "units", None)),
+            intensity_doubt=doubt,
         )
         bound = self.perturbation.bind(scene)
         if bound.geometric:
@@ -162,8 +166,33 @@ class FreeAdversarialTraining(TrainingHandler):
             start = bound.project(tuple(map(_carried, self._fitting(zeros), zeros)))
         leaves = tuple(parameter.detach().requires_grad_(True) for parameter in start)
         self._running = (bound, leaves)
-        adversarial = bound.apply(image, leaves)
+        adversarial = model.whole_image(bound.apply(image, leaves), whole)
         return (convert_to_dst_type(adversarial, dst=batch.image)[0], *prepared[1:])
+
+    def _check_scale(self, engine: SupervisedTrainer, image: torch.Tensor, intensity: IntensityMap | None) -> None:
+        """A map that did not scale the image leaves its voxels where they are."""
+        if self._scale_checked or intensity is None:
+            return
+        self._scale_checked = True
+        outside = intensity.fraction_outside(image)
+        if outside > MOST_OUTSIDE:
+            engine.logger.warning(
+                f"FreeAdversarialTraining: {outside:.0%} of the first batch's voxels lie far outside what intensity "
+                "maps to: it is not the map that scaled this image, and these voxels cannot change."
+            )
+
+    def iteration_completed(self, engine: SupervisedTrainer) -> None:
+        """Stop a training that passes the handler by: the perturbation would stand still.
+
+        Raises:
+            RuntimeError: where the iteration prepared no batch, or fired no BACKWARD_COMPLETED.
+        """
+        super().iteration_completed(engine)
+        if self._running is not None:
+            raise RuntimeError(
+                "the trainer's iteration_update fired no BACKWARD_COMPLETED event, so FreeAdversarialTraining could "
+                "not move its perturbation: fire IterationEvents.BACKWARD_COMPLETED as SupervisedTrainer does."
+            )
 
     def loss_completed(self, engine: SupervisedTrainer) -> None:
         """Log the loss."""
@@ -171,6 +200,7 @@ class FreeAdversarialTraining(TrainingHandler):
 
     def backward_completed(self, engine: SupervisedTrainer) -> None:
         """One step of the perturbation along the gradient that the trainer's backward pass left in it."""
+        self.check_prepared(engine)
         assert self._running is not None
         bound, leaves = self._running
         self._running = None

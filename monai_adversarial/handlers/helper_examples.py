@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from monai_adversarial.attacks import Attack
+from monai_adversarial.handlers.engine_model import Told
 from monai_adversarial.handlers.loss_term import AdversarialLossTerm
 from monai_adversarial.handlers.reference_network import ReferenceNetwork
-from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.losses.hat import HATLoss
 from monai_adversarial.networks.dual_normalization import collapse_dual_normalization
 from monai_adversarial.utils.plain import as_plain
@@ -37,15 +36,14 @@ class HelperAdversarialTraining(AdversarialLossTerm):
         attack: the attack on intensities, or several of which each iteration draws one.
         standard_network: f_standard, on the network's device; it stays as it is. None for a copy of the trained
             network's architecture with ``standard_weights``.
-        network: the network; None for the trainer's own.
-        inferer: how the attack runs it; None for the trainer's inferer.
+        model: the model under attack, or facts of it; None for the trainer's network behind its inferer. See
+            :class:`~monai_adversarial.handlers.base.TrainingHandler`.
         standard_weights: checkpoint of f_standard; None where ``standard_network`` has its weights.
         helper_scale: h > 0.
         beta: weight of the regularizer of TRADES.
         gamma: weight of the helper term.
         task_weight: weight of the trainer's own loss.
         balanced: every class of a sample has the same weight in both terms, so that small organs count.
-        activation: ``"softmax"``, ``"sigmoid"``, or None for sigmoid with one channel.
         options: ``probability``, ``first_epoch``, ``budget``, ``steps``, ``region_key``, ``seed``, and ``reference``
             (here ``"probabilities"``, as in TRADES) of
             :class:`~monai_adversarial.handlers.base.AdversarialTrainingHandler`.
@@ -63,8 +61,7 @@ class HelperAdversarialTraining(AdversarialLossTerm):
         self,
         attack: Attack | list[Attack] | tuple[Attack, ...],
         standard_network: nn.Module | None = None,
-        network: nn.Module | None = None,
-        inferer: Callable[..., Any] | None = None,
+        model: Told = None,
         *,
         standard_weights: str | os.PathLike[str] | None = None,
         helper_scale: float = 3.5,
@@ -72,12 +69,11 @@ class HelperAdversarialTraining(AdversarialLossTerm):
         gamma: float = 1.0,
         task_weight: float = 1.0,
         balanced: bool = False,
-        activation: str | None = None,
         **options: Any,
     ) -> None:
-        loss = HATLoss(beta, gamma, task_weight=0.0, balanced=balanced, activation=activation)
+        loss = HATLoss(beta, gamma, task_weight=0.0, balanced=balanced)
         options.setdefault("reference", "probabilities")
-        super().__init__(attack, loss, network, inferer, task_weight=task_weight, **options)
+        super().__init__(attack, loss, model, task_weight=task_weight, **options)
         self.helper_scale = check_positive("helper_scale", helper_scale)
         self.standard: ReferenceNetwork | None = None
         self._standard_weights = standard_weights
@@ -121,9 +117,9 @@ class HelperAdversarialTraining(AdversarialLossTerm):
         """The regularizer and the helper term."""
         assert self.batch is not None and self.perturbed is not None and self.standard is not None
         image, attacked = as_plain(self.batch.image), as_plain(self.perturbed.adversarial)
-        helper = self.forward(engine, self.batch, image + self.helper_scale * (attacked - image))
-        standard = self.standard.outputs(attacked, self.batch.with_arguments(engine.inferer))
+        helper = self.logits_of(self.forward(engine, self.batch, image + self.helper_scale * (attacked - image)))
+        standard = self.standard.logits(attacked, self.batch.with_arguments(engine.inferer), self.model_for(self.batch))
         label = self.batch.label if self.loss_function.balanced else None  # type: ignore[attr-defined]
         return self.loss_function(
-            map_outputs(as_plain, clean), adversarial, label, helper_logits=helper, standard_logits=standard
+            self.logits_of(clean), adversarial, label, helper_logits=helper, standard_logits=standard
         )

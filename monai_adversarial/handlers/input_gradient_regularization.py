@@ -16,6 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.base import TrainingHandler
+from monai_adversarial.handlers.engine_model import Told
 from monai_adversarial.utils.modules import unwrap
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_choice, check_image, check_positive
@@ -58,7 +59,8 @@ class InputGradientRegularization(TrainingHandler):
         method: ``"finite_difference"`` or ``"exact"``.
         step: Euclidean length of the finite difference's step, per sample (root mean square over the batch), in the
             image's units.
-        network: the network, for the check of its device; None for the trainer's own.
+        model: facts of the trainer's network: of its ``image_channels`` alone the gradient is penalized. None for the
+            trainer's network with all its channels.
 
     Raises:
         TypeError, ValueError: for arguments, an engine or a batch that does not fit.
@@ -73,9 +75,9 @@ class InputGradientRegularization(TrainingHandler):
         weight: float,
         method: str = "finite_difference",
         step: float = 0.01,
-        network: nn.Module | None = None,
+        model: Told = None,
     ) -> None:
-        super().__init__(network)
+        super().__init__(model)
         self.weight = check_positive("weight", weight)
         self.method = check_choice("method", method, METHODS)
         self.step = check_positive("step", step)
@@ -108,8 +110,22 @@ class InputGradientRegularization(TrainingHandler):
             return prepared
         return (convert_to_dst_type(self._leaf, dst=image)[0], *prepared[1:])
 
+    def iteration_completed(self, engine: SupervisedTrainer) -> None:
+        """Stop a training whose iterations pass the handler by: it would have no penalty.
+
+        Raises:
+            RuntimeError: where the iteration prepared no batch, or fired no LOSS_COMPLETED.
+        """
+        super().iteration_completed(engine)
+        if self._batch is not None:
+            raise RuntimeError(
+                "the trainer's iteration_update fired no LOSS_COMPLETED event, so InputGradientRegularization could "
+                "not change the loss: fire IterationEvents.LOSS_COMPLETED as SupervisedTrainer does."
+            )
+
     def loss_completed(self, engine: SupervisedTrainer) -> None:
         """Add the penalty."""
+        self.check_prepared(engine)
         assert self._batch is not None and self._leaf is not None
         batch, leaf, samples = self._batch, self._leaf, self._batch.image.shape[0]
         self._batch = self._leaf = None
@@ -123,6 +139,8 @@ class InputGradientRegularization(TrainingHandler):
             here = as_plain(engine.loss_function(output[CommonKeys.PRED], _plain_label(batch)).mean())
         exact = self.method == "exact"
         (gradient,) = torch.autograd.grad(here * samples, leaf, create_graph=exact, retain_graph=True)
+        model = self.model_for(batch)
+        gradient = model.whole_image(model.image_part(gradient), torch.zeros_like(gradient))
         if exact:
             penalty = gradient.square().sum() / samples
         else:

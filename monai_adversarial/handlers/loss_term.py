@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import nn
 from monai_adversarial.attacks import Attack
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.base import AdversarialTrainingHandler
+from monai_adversarial.handlers.engine_model import Told, as_logits
 from monai_adversarial.inferers.outputs import map_outputs
+from monai_adversarial.losses.voxelwise import VoxelwiseLoss
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_positive
 
@@ -26,15 +29,17 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
     """Adds ``weight * loss_function(clean logits, adversarial logits, label)`` to the trainer's loss on clean batches.
 
     The trainer's batch, prediction and metrics stay clean. Logits of a geometrically attacked image are brought back to
-    the clean anatomy before they are compared; a loss with a ``mask`` argument is told which voxels came from inside.
+    the clean anatomy before they are compared; a loss with a ``mask`` argument is told which voxels came from inside,
+    one with an ``activation`` of None that of the model. Of a network that ends in softmax or sigmoid the loss gets the
+    logits that belong to its probabilities.
 
     Args:
         attack: the attack, or several of which each iteration draws one.
         loss_function: called as above: ``TRADESLoss``, ``MARTLoss``, ``ConsistencyLoss``. With
             ``task_weight=0`` and a ``reference`` other than the label, batches need no label: it gets None then, as
             does the trainer's own loss function, which must stand that.
-        network: the network; None for the trainer's own.
-        inferer: how the attack runs it; None for the trainer's inferer.
+        model: the model under attack, or facts of it; None for the trainer's network behind its inferer. See
+            :class:`~monai_adversarial.handlers.base.TrainingHandler`.
         weight: weight of the term.
         task_weight: weight of the trainer's own loss; None for 1, or 0 where ``loss_function.replaces_task_loss``.
         reference: see ``Attack.perturb``; None for what the loss compares with: ``"probabilities"`` for ``TRADESLoss``
@@ -50,8 +55,7 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
         self,
         attack: Attack | list[Attack] | tuple[Attack, ...] | None,
         loss_function: Callable[..., torch.Tensor],
-        network: nn.Module | None = None,
-        inferer: Callable[..., Any] | None = None,
+        model: Told = None,
         *,
         weight: float = 1.0,
         task_weight: float | None = None,
@@ -62,7 +66,7 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
             raise TypeError(f"loss_function must be a loss object, got {_name(loss_function)}.")
         if reference is None:
             reference = getattr(loss_function, "attack_reference", "label")
-        super().__init__(attack, network, inferer, reference=reference, **options)
+        super().__init__(attack, model, reference=reference, **options)
         self.loss_function = loss_function
         self.weight = check_positive("weight", weight)
         if task_weight is None:
@@ -94,10 +98,39 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
             self.perturbed = self.perturb(engine, attack, batchdata, self.batch)
         return prepared
 
+    def started(self, engine: SupervisedTrainer) -> None:
+        """Refuse a loss that reads the network's answer in another way than the attack does."""
+        super().started(engine)
+        self.tell_activation()
+
+    def tell_activation(self) -> None:
+        """The loss must read the network's answer as the attack does.
+
+        Raises:
+            ValueError: where both were told, and differ.
+        """
+        assert self.model is not None
+        known = self.model.activation or self.model.found_activation
+        if known is None or not isinstance(self.loss_function, VoxelwiseLoss):
+            return
+        if self.loss_function.activation is None:
+            self.loss_function.activation = known
+        elif self.loss_function.activation != known:
+            raise ValueError(
+                f"the loss has activation={self.loss_function.activation!r}, but the model has {known!r}: leave the "
+                "loss's out."
+            )
+
+    def logits_of(self, outputs: Any) -> Any:
+        """The network's outputs as logits, also those of one that ends in an activation."""
+        assert self.model is not None
+        return map_outputs(partial(as_logits, self.model), map_outputs(as_plain, outputs))
+
     def loss_completed(self, engine: SupervisedTrainer) -> None:
         """Add the term."""
         if self.batch is None or self.perturbed is None:
             return
+        self.tell_activation()
         task = as_plain(engine.state.output[CommonKeys.LOSS])
         prediction = engine.state.output[CommonKeys.PRED]
         if isinstance(prediction, torch.Tensor) and prediction.ndim != self.batch.image.ndim:
@@ -112,7 +145,7 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
     def adversarial_outputs(self, engine: SupervisedTrainer) -> Any:
         """What the network says to the adversarial image, in the clean image's geometry."""
         assert self.batch is not None and self.perturbed is not None
-        outputs = self.forward(engine, self.batch, self.perturbed.adversarial)
+        outputs = self.logits_of(self.forward(engine, self.batch, self.perturbed.adversarial))
         if not self.perturbed.bound.geometric:
             return outputs
         size = self.batch.image.shape[2:]
@@ -134,7 +167,7 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
         options: dict[str, Any] = {"mask": self.perturbed.pulled_from_inside()} if self._takes_mask else {}
         label = self.batch.label
         label = as_plain(label) if isinstance(label, torch.Tensor) else label
-        return self.loss_function(map_outputs(as_plain, clean), adversarial, label, **options).mean()
+        return self.loss_function(self.logits_of(clean), adversarial, label, **options).mean()
 
 
 def _name(thing: object) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,19 +11,21 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from monai.utils import convert_to_dst_type
-from torch import distributed, nn
+from torch import distributed
 
 from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.perturbations import AdditiveNoise, BoundAdditiveNoise
 from monai_adversarial.attacks.perturbations.base import per_sample
 from monai_adversarial.attacks.perturbed import Perturbed
+from monai_adversarial.attacks.reference import Reference
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.adversarial_training import AdversarialTraining
 from monai_adversarial.handlers.base import check_attack
-from monai_adversarial.metrics.batch_dice import hard_prediction, mean_foreground_dice
+from monai_adversarial.handlers.engine_model import Told
+from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.networks.dual_normalization import normalization
 from monai_adversarial.utils.draws import random_draw
-from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.plain import as_plain, detached
 from monai_adversarial.utils.validation import check_count, check_fraction, check_positive
 
 __all__ = ["MarginAdversarialTraining"]
@@ -45,8 +47,8 @@ class MarginAdversarialTraining(AdversarialTraining):
 
     Args:
         attack: an attack of additive noise; its epsilon is the largest margin.
-        network: the network; None for the trainer's own.
-        inferer: how the attack runs it; None for the trainer's inferer.
+        model: the model under attack, or facts of it; None for the trainer's network behind its inferer. See
+            :class:`~monai_adversarial.handlers.base.TrainingHandler`.
         case_key: batch key of a name or number of each case; None for the ``filename_or_obj`` of the image's metadata.
         growth: of a margin when its case is right, in the units of the attack's epsilon; a new case begins with it.
             None for epsilon divided by the trainer's ``max_epochs``.
@@ -72,8 +74,7 @@ class MarginAdversarialTraining(AdversarialTraining):
     def __init__(
         self,
         attack: Attack,
-        network: nn.Module | None = None,
-        inferer: Callable[..., Any] | None = None,
+        model: Told = None,
         *,
         case_key: str | None = None,
         growth: float | None = None,
@@ -90,7 +91,7 @@ class MarginAdversarialTraining(AdversarialTraining):
             )
         if options.get("budget") is not None:
             raise ValueError("budget cannot be scheduled: MarginAdversarialTraining adapts it for each case.")
-        super().__init__(attack, network, inferer, adversarial_weight=adversarial_weight, **options)
+        super().__init__(attack, model, adversarial_weight=adversarial_weight, **options)
         self.largest = check_positive("epsilon of the attack", noise.epsilon)
         self.units = noise.units
         self.case_key = case_key
@@ -163,7 +164,8 @@ class MarginAdversarialTraining(AdversarialTraining):
         # The one transfer to the host: which samples are right, and how far the others are from the boundary.
         reached, held = torch.stack([bound.size((noise,)).double(), right.double()]).tolist()
         self._update(cases, margins, reached, held)
-        adversarial = convert_to_dst_type(bound.apply(bound.scene.image, (noise,)), dst=batch.image)[0]
+        whole = self.model_for(batch).whole_image(bound.apply(bound.scene.image, (noise,)), detached(batch.image))
+        adversarial = convert_to_dst_type(whole, dst=batch.image)[0]
         return replace(perturbed, adversarial=adversarial, parameters=(noise,))
 
     @torch.no_grad()
@@ -172,18 +174,16 @@ class MarginAdversarialTraining(AdversarialTraining):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The largest share of each sample's noise that leaves it right, and whether all of it does, both (batch,)."""
         (noise,), bound = perturbed.parameters, perturbed.bound
-        network = self.network_of(engine)
-        inferer = batch.with_arguments(self.inferer or engine.inferer)
-        scope = attack.scope(network, batch.image, inferer)
+        model = self.model_for(batch)
+        scope = attack.scope(model, batch.image)
         draw = random_draw(engine.state.iteration, attack.steps)
-        with normalization(network, "adversarial"), scope as (predictor, clean), draw, torch.no_grad():
+        with normalization(model.network, "adversarial"), scope as (predictor, clean), draw, torch.no_grad():
             label = as_plain(batch.label).to(clean.device)
 
             def is_right(shares: torch.Tensor) -> torch.Tensor:
                 logits = predictor(bound.apply(clean, (noise * per_sample(shares, noise),)))
-                classes = int(logits.shape[1])
-                activation = attack.activation_of(classes)
-                dice = mean_foreground_dice(hard_prediction(logits, activation), label, classes, activation)
+                reference = Reference.read(model, label, int(logits.shape[1]))
+                dice = reference.dice(hard_prediction(logits, reference.activation))
                 return ~(dice < self.correct_dice)  # NaN: nothing to find and nothing found
 
             high = torch.ones_like(noise.flatten(1)[:, 0])

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from monai.engines import SupervisedTrainer
 from torch import nn
 
+from monai_adversarial.handlers.engine_model import as_logits, learned_logits
 from monai_adversarial.inferers.outputs import map_outputs
+from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.utils.modules import frozen
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["ReferenceNetwork", "frozen_outputs"]
+__all__ = ["ReferenceNetwork", "frozen_outputs", "reference_logits"]
 
 
 def frozen_outputs(network: nn.Module, image: torch.Tensor, inferer: Callable[..., Any]) -> Any:
@@ -47,8 +50,9 @@ class ReferenceNetwork:
         if not isinstance(network, nn.Module):
             raise TypeError(f"{name} must be a torch.nn.Module, got {type(network).__name__}.")
         self.network, self.name = network, name
+        self._model: AttackedModel | None = None
         if weights is not None:
-            from monai_adversarial.utils.weights import load_weights  # the campaign imports much
+            from monai_adversarial.utils.weights import load_weights  # only where there are any
 
             load_weights(network, weights)
 
@@ -77,6 +81,19 @@ class ReferenceNetwork:
         if device is not None and own.device.type != torch.device(device).type:
             raise ValueError(f"{self.name} is on {own.device} but the trainer works on {device}: move it.")
 
-    def outputs(self, image: torch.Tensor, inferer: Callable[..., Any]) -> Any:
-        """What it returns; see :func:`frozen_outputs`."""
-        return frozen_outputs(self.network, image, inferer)
+    def logits(self, image: torch.Tensor, inferer: Callable[..., Any], model: AttackedModel) -> Any:
+        """What it returns, see :func:`frozen_outputs`, as logits; ``model`` is the one under attack."""
+        if self._model is None:
+            self._model = model.replace(network=self.network)
+        return reference_logits(self._model, frozen_outputs(self.network, image, inferer))
+
+
+def reference_logits(model: AttackedModel, outputs: Any) -> Any:
+    """Logits of all levels of a reference network's answer, also of one that ends in an activation.
+
+    Args:
+        model: the reference network as a model: what its values mean is found out the first time.
+        outputs: what it returned.
+    """
+    learned_logits(model, outputs)
+    return map_outputs(partial(as_logits, model), outputs)

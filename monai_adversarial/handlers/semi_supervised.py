@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from monai_adversarial.attacks import Attack
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.base import AdversarialTrainingHandler
+from monai_adversarial.handlers.engine_model import Told, as_logits
 from monai_adversarial.handlers.schedules import chance
 from monai_adversarial.handlers.teacher import AveragedTeacher
 from monai_adversarial.losses.masked_cross_entropy import masked_cross_entropy
@@ -41,8 +42,8 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         attack: the attack on unlabeled images, or several of which each iteration draws one.
         unlabeled: data loader of batches with ``image_key`` (a label in them is not read); it starts again when it is
             exhausted. Its order depends on ``seed`` and the number of the pass.
-        network: the network; None for the trainer's own.
-        inferer: how the attack runs it; None for the trainer's inferer.
+        model: the model under attack, or facts of it; None for the trainer's network behind its inferer. See
+            :class:`~monai_adversarial.handlers.base.TrainingHandler`.
         weight: of the unlabeled term; 3 in the paper.
         confidence: probability that a pseudo-label needs.
         decay: of the teacher's average per iteration; 1 / (1 - decay) iterations must be few against the training, or
@@ -65,8 +66,7 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         self,
         attack: Attack | list[Attack] | tuple[Attack, ...],
         unlabeled: Iterable[Any],
-        network: nn.Module | None = None,
-        inferer: Callable[..., Any] | None = None,
+        model: Told = None,
         *,
         weight: float = 3.0,
         confidence: float = 0.9,
@@ -76,7 +76,7 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         image_key: str = CommonKeys.IMAGE,
         **options: Any,
     ) -> None:
-        super().__init__(attack, network, inferer, **options)
+        super().__init__(attack, model, **options)
         if not hasattr(unlabeled, "__iter__"):
             raise TypeError(f"unlabeled must be a data loader, got {type(unlabeled).__name__}.")
         self.unlabeled = unlabeled
@@ -117,9 +117,9 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
             self._labeled_perturbed = self.perturb(engine, attack, batchdata, self._labeled)
         extra = self._next_batch()
         image = extra[self.image_key].to(engine.state.device, non_blocking=engine.non_blocking)
-        inferer = self.inferer or engine.inferer
-        probabilities = self.teacher.probabilities(image, inferer)
-        if probabilities.shape[1] > 1 and attack.activation == "sigmoid":
+        assert self.model is not None
+        probabilities = self.teacher.probabilities(image, self.model)
+        if probabilities.shape[1] > 1 and self.model.activation_of(probabilities.shape[1]) == "sigmoid":
             raise ValueError(
                 "semi-supervised training needs classes that exclude each other, got activation='sigmoid'."
             )
@@ -171,7 +171,8 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
             label = self._labeled_perturbed.label
             label = as_plain(label) if isinstance(label, torch.Tensor) else label
             task = 0.5 * task + 0.5 * engine.loss_function(outputs, label).mean()
-        logits = self.forward(engine, self.batch, self.perturbed.adversarial)
+        assert self.model is not None
+        logits = as_logits(self.model, self.forward(engine, self.batch, self.perturbed.adversarial))
         mask = self.perturbed.bound.move_label(self.mask, self.perturbed.parameters)
         assert self.perturbed.label is not None
         term = masked_cross_entropy(logits, self.perturbed.label, mask, self.balanced)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,22 +11,25 @@ from ignite.engine.events import RemovableEventHandle
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from monai_adversarial.handlers.engine_model import inference_of, learned_logits
 from monai_adversarial.handlers.reference_network import frozen_outputs
+from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.utils.validation import check_fraction
 
 __all__ = ["AveragedTeacher", "teacher_probabilities"]
 
 
-def teacher_probabilities(network: nn.Module, image: torch.Tensor, inferer: Callable[..., Any]) -> torch.Tensor:
+def teacher_probabilities(network: nn.Module, image: torch.Tensor, model: AttackedModel) -> torch.Tensor:
     """Probabilities (batch, class, spatial...) of a network in evaluation mode, without gradient.
 
     Args:
-        network: returns logits; one output channel is a sigmoid network.
+        network: returns what the model's network returns.
         image: (batch, channel, spatial...).
-        inferer: called as ``inferer(image, network)``.
+        model: the inferer, the output that counts, and what its values mean.
     """
-    logits = frozen_outputs(network, image, inferer).float()
-    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+    logits = learned_logits(model, frozen_outputs(network, image, inference_of(model))).float()
+    sigmoid = model.activation_of(int(logits.shape[1])) == "sigmoid"
+    return logits.sigmoid() if sigmoid else logits.softmax(dim=1)
 
 
 class AveragedTeacher:
@@ -74,10 +76,10 @@ class AveragedTeacher:
         assert self._average is not None and self._student is not None
         self._average.update_parameters(self._student)
 
-    def probabilities(self, image: torch.Tensor, inferer: Callable[..., Any]) -> torch.Tensor:
+    def probabilities(self, image: torch.Tensor, model: AttackedModel) -> torch.Tensor:
         """What the teacher says; see :func:`teacher_probabilities`."""
         assert self.network is not None
-        return teacher_probabilities(self.network, image, inferer)
+        return teacher_probabilities(self.network, image, model)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights; empty before the first iteration."""

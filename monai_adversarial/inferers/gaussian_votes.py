@@ -18,7 +18,7 @@ from torch import nn
 from monai_adversarial.inferers.purified import PurifiedInferer
 from monai_adversarial.purifiers.base import Purifier
 from monai_adversarial.utils.draws import draw_seed, random_draw
-from monai_adversarial.utils.intensity import as_intensity_map
+from monai_adversarial.utils.intensity import as_one_map
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.scene import IMAGE_UNITS, UNITS, Scene, case_seeds
 from monai_adversarial.utils.validation import check_choice, check_count, check_logits, check_positive
@@ -77,9 +77,9 @@ class NoisyCopiesInferer(Inferer):
         self.sigma = check_positive("sigma", sigma)
         self.units = check_choice("units", units, UNITS)
         self.image_units = check_choice("image_units", image_units, IMAGE_UNITS)
-        self.intensity = as_intensity_map(intensity)
+        self.intensity = as_one_map(intensity)
         scene = Scene(torch.empty(0), (), intensity=self.intensity, image_units=self.image_units)
-        self.image_sigma = scene.in_image_units(self.sigma, self.units)
+        self.image_sigma = float(scene.in_image_units(self.sigma, self.units))
         self.copies_at_once = check_count("copies_at_once", copies_at_once)
         self.activation = check_choice("activation", activation, ACTIVATIONS)
         self.output = output

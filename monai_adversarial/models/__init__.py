@@ -4,5 +4,21 @@
 from __future__ import annotations
 
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.read_intensity import (
+    ReadIntensity,
+    UnknownIntensity,
+    check_agrees,
+    map_of_batch,
+    read_intensity,
+)
+from monai_adversarial.models.recorded_intensity import install_recorders
 
-__all__ = ["AttackedModel"]
+__all__ = [
+    "AttackedModel",
+    "ReadIntensity",
+    "UnknownIntensity",
+    "check_agrees",
+    "install_recorders",
+    "map_of_batch",
+    "read_intensity",
+]

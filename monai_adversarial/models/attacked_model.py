@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from monai_adversarial.models.read_intensity import ReadIntensity, UnknownIntensity, map_of_batch
 from monai_adversarial.utils.intensity import IntensityMap, as_intensity_map
 from monai_adversarial.utils.modules import describe_callable
 from monai_adversarial.utils.precision import PRECISIONS
@@ -34,8 +35,9 @@ class AttackedModel:
         inferer: MONAI inferer, called as ``inferer(image, network)``; None calls the network on the whole image.
             Gradients go through ``SlidingWindowInferer`` exactly, in the memory of one batch of windows.
         intensity: map from HU to the network's values: ``IntensityMap``, MONAI's ``ScaleIntensityRange`` or
-            ``NormalizeIntensity`` with fixed statistics, or a mapping of ``a_min, a_max, b_min, b_max, clip``. None:
-            the network takes images as they are.
+            ``NormalizeIntensity`` with fixed statistics, a mapping of ``a_min, a_max, b_min, b_max, clip``, or what
+            ``read_intensity`` read from the pipeline, which may be another map for each image. None: the network takes
+            images as they are.
         image_units: ``"HU"``: images come in HU and ``intensity`` is applied inside the attacked function;
             ``"network"``: images come in the network's values and ``intensity`` only converts budgets. None:
             ``"network"`` with a map; without one the units of the attack's budget.
@@ -93,10 +95,17 @@ class AttackedModel:
         if inferer is not None and not callable(inferer):
             raise TypeError(f"inferer must be a MONAI inferer or None, got {type(inferer).__name__}.")
         self.network, self.inferer = network, inferer
-        self.intensity: IntensityMap | None = as_intensity_map(intensity)
+        self.intensity: IntensityMap | ReadIntensity | None = (
+            intensity if isinstance(intensity, ReadIntensity) else as_intensity_map(intensity)
+        )
         self.image_units = None if image_units is None else check_choice("image_units", image_units, IMAGE_UNITS)
         if self.image_units is None and self.intensity is not None:
             self.image_units = "network"
+        if isinstance(self.intensity, ReadIntensity) and self.image_units == "HU" and self.intensity.exact is None:
+            raise ValueError(
+                "image_units='HU' needs an intensity map that is known before the images are, but it is "
+                f"{self.intensity.text}: pass image_units='network' and images that went through the pipeline."
+            )
         self.round_to_integer = check_flag("round_to_integer", round_to_integer)
         if self.round_to_integer and self.image_units != "HU":
             raise ValueError("round_to_integer needs images in HU: pass image_units='HU'.")
@@ -204,6 +213,33 @@ class AttackedModel:
     def units_for(self, budget_units: str | None) -> str:
         """Units in which images come, for a budget in ``budget_units``: a bare network takes images as they are."""
         return self.image_units or ("HU" if budget_units == "HU" else "network")
+
+    def intensity_for(self, image: torch.Tensor) -> IntensityMap | None:
+        """The intensity map of one batch, for its image channels and on its device; None where there is none.
+
+        Args:
+            image: the whole clean batch; a ``MetaTensor`` where the map depends on the image.
+        """
+        return self.intensity_and_doubt(image)[0]
+
+    def intensity_and_doubt(self, image: torch.Tensor) -> tuple[IntensityMap | None, str | None]:
+        """As :meth:`intensity_for`, with a sentence that says why there is no map, if one was to be read."""
+        found = self.intensity
+        if isinstance(found, ReadIntensity):
+            try:
+                found = map_of_batch(found, image)
+            except UnknownIntensity as error:
+                return None, str(error)
+        if found is None or found.is_uniform:
+            return found, None
+        channels = self.image_channels
+        columns = max(int(v.shape[1]) for v in found.values if isinstance(v, torch.Tensor))
+        expected = image.shape[1] if channels is None else len(channels)
+        if channels is not None and columns == image.shape[1]:
+            found = found.channels(channels)
+        elif columns not in (1, expected):
+            return None, f"the intensity map has {columns} channels and the image {expected}"
+        return found.to(image.device), None
 
     def image_part(self, image: torch.Tensor) -> torch.Tensor:
         """The channels that are image, (batch, channel, spatial...).

@@ -36,6 +36,8 @@ class Predictor:
         networks: the modules behind the model, to be frozen.
         precision: where the network computes in the attack's steps; logits come back in float32 (float64 for float64
             images).
+        intensity: map from HU to the network's values for this batch; None where there is none.
+        intensity_doubt: why there is none, where one was to be read from the pipeline.
         forwards: samples that went forward, all calls together.
 
     Raises:
@@ -73,6 +75,8 @@ class Predictor:
         self._network = self.precision.wrap(self._final)
         self._scored_network = self.scoring.wrap(self._final)
         self._whole = plain
+        self.intensity, self.intensity_doubt = model.intensity_and_doubt(image)
+        self._intensity = self.intensity
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = (model.network_args, model.network_kwargs)
         self._rows: torch.Tensor | None = None
         # Found by an earlier batch of the same model.
@@ -89,6 +93,7 @@ class Predictor:
         everyone = list(indices) == list(range(batch))
         rows = None if everyone else torch.as_tensor(list(indices), device=self._whole.device)
         self._rows = rows
+        self._intensity = None if self.intensity is None else self.intensity.select(indices)
 
         def chosen(value: Any) -> Any:
             belongs = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == batch
@@ -176,10 +181,11 @@ class Predictor:
     def _raw(self, image: torch.Tensor, network: Callable[..., Any]) -> Any:
         self.forwards += image.shape[0]
         model = self.model
+        # Guidance channels stay as they are: the map is for the image alone.
+        seen = image if self._intensity is None or self.units != "HU" else self._intensity(image)
         if model.image_channels is not None:
             whole = self._whole if self._rows is None else self._whole.index_select(0, self._rows)
-            image = model.whole_image(image, whole)
-        seen = image if model.intensity is None or self.units != "HU" else model.intensity(image)
+            seen = model.whole_image(seen, whole)
         args, kwargs = self._arguments
         if self.inferer is None:
             raw = network(seen, *args, **kwargs)

@@ -22,7 +22,7 @@ from monai_adversarial.purifiers.checks import (
 )
 from monai_adversarial.purifiers.context import ImageContext
 from monai_adversarial.utils.backward_pass import call_with_backward_pass
-from monai_adversarial.utils.intensity import as_intensity_map
+from monai_adversarial.utils.intensity import as_one_map
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.scene import check_spacing, spacing_of
 
@@ -53,7 +53,7 @@ class Purifier(Transform):
     geometric: bool = False
 
     def __init__(self, intensity: Any = None, spacing: Any = None) -> None:
-        self.intensity = as_intensity_map(intensity)
+        self.intensity = as_one_map(intensity)
         if spacing is not None:
             check_spacing(spacing)
         self.spacing = spacing
@@ -70,7 +70,7 @@ class Purifier(Transform):
 
     def hounsfield(self, amount: float) -> float:
         """A difference in HU, in the units of the image."""
-        return amount if self.intensity is None else amount * self.intensity.scale
+        return amount if self.intensity is None else float(amount * self.intensity.scale)
 
     @abstractmethod
     def purify(self, image: torch.Tensor, context: ImageContext) -> torch.Tensor:

@@ -137,8 +137,8 @@ class LearnedPurifier(Purifier):
     def _window_of_image(self) -> tuple[float, float, float, float]:
         """Gain and offset from the image to the network's values, and the window in the units of the image."""
         given = self.intensity
-        gain = self._window.scale / (1.0 if given is None else given.scale)
-        offset = self._window.offset - gain * (0.0 if given is None else given.offset)
+        gain = float(self._window.scale / (1.0 if given is None else given.scale))
+        offset = float(self._window.offset - gain * (0.0 if given is None else given.offset))
         if abs(gain - 1.0) < 1e-6 and abs(offset) < 1e-6:  # they are the network's values already
             return 1.0, 0.0, 0.0, 1.0
         # Rounded, as the voxels on an edge of the window (clipped images have many) belong to it.

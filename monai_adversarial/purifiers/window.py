@@ -30,7 +30,7 @@ def window_in_image(window: tuple[float, float], intensity: IntensityMap | None)
     """The window (HU) in the units of the image."""
     if intensity is None:
         return window
-    low, high = (value * intensity.scale + intensity.offset for value in window)
+    low, high = (float(value * intensity.scale + intensity.offset) for value in window)
     return low, high
 
 

@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attacks over a folder of cases: scores, files, pictures and a report, continued where they were interrupted."""
+"""Studies over many cases: scores, files, pictures and tables, continued where they were interrupted."""
 
 from __future__ import annotations
 
 from monai_adversarial.data.cases import find_cases
-from monai_adversarial.studies.attack_study import AttackCampaign
+from monai_adversarial.studies.attack_study import AttackStudy
 from monai_adversarial.studies.command_line import show_errors_as_sentences
 from monai_adversarial.studies.defenses import check_purifier_name, place_purifiers
+from monai_adversarial.studies.measurement import measurement_record
 from monai_adversarial.studies.purification_study import PurificationStudy
+from monai_adversarial.studies.study import Cell, SettingsError, Study, StudyError
 from monai_adversarial.studies.training_study import TrainingStudy
 from monai_adversarial.utils.weights import load_weights
 
 __all__ = [
-    "AttackCampaign",
+    "AttackStudy",
+    "Cell",
     "PurificationStudy",
+    "SettingsError",
+    "Study",
+    "StudyError",
     "TrainingStudy",
     "check_purifier_name",
     "find_cases",
     "load_weights",
+    "measurement_record",
     "place_purifiers",
     "show_errors_as_sentences",
 ]

@@ -7,7 +7,7 @@ import os
 import sys
 from types import TracebackType
 
-__all__ = ["TRACEBACK_VARIABLE", "root_sentence", "show_errors_as_sentences"]
+__all__ = ["TRACEBACK_VARIABLE", "USER_ERRORS", "root_sentence", "show_errors_as_sentences"]
 
 TRACEBACK_VARIABLE = "MONAI_ADVERSARIAL_TRACEBACK"
 

@@ -4,19 +4,16 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import list_data_collate
-from torch import nn
-from tqdm import tqdm
 
-import monai_adversarial
 from monai_adversarial.attacks import (
     Attack,
     AttackResult,
@@ -25,25 +22,40 @@ from monai_adversarial.attacks import (
     GradientEstimator,
 )
 from monai_adversarial.inferers import PurifiedInferer
-from monai_adversarial.metrics import organ_names
-from monai_adversarial.metrics.batch_dice import hard_prediction
-from monai_adversarial.metrics.study_dice import mean_defined, mean_dice, organ_dice
+from monai_adversarial.metrics.dice import mean_of_defined
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.purifiers.base import Purifier
-from monai_adversarial.studies.records import read_json, write_json
+from monai_adversarial.studies.measurement import (
+    LABEL,
+    common_settings,
+    measured_budgets,
+    measurement_record,
+    model_settings,
+    network_hashes,
+    norm_of,
+)
+from monai_adversarial.studies.records import safe_name
 from monai_adversarial.studies.reports.purification_report import PurificationReport
 from monai_adversarial.studies.reports.tables import read_rows
+from monai_adversarial.studies.scoring import (
+    DiceScores,
+    device_of,
+    dice_of,
+    mean_dice,
+    named_model,
+    predict,
+    scored_organs,
+)
+from monai_adversarial.studies.study import UNDEFENDED, Cell, Failure, Study, chosen_names
 from monai_adversarial.utils.backward_pass import DECLARED, SUBSTITUTES
 from monai_adversarial.utils.draws import random_draw
-from monai_adversarial.utils.hashing import case_hash, describe, fingerprint, network_hash
-from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.hashing import case_hash, describe
 from monai_adversarial.utils.validation import check_choice, check_count
 
 __all__ = ["PurificationStudy", "purifiers_of"]
 
-UNDEFENDED = "undefended"
 # Draws of the defender when a finished image is scored; an attacker's draws have other numbers.
 SCORING = 1_000_003
-RECORD_VERSION = 2
 
 
 def purifiers_of(inferer: Any) -> list[Any]:
@@ -56,7 +68,7 @@ def purifiers_of(inferer: Any) -> list[Any]:
     return found
 
 
-class PurificationStudy:
+class PurificationStudy(Study):
     """Every defense against every attack, on every case: Dice of the clean image, under an attack that does not know
     the defense, and under one that does.
 
@@ -74,20 +86,19 @@ class PurificationStudy:
       without it.
 
     Dice is the mean over organs; an organ absent from both label and prediction is left out, an organ in only one of
-    them counts 0. Random defenses are scored as the mean of ``draws`` draws that no attacker saw. A unit is one case
-    under one attack with one defense; finished units (with the same defense, attack, network, image and package
-    version) are not run again.
+    them counts 0. Random defenses are scored as the mean of ``draws`` draws that no attacker saw. A cell is one case
+    under one attack with one defense; finished cells (with the same defense, attack, model, image and package
+    version) are not run again, and one bad case does not stop the others (see ``Study``).
 
     Args:
-        network: segmentation network.
+        model: what is attacked: an ``AttackedModel`` with the undefended inferer, or a bare network.
         dataset: items with ``image`` (channel first, in the units of the attacks) and ``label``, as loaded by MONAI's
             ``Dataset``, or batches of one of them.
-        inferer: undefended inferer; None calls the network.
-        defenses: name -> inferer with the purifier(s) in it.
+        defenses: name -> inferer with the purifier(s) in it, which takes the place of the model's.
         attacks: name -> attack.
         output_dir: for ``purification.csv``, ``purification_cases.csv``, ``purification.png``, ``purification.md`` and
             the records.
-        class_names: names of the network's classes, background first.
+        class_names: names of the network's classes, background first; None for those of the model.
         organs: names of the classes that are scored; None for all but the background.
         samples: draws per gradient against random defenses.
         adaptive_steps: steps of the attack on the defended inferer, one number or one per attack (``{"pgd": 20}``);
@@ -107,15 +118,16 @@ class PurificationStudy:
         TypeError, ValueError: for arguments that do not fit, in one sentence.
     """
 
+    needs_case = True
+
     def __init__(
         self,
-        network: nn.Module,
+        model: AttackedModel | Callable[..., Any],
         dataset: Any,
-        inferer: Any,
         defenses: Mapping[str, Any],
         attacks: Mapping[str, Attack],
         output_dir: str | os.PathLike[str],
-        class_names: Sequence[str] | Mapping[Any, str],
+        class_names: Sequence[str] | Mapping[Any, str] | None = None,
         organs: Sequence[str] | None = None,
         samples: int = 20,
         adaptive_steps: int | Mapping[str, int] | None = None,
@@ -128,6 +140,7 @@ class PurificationStudy:
         label_key: str = "label",
         progress: bool = True,
     ) -> None:
+        super().__init__(output_dir, progress)
         without = [name for name, defended in defenses.items() if not purifiers_of(defended)]
         if without or not defenses or UNDEFENDED in defenses:
             raise TypeError(
@@ -136,13 +149,12 @@ class PurificationStudy:
             )
         if not attacks or not all(isinstance(attack, Attack) for attack in attacks.values()):
             raise TypeError("attacks must map at least one name to an Attack.")
-        names = organ_names(class_names)
+        self.model = named_model(model, class_names)
+        names = scored_organs(self.model)
         unknown = [organ for organ in organs or () if organ not in names.values()]
         if unknown:
             raise ValueError(f"organs must be among {', '.join(names.values())}, got {unknown[0]!r}.")
-        self.network, self.dataset, self.inferer = network, dataset, inferer
-        self.defenses, self.attacks = dict(defenses), dict(attacks)
-        self.output_dir = Path(output_dir)
+        self.dataset, self.defenses, self.attacks = dataset, dict(defenses), dict(attacks)
         self.organs = {index: name for index, name in names.items() if organs is None or name in organs}
         self.samples, self.draws = check_count("samples", samples), check_count("draws", draws)
         self.adaptive_steps = {
@@ -157,9 +169,12 @@ class PurificationStudy:
             name: [check_choice("substitutes", one, SUBSTITUTES) for one in chosen]
             for name, chosen in self._per_attack("substitutes", substitutes).items()
         }
-        self.data_name, self.seed, self.progress = data_name, check_count("seed", seed, minimum=0), bool(progress)
+        self.data_name, self.seed = data_name, check_count("seed", seed, minimum=0)
+        self.title = data_name
         self.image_key, self.label_key = image_key, label_key
-        self._weights = ""
+        self._hashes: dict[str, str] = {}
+        self._shared: dict[str, Any] = {}
+        self._networks: list[str] = []
 
     def _per_attack(self, argument: str, given: Any) -> dict[str, Any]:
         """A setting for each attack that has one."""
@@ -180,28 +195,33 @@ class PurificationStudy:
 
         Returns:
             rows of the table as ``{"rows": [...]}``.
+
+        Raises:
+            ValueError: for a name that is no defense.
+            StudyError: where cells failed; the others are done and in the tables.
         """
-        if isinstance(selected, str):
-            selected = [name.strip() for name in selected.split(",") if name.strip()]
-        chosen = list(self.defenses) if selected is None else list(selected)
-        unknown = [name for name in chosen if name not in self.defenses]
-        if unknown:
-            raise ValueError(f"there is no defense {unknown[0]!r}: choose among {', '.join(self.defenses)}.")
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._weights = network_hash(self.network)
-        total = len(self.dataset) * len(self.attacks) * len(chosen)
-        records: list[dict[str, Any]] = []
-        with tqdm(total=total, desc=self.data_name, unit="unit", disable=not self.progress, file=sys.stderr) as bar:
-            for index in range(len(self.dataset)):
-                case = _Case(self, index)
-                for attack_name in self.attacks:
-                    for name in self.defenses:
-                        if name in chosen:
-                            bar.set_postfix_str(f"{case.name} {attack_name} {name}")
-                        record = self._unit(case, attack_name, name, compute=name in chosen)
-                        bar.update(name in chosen)
-                        if record is not None:
-                            records.append(record)
+        chosen = chosen_names("defense", selected, self.defenses)
+        wanted = [cell for cell in self.cells() if cell.defense in chosen]
+        return self.finish(wanted, self.run_cells(wanted))
+
+    def cells(self) -> list[Cell]:
+        """Every case under every attack with every defense."""
+        return [
+            Cell(f"case_{index:03d}", attack, defense)
+            for index in range(len(self.dataset))
+            for attack in self.attacks
+            for defense in self.defenses
+        ]
+
+    def forget(self) -> None:
+        """Read images and weights anew."""
+        super().forget()
+        self._hashes.clear()
+        self._networks = network_hashes(self.model)
+        self._shared = {**common_settings(), "model": model_settings(self.model), "organs": self.organs}
+
+    def write_report(self, records: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
+        """Write the tables and the figure."""
         report = PurificationReport(records, self.data_name, self.seed)
         report.write(self.output_dir)
         print(f"\n{report.table()}\n\nresults in {self.output_dir}", flush=True)
@@ -223,48 +243,62 @@ class PurificationStudy:
         ranked = sorted(candidates, key=lambda row: row["adaptive"], reverse=True)
         return [row["defense"] for row in ranked[: check_count("count", count)]]
 
-    def _path(self, case: _Case, attack_name: str, name: str) -> Path:
-        return self.output_dir / "records" / name / f"{attack_name}_{case.name}.json"
+    def record_path(self, cell: Cell) -> Path:
+        """One folder per defense."""
+        name = f"{safe_name(cell.attack)}_{safe_name(cell.case)}.json"
+        return self.output_dir / "records" / safe_name(cell.defense) / name
 
-    def _fingerprint(self, case: _Case, attack_name: str, name: str) -> str:
-        attack = self.attacks[attack_name]
-        random = self._is_random(name)
-        settings = {
-            "record": RECORD_VERSION,
-            "version": monai_adversarial.__version__,
-            "network": self._weights,
-            "inferer": describe(self.inferer),
-            "defense": describe(self.defenses[name]),
-            "attack": [repr(type(attack)), describe(attack)],
-            "case": case.hash,
-            "organs": self.organs,
-            "steps": self.adaptive(attack_name, "declared", random).steps,
-            "longer": self.longer(attack_name).steps,
-            "study": [self._substitutes(attack_name, name), *([self.samples, self.draws] if random else [])],
+    def source(self, case: str) -> str | None:
+        """The file of the image, where the data set knows it."""
+        entries = getattr(self.dataset, "data", None)
+        entry = entries[_index_of(case)] if isinstance(entries, Sequence) else None
+        found = entry.get(self.image_key) if isinstance(entry, Mapping) else None
+        return str(found) if isinstance(found, (str, os.PathLike)) else None
+
+    def knows(self, case: str) -> bool:
+        """Whether the case has been read."""
+        return case in self._hashes
+
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """Model, defense, attack, the two attackers' steps and the content of the case."""
+        if not self._shared:
+            self.forget()
+        if cell.case not in self._hashes:
+            self.load(cell.case)
+        attack, random = self.attacks[cell.attack], self._is_random(cell.defense)
+        return {
+            **self._shared,
+            "defense_settings": describe(self.defenses[cell.defense]),
+            "attack_settings": [repr(type(attack)), describe(attack)],
+            "hash": self._hashes[cell.case],
+            "steps": self.adaptive(cell.attack, "declared", random).steps,
+            "longer": self.longer(cell.attack).steps,
+            "study": [
+                self._substitutes(cell.attack, cell.defense),
+                *([self.samples, self.draws] if random else []),
+            ],
         }
-        return fingerprint(settings)
 
-    def _unit(self, case: _Case, attack_name: str, name: str, compute: bool) -> dict[str, Any] | None:
-        """The record of a unit: as it is stored if it still holds, else computed and written, or None."""
-        path = self._path(case, attack_name, name)
-        mark = self._fingerprint(case, attack_name, name)
-        record = read_json(path)
-        if isinstance(record, dict) and record.get("fingerprint") == mark:
-            return record
-        if not compute:
-            return None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"fingerprint": mark, **self._compute(case, attack_name, name)}
-        write_json(path, record)
-        return record
+    def load(self, case: str) -> _Case:
+        """The case, whose undefended attacks are computed when they are needed."""
+        loaded = _Case(self, _index_of(case))
+        self._hashes[case] = loaded.hash
+        return loaded
 
-    def _compute(self, case: _Case, attack_name: str, name: str) -> dict[str, Any]:
+    def defended(self, name: str) -> AttackedModel:
+        """The model behind a defense."""
+        return self.model.replace(inferer=self.defenses[name])
+
+    def compute(self, cell: Cell, case: _Case) -> dict[str, Any]:
+        """All columns of one cell."""
         began = time.perf_counter()
-        inferer = self.defenses[name]
+        attack_name, name = cell.attack, cell.defense
+        inferer, model = self.defenses[name], self.defended(name)
         purifiers = purifiers_of(inferer)
         random = self._is_random(name)
+        case.clean_undefended()  # first: class names that do not fit the answer end the study before an attack
         unaware = case.undefended(attack_name)
-        scores = {
+        scores: dict[str, DiceScores] = {
             "clean_undefended": case.clean_undefended(),
             "clean": self.score(inferer, case.image, case.label, random),
             "undefended": case.undefended_scores(attack_name),
@@ -272,37 +306,37 @@ class PurificationStudy:
             "unaware": self.score(inferer, unaware.adversarial, unaware.label, random),
         }
         candidates, cost = {}, {"forwards": 0, "backwards": 0}
-        budgets: dict[str, Any] = {}
+        norm = norm_of(self.attacks[attack_name])
+        budgets = {"unaware": measured_budgets(unaware.budgets, norm)}
         for substitute in self._substitutes(attack_name, name):
             result = self.adaptive(attack_name, substitute, random)(
-                self.network, case.image, case.label, inferer=inferer, start=unaware.parameters
+                model, case.image, case.label, start=unaware.parameters
             )
             cost = {key: cost[key] + getattr(result, key) for key in cost}
             candidates[substitute] = self.score(inferer, result.adversarial, result.label, random)
-            budgets[substitute] = {
-                key: {"value": float(m.values[0]), "units": m.units, "limit": m.limit}
-                for key, m in result.budgets.items()
-            }
-        best = min(candidates, key=lambda key: mean_dice(candidates[key]))
+            budgets[substitute] = measured_budgets(result.budgets, norm)
+        best = min(candidates, key=lambda key: _height(candidates[key]))
         scores["adaptive_gradient"] = candidates[best]
         candidates["unaware"] = scores["unaware"]
-        best = min(candidates, key=lambda key: mean_dice(candidates[key]))
+        best = min(candidates, key=lambda key: _height(candidates[key]))
         scores["adaptive"] = candidates[best]
-        return {
-            "case": case.name,
-            "attack": attack_name,
-            "defense": name,
-            "gradient": "+".join(dict.fromkeys(purifier.gradient for purifier in purifiers)),
-            "random": random,
-            "samples": self.samples if random else 1,
-            "steps": self.adaptive(attack_name, "declared", random).steps,
-            "adaptive_by": best,
-            "dice": scores,
-            "mean": {key: mean_dice(value) for key, value in scores.items()},
-            "candidates": {key: mean_dice(value) for key, value in candidates.items()},
-            "budgets": budgets,
-            "cost": {**cost, "seconds": round(time.perf_counter() - began, 1)},
-        }
+        return measurement_record(
+            cell,
+            self.attacks[attack_name],
+            self.model,
+            reference=LABEL,
+            scores=scores,
+            adversarial="adaptive",
+            measurements=budgets[best],
+            cost={**cost, "seconds": round(time.perf_counter() - began, 1)},
+            hashes={"inputs": case.hash, "network": self._networks},
+            gradient="+".join(dict.fromkeys(purifier.gradient for purifier in purifiers)),
+            random=random,
+            samples=self.samples if random else 1,
+            steps=self.adaptive(attack_name, "declared", random).steps,
+            adaptive_by=best,
+            candidates={key: mean_dice(value) for key, value in candidates.items()},
+        )
 
     def _is_random(self, name: str) -> bool:
         return any(purifier.random for purifier in purifiers_of(self.defenses[name]))
@@ -334,19 +368,27 @@ class PurificationStudy:
         attack.steps = self.adaptive_steps.get(attack_name, attack.steps)
         return attack
 
-    def score(
-        self, inferer: Any, image: torch.Tensor, label: torch.Tensor, random: bool = False
-    ) -> dict[str, float | None]:
+    def score(self, inferer: Any, image: torch.Tensor, label: torch.Tensor, random: bool = False) -> DiceScores:
         """Dice per organ, None where an organ is neither in the label nor in the prediction; the mean over the draws
         of a random defense."""
-        bound = inferer.for_image(image) if hasattr(inferer, "for_image") else inferer
-        plain = as_plain(image)
+        model = self.model.replace(inferer=inferer)
         rows = []
         for draw in range(self.draws if random else 1):
-            with torch.no_grad(), random_draw(SCORING, draw):
-                logits = as_plain(self.network(plain) if bound is None else bound(plain, self.network))
-            rows.append(organ_dice(hard_prediction(logits, "softmax"), as_plain(label), self.organs))
-        return {name: mean_defined(row[name] for row in rows) for name in self.organs.values()}
+            with random_draw(SCORING, draw):
+                prediction = predict(model, image)
+            rows.append(dice_of(prediction, label, self.organs, model.ignore_index))
+        means = {name: mean_of_defined(row[name]["dice"] for row in rows) for name in self.organs.values()}
+        return {name: {"dice": mean if mean == mean else None} for name, mean in means.items()}
+
+
+def _index_of(case: str) -> int:
+    return int(case.removeprefix("case_"))
+
+
+def _height(scores: DiceScores) -> float:
+    """Mean Dice; a case without any organ is not a success of an attack."""
+    mean = mean_dice(scores)
+    return math.inf if mean is None else mean
 
 
 def _effect(substitute: str, purifier: Any) -> str:
@@ -366,41 +408,42 @@ class _Case:
         image = item[study.image_key]
         # A data set holds channel-first items; a study on batches of one is given those.
         batch = list_data_collate([item]) if image.ndim <= 4 else item
-        self.image, self.label = batch[study.image_key], batch[study.label_key]
-        self.name = f"case_{index:03d}"
+        device = device_of(study.model)
+        self.image, self.label = (batch[key].to(device) for key in (study.image_key, study.label_key))
         self.hash = case_hash(self.image, self.label)
-        self._clean: dict[str, float | None] | None = None
-        self._last: tuple[str, AttackResult, dict[str, float | None]] | None = None
-        self._longer: tuple[str, dict[str, float | None]] | None = None
+        self._clean: DiceScores | None = None
+        self._last: tuple[str, AttackResult, DiceScores] | None = None
+        self._longer: tuple[str, DiceScores] | None = None
 
-    def clean_undefended(self) -> dict[str, float | None]:
+    def clean_undefended(self) -> DiceScores:
         """Scores of the clean image without a defense."""
         if self._clean is None:
-            self._clean = self.study.score(self.study.inferer, self.image, self.label)
+            self._clean = self.study.score(self.study.model.inferer, self.image, self.label)
         return self._clean
 
     def undefended(self, attack_name: str) -> AttackResult:
         """The attack without a defense."""
         if self._last is None or self._last[0] != attack_name:
             study = self.study
-            study.network.eval()
-            result = study.attacks[attack_name](study.network, self.image, self.label, inferer=study.inferer)
-            self._last = attack_name, result, study.score(study.inferer, result.adversarial, result.label)
+            result = study.attacks[attack_name](study.model, self.image, self.label)
+            scores = study.score(study.model.inferer, result.adversarial, result.label)
+            self._last = attack_name, result, scores
         return self._last[1]
 
-    def undefended_scores(self, attack_name: str) -> dict[str, float | None]:
+    def undefended_scores(self, attack_name: str) -> DiceScores:
         """Scores of the undefended attack without a defense."""
         self.undefended(attack_name)
         assert self._last is not None
         return self._last[2]
 
-    def undefended_longer(self, attack_name: str) -> dict[str, float | None]:
+    def undefended_longer(self, attack_name: str) -> DiceScores:
         """Scores without a defense when the undefended attack goes on; the worse of both per case."""
         if self._longer is None or self._longer[0] != attack_name:
             study, before = self.study, self.undefended(attack_name)
-            result = study.longer(attack_name)(
-                study.network, self.image, self.label, inferer=study.inferer, start=before.parameters
-            )
-            scores = [study.score(study.inferer, result.adversarial, result.label), self.undefended_scores(attack_name)]
-            self._longer = attack_name, min(scores, key=mean_dice)
+            result = study.longer(attack_name)(study.model, self.image, self.label, start=before.parameters)
+            scores = [
+                study.score(study.model.inferer, result.adversarial, result.label),
+                self.undefended_scores(attack_name),
+            ]
+            self._longer = attack_name, min(scores, key=_height)
         return self._longer[1]

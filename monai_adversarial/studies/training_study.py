@@ -3,49 +3,71 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser
 from monai.data import list_data_collate
 from torch import nn
-from tqdm import tqdm
 
 import monai_adversarial
 from monai_adversarial.attacks import Attack
 from monai_adversarial.metrics import organ_names
-from monai_adversarial.metrics.batch_dice import hard_prediction
-from monai_adversarial.metrics.study_dice import mean_dice, organ_dice
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks.dual_normalization import has_dual_normalization, normalization
-from monai_adversarial.studies.records import read_json, write_json
+from monai_adversarial.studies.measurement import (
+    LABEL,
+    common_settings,
+    measured_budgets,
+    measurement_record,
+    norm_of,
+)
+from monai_adversarial.studies.records import read_json, safe_name, write_json
 from monai_adversarial.studies.reports.training_report import TrainingReport
+from monai_adversarial.studies.scoring import DiceScores, device_of, dice_of, mean_dice, predict
+from monai_adversarial.studies.study import Cell, Failure, Study, chosen_names
 from monai_adversarial.utils.files import replace_when_complete
 from monai_adversarial.utils.hashing import case_hash, describe, file_hash, fingerprint
-from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_count
 from monai_adversarial.utils.weights import load_weights
 
 __all__ = ["TrainingStudy"]
 
-RECORD_VERSION = 2
 CLEAN = "clean"
 DOMAINS = ("clean", "adversarial")  # branches of dual normalization
 
 
-class TrainingStudy:
+@dataclass(frozen=True)
+class _Network:
+    """One trained network, seen through one branch of its normalization."""
+
+    training: str
+    domain: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its name in cells and records."""
+        return f"{self.training}_{self.domain}_seed{self.seed}"
+
+
+class TrainingStudy(Study):
     """Trains a bundle in several ways and with several seeds, and attacks every network on the same cases.
 
     A training is a list of config files: the bundle's train config and its overlays. It runs as
     ``python -m monai.bundle run`` in a process of its own, once; its weights stay in ``output_dir/weights``. A network
-    with dual normalization is attacked twice, once through each branch. Finished trainings, and finished attacks on a
-    case, are not run again as long as configs, weights, this attack and the package version are the same; training data
-    are not looked at.
+    with dual normalization is attacked twice, once through each branch. A cell is one case under one attack against
+    one network. Finished trainings and cells are not run again as long as configs, weights, this attack and the package
+    version are the same; training data are not looked at. A training or a case that fails does not stop the others
+    (see ``Study``); only cases that every attack has finished are in the tables.
 
     Scores are the mean Dice over the foreground classes; a class absent from both label and prediction is left out, a
     class in only one of them counts 0. Labels move with geometric attacks. ``worst`` is, per case, the lowest Dice over
@@ -69,8 +91,9 @@ class TrainingStudy:
     Raises:
         TypeError, ValueError: for arguments that do not fit, in one sentence.
         FileNotFoundError: for a missing config file.
-        RuntimeError: when a training fails; the message names its log.
     """
+
+    needs_case = True
 
     def __init__(
         self,
@@ -88,9 +111,10 @@ class TrainingStudy:
         seed: int = 0,
         progress: bool = True,
     ) -> None:
+        super().__init__(output_dir, progress)
         if not trainings:
             raise ValueError("trainings must map at least one name to config files, got none.")
-        self.bundle_root, self.output_dir = Path(bundle_root), Path(output_dir)
+        self.bundle_root = Path(bundle_root)
         self.trainings = {name: [self.bundle_root / path for path in paths] for name, paths in trainings.items()}
         for name, paths in self.trainings.items():
             missing = [path for path in paths if not path.is_file()]
@@ -99,6 +123,8 @@ class TrainingStudy:
         self.attacks = {
             name: tuple(attack) if isinstance(attack, (list, tuple)) else (attack,) for name, attack in attacks.items()
         }
+        if not self.attacks:
+            raise TypeError("attacks must map at least one name to an Attack or several, got none.")
         for name, members in self.attacks.items():
             if not members or not all(isinstance(member, Attack) for member in members):
                 raise TypeError(f"attacks[{name!r}] must be an Attack or several.")
@@ -107,11 +133,20 @@ class TrainingStudy:
         if unknown:
             raise ValueError(f"worst_of names {unknown[0]!r}, which is not among the attacks {list(self.attacks)}.")
         self.dataset, self.overrides, self.network_key = dataset, dict(overrides or {}), network_key
-        self.classes = organ_names(class_names)
+        self.class_names, self.classes = class_names, organ_names(class_names)
         self.seeds = [check_count("seeds", one, minimum=0) for one in seeds]
-        self._case_hashes: dict[int, str] = {}
+        self._hashes: dict[str, str] = {}
+        self._weight_hashes: dict[tuple[str, int], str] = {}
+        self._networks = {
+            made.name: made
+            for name in self.trainings
+            for domain in DOMAINS
+            for one in self.seeds
+            for made in (_Network(name, domain, one),)
+        }
+        self._opened: AttackedModel | None = None
         self._attack_settings = {key: [describe(member) for member in members] for key, members in self.attacks.items()}
-        self.data_name, self.seed, self.progress = data_name, check_count("seed", seed, minimum=0), bool(progress)
+        self.data_name, self.seed = data_name, check_count("seed", seed, minimum=0)
 
     def run(self, selected: Sequence[str] | str | None = None, seeds: Sequence[int] | None = None) -> dict[str, Any]:
         """Train and attack what is missing, then report on everything that is there.
@@ -123,22 +158,76 @@ class TrainingStudy:
 
         Returns:
             rows of the table as ``{"rows": [...]}``.
+
+        Raises:
+            ValueError: for a name that is no training.
+            StudyError: where trainings or cases failed; the message names the log of a training.
         """
-        if isinstance(selected, str):
-            selected = [name.strip() for name in selected.split(",") if name.strip()]
-        chosen = list(self.trainings) if selected is None else list(selected)
-        unknown = [name for name in chosen if name not in self.trainings]
-        if unknown:
-            raise ValueError(f"there is no training {unknown[0]!r}: choose among {', '.join(self.trainings)}.")
+        chosen = chosen_names("training", selected, self.trainings)
         wanted_seeds = self.seeds if seeds is None else [one for one in self.seeds if one in list(seeds)]
+        self.make_folder()
+        wanted: list[Cell] = []
+        failures: list[Failure] = []
         for one in wanted_seeds:
             for name in chosen:
-                self._attack_all(name, one, self.train(name, one))
-        report = TrainingReport(self.records(), list(self.attacks), self.worst_of, self.data_name, self.seed)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+                cells = self._cells_of(_Network(name, CLEAN, one))
+                try:
+                    self.train(name, one)
+                    dual = has_dual_normalization(self.network(name, self._weights(name, one)[0]))
+                except OSError:  # what cannot be written concerns all trainings
+                    raise
+                except Exception as error:
+                    wanted += cells
+                    failures += [self._fail(cell, error, keep=True, of_case=False) for cell in cells]
+                    continue
+                cells += self._cells_of(_Network(name, DOMAINS[1], one)) if dual else []
+                self.title = f"{name}, seed {one}"
+                wanted += cells
+                failures += self.run_cells(cells)
+        return self.finish(wanted, failures)
+
+    def cells(self) -> list[Cell]:
+        """Every case under every attack against every network; those of branches that a network lacks never run."""
+        return [cell for network in self._networks.values() for cell in self._cells_of(network)]
+
+    def _cells_of(self, network: _Network) -> list[Cell]:
+        return [
+            Cell(f"case_{index:03d}", attack, network=network.name)
+            for index in range(len(self.dataset))
+            for attack in self.attacks
+        ]
+
+    def forget(self) -> None:
+        """Weights may have been trained again; the held-out cases are read once."""
+        super().forget()
+        self._weight_hashes.clear()
+
+    def write_report(self, records: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
+        """Write the tables and the figure."""
+        report = TrainingReport(self.joined(records), list(self.attacks), self.worst_of, self.data_name, self.seed)
         report.write(self.output_dir)
         print(f"\n{report.table()}\n\nresults in {self.output_dir}", flush=True)
         return {"rows": report.rows()}
+
+    def joined(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One entry per network and case that every attack has finished: Dice without an attack, and under each."""
+        found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+        for record in records:
+            found.setdefault((record["network"], record["case"]), {})[record["attack"]] = record
+        entries = []
+        for (network, case), of_attack in found.items():
+            if len(of_attack) < len(self.attacks):
+                continue
+            first = next(iter(of_attack.values()))
+            scores = {CLEAN: first["scores"][CLEAN]}
+            scores |= {attack: of_attack[attack]["scores"]["adversarial"] for attack in self.attacks}
+            dice = {part: {name: one["dice"] for name, one in of_part.items()} for part, of_part in scores.items()}
+            mean = {part: mean_dice(of_part) for part, of_part in scores.items()}
+            known = [value for key in (CLEAN, *self.worst_of) if (value := mean[key]) is not None]
+            mean["worst"] = min(known, default=None)
+            seed = self._networks[network].seed
+            entries.append({"training": first["training"], "seed": seed, "case": case, "dice": dice, "mean": mean})
+        return entries
 
     def train(self, name: str, seed: int) -> Path:
         """Train one network unless its weights are there; returns their path."""
@@ -180,7 +269,7 @@ class TrainingStudy:
     def _training_mark(self, name: str, seed: int) -> str:
         return fingerprint(
             {
-                "configs": [config.read_text() for config in self.trainings[name]],
+                "configs": [config.read_text(encoding="utf-8") for config in self.trainings[name]],
                 "overrides": describe(self.overrides),
                 "seed": seed,
                 "version": monai_adversarial.__version__,
@@ -205,119 +294,104 @@ class TrainingStudy:
         network = parser.get_parsed_content(self.network_key)
         return load_weights(network, weights).eval()
 
-    def _attack_all(self, name: str, seed: int, weights: Path) -> None:
-        network = self.network(name, weights)
-        digest = file_hash(weights)
-        for domain in DOMAINS if has_dual_normalization(network) else ("clean",):
-            title = f"{name}, {domain} branch" if has_dual_normalization(network) else name
-            with normalization(network, domain):
-                cases = range(len(self.dataset))
-                for index in tqdm(
-                    cases, desc=f"{title}, seed {seed}", unit="case", disable=not self.progress, file=sys.stderr
-                ):
-                    self._unit(network, digest, name, title, domain, seed, index)
+    @contextmanager
+    def network_scope(self, network: str) -> Iterator[None]:
+        """The trained network, through one branch of its normalization."""
+        made = self._networks[network]
+        module = self.network(made.training, self._weights(made.training, made.seed)[0])
+        self._opened = AttackedModel(module, class_names=self.class_names)
+        try:
+            with normalization(module, made.domain):
+                yield
+        finally:
+            self._opened = None
 
-    def _path(self, name: str, domain: str, seed: int, index: int) -> Path:
-        return self.output_dir / "records" / f"{name}_{domain}_seed{seed}" / f"case_{index:03d}.json"
+    def record_path(self, cell: Cell) -> Path:
+        """One folder per network and case."""
+        folders = (safe_name(cell.network), safe_name(cell.case))
+        return self.output_dir.joinpath("records", *folders, f"{safe_name(cell.attack)}.json")
 
-    def records(self) -> list[dict[str, Any]]:
-        """All finished cases that still hold, in the order of the trainings: those of present weights, attacks and
-        cases."""
-        found = []
-        for name in self.trainings:
-            for domain in DOMAINS:
-                for seed in self.seeds:
-                    if not self._is_trained(name, seed):
-                        continue
-                    digest = file_hash(self._weights(name, seed)[0])
-                    for index in range(len(self.dataset)):
-                        record = read_json(self._path(name, domain, seed, index))
-                        parts = self._valid_parts(record, digest, domain, index)
-                        if len(parts) == 1 + len(self.attacks):
-                            mean = record["mean"]
-                            scored = [mean[key] for key in (CLEAN, *self.worst_of) if mean[key] is not None]
-                            mean["worst"] = min(scored, default=None)
-                            found.append(record)
-        return found
+    def source(self, case: str) -> str | None:
+        """The file of the image, where the data set knows it."""
+        entries = getattr(self.dataset, "data", None)
+        entry = entries[_index_of(case)] if isinstance(entries, Sequence) else None
+        found = entry.get("image") if isinstance(entry, Mapping) else None
+        return str(found) if isinstance(found, (str, os.PathLike)) else None
 
-    def _valid_parts(self, record: Any, digest: str, domain: str, index: int) -> list[str]:
-        """``"clean"`` and the attacks whose results in a record still hold."""
-        marks = record.get("fingerprints") if isinstance(record, dict) else None
-        if not isinstance(marks, dict):
-            return []
-        return [part for part in (CLEAN, *self.attacks) if marks.get(part) == self._mark(digest, domain, index, part)]
+    def knows(self, case: str) -> bool:
+        """Whether the case has been read."""
+        return case in self._hashes
 
-    def _mark(self, digest: str, domain: str, index: int, part: str) -> str:
-        if index not in self._case_hashes:
-            batch = self._batch(index)
-            self._case_hashes[index] = case_hash(batch["image"], batch["label"])
-        return fingerprint(
-            {
-                "record": RECORD_VERSION,
-                "version": monai_adversarial.__version__,
-                "weights": digest,
-                "domain": domain,
-                "attack": self._attack_settings.get(part),
-                "case": self._case_hashes[index],
-                "classes": self.classes,
-            }
-        )
-
-    def _batch(self, index: int) -> Any:
-        return list_data_collate([self.dataset[index]])
-
-    def _unit(self, network: nn.Module, digest: str, name: str, title: str, domain: str, seed: int, index: int) -> None:
-        path = self._path(name, domain, seed, index)
-        known = read_json(path)
-        valid = self._valid_parts(known, digest, domain, index)
-        missing = [part for part in (CLEAN, *self.attacks) if part not in valid]
-        if not missing:
-            return
-        batch = self._batch(index)
-        image, label = batch["image"], batch["label"]
-        done = known["attacks"] if valid else {}
-        parts = {part: done[part] for part in valid}
-        marks = {part: self._mark(digest, domain, index, part) for part in valid}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for part in missing:
-            if part == CLEAN:
-                parts[part] = {"dice": self._dice(network, image, label)}
-            else:
-                parts[part] = self._attacked(self.attacks[part], network, image, label)
-            marks[part] = self._mark(digest, domain, index, part)
-            write_json(path, self._record(marks, parts, title, seed, index))
-
-    def _attacked(
-        self, members: Sequence[Attack], network: nn.Module, image: torch.Tensor, label: torch.Tensor
-    ) -> dict[str, Any]:
-        """Scores under the member that does most harm."""
-        began = time.perf_counter()
-        worst: dict[str, Any] = {}
-        cost = {"forwards": 0, "backwards": 0}
-        for member in members:
-            result = member(network, image, label)
-            found = self._dice(network, result.adversarial, result.label)
-            cost = {key: value + getattr(result, key) for key, value in cost.items()}
-            if not worst or mean_dice(found) < mean_dice(worst["dice"]):
-                worst = {"dice": found, "budgets": {key: float(m.values[0]) for key, m in result.budgets.items()}}
-        return {**worst, "cost": {**cost, "seconds": round(time.perf_counter() - began, 1)}}
-
-    def _record(
-        self, marks: Mapping[str, str], parts: Mapping[str, Any], title: str, seed: int, index: int
-    ) -> dict[str, Any]:
-        ordered = [part for part in (CLEAN, *self.attacks) if part in parts]
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """Weights, branch, attack and the content of the case."""
+        network = self._networks[cell.network]
+        if not self._is_trained(network.training, network.seed):
+            raise FileNotFoundError(f"there are no weights of training {network.training!r}, seed {network.seed}.")
+        if cell.case not in self._hashes:
+            self.load(cell.case)
         return {
-            "fingerprints": dict(marks),
-            "training": title,
-            "seed": seed,
-            "case": f"case_{index:03d}",
-            "dice": {part: parts[part]["dice"] for part in ordered},
-            "mean": {part: mean_dice(parts[part]["dice"]) for part in ordered},
-            "attacks": {part: parts[part] for part in ordered},
+            **common_settings(),
+            "weights": self._weight_hash(network),
+            "domain": network.domain,
+            "attack_settings": self._attack_settings[cell.attack],
+            "hash": self._hashes[cell.case],
+            "classes": self.classes,
         }
 
-    def _dice(self, network: nn.Module, image: torch.Tensor, label: torch.Tensor) -> dict[str, float | None]:
-        with torch.no_grad():
-            logits = as_plain(network(as_plain(image)))
-        found = organ_dice(hard_prediction(logits, "softmax"), as_plain(label), self.classes)
-        return dict(found)
+    def _weight_hash(self, network: _Network) -> str:
+        key = network.training, network.seed
+        if key not in self._weight_hashes:
+            self._weight_hashes[key] = file_hash(self._weights(*key)[0])
+        return self._weight_hashes[key]
+
+    def load(self, case: str) -> Any:
+        """The batch of one case."""
+        batch = list_data_collate([self.dataset[_index_of(case)]])
+        self._hashes[case] = case_hash(batch["image"], batch["label"])
+        return {"image": batch["image"], "label": batch["label"], CLEAN: None}
+
+    def compute(self, cell: Cell, case: dict[str, Any]) -> dict[str, Any]:
+        """Scores without an attack, and under the member of the attack that does most harm."""
+        model, network = self._opened, self._networks[cell.network]
+        assert model is not None
+        began = time.perf_counter()
+        device = device_of(model)
+        image, label = case["image"].to(device), case["label"].to(device)
+        if case[CLEAN] is None:
+            case[CLEAN] = self._dice(model, image, label)
+        worst: DiceScores = {}
+        strongest, budgets = self.attacks[cell.attack][0], {}
+        cost = {"forwards": 0, "backwards": 0}
+        for member in self.attacks[cell.attack]:
+            result = member(model, image, label)
+            found = self._dice(model, result.adversarial, result.label)
+            cost = {key: value + getattr(result, key) for key, value in cost.items()}
+            if not worst or _mean(found) < _mean(worst):
+                worst, strongest = found, member
+                budgets = measured_budgets(result.budgets, norm_of(member))
+        dual = has_dual_normalization(model.network)
+        return measurement_record(
+            cell,
+            strongest,
+            model,
+            reference=LABEL,
+            scores={CLEAN: case[CLEAN], "adversarial": worst},
+            measurements=budgets,
+            cost={**cost, "seconds": round(time.perf_counter() - began, 1)},
+            hashes={"inputs": self._hashes[cell.case], "network": [self._weight_hash(network)]},
+            training=f"{network.training}, {network.domain} branch" if dual else network.training,
+            seed=network.seed,
+        )
+
+    def _dice(self, model: AttackedModel, image: Any, label: Any) -> DiceScores:
+        return dice_of(predict(model, image), label, self.classes)
+
+
+def _index_of(case: str) -> int:
+    return int(case.removeprefix("case_"))
+
+
+def _mean(scores: DiceScores) -> float:
+    """Mean Dice; a case without any organ is not a success of an attack."""
+    mean = mean_dice(scores)
+    return math.inf if mean is None else mean

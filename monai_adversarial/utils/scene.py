@@ -6,18 +6,21 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from monai_adversarial.utils.intensity import IntensityMap
+from monai_adversarial.utils.intensity_map import IntensityMap
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_choice, holds_booleans
 
-__all__ = ["IMAGE_UNITS", "UNITS", "Scene", "budget_of", "case_seeds", "check_spacing", "spacing_of"]
+__all__ = ["IMAGE_UNITS", "UNITS", "Scene", "budget_of", "case_seeds", "check_spacing", "percentiles", "spacing_of"]
 
-UNITS = ("HU", "network", "fraction")
+UNITS = ("HU", "network", "fraction", "percentile")
 IMAGE_UNITS = ("HU", "network")
+#: percentiles between which ``units="percentile"`` takes the range of an image
+PERCENTILES = (1.0, 99.0)
 
 
 def check_spacing(spacing: Any) -> torch.Tensor:
@@ -125,6 +128,25 @@ def budget_of(image: torch.Tensor, budget: torch.Tensor | None) -> torch.Tensor 
     return factors
 
 
+def percentiles(image: torch.Tensor, at: Sequence[float]) -> list[torch.Tensor]:
+    """Percentiles of each sample and channel, (batch, channel) each, as NumPy's linear definition, for any size.
+
+    Args:
+        image: (batch, channel, spatial...).
+        at: percentiles, 0 to 100.
+    """
+    values = image.flatten(2)
+    count = values.shape[2]
+    found = []
+    for percentile in at:
+        place = percentile / 100 * (count - 1)
+        below = int(place)
+        low = values.kthvalue(below + 1, dim=2).values
+        high = values.kthvalue(min(below + 2, count), dim=2).values
+        found.append(low + (high - low) * (place - below))
+    return found
+
+
 def case_seeds(image: torch.Tensor, seed: int) -> tuple[int, ...]:
     """One seed per sample from ``seed`` and the voxels, so that batch size and order do not change a result."""
     values = image.detach().to(device="cpu", dtype=torch.float32).contiguous()
@@ -144,6 +166,7 @@ class Scene:
         image_units: ``"HU"`` when ``image`` holds HU, ``"network"`` when the map was already applied.
         budget: factor by which each sample's budget is multiplied, (batch,), as ``budget_of`` gives it; None for 1.
             Perturbations that know only one budget for the batch refuse it when they are bound.
+        intensity_doubt: a sentence that says why ``intensity`` is not known, for errors that need it.
     """
 
     image: torch.Tensor
@@ -153,6 +176,7 @@ class Scene:
     intensity: IntensityMap | None = None
     image_units: str = "network"
     budget: torch.Tensor | None = None
+    intensity_doubt: str | None = None
 
     @property
     def batch(self) -> int:
@@ -173,6 +197,7 @@ class Scene:
             seeds=tuple(self.seeds[i] for i in indices),
             spacing=None if self.spacing is None else self.spacing[list(indices)],
             region=None if self.region is None else self.region.index_select(0, where),
+            intensity=None if self.intensity is None else self.intensity.select(indices),
             budget=None if self.budget is None else self.budget.index_select(0, where),
         )
 
@@ -195,35 +220,69 @@ class Scene:
         _check_affine(self.spacing, f"{what} is in mm")
         return self.spacing
 
-    def in_image_units(self, amount: float, units: str) -> float:
+    @cached_property
+    def percentile_range(self) -> torch.Tensor:
+        """From the 1st to the 99th percentile of each sample and channel, (batch, channel, 1...), in image units."""
+        image = self.image
+        if image.ndim < 3 or image.numel() == 0:
+            raise ValueError(
+                "units='percentile' is a share of each image's own range (1st to 99th percentile): it has no size "
+                "without an image."
+            )
+        low, high = percentiles(image, PERCENTILES)
+        return (high - low).view(*image.shape[:2], *([1] * (image.ndim - 2)))
+
+    def in_image_units(self, amount: float, units: str) -> float | torch.Tensor:
         """Convert an intensity difference given in ``units`` to the units of ``image``.
 
         Args:
             amount: the difference.
-            units: ``"HU"``, ``"network"`` (as the network sees it) or ``"fraction"`` (of the intensity window).
+            units: ``"HU"``, ``"network"`` (as the network sees it), ``"fraction"`` (of the intensity window) or
+                ``"percentile"`` (of the range from the 1st to the 99th percentile of each sample and channel of the
+                image, which needs no map: for MRI and RGB).
+
+        Returns:
+            One number, or (batch or 1, channel or 1, 1...) in the image's dtype where samples or channels differ.
 
         Raises:
             ValueError: for unknown units, or where the intensity map is needed and missing.
         """
         check_choice("units", units, UNITS)
+        if units == "percentile":
+            return amount * self.percentile_range
+        value: float | torch.Tensor = amount
         if units == "fraction":
             if self.intensity is None or self.intensity.window is None:
                 raise ValueError(
-                    "units='fraction' is a fraction of the intensity window: pass intensity= with a clipped window."
+                    "units='fraction' is a fraction of the intensity window: pass intensity= with a clipped window"
+                    f"{self._doubt}."
                 )
             low, high = self.intensity.window
-            amount, units = amount * (high - low), "HU"
-        if units == self.image_units:
-            return amount
-        if self.intensity is None:
-            raise ValueError(
-                f"units={units!r} for an image in {self.image_units!r} values needs the map between them: pass "
-                "intensity=."
-            )
-        return amount * self.intensity.scale if units == "HU" else amount / self.intensity.scale
+            value, units = amount * (high - low), "HU"
+        if units != self.image_units:
+            if self.intensity is None:
+                raise ValueError(
+                    f"units={units!r} for an image in {self.image_units!r} values needs the map between them: pass "
+                    f"intensity={self._doubt}."
+                )
+            value = value * self.intensity.size if units == "HU" else value / self.intensity.size
+        return IntensityMap.like(value, self.image)
+
+    @property
+    def _doubt(self) -> str:
+        return f" ({self.intensity_doubt.rstrip('.')})" if self.intensity_doubt else ""
 
     def in_hounsfield(self, amount: torch.Tensor) -> torch.Tensor | None:
-        """Convert intensity differences in image units to HU; None when the relation is not known."""
+        """Convert intensity differences in image units to HU; None when the relation is not known.
+
+        Args:
+            amount: differences; (batch, channel, spatial...) where samples or channels have their own map.
+        """
         if self.image_units == "HU":
             return amount
-        return None if self.intensity is None else amount / self.intensity.scale
+        return None if self.intensity is None else amount / IntensityMap.like(self.intensity.size, amount)
+
+    @property
+    def one_unit(self) -> bool:
+        """Whether an amount in image units is the same number of HU for all samples and channels."""
+        return self.image_units == "HU" or self.intensity is None or not isinstance(self.intensity.size, torch.Tensor)

@@ -14,7 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_adversarial.data.phantom import write_ct_phantoms
-from monai_adversarial.studies import load_weights
+from monai_adversarial.utils.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "ct_abdomen_unet"
@@ -50,7 +50,7 @@ def test_the_training_overlay_writes_hardened_weights_and_leaves_the_clean_ones(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout + done.stderr
-    assert "AdversarialTraining: attacks every iteration with PGD(AdditiveNoise(epsilon=8" in said
+    assert "AdversarialTraining: attacks every iteration with PGD(epsilon=8, units='HU', steps=4" in said
     assert "pgd_mean_dice" in said and "val_mean_dice" in said
     hardened = torch.load(tmp_path / "models" / "hardened.pt", weights_only=True)
     before = torch.load(BUNDLE / "models" / "model.pt", weights_only=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset, DistributedSampler, MetaTensor
-from monai.engines import EnsembleEvaluator, PrepareBatchExtraInput, SupervisedEvaluator, SupervisedTrainer
+from monai.engines import EnsembleEvaluator, SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import CheckpointSaver, MeanDice, MetricsSaver, StatsHandler, ValidationHandler, from_engine
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.losses import DiceCELoss
@@ -33,7 +33,9 @@ from monai_adversarial.attacks import PGD, ElasticAttack
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.handlers.adversarial_evaluation import AdversarialEvaluation
 from monai_adversarial.handlers.evaluation_worst_case import WorstCaseEvaluation
-from monai_adversarial.metrics.robust_dice import RobustDice, organ_channels, organ_dice
+from monai_adversarial.metrics.dice import organ_dice
+from monai_adversarial.metrics.organs import organ_channels
+from monai_adversarial.metrics.robust_dice import RobustDice
 from tests.handlers.trainers import run_two_processes
 from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
 
@@ -85,7 +87,7 @@ def test_metrics_equal_a_hand_written_loop():
     network = tiny_segmentation_network()
     data = items(network)
     attack = pgd()
-    evaluation = AdversarialEvaluation(attack, "pgd", class_names=["background", "liver", "spleen"])
+    evaluation = AdversarialEvaluation(attack, "pgd", {"class_names": ["background", "liver", "spleen"]})
     engine = evaluator(network, data, key_val_metric={"dice": mean_dice()}, val_handlers=[evaluation])
     engine.run()
     clean, robust = [], []
@@ -380,7 +382,7 @@ def test_another_network_makes_it_a_transfer_attack_and_a_region_limits_it():
         item["mask"] = torch.zeros(SHAPE)
         item["mask"][:, :, :, :6] = 1
     attack = pgd()
-    evaluation = AdversarialEvaluation(attack, "transfer", network=surrogate, region_key="mask")
+    evaluation = AdversarialEvaluation(attack, "transfer", surrogate, region_key="mask")
     engine = evaluator(network, data, val_handlers=[evaluation])
     engine.run()
     image, label, mask = (torch.stack([item[key] for item in data]) for key in ("image", "label", "mask"))
@@ -412,7 +414,9 @@ def test_sigmoid_network_with_masks():
         batch_size=1,
         postprocessing=Compose([AsDiscreted(keys="pred", threshold=0.0)]),
         val_handlers=[
-            AdversarialEvaluation(PGD(0.1, steps=6, random_start=False), "pgd", class_names=["background", "spleen"])
+            AdversarialEvaluation(
+                PGD(0.1, steps=6, random_start=False), "pgd", {"class_names": ["background", "spleen"]}
+            )
         ],
     )
     engine.run()
@@ -429,16 +433,17 @@ def test_dice_of_absent_organs_and_of_all_formats():
     prediction = torch.tensor([[0, 2, 1, 0, 3]])
     classes = 5
     hot = [torch.nn.functional.one_hot(x[0], classes).T for x in (prediction, label)]
+    organs = {i: f"class_{i}" for i in range(1, 5)}
     expected = torch.tensor([2 / 3, 0.0, 1.0, torch.nan])
     for found in (prediction, hot[0], hot[0].float() * 0.6 + 0.1):
         for reference in (label, hot[1]):
-            dice = organ_dice(found, reference, [1, 2, 3, 4], classes, "softmax")
+            dice = torch.tensor(list(organ_dice(found, reference, organs, classes, "softmax").values()))
             torch.testing.assert_close(dice, expected, equal_nan=True)
     for reference in (label, hot[1]):
-        dice = organ_dice(hot[0], reference, [1, 2, 3, 4], classes, "sigmoid")
+        dice = torch.tensor(list(organ_dice(hot[0], reference, organs, classes, "sigmoid").values()))
         torch.testing.assert_close(dice, expected, equal_nan=True)
     with pytest.raises(ValueError, match="must have 1 or 5 channels on one grid"):
-        organ_dice(hot[0][:3], label, [1], classes, "softmax")
+        organ_dice(hot[0][:3], label, {1: "liver"}, classes, "softmax")
 
 
 def test_success_counts_acceptable_cases_and_means_skip_what_is_not_defined():
@@ -497,9 +502,9 @@ def attach_to(handlers, **options):
         (lambda: AdversarialEvaluation(pgd(), interval=0), ValueError, "interval"),
         (lambda: attach_to([AdversarialEvaluation(pgd()) for _ in range(2)]), ValueError, "is taken"),
         (lambda: attach_to([AdversarialEvaluation(pgd())] * 2), ValueError, "already attached"),
-        (lambda: attach_to([AdversarialEvaluation(pgd(), network=nn.ReLU())]), ValueError, "have parameters"),
+        (lambda: attach_to([AdversarialEvaluation(pgd(), model=nn.ReLU())]), ValueError, "have parameters"),
         (
-            lambda: attach_to([AdversarialEvaluation(pgd(), network=nn.Conv3d(1, 3, 1, device="meta"))]),
+            lambda: attach_to([AdversarialEvaluation(pgd(), model=nn.Conv3d(1, 3, 1, device="meta"))]),
             ValueError,
             "device cpu",
         ),
@@ -522,11 +527,8 @@ def attach_to(handlers, **options):
             ValueError,
             "already attacks the batch",
         ),
-        (
-            lambda: attach_to([AdversarialEvaluation(pgd())], prepare_batch=PrepareBatchExtraInput("mask")),
-            ValueError,
-            "extra inputs",
-        ),
+        (lambda: AdversarialEvaluation(pgd(), model="net"), TypeError, "model must be an AttackedModel"),
+        (lambda: AdversarialEvaluation(pgd(), model={"classes": [1]}), TypeError, "AttackedModel has no 'classes'"),
         (
             lambda: attach_to([AdversarialEvaluation(pgd())], data=[{"image": random_image(SHAPE)}]),
             ValueError,
@@ -540,6 +542,13 @@ def attach_to(handlers, **options):
             ),
             ValueError,
             "agree in max_batches",
+        ),
+        (
+            lambda: WorstCaseEvaluation(
+                [AdversarialEvaluation(pgd(), "a"), AdversarialEvaluation(pgd(), "b", {"scored_classes": [1]})]
+            ),
+            ValueError,
+            "agree in scored_classes",
         ),
     ],
 )

@@ -20,8 +20,10 @@ from torch import nn
 from monai_adversarial.attacks import FGSM, PGD, ElasticAttack
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.handlers import AdversarialTraining, LinearSchedule
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks import convert_dual_normalization, set_normalization
 from tests.handlers.trainers import (
+    FLOAT32,
     LinearSegmenter,
     SmallNetwork,
     assert_same_weights,
@@ -63,8 +65,8 @@ def test_a_step_equals_the_formula_on_a_linear_network(weight: float) -> None:
     loss = (1 - weight) * cross_entropy(expected(image), label) + weight * cross_entropy(expected(adversarial), label)
     sgd_step(expected, loss)
 
-    attack = FGSM(EPSILON, objective="cross_entropy", precision="float32")
-    handler = AdversarialTraining(attack, adversarial_weight=weight)
+    attack = FGSM(EPSILON, objective="cross_entropy")
+    handler = AdversarialTraining(attack, FLOAT32, adversarial_weight=weight)
     engine = trainer(network, [handler], data, lr=RATE)
     engine.run()
     for name, value in expected.state_dict().items():
@@ -137,9 +139,9 @@ def test_frozen_layers_stay_frozen() -> None:
 def test_gradient_accumulation_equals_the_joint_batch(weight: float) -> None:
     data, networks = items(4), [SmallNetwork(norm=False, seed=2) for _ in range(2)]
     # Not random: the number of the draw is the iteration, which differs between the two.
-    attack = PGD(EPSILON, steps=2, random_start=False, precision="float32")
+    attack = PGD(EPSILON, steps=2, random_start=False)
     for network, size, accumulation in zip(networks, (4, 2), (1, 2), strict=True):
-        handler = AdversarialTraining(attack, adversarial_weight=weight)
+        handler = AdversarialTraining(attack, FLOAT32, adversarial_weight=weight)
         trainer(network, [handler], data, batch_size=size, accumulation_steps=accumulation).run()
     for name, value in networks[0].state_dict().items():
         torch.testing.assert_close(networks[1].state_dict()[name], value, rtol=1e-5, atol=1e-7)
@@ -197,7 +199,7 @@ def test_a_compiled_network_trains_as_the_plain_one(weight: float) -> None:
     networks = [SmallNetwork(seed=3) for _ in range(2)]
     for network, compiled in zip(networks, (False, True), strict=True):
         torch._dynamo.reset()
-        handler = AdversarialTraining(PGD(EPSILON, steps=2, precision="float32"), adversarial_weight=weight)
+        handler = AdversarialTraining(PGD(EPSILON, steps=2), FLOAT32, adversarial_weight=weight)
         options = {"compile": True, "compile_kwargs": {"backend": "eager"}} if compiled else {}
         trainer(network, [handler], **options).run()
     for name, value in networks[0].state_dict().items():
@@ -255,11 +257,11 @@ def test_training_resumes_from_a_checkpoint_as_if_nothing_had_happened(tmp_path:
 def test_a_warm_start_goes_on_where_the_batch_before_ended(tmp_path: Path) -> None:
     data = items(2) * 3
     network = LinearSegmenter(dtype=torch.float32)
-    attack = PGD(EPSILON, steps=1, step_size=0.2 * EPSILON, precision="float32", objective="cross_entropy")
+    attack = PGD(EPSILON, steps=1, step_size=0.2 * EPSILON, objective="cross_entropy")
     sizes: list[list[float]] = []
     for warm in (False, True):
         found: list[float] = []
-        handler = AdversarialTraining(attack, warm_start=warm)
+        handler = AdversarialTraining(attack, FLOAT32, warm_start=warm)
         engine = trainer(network, [handler], data, lr=0.0, decollate=False)
 
         def measure(engine: Engine, found: list[float] = found) -> None:
@@ -324,23 +326,34 @@ def test_bad_use_stops_when_it_is_attached() -> None:
         ({"attack": PGD(1), "adversarial_weight": 2}, "adversarial_weight must be a number from 0 to 1"),
         ({"attack": PGD(1), "probability": -1}, "probability must be a number from 0 to 1"),
         ({"attack": PGD(1), "budget": 3}, "budget must be a schedule"),
-        ({"attack": PGD(1), "network": "net"}, "network must be a torch.nn.Module or None, got str"),
+        (
+            {"attack": PGD(1), "model": "net"},
+            "model must be an AttackedModel, a mapping of its arguments, a network",
+        ),
+        ({"attack": PGD(1), "model": lambda x: x}, "the network of model must be a torch.nn.Module, got function"),
+        ({"attack": PGD(1), "model": {"window": 1}}, "an AttackedModel has no 'window': it has network, inferer, int"),
+        ({"attack": PGD(1), "model": {"precision": "half"}}, "precision must be one of 'auto'"),
     ):
         with pytest.raises((TypeError, ValueError), match=words):
             AdversarialTraining(**options)
 
 
 def test_attacks_that_would_not_make_the_training_adversarial_are_refused() -> None:
-    window = {"a_min": -160, "a_max": 240}
-    for attack, words in (
-        (PGD(0.1, targeted=True), "attack must be untargeted"),
-        (PGD(8, units="HU", intensity=window, image_units="HU"), "attack must see the image as the network does"),
+    maps_itself = {"intensity": {"a_min": -160, "a_max": 240}, "image_units": "HU"}
+    for attack, model, words in (
+        (PGD(0.1, targeted=True), None, "attack must be untargeted"),
+        (PGD(8, units="HU"), maps_itself, "model must see the image as the trained network does"),
+        (PGD(8, units="HU"), AttackedModel(SmallNetwork(), **maps_itself), "model must see the image as the trained"),
     ):
         with pytest.raises(ValueError, match=words):
-            AdversarialTraining(attack)
+            AdversarialTraining(attack, model)
+    for attack, model, words in (
+        (PGD(0.1, targeted=True), SmallNetwork(), "attack must be untargeted"),
+        (PGD(8, units="HU"), AttackedModel(SmallNetwork(), **maps_itself), "model must see the image as the trained"),
+    ):
         with pytest.raises(ValueError, match=words):
-            PrepareBatchAdversarial(attack, SmallNetwork(), training=True)
-        PrepareBatchAdversarial(attack, SmallNetwork())  # evaluations may use both
+            PrepareBatchAdversarial(attack, model, training=True)
+        PrepareBatchAdversarial(attack, model)  # evaluations may use both
     for options, words in (
         ({"adversarial_weight": 0}, "adversarial_weight must be above 0"),
         ({"probability": 0}, "probability must be above 0"),
@@ -351,15 +364,15 @@ def test_attacks_that_would_not_make_the_training_adversarial_are_refused() -> N
 
 
 def test_a_map_that_did_not_scale_the_image_is_noticed() -> None:
-    window = {"a_min": -160, "a_max": 240}
-    attack = PGD(8, units="HU", intensity=window)
+    window = {"intensity": {"a_min": -160, "a_max": 240}}
+    attack = PGD(8, units="HU")
     for scale in (400.0, -1.0):  # HU that nobody scaled; values around zero
         data = [{**item, "image": (item["image"] - 0.5) * scale * 2} for item in items()]
         with pytest.raises(ValueError, match="it is not the map that scaled this image"):
-            trainer(SmallNetwork(), [AdversarialTraining(attack)], data).run()
+            trainer(SmallNetwork(), [AdversarialTraining(attack, window)], data).run()
     # What noise augmentation adds to a scaled image is no reason to stop.
     data = [{**item, "image": item["image"] + 0.05 * torch.randn(item["image"].shape)} for item in items()]
-    trainer(SmallNetwork(), [AdversarialTraining(attack)], data).run()
+    trainer(SmallNetwork(), [AdversarialTraining(attack, window)], data).run()
     with pytest.warns(UserWarning, match="epsilon is 8 in the network's units, more than the whole range"):
         trainer(SmallNetwork(), [AdversarialTraining(PGD(8))]).run()
 
@@ -426,7 +439,8 @@ def test_attacking_another_network_than_the_trained_one_is_said(caplog: pytest.L
         trainer(network, [AdversarialTraining(PGD(EPSILON, steps=1), network)]).run()
         assert "transfer attack" not in caplog.text
         trainer(network, [AdversarialTraining(PGD(EPSILON, steps=1), copy.deepcopy(network))]).run()
-    assert "network= is not the network that the trainer trains: the attack is a transfer attack" in caplog.text
+    said = "the network of model= is not the one that the trainer trains: the attack is a transfer attack"
+    assert said in caplog.text
 
 
 def test_prepare_batch_refuses_dual_normalization_and_keeps_its_count() -> None:
@@ -465,7 +479,7 @@ class Scaler:
 def test_a_gradient_scaler_changes_nothing(weight: float) -> None:
     networks = [SmallNetwork(seed=9) for _ in range(2)]
     for network, scaled in zip(networks, (False, True), strict=True):
-        handler = AdversarialTraining(PGD(EPSILON, steps=2, precision="float32"), adversarial_weight=weight)
+        handler = AdversarialTraining(PGD(EPSILON, steps=2), FLOAT32, adversarial_weight=weight)
         engine = trainer(network, [handler])
         if scaled:
             engine.amp, engine.amp_kwargs = True, {"enabled": False}  # there may be no CUDA
@@ -479,7 +493,7 @@ def test_it_says_what_it_will_do(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         trainer(SmallNetwork(), [AdversarialTraining(PGD(EPSILON, steps=7), adversarial_weight=0.25, probability=0.5)])
     said = " ".join(record.getMessage() for record in caplog.records)
-    assert "attacks 50% of the iterations with PGD(AdditiveNoise(epsilon=0.05" in said and "steps=7" in said
+    assert "attacks 50% of the iterations with PGD(0.05, steps=7)" in said
     assert "minimizes 0.75 loss(clean) + 0.25 loss(adversarial)" in said
 
 

@@ -27,7 +27,7 @@ from monai_adversarial.handlers import (
 )
 from monai_adversarial.losses import TRADESLoss
 from monai_adversarial.networks import convert_dual_normalization
-from tests.handlers.trainers import items, run_two_processes, trainer
+from tests.handlers.trainers import FLOAT32, items, run_two_processes, trainer
 
 BATCH, ITERATIONS = 4, 3
 
@@ -55,7 +55,7 @@ class BatchNormalized(InstanceNormalized):
 
 
 def attack() -> PGD:
-    return PGD(0.05, steps=2, precision="float32")
+    return PGD(0.05, steps=2)
 
 
 def share(data: list[dict[str, Any]], rank: int, processes: int) -> list[dict[str, Any]]:
@@ -68,29 +68,29 @@ def semi_supervised(rank: int, processes: int) -> SemiSupervisedAdversarialTrain
     extra = share(items(2 * BATCH * ITERATIONS)[BATCH * ITERATIONS :], rank, processes)
     # Confidence 0: the mean over the counting voxels is then the same number of voxels on every process.
     loader = DataLoader(Dataset(extra), batch_size=BATCH // processes)
-    return SemiSupervisedAdversarialTraining(attack(), loader, confidence=0.0, balanced=False)
+    return SemiSupervisedAdversarialTraining(attack(), loader, FLOAT32, confidence=0.0, balanced=False)
 
 
 TRAININGS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Any]]] = {
-    "replaced": (InstanceNormalized, lambda *_: AdversarialTraining(attack())),
-    "mixed": (InstanceNormalized, lambda *_: AdversarialTraining(attack(), adversarial_weight=0.5)),
-    "sometimes": (InstanceNormalized, lambda *_: AdversarialTraining(attack(), probability=0.5, seed=3)),
+    "replaced": (InstanceNormalized, lambda *_: AdversarialTraining(attack(), FLOAT32)),
+    "mixed": (InstanceNormalized, lambda *_: AdversarialTraining(attack(), FLOAT32, adversarial_weight=0.5)),
+    "sometimes": (InstanceNormalized, lambda *_: AdversarialTraining(attack(), FLOAT32, probability=0.5, seed=3)),
     "trades": (
         InstanceNormalized,
-        lambda *_: AdversarialLossTerm(attack(), TRADESLoss(), reference="probabilities"),
+        lambda *_: AdversarialLossTerm(attack(), TRADESLoss(), FLOAT32, reference="probabilities"),
     ),
     "dual": (
         lambda: convert_dual_normalization(InstanceNormalized()),
-        lambda *_: AdversarialTraining(attack(), adversarial_weight=0.5),
+        lambda *_: AdversarialTraining(attack(), FLOAT32, adversarial_weight=0.5),
     ),
     "semi_supervised": (InstanceNormalized, semi_supervised),
     # Every batch of the joint loader has the same share of each rank, so the checks agree as well.
-    "fast": (InstanceNormalized, lambda *_: FastAdversarialTraining(0.05, precision="float32", check_interval=1)),
+    "fast": (InstanceNormalized, lambda *_: FastAdversarialTraining(0.05, model=FLOAT32, check_interval=1)),
     "free": (InstanceNormalized, lambda *_: FreeAdversarialTraining(0.05, replays=2)),
-    "self distillation": (InstanceNormalized, lambda *_: self_distillation(attack(), decay=0.5)),
+    "self distillation": (InstanceNormalized, lambda *_: self_distillation(attack(), decay=0.5, model=FLOAT32)),
     "distillation": (
         InstanceNormalized,
-        lambda *_: robust_soft_label(InstanceNormalized().requires_grad_(False), attack()),
+        lambda *_: robust_soft_label(InstanceNormalized().requires_grad_(False), attack(), model=FLOAT32),
     ),
     "input gradient": (InstanceNormalized, lambda *_: InputGradientRegularization(0.1, "exact")),
 }
@@ -110,7 +110,7 @@ def batch_normalized(rank: int) -> dict[str, torch.Tensor]:
     network = BatchNormalized()
     data = share(items(BATCH * ITERATIONS), rank, 2)
     wrapped = nn.parallel.DistributedDataParallel(network)
-    handler = AdversarialTraining(attack(), adversarial_weight=0.5)
+    handler = AdversarialTraining(attack(), FLOAT32, adversarial_weight=0.5)
     trainer(wrapped, [handler], data, batch_size=BATCH // 2).run()
     return {name: value for name, value in network.named_parameters()}
 

@@ -14,9 +14,10 @@ from torch import nn
 
 from monai_adversarial.attacks import PGD
 from monai_adversarial.handlers import FastAdversarialTraining
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks import convert_dual_normalization
 from tests.handlers.test_adversarial_training import RATE, sgd_step
-from tests.handlers.trainers import LinearSegmenter, SmallNetwork, cross_entropy, items, trainer
+from tests.handlers.trainers import FLOAT32, LinearSegmenter, SmallNetwork, cross_entropy, items, trainer
 
 EPSILON = 0.05
 
@@ -26,17 +27,18 @@ def test_a_step_equals_the_formula_on_a_linear_network() -> None:
     expected = copy.deepcopy(network)
     image, label = (torch.stack([item[key] for item in data]) for key in ("image", "label"))
     # The random start is the package's own, seeded by voxels and iteration; the rest is by hand.
-    attack = PGD(EPSILON, steps=1, step_size=1.25 * EPSILON, precision="float32", objective="cross_entropy")
-    begin = PGD(EPSILON, steps=1, step_size=1e-12, precision="float32").perturb(expected, image, label, stream=1)
+    model = AttackedModel(expected, precision="float32")
+    attack = PGD(EPSILON, steps=1, step_size=1.25 * EPSILON, objective="cross_entropy")
+    begin = PGD(EPSILON, steps=1, step_size=1e-12).perturb(model, image, label, stream=1)
     start = begin.adversarial - image
     weight = expected.conv.weight.detach().flatten()
     upward = torch.where(label == 0, weight[1] - weight[0], weight[0] - weight[1]).sign()
     adversarial = image + (start + 1.25 * EPSILON * upward).clamp(-EPSILON, EPSILON)
     torch.testing.assert_close(
-        attack.perturb(expected, image, label, stream=1).adversarial, adversarial, atol=1e-9, rtol=0
+        attack.perturb(model, image, label, stream=1).adversarial, adversarial, atol=1e-9, rtol=0
     )
     sgd_step(expected, cross_entropy(expected(adversarial), label))
-    handler = FastAdversarialTraining(EPSILON, objective="cross_entropy", precision="float32", check_interval=0)
+    handler = FastAdversarialTraining(EPSILON, model=FLOAT32, objective="cross_entropy", check_interval=0)
     trainer(network, [handler], data, lr=RATE).run()
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], value, rtol=1e-8, atol=1e-10)

@@ -252,7 +252,7 @@ def test_the_budget_is_in_hounsfield_and_the_clipped_voxels_stay():
     image = random_image((1, 6, 6, 6))
     image[:, :2] = 0.0  # at the edge of the window: HU unknown
     data = [{"image": image, "label": random_label((1, 6, 6, 6), 2).float()}]
-    handler = FreeAdversarialTraining(8, "HU", replays=3, intensity=window)
+    handler = FreeAdversarialTraining(8, "HU", {"intensity": window}, replays=3)
     trainer(network, loader(data), handler).run()
     noise = handler.parameters[0]
     assert float(noise.abs().max()) == pytest.approx(8 / 400)
@@ -347,5 +347,5 @@ def test_the_handler_says_what_it_will_do(caplog):
     with caplog.at_level("INFO"):
         trainer(linear_network(), loader(items(2)), FreeAdversarialTraining(8, "HU", replays=5))
     assert (
-        "each batch 5 times in a row, perturbed with AdditiveNoise(epsilon=8, norm='linf', units='HU')" in caplog.text
+        "each batch 5 times in a row, perturbed with AdditiveNoise(epsilon=8.0, norm='linf', units='HU')" in caplog.text
     )

@@ -17,7 +17,7 @@ from monai_adversarial.handlers import AdversarialLossTerm
 from monai_adversarial.losses import ConsistencyLoss, MARTLoss, TRADESLoss
 from monai_adversarial.networks import convert_dual_normalization
 from tests.handlers.test_adversarial_training import RATE, Supervised, linear_fgsm, sgd_step
-from tests.handlers.trainers import LinearSegmenter, SmallNetwork, cross_entropy, items, trainer
+from tests.handlers.trainers import FLOAT32, LinearSegmenter, SmallNetwork, cross_entropy, items, trainer
 
 EPSILON = 0.05
 
@@ -42,8 +42,8 @@ def test_a_trades_step_equals_the_formula_on_a_linear_network() -> None:
     divergence = (p.exp() * (p - q)).sum(dim=1).mean()
     sgd_step(expected, cross_entropy(expected(image), label) + 6 * divergence)
 
-    attack = PGD(EPSILON, steps=1, step_size=EPSILON, objective="cross_entropy", precision="float32")
-    handler = AdversarialLossTerm(attack, TRADESLoss(beta=6), reference="probabilities")
+    attack = PGD(EPSILON, steps=1, step_size=EPSILON, objective="cross_entropy")
+    handler = AdversarialLossTerm(attack, TRADESLoss(beta=6), FLOAT32, reference="probabilities")
     perturb = handler.perturb
     handler.perturb = lambda *args, **kw: perturb(*args, start=(start,), **kw)  # type: ignore[method-assign]
     engine = trainer(network, [handler], data, lr=RATE)
@@ -59,7 +59,7 @@ def test_a_mart_step_replaces_the_task_loss() -> None:
     image, label = stacked(data)
     adversarial = linear_fgsm(expected, image, label)
     sgd_step(expected, MARTLoss(beta=5)(expected(image), expected(adversarial), label))
-    handler = AdversarialLossTerm(FGSM(EPSILON, objective="cross_entropy", precision="float32"), MARTLoss(beta=5))
+    handler = AdversarialLossTerm(FGSM(EPSILON, objective="cross_entropy"), MARTLoss(beta=5), FLOAT32)
     assert handler.task_weight == 0
     trainer(network, [handler], data, lr=RATE).run()
     for name, value in expected.state_dict().items():

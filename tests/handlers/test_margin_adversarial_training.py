@@ -21,7 +21,7 @@ from monai_adversarial.attacks.perturbations import AdditiveNoise, Chain
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.margin_adversarial_training import MarginAdversarialTraining
 from monai_adversarial.handlers.schedules import LinearSchedule
-from monai_adversarial.metrics.batch_dice import hard_prediction, mean_foreground_dice
+from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice
 from tests.helpers import random_image, random_label, tiny_segmentation_network
 
 SHAPE = (1, 4, 4, 4)
@@ -242,6 +242,7 @@ def test_attack_and_search_leave_the_network_as_it_was() -> None:
     handler = MarginAdversarialTraining(PGD(0.4, steps=3), case_key="case", growth=0.4, correct_dice=1, bisections=4)
     engine = trainer(network, items, 1, handler)
     engine.state.iteration, engine.state.epoch = 1, 1
+    handler.started(engine)
     before = copy.deepcopy(network.state_dict())
     modes = [module.training for module in network.modules()]
     batch = next(iter(engine.data_loader))

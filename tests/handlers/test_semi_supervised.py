@@ -17,6 +17,7 @@ from monai_adversarial.attacks import FGSM, PGD, ElasticAttack
 from monai_adversarial.handlers import SemiSupervisedAdversarialTraining
 from tests.handlers.test_adversarial_training import RATE, linear_fgsm, sgd_step
 from tests.handlers.trainers import (
+    FLOAT32,
     LinearSegmenter,
     SmallNetwork,
     assert_same_weights,
@@ -51,8 +52,8 @@ def test_a_step_equals_the_formula_on_a_linear_network(balanced: bool) -> None:
     term = sum((voxels * weight).sum() / weight.sum() for weight in of_class) / len(of_class)
     sgd_step(expected, cross_entropy(expected(image), label) + 3 * term)
 
-    attack = FGSM(EPSILON, objective="cross_entropy", precision="float32")
-    handler = SemiSupervisedAdversarialTraining(attack, loader, confidence=0.6, balanced=balanced)
+    attack = FGSM(EPSILON, objective="cross_entropy")
+    handler = SemiSupervisedAdversarialTraining(attack, loader, FLOAT32, confidence=0.6, balanced=balanced)
     engine = trainer(network, [handler], data, lr=RATE)
     engine.run()
     assert engine.state.output[0]["confident_share"] == pytest.approx(float(mask.mean()))
@@ -175,9 +176,10 @@ def test_metadata_and_region_of_the_unlabeled_batches_reach_the_attack() -> None
 
 
 def test_channels_that_do_not_exclude_each_other_are_refused() -> None:
-    attack = PGD(EPSILON, steps=1, activation="sigmoid")
+    independent = {"activation": "sigmoid"}
+    handler = SemiSupervisedAdversarialTraining(PGD(EPSILON, steps=1), unlabeled(), independent)
     with pytest.raises(ValueError, match="needs classes that exclude each other, got activation='sigmoid'"):
-        trainer(SmallNetwork(), [SemiSupervisedAdversarialTraining(attack, unlabeled())]).run()
+        trainer(SmallNetwork(), [handler]).run()
 
 
 def test_bad_use_is_one_sentence() -> None:

@@ -19,6 +19,8 @@ from torch import nn
 from tests.helpers import random_image, random_label
 
 SHAPE = (1, 4, 4, 4)
+# What handlers are told of the model, so that the attack computes as formulas written by hand do.
+FLOAT32 = {"precision": "float32"}
 
 
 class LinearSegmenter(nn.Module):

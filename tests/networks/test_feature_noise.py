@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from monai_adversarial.attacks import PGD, ExpectationOverTransformation
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks.feature_noise import FeatureNoise, insert_feature_noise
 from monai_adversarial.utils.draws import random_draw
 from tests.helpers import random_image, random_label, tiny_segmentation_network
@@ -103,7 +104,8 @@ def test_an_attack_averages_over_draws():
     image, label = random_image((2, 1, 8, 8, 8)), random_label((2, 1, 8, 8, 8))
 
     def attack(gradient):
-        return PGD(0.1, steps=2, gradient=gradient, precision="float32")(network, image, label).adversarial
+        model = AttackedModel(network, precision="float32")
+        return PGD(0.1, steps=2, gradient=gradient)(model, image, label).adversarial
 
     averaged = attack(ExpectationOverTransformation(4))
     torch.testing.assert_close(averaged, attack(ExpectationOverTransformation(4)), rtol=0, atol=0)

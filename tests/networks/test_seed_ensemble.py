@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks.feature_noise import insert_feature_noise
 from monai_adversarial.networks.seed_ensemble import SeedEnsemble
 from monai_adversarial.utils.backward_pass import backward_pass
@@ -99,7 +100,8 @@ def test_majority_is_attacked_through_the_mean_probability_or_not_at_all():
         torch.testing.assert_close(out, ensemble(image), rtol=0, atol=0)
         (gradient,) = torch.autograd.grad(out[:, 0].sum(), point)
         torch.testing.assert_close(gradient, torch.autograd.grad(mean(point)[:, 0].sum(), point)[0])
-    result = PGD(0.3, steps=5, gradient=BackwardPassSubstitute(), precision="float32")(ensemble, image, label)
+    model = AttackedModel(ensemble, precision="float32")
+    result = PGD(0.3, steps=5, gradient=BackwardPassSubstitute())(model, image, label)
     same = lambda x: float((ensemble(x).argmax(1) == ensemble(image).argmax(1)).float().mean())  # noqa: E731
     assert same(result.adversarial) < 0.9
     assert not ensemble(image).requires_grad

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from monai_adversarial.attacks import BIM, BackwardPassSubstitute, ExactGradient
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks.coordinate_descent import train_by_coordinate_descent
 from monai_adversarial.networks.seed_ensemble import SeedEnsemble
 from monai_adversarial.networks.sign_activation import SignActivationHead
@@ -99,8 +100,8 @@ def trained(seed: int = 0) -> tuple[Segmentation, torch.Tensor, torch.Tensor]:
 
 
 def wrong_under_attack(network, image, label, gradient) -> tuple[float, float]:
-    attack = BIM(0.3, steps=8, step_size=0.1, gradient=gradient, objective="cross_entropy", precision="float32")
-    result = attack(network, image, label)
+    attack = BIM(0.3, steps=8, step_size=0.1, gradient=gradient, objective="cross_entropy")
+    result = attack(AttackedModel(network, precision="float32"), image, label)
     with torch.no_grad():
         logits = network(result.adversarial)
     wrong = float((logits.argmax(dim=1, keepdim=True) != label).float().mean())

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A campaign on small CT-like volumes, from the evaluator to files, scores and report."""
+"""An attack study on small CT-like volumes, from the evaluator to files, scores and report."""
 
 from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedEvaluator
+from monai.data import Dataset
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
@@ -26,18 +29,18 @@ from monai_adversarial.attacks import (
     AdditiveNoise,
     Attack,
     BiasFieldAttack,
-    BudgetError,
     Chain,
     ElasticAttack,
     ElasticDeformation,
 )
 from monai_adversarial.data.saving import MARK, read_back
-from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.metrics import mean_score, score_segmentation
-from monai_adversarial.studies import AttackCampaign, find_cases
+from monai_adversarial.models import AttackedModel
+from monai_adversarial.studies import AttackStudy, SettingsError, StudyError, find_cases
 from monai_adversarial.studies.displacement import displacement_in_mm
 from tests.helpers import LinearNetwork
 
+ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (24, 20, 16)
 SPACING = (2.0, 2.0, 3.0)
 NAMES = ["background", "liver", "bone"]
@@ -70,34 +73,29 @@ def write_case(folder: Path, name: str, seed: int, labelled: bool = True) -> Non
 
 def attacks() -> dict[str, Attack]:
     return {
-        "pgd": PGD(epsilon=30.5, units="HU", steps=4, image_units="HU"),
+        "pgd": PGD(epsilon=30.5, units="HU", steps=4),
         "bias_field": BiasFieldAttack(max_gain=0.3, domain="window", window=(-160.0, 240.0), steps=3),
-        "elastic": ElasticAttack(3.0, steps=3, image_units="HU"),
+        "elastic": ElasticAttack(3.0, steps=3),
     }
 
 
-def make_campaign(data: Path, output: Path, chosen: dict[str, Attack] | None = None, **options: Any) -> AttackCampaign:
-    cases = find_cases(data, anonymize=False)
+def make_study(data: Path, output: Path, chosen: dict[str, Attack] | None = None, **options: Any) -> AttackStudy:
+    cases = find_cases(data, anonymize=False, unlabeled="keep")
     keys = ["image", "label"]
     load = Compose([LoadImaged(keys, allow_missing_keys=True), EnsureChannelFirstd(keys, allow_missing_keys=True)])
-    network, inferer = Threshold(), SlidingWindowInferer((16, 16, 16), sw_batch_size=2, overlap=0.25)
-    evaluator = SupervisedEvaluator(
-        device=torch.device("cpu"),
-        val_data_loader=DataLoader(Dataset(cases, load), batch_size=1, num_workers=0),
-        network=network,
-        inferer=inferer,
-        prepare_batch=PrepareBatchAdversarial(None, network, inferer),
-    )
-    return AttackCampaign(evaluator, chosen or attacks(), output, NAMES, progress=False, **options)
+    inferer = SlidingWindowInferer((16, 16, 16), sw_batch_size=2, overlap=0.25)
+    model = options.pop("model", None) or AttackedModel(Threshold(), inferer, image_units="HU")
+    options = {"class_names": NAMES, "progress": False, **options}
+    return AttackStudy(model, Dataset(cases, load), chosen or attacks(), output, **options)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
-    """Data, output and summary of one campaign: a labelled case, one without a label, three attacks."""
-    root = tmp_path_factory.mktemp("campaign")
+    """Data, output and summary of one study: a labelled case, one without a label, three attacks."""
+    root = tmp_path_factory.mktemp("study")
     for seed, name in enumerate(("first", "second")):
         write_case(root / "data", name, seed, labelled=name == "first")
-    summary = make_campaign(root / "data", root / "out", save_predictions=True).run()
+    summary = make_study(root / "data", root / "out", save_predictions=True).run()
     return root / "data", root / "out", summary
 
 
@@ -152,18 +150,17 @@ def test_the_attack_is_far_worse_than_its_random_control_and_geometry_has_both_l
     finished: tuple[Path, Path, dict[str, Any]],
 ) -> None:
     _, out, summary = finished
-    pgd = summary["attacks"]["pgd"]
-    assert pgd["clean_dice"]["n"] == 2 and pgd["clean_dice"]["mean"] > 0.75
-    assert pgd["random_dice"]["mean"] > pgd["clean_dice"]["mean"] - 0.05
-    assert pgd["adversarial_dice"]["mean"] < pgd["random_dice"]["mean"] - 0.1
-    assert pgd["adversarial_dice"]["low"] <= pgd["adversarial_dice"]["mean"] <= pgd["adversarial_dice"]["high"]
-    assert "adversarial_original_label_dice" not in pgd
-    elastic = summary["attacks"]["elastic"]
-    assert elastic["geometric"] and elastic["adversarial_original_label_dice"]["n"] == 2
-    assert any(
-        m["units"] == "mm" and m["worst"] <= m["limit"] + 1e-3 for m in elastic["measurements"].values() if m["limit"]
-    )
-    assert any("jacobian" in name for name in elastic["measurements"])
+    for section in ("attacks", "against_clean_prediction"):
+        pgd = summary[section]["pgd"]
+        assert pgd["clean_dice"]["n"] == 1 and pgd["clean_dice"]["mean"] > 0.75
+        assert pgd["random_dice"]["mean"] > pgd["clean_dice"]["mean"] - 0.05
+        assert pgd["adversarial_dice"]["mean"] < pgd["random_dice"]["mean"] - 0.1
+        assert "adversarial_original_label_dice" not in pgd
+        elastic = summary[section]["elastic"]
+        assert elastic["geometric"] and elastic["adversarial_original_label_dice"]["n"] == 1
+        measured = elastic["measurements"]
+        assert any(m["units"] == "mm" and m["worst"] <= m["limit"] + 1e-3 for m in measured.values() if m["limit"])
+        assert any("jacobian" in name for name in measured)
 
 
 def test_a_case_without_a_label_is_scored_against_its_clean_prediction(
@@ -174,7 +171,14 @@ def test_a_case_without_a_label_is_scored_against_its_clean_prediction(
     assert record["reference"] == "clean prediction"
     assert record["mean"]["clean"]["dice"] == 1.0 and record["mean"]["adversarial"]["dice"] < 0.9
     assert record_of(out, "pgd", "first")["reference"] == "label"
-    assert summary["attacks"]["pgd"]["reference"] == ["clean prediction", "label"]
+    labelled, unlabelled = summary["attacks"]["pgd"], summary["against_clean_prediction"]["pgd"]
+    assert (labelled["reference"], labelled["cases"]) == ("label", 1)
+    assert labelled["clean_dice"]["mean"] == pytest.approx(record_of(out, "pgd", "first")["mean"]["clean"]["dice"])
+    assert (unlabelled["reference"], unlabelled["cases"]) == ("clean prediction", 1)
+    assert unlabelled["clean_dice"]["mean"] == 1.0
+    text = (out / "summary.txt").read_text()
+    assert "no label, against the clean prediction:" in text
+    assert "Success: mean organ Dice below 0.5 times the clean Dice; a share of the cases." in text
 
 
 def test_records_and_report_name_no_path_and_every_cost(finished: tuple[Path, Path, dict[str, Any]]) -> None:
@@ -213,19 +217,19 @@ def stamps(out: Path) -> dict[str, int]:
     return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in out.rglob("*_adversarial.nii.gz")}
 
 
-def test_a_campaign_runs_only_what_is_missing_or_changed(
+def test_a_study_runs_only_what_is_missing_or_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed, name in enumerate(("a", "b")):
         write_case(tmp_path / "data", name, seed)
     out = tmp_path / "out"
 
-    def run(epsilon: float = 20.0, **options: Any) -> AttackCampaign:
+    def run(epsilon: float = 20.0, **options: Any) -> AttackStudy:
         chosen: dict[str, Attack] = {
-            "pgd": PGD(epsilon=epsilon, units="HU", steps=2, image_units="HU"),
+            "pgd": PGD(epsilon=epsilon, units="HU", steps=2),
             "bias": BiasFieldAttack(max_gain=0.2, window=(-160.0, 240.0), steps=1),
         }
-        made = make_campaign(tmp_path / "data", out, chosen, panels=False, **options)
+        made = make_study(tmp_path / "data", out, chosen, panels=False, **options)
         made.run()
         return made
 
@@ -233,11 +237,11 @@ def test_a_campaign_runs_only_what_is_missing_or_changed(
     calls = []
     original = unit_module.Unit.run
 
-    def interrupted(self: Any, batch: Any, folder: Path) -> dict[str, Any]:
-        calls.append(self.case_id)
+    def interrupted(self: Any, folder: Path) -> dict[str, Any]:
+        calls.append(self.cell.case)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(self, batch, folder)
+        return original(self, folder)
 
     monkeypatch.setattr(unit_module.Unit, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -247,7 +251,7 @@ def test_a_campaign_runs_only_what_is_missing_or_changed(
     monkeypatch.setattr(unit_module.Unit, "run", original)
 
     run()
-    assert "1 of 4 units are done already, 3 to go" in capsys.readouterr().out
+    assert "1 of 4 cells are done already, 3 to go" in capsys.readouterr().out
     first = stamps(out)
     assert len(first) == 4
 
@@ -271,31 +275,55 @@ def test_a_campaign_runs_only_what_is_missing_or_changed(
     }  # fmt: skip
 
 
-def test_the_evaluator_is_left_as_it_was(tmp_path: Path) -> None:
+def test_the_network_and_the_attack_are_left_as_they_were(tmp_path: Path) -> None:
     write_case(tmp_path / "data", "a", 0)
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
-    campaign = make_campaign(tmp_path / "data", tmp_path / "out", chosen, panels=False)
-    evaluator = campaign.evaluator
-    loader, level = evaluator.data_loader, evaluator.logger.level
-    campaign.run()
-    assert evaluator.data_loader is loader and evaluator.logger.level == level
-    assert evaluator.state.epoch_length == 1 and campaign.prepare_batch.attack is None
-    evaluator.run()
-    assert evaluator.state.output[0]["pred"].shape == (3, *SHAPE)
+    attack = PGD(epsilon=8, units="HU", steps=1)
+    network = Threshold().train()
+    made = make_study(
+        tmp_path / "data",
+        tmp_path / "out",
+        {"pgd": attack},
+        model=AttackedModel(network, image_units="HU"),
+        panels=False,
+    )
+    before = dict(vars(attack))
+    made.run()
+    assert network.training and all(weight.requires_grad for weight in network.parameters())
+    assert vars(attack) == before
 
 
-def test_a_budget_that_the_saved_file_exceeds_stops_the_campaign_without_a_record(
+def test_a_budget_that_the_saved_file_exceeds_is_a_failure_and_never_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_case(tmp_path / "data", "a", 0)
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
-    monkeypatch.setattr(unit_module, "read_back", lambda path: read_back(path) + 2.0)
-    with pytest.raises(BudgetError, match="above the budget of 8 HU"):
-        make_campaign(tmp_path / "data", tmp_path / "out", chosen).run()
-    assert not list((tmp_path / "out").rglob("*.json"))
+    for seed, name in enumerate(("a", "b")):
+        write_case(tmp_path / "data", name, seed)
+
+    def read(path: Path) -> Any:
+        return read_back(path) + (2.0 if "a_adversarial" in str(path) else 0.0)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(unit_module, "read_back", read)
+        with pytest.raises(StudyError, match="1 of 2 cells failed.*a pgd: .*above the budget of 8 HU"):
+            make_study(tmp_path / "data", out, one_step(), panels=False).run()
+    assert "above the budget of 8 HU" in record_of(out, "pgd", "a")["failed"]
+    assert not (out / "pgd" / "a_adversarial.nii.gz").exists()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["cases"] == ["b"] and summary["attacks"]["pgd"]["cases"] == 1
+    assert [one["case"] for one in summary["failed"]] == ["a"]
+    assert "Failed and in no number above: a pgd." in (out / "summary.txt").read_text()
+    # It is tried again, and the other is not.
+    stamp = stamps(out)
+    done = make_study(tmp_path / "data", out, one_step(), panels=False).run()
+    assert done["attacks"]["pgd"]["cases"] == 2 and done["failed"] == []
+    assert stamps(out)["pgd/b_adversarial.nii.gz"] == stamp["pgd/b_adversarial.nii.gz"]
 
 
-def test_a_full_disk_stops_with_one_sentence_and_no_partial_file(
+def one_step() -> dict[str, Attack]:
+    return {"pgd": PGD(epsilon=8, units="HU", steps=1)}
+
+
+def test_a_full_disk_stops_with_one_sentence_and_no_file_of_the_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_case(tmp_path / "data", "a", 0)
@@ -305,26 +333,232 @@ def test_a_full_disk_stops_with_one_sentence_and_no_partial_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(unit_module, "save_panel", full)
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
     with pytest.raises(OSError, match="cannot write .*a.png: No space left"):
-        make_campaign(tmp_path / "data", tmp_path / "out", chosen).run()
-    assert [path.name for path in (tmp_path / "out" / "pgd").iterdir()] == ["a_adversarial.nii.gz"]
+        make_study(tmp_path / "data", tmp_path / "out", one_step()).run()
+    assert not list((tmp_path / "out" / "pgd").iterdir())
 
 
-def test_unreadable_files_are_found_before_anything_is_computed_or_named_when_they_are_read(tmp_path: Path) -> None:
-    write_case(tmp_path / "data", "a", 0)
-    write_case(tmp_path / "data", "b", 1)
-    broken = tmp_path / "data" / "images" / "b.nii.gz"
+def nan_case(path: Path) -> None:
+    image = nibabel.load(path)
+    voxels = np.asarray(image.dataobj, np.float32)
+    voxels[3, 3, 3] = np.nan
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "no_nifti": (lambda path: path.write_bytes(b"nothing"), "cannot read .*b.nii.gz as NIfTI"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-200]), "cannot read .*b.nii.gz as NIfTI"),
+    "nan": (nan_case, r"image must be finite, got 1 NaN or infinite voxels \(.*b.nii.gz\)"),
+    "missing": (lambda path: path.unlink(), "there is no image file .*b.nii.gz"),
+    "four_dimensions": (
+        lambda path: nibabel.save(nibabel.Nifti1Image(np.zeros((*SHAPE, 2), np.int16), np.eye(4)), path),
+        "must have the same shape, got",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_one_bad_case_is_recorded_with_its_file_and_the_others_go_on(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, message = BAD[kind]
+    for seed, name in enumerate("abc"):
+        write_case(tmp_path / "data", name, seed)
+    out, broken = tmp_path / "out", tmp_path / "data" / "images" / "b.nii.gz"
     whole = broken.read_bytes()
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
-    broken.write_bytes(b"nothing")
-    with pytest.raises(RuntimeError, match="cannot read .*b.nii.gz as NIfTI"):
-        make_campaign(tmp_path / "data", tmp_path / "out", chosen).run()
-    assert not (tmp_path / "out").exists()
-    broken.write_bytes(whole[:-200])
-    with pytest.raises(RuntimeError, match="cannot read .*b.nii.gz as NIfTI"):
-        make_campaign(tmp_path / "data", tmp_path / "out", chosen, panels=False).run()
-    assert (tmp_path / "out" / "pgd" / "a.json").is_file() and not (tmp_path / "out" / "pgd" / "b.json").exists()
+    made = make_study(tmp_path / "data", out, one_step(), panels=False)
+    damage(broken)
+    with pytest.raises(StudyError, match=f"1 of 3 cells failed, the tables cover what is done: b pgd: .*{message}"):
+        made.run()
+    assert "1 of 3 cells failed; the next run tries them again" in capsys.readouterr().err
+    failed = record_of(out, "pgd", "b")
+    assert str(broken) in failed["failed"] and "scores" not in failed
+    assert sorted(path.name for path in (out / "pgd").glob("*.nii.gz")) == [
+        "a_adversarial.nii.gz",
+        "c_adversarial.nii.gz",
+    ]
+    with open(out / "results.csv", newline="") as stream:
+        assert {row["case"] for row in csv.DictReader(stream)} == {"a", "c"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["cases"] == ["a", "c"] and [one["case"] for one in summary["failed"]] == ["b"]
+    # Names of files may name patients: reports do not hold them.
+    assert str(tmp_path) not in (out / "summary.json").read_text() + (out / "summary.txt").read_text()
+    # Mended, it alone is run.
+    broken.write_bytes(whole)
+    before = stamps(out)
+    again = make_study(tmp_path / "data", out, one_step(), panels=False).run()
+    assert again["cases"] == ["a", "b", "c"] and again["failed"] == []
+    assert {name: stamps(out)[name] for name in before} == before
+
+
+def test_a_case_that_fails_for_a_while_does_not_lose_its_result(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        write_case(tmp_path / "data", name, seed)
+    image, away = tmp_path / "data" / "images" / "b.nii.gz", tmp_path / "b.nii.gz"
+    out = tmp_path / "out"
+    make_study(tmp_path / "data", out, one_step(), panels=False).run()
+    before, made = stamps(out), make_study(tmp_path / "data", out, one_step(), panels=False)
+    image.rename(away)
+    with pytest.raises(StudyError, match="there is no image file"):
+        made.run()
+    assert json.loads((out / "summary.json").read_text())["cases"] == ["a"]
+    away.rename(image)
+    assert made.run()["cases"] == ["a", "b"] and stamps(out) == before
+
+
+def test_float_files_are_attacked_in_their_own_values(tmp_path: Path) -> None:
+    """Rounding to whole HU would be a change of its own in a file that holds fractions."""
+    for seed, name in enumerate("ab"):
+        write_case(tmp_path / "data", name, seed)
+    path = tmp_path / "data" / "images" / "b.nii.gz"
+    image = nibabel.load(path)
+    voxels = np.asarray(image.dataobj, np.float32) + np.float32(0.25)
+    voxels[:2] = -160.125  # just below the floor of the window, which a field must not change
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
+    model = AttackedModel(Threshold(), image_units="HU", round_to_integer=True)
+    chosen = {
+        "pgd": PGD(epsilon=8, units="HU", steps=2),
+        "bias_field": BiasFieldAttack(0.3, window=(-160, 240), steps=2),
+        "elastic": ElasticAttack(3.0, steps=1),
+    }
+    out = tmp_path / "out"
+    make_study(tmp_path / "data", out, chosen, model=model, panels=False).run()
+    for attack in chosen:
+        saved = nibabel.load(out / attack / "b_adversarial.nii.gz")
+        assert saved.get_data_dtype() == np.float32
+        change = np.abs(np.asarray(saved.dataobj) - voxels)
+        if attack == "bias_field":
+            assert change[:2].max() == 0 and change.max() > 0
+        for measured in record_of(out, attack, "b")["measurements"].values():
+            assert measured["bound"] != "upper" or measured["value"] <= measured["limit"] * 1.0001 + 1
+    assert np.asarray(nibabel.load(out / "pgd" / "a_adversarial.nii.gz").dataobj).dtype == np.int16
+
+
+def test_records_of_others_and_changed_ones_are_named_and_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, name in enumerate("ab"):
+        write_case(tmp_path / "data", name, seed)
+    out = tmp_path / "out"
+
+    def run() -> dict[str, Any]:
+        return make_study(tmp_path / "data", out, one_step(), panels=False).run()
+
+    def numbers(summary: dict[str, Any]) -> Any:
+        return summary["attacks"]["pgd"] | {"cost": None}
+
+    summary, path = run(), out / "pgd" / "a.json"
+    record = json.loads(path.read_text())
+    better = json.loads(path.read_text())
+    better["mean"]["adversarial"]["dice"] = 0.999
+    for content in (
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        json.dumps({"fingerprint": record["fingerprint"]}),
+        json.dumps({key: value for key, value in record.items() if key != "files"}),
+        json.dumps(better),
+    ):
+        path.write_text(content)
+        capsys.readouterr()
+        assert numbers(run()) == numbers(summary)
+        said = capsys.readouterr()
+        assert f"{path} is no record of this study or was changed" in said.err
+        assert "1 of 2 cells are done already, 1 to go" in said.out
+    # A volume that is not the one that was scored, under a record that holds.
+    volumes = out / "pgd" / "a_adversarial.nii.gz", out / "pgd" / "b_adversarial.nii.gz"
+    scored = volumes[0].read_bytes()
+    volumes[0].write_bytes(volumes[1].read_bytes())
+    assert numbers(run()) == numbers(summary) and volumes[0].read_bytes() != volumes[1].read_bytes()
+    assert np.array_equal(
+        nibabel.Nifti1Image.from_bytes(gzip.decompress(scored)).dataobj, nibabel.load(volumes[0]).dataobj
+    )
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import monai_adversarial.studies.attack_unit as unit_module
+from tests.studies.test_attack_study import make_study, two_attacks
+
+original, calls = unit_module.Unit.run, []
+
+def run(self, folder):
+    record = original(self, folder)
+    calls.append(self)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)  # files are written, the record is not
+    return record
+
+unit_module.Unit.run = run
+make_study(Path(sys.argv[1]), Path(sys.argv[2]), two_attacks(), panels=False).run()
+"""
+
+
+def two_attacks() -> dict[str, Attack]:
+    return {"pgd": PGD(epsilon=8, units="HU", steps=2), "elastic": ElasticAttack(3.0, steps=1)}
+
+
+def test_a_killed_study_ends_with_the_tables_of_one_that_was_not(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        write_case(tmp_path / "data", name, seed)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    expected = make_study(tmp_path / "data", whole, two_attacks(), panels=False).run()
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "data"), str(killed)]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert len(list(killed.rglob("*.json"))) == 2 and not (killed / "results.csv").exists()
+    found = make_study(tmp_path / "data", killed, two_attacks(), panels=False).run()
+    for attack in two_attacks():
+        assert found["attacks"][attack] | {"cost": 0} == expected["attacks"][attack] | {"cost": 0}
+    tables = []
+    for out in (whole, killed):
+        with open(out / "results.csv", newline="") as stream:
+            tables.append([{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(stream)])
+    assert tables[0] == tables[1] and len(tables[0]) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    "names", [["background", "liver"], ["background", "liver", "bone", "spleen"], {"1": "liver", "3": "bone"}]
+)
+def test_class_names_of_the_wrong_number_end_the_study_before_a_score(tmp_path: Path, names: Any) -> None:
+    write_case(tmp_path / "data", "a", 0)
+    made = make_study(tmp_path / "data", tmp_path / "out", one_step(), class_names=names)
+    with pytest.raises(SettingsError, match="class_names must name each of the network's 3 output channels"):
+        made.run()
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:
+    write_case(tmp_path / "data", "a", 0)
+    made = make_study(tmp_path / "data", tmp_path / "out", one_step())
+    made.dataset.data = [dict(made.dataset.data[0]), dict(made.dataset.data[0])]
+    with pytest.raises(SettingsError, match="every cell needs names of its own, but 'a pgd' and 'a pgd'"):
+        made.run()
+
+
+def test_scored_classes_and_ignored_voxels_are_the_models(tmp_path: Path) -> None:
+    write_case(tmp_path / "data", "a", 0)
+    model = AttackedModel(Threshold(), image_units="HU", scored_classes=["bone"], class_names=NAMES)
+    made = make_study(tmp_path / "data", tmp_path / "out", one_step(), model=model, class_names=None)
+    made.run()
+    record = record_of(tmp_path / "out", "pgd", "a")
+    assert list(record["scores"]["clean"]) == ["bone"]
+    assert record["mean"]["clean"]["dice"] == record["scores"]["clean"]["bone"]["dice"]
+
+
+def test_every_record_has_the_same_keys(finished: tuple[Path, Path, dict[str, Any]]) -> None:
+    _, out, _ = finished
+    expected = {"case", "attack", "defense", "network", "reference", "scores", "mean", "measurements", "success"}
+    expected |= {"success_definition", "cost", "configuration", "facts", "versions", "hashes", "files", "fingerprint"}
+    for attack in attacks():
+        record = record_of(out, attack, "first")
+        assert expected <= set(record)
+        assert set(record["hashes"]["files"]) == set(record["files"])
+        assert set(record["versions"]) == {"monai_adversarial", "monai", "torch"}
+        for measured in record["measurements"].values():
+            assert set(measured) == {"value", "units", "limit", "tolerance", "bound", "norm"}
 
 
 @pytest.mark.parametrize(
@@ -340,55 +574,53 @@ def test_arguments_that_do_not_fit_are_refused(
 ) -> None:
     write_case(tmp_path, "a", 0)
     with pytest.raises(error, match=message):
-        make_campaign(tmp_path, tmp_path / "out", **options)
+        make_study(tmp_path, tmp_path / "out", **options)
 
 
 def test_a_label_on_another_grid_is_found_before_anything_is_computed(tmp_path: Path) -> None:
     write_case(tmp_path / "data", "a", 0)
     small = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4))
     nibabel.save(small, tmp_path / "data" / "labels" / "a.nii.gz")
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
-    with pytest.raises(ValueError, match="image and label of a must have the same shape"):
-        make_campaign(tmp_path / "data", tmp_path / "out", chosen).run()
-    assert not (tmp_path / "out").exists()
+    made = make_study(tmp_path / "data", tmp_path / "out", one_step())
+    made.load = None  # type: ignore[method-assign,assignment]
+    with pytest.raises(StudyError, match="nothing is done: .*image and label of a must have the same shape"):
+        made.run()
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["a.json"]
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     write_case(tmp_path / "data", "a", 0)
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot create the output folder"):
-        make_campaign(tmp_path / "data", tmp_path / "file" / "out").run()
+        make_study(tmp_path / "data", tmp_path / "file" / "out").run()
 
 
 def test_overlapping_sigmoid_classes_are_refused(tmp_path: Path) -> None:
-    write_case(tmp_path, "a", 0)
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", image_units="HU", activation="sigmoid")}
+    write_case(tmp_path / "data", "a", 0)
+    model = AttackedModel(Threshold(), image_units="HU", activation="sigmoid")
     with pytest.raises(ValueError, match="exclusive classes"):
-        make_campaign(tmp_path, tmp_path / "out", chosen)
+        make_study(tmp_path / "data", tmp_path / "out", one_step(), model=model)
 
 
 def test_preprocessed_images_are_refused_because_they_cannot_be_saved_in_the_space_of_their_file(
     tmp_path: Path,
 ) -> None:
     write_case(tmp_path / "data", "a", 0)
-    chosen: dict[str, Attack] = {"pgd": PGD(epsilon=8, units="HU", steps=1, image_units="HU")}
-    campaign = make_campaign(tmp_path / "data", tmp_path / "out", chosen)
-    load = campaign.evaluator.data_loader.dataset.transform
-    campaign.evaluator.data_loader.dataset.transform = lambda item: {
-        k: v[:, :-1] if k != "case_id" else v for k, v in load(item).items()
-    }
-    with pytest.raises(ValueError, match="ScannerSpaceInferer"):
-        campaign.run()
+    made = make_study(tmp_path / "data", tmp_path / "out", one_step())
+    load = made.dataset.transform
+    made.dataset.transform = lambda item: {k: v[:, :-1] if k != "case_id" else v for k, v in load(item).items()}
+    with pytest.raises(StudyError, match="ScannerSpaceInferer"):
+        made.run()
 
 
 def test_the_displacement_of_a_chain_composes_its_members() -> None:
     image = torch.rand((1, 1, 16, 16, 16), generator=torch.Generator().manual_seed(0)) * 100
     elastic = ElasticDeformation(2.0)
     chain = Chain([elastic, AdditiveNoise(5.0, units="HU"), elastic])
-    attack = Attack(chain, steps=2, image_units="HU")
-    result = attack(Threshold(), image, spacing=(2.0, 2.0, 2.0))
+    model = AttackedModel(Threshold(), image_units="HU")
+    result = Attack(chain, steps=2)(model, image, spacing=(2.0, 2.0, 2.0))
     found = displacement_in_mm(result)
     assert found is not None and found.shape == (3, 16, 16, 16)
     assert 0.1 < float(found.abs().max()) <= 4.1
-    noise = PGD(epsilon=5, units="HU", steps=1, image_units="HU")(Threshold(), image)
+    noise = PGD(epsilon=5, units="HU", steps=1)(Threshold(), image)
     assert displacement_in_mm(noise) is None

@@ -13,14 +13,13 @@ from monai.data import MetaTensor
 
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute, ExpectationOverTransformation
 from monai_adversarial.inferers import ScannerSpaceInferer
-from monai_adversarial.metrics.study_dice import organ_dice
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.purifiers.base import Purifier
-from monai_adversarial.studies import PurificationStudy, place_purifiers
-from monai_adversarial.studies.purification_study import _Case
+from monai_adversarial.studies import Cell, PurificationStudy, SettingsError, StudyError, place_purifiers
 from monai_adversarial.studies.reports.purification_report import markdown_table
 from monai_adversarial.studies.reports.tables import read_rows
+from monai_adversarial.studies.scoring import dice_of
 from monai_adversarial.transforms import GaussianDenoise, MedianDenoise
-from monai_adversarial.utils.hashing import network_hash
 from tests.helpers import random_image, tiny_segmentation_network
 from tests.purifiers.examples import RandomGain, Rounded
 
@@ -39,7 +38,7 @@ def dataset(cases: int = 2) -> list[dict[str, MetaTensor]]:
 
 def study(folder: Path, cases: int = 2, **options) -> PurificationStudy:
     settings = {
-        "attacks": {"pgd": PGD(0.05, steps=3, precision="float32")},
+        "attacks": {"pgd": PGD(0.05, steps=3)},
         "defenses": place_purifiers(None, {"rounded": Rounded(0.05), "gain": RandomGain()}),
         "class_names": ("background", "one", "two"),
         "samples": 2,
@@ -47,7 +46,8 @@ def study(folder: Path, cases: int = 2, **options) -> PurificationStudy:
         "progress": False,
     }
     items = options.pop("dataset_items", None) or dataset(cases)
-    return PurificationStudy(tiny_segmentation_network(), items, None, output_dir=folder, **{**settings, **options})
+    model = options.pop("model", None) or AttackedModel(tiny_segmentation_network(), precision="float32")
+    return PurificationStudy(model, items, output_dir=folder, **{**settings, **options})
 
 
 def untimed(summary: dict) -> list[dict]:
@@ -78,9 +78,9 @@ def test_scores_are_those_of_the_definitions(finished):
     folder, _ = finished
     record = json.loads((folder / "records" / "rounded" / "pgd_case_000.json").read_text())
     made = study(folder)
-    network, attack, item = made.network, made.attacks["pgd"], made.dataset[0]
+    model, attack, item = made.model, made.attacks["pgd"], made.dataset[0]
     image, label = item["image"][None].as_tensor(), item["label"][None].as_tensor()
-    result = attack(network, image, label)
+    result = attack(model, image, label)
     inferer = made.defenses["rounded"]
     expected = {
         "clean_undefended": made.score(None, image, label),
@@ -88,21 +88,27 @@ def test_scores_are_those_of_the_definitions(finished):
         "undefended": made.score(None, result.adversarial, label),
         "unaware": made.score(inferer, result.adversarial, label),
     }
-    longer = attack(network, image, label, start=result.parameters)
+    longer = attack(model, image, label, start=result.parameters)
     scores = [expected["undefended"], made.score(None, longer.adversarial, label)]
-    expected["undefended_longer"] = min(scores, key=lambda score: sum(score.values()))
+    expected["undefended_longer"] = min(scores, key=lambda score: sum(one["dice"] for one in score.values()))
     for key, scores in expected.items():
-        assert record["dice"][key] == pytest.approx(scores), key
-    assert set(record["dice"]["clean_undefended"].values()) == {1.0}
-    assert record["mean"]["undefended"] < 0.9
+        for organ, score in scores.items():
+            assert record["scores"][key][organ]["dice"] == pytest.approx(score["dice"]), (key, organ)
+        mean = sum(score["dice"] for score in scores.values()) / len(scores)
+        assert record["mean"][key]["dice"] == pytest.approx(mean)
+    assert {score["dice"] for score in record["scores"]["clean_undefended"].values()} == {1.0}
+    assert record["mean"]["undefended"]["dice"] < 0.9
+    assert record["reference"] == "label"
+    assert record["success"] == (record["mean"]["adaptive"]["dice"] < 0.5 * record["mean"]["clean"]["dice"])
+    assert record["measurements"]["noise_linf"]["value"] <= record["measurements"]["noise_linf"]["limit"] * 1.0001
 
 
 def test_adaptive_attacker_is_never_worse_than_the_unaware_one(finished):
     folder, _ = finished
     for path in (folder / "records").rglob("*.json"):
         record = json.loads(path.read_text())
-        assert record["mean"]["adaptive"] == min(record["candidates"].values())
-        assert record["mean"]["adaptive"] <= record["mean"]["unaware"]
+        assert record["mean"]["adaptive"]["dice"] == min(record["candidates"].values())
+        assert record["mean"]["adaptive"]["dice"] <= record["mean"]["unaware"]["dice"]
         assert set(record["candidates"]) == {"declared", "unaware"}
 
 
@@ -138,24 +144,22 @@ def test_backward_passes_that_come_to_the_same_are_tried_once(tmp_path):
 def test_another_label_or_grid_is_another_case(finished):
     folder, _ = finished
     items = dataset(1)
-    made = study(folder, dataset_items=items)
-    made._weights = network_hash(made.network)
+    cell = Cell("case_000", "pgd", "rounded")
     path = folder / "records" / "rounded" / "pgd_case_000.json"
-    assert made._fingerprint(_Case(made, 0), "pgd", "rounded") == json.loads(path.read_text())["fingerprint"]
+    known = json.loads(path.read_text())["fingerprint"]
+    assert study(folder, dataset_items=items).fingerprint(cell) == known
     moved = {**items[0], "image": MetaTensor(items[0]["image"], affine=torch.diag(torch.tensor([2.0, 1, 1, 1])))}
     other = {**items[0], "label": 1 - items[0]["label"].clamp(max=1)}
     for item in (moved, other):
-        made = study(folder, dataset_items=[item])
-        made._weights = network_hash(made.network)
-        assert made._fingerprint(_Case(made, 0), "pgd", "rounded") != json.loads(path.read_text())["fingerprint"]
+        assert study(folder, dataset_items=[item]).fingerprint(cell) != known
 
 
 def test_finished_units_are_not_run_again_and_changed_ones_are(finished, monkeypatch):
     folder, summary = finished
     ran: list[tuple[str, str]] = []
-    compute = PurificationStudy._compute
+    compute = PurificationStudy.compute
     monkeypatch.setattr(
-        PurificationStudy, "_compute", lambda s, case, a, d: (ran.append((case.name, d)), compute(s, case, a, d))[1]
+        PurificationStudy, "compute", lambda s, cell, c: (ran.append((cell.case, cell.defense)), compute(s, cell, c))[1]
     )
     before = (folder / "purification.csv").read_text()
     assert study(folder).run() == summary
@@ -184,6 +188,41 @@ def test_one_case_has_no_interval_and_the_table_shows_none(tmp_path):
     assert "[" not in markdown_table(rows)
     with open(tmp_path / "purification_cases.csv", newline="") as stream:
         assert [row["organ"] for row in csv.DictReader(stream)] == ["one", "two", "mean"]
+
+
+class WithoutSecond:
+    """A data set whose second case cannot be read until it is mended."""
+
+    def __init__(self, items):
+        self.items, self.loaded, self.broken = items, [], True
+        self.data = [{"image": f"/data/scan_{index}.nii"} for index in range(len(items))]
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        if self.broken and index == 1:
+            raise RuntimeError("cannot be read.")
+        return self.items[index]
+
+
+def test_a_case_that_cannot_be_read_fails_alone_and_is_tried_again(tmp_path):
+    items = WithoutSecond(dataset(3))
+    made = study(tmp_path, dataset_items=items)
+    with pytest.raises(StudyError, match=r"2 of 6 cells failed, .*case_001 pgd .*cannot be read \(/data/scan_1.nii\)"):
+        made.run()
+    assert items.loaded == [0, 1, 2]  # each case once
+    assert {row["cases"] for row in read_rows(tmp_path / "purification.csv")} == {2}
+    failed = json.loads((tmp_path / "records" / "gain" / "pgd_case_001.json").read_text())
+    assert failed["failed"] == "cannot be read (/data/scan_1.nii)."
+    items.broken = False
+    assert {row["cases"] for row in made.run()["rows"]} == {3}
+
+
+def test_class_names_of_the_wrong_number_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match="each of the network's 3 output channels"):
+        study(tmp_path, class_names=("background", "one")).run()
 
 
 def test_purifiers_are_placed_around_and_inside():
@@ -219,5 +258,5 @@ def test_unknown_selection_is_refused(tmp_path):
 
 def test_absent_organ_is_left_out_and_invented_one_counts_zero():
     label = torch.zeros(1, 1, 4, 4, 4, dtype=torch.long)
-    scores = organ_dice(torch.ones_like(label), label, {1: "one", 2: "two"})
-    assert scores["one"] == 0.0 and scores["two"] != scores["two"]
+    scores = dice_of(torch.ones_like(label), label, {1: "one", 2: "two"})
+    assert scores == {"one": {"dice": 0.0}, "two": {"dice": None}}

@@ -13,7 +13,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from monai_adversarial.attacks import PGD, ElasticAttack
-from monai_adversarial.studies.records import read_json, write_json
+from monai_adversarial.studies.records import read_json, read_record, safe_name, write_json, write_record
 from monai_adversarial.transforms import AutoencoderDenoise
 from monai_adversarial.utils.hashing import describe, fingerprint, network_hash
 from tests.helpers import tiny_segmentation_network
@@ -56,6 +56,29 @@ def test_records_are_strict_json_and_damaged_ones_are_none(tmp_path: Path) -> No
     assert read_json(path) == {"dice": None, "psnr": [None, 1.5], "n": 3}
     path.write_text('{"dice": ')
     assert read_json(path) is None and read_json(tmp_path / "none.json") is None
+
+
+def test_a_record_vouches_for_its_own_content(tmp_path: Path) -> None:
+    path = tmp_path / "cell.json"
+    assert read_record(path) == (None, False)
+    written = write_record(path, {"scores": {1: {"dice": 0.1 + 0.2, "hd95": float("nan")}}, "names": ("a", "é")})
+    found, foreign = read_record(path)
+    assert not foreign and found == {"scores": {"1": {"dice": 0.1 + 0.2, "hd95": None}}, "names": ["a", "é"]}
+    assert {**found, "seal": written["seal"]} == written
+    whole = path.read_text(encoding="utf-8")
+    for content in (whole.replace("0.3", "0.4", 1), whole.replace('"seal"', '"sea"'), whole[:-20], "[]", "[" * 99_999):
+        path.write_text(content, encoding="utf-8")
+        assert read_record(path) == (None, True)
+    path.unlink()
+    path.mkdir()
+    assert read_record(path) == (None, True)
+
+
+def test_no_name_leaves_the_folder_or_meets_another() -> None:
+    assert safe_name("PGD-50, L2 (8.5)") == "PGD-50, L2 (8.5)"
+    names = ["../up", "a/b", "a_b", "a\\b", "", ".", "..", "a\nb", "a\x1b[31m", "$x$", " a", "a "]
+    safe = [safe_name(name) for name in names]
+    assert len(set(safe)) == len(names) and not any("/" in one or one in ("", ".", "..") for one in safe)
 
 
 def test_path_of_weights_does_not_count_beside_their_content(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from monai.transforms import Compose, DivisiblePadd, EnsureChannelFirstd, Ensure
 
 from monai_adversarial.attacks import FGSM, PGD
 from monai_adversarial.data import image_label_pairs
-from monai_adversarial.studies import TrainingStudy
+from monai_adversarial.studies import StudyError, TrainingStudy
 from monai_adversarial.studies.reports.tables import read_rows
 from monai_adversarial.studies.reports.training_report import TrainingReport
 from tests.hippocampus import BUNDLE, CASES, write_invented_scans
@@ -77,17 +77,17 @@ def test_trainings_and_cases_are_computed_once(scans: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(subprocess, "run", never)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").rglob("*.json")}
-    assert len(stamps) == 6
+    assert len(stamps) == 12  # 3 networks x 2 cases x 2 attacks
     assert study(scans, tmp_path).run()["rows"] == rows
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "records").rglob("*.json")}
     # One attack changed: the networks stay, and so does what the other attacks found.
     attacks = {"FGSM": FGSM(0.2), "ensemble": [PGD(0.05, steps=2), PGD(0.05, steps=2, objective="margin")]}
     changed = study(scans, tmp_path, attacks=attacks, trainings={"clean": [TRAIN]})
-    attacked: list[int] = []
-    original = TrainingStudy._attacked
-    monkeypatch.setattr(TrainingStudy, "_attacked", lambda s, m, *a: (attacked.append(len(m)), original(s, m, *a))[1])
+    attacked: list[str] = []
+    original = TrainingStudy.compute
+    monkeypatch.setattr(TrainingStudy, "compute", lambda s, c, *a: (attacked.append(c.attack), original(s, c, *a))[1])
     again = changed.run()["rows"]
-    assert attacked == [1, 1]  # FGSM on two cases
+    assert attacked == ["FGSM", "FGSM"]  # on two cases
     assert again[0]["clean"] == rows[0]["clean"] and again[0]["FGSM"] != rows[0]["FGSM"]
     assert again[0]["ensemble"] == rows[0]["ensemble"]
     # What belongs to other attacks or weights is not in the table.
@@ -105,6 +105,27 @@ def test_a_training_that_fails_names_its_log_and_leaves_no_weights(scans: Path, 
     with pytest.raises(RuntimeError, match=r"training 'clean' with seed 0 failed .*: see .*clean_seed0\.log"):
         broken.run()
     assert not list((tmp_path / "weights").iterdir())
+
+
+def test_a_training_or_a_case_that_fails_does_not_stop_the_others(scans: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("network_def: {_target_: monai.networks.nets.NoSuchNet}\n")
+    trainings = {"broken": [TRAIN, str(broken)], "clean": [TRAIN]}
+    made = study(scans, tmp_path, trainings=trainings, attacks={"FGSM": FGSM(0.05)})
+    with pytest.raises(StudyError, match=r"2 of 4 cells failed, the tables cover.*training 'broken' with seed 0"):
+        made.run()
+    assert [row["training"] for row in read_rows(tmp_path / "training.csv")] == ["clean"]
+    assert read_rows(tmp_path / "training.csv")[0]["cases"] == 2
+    again = study(scans, tmp_path, trainings={"clean": [TRAIN]}, attacks={"FGSM": FGSM(0.1)})
+    label = Path(made.dataset.data[1]["label"])
+    hidden = label.rename(label.with_suffix(".hidden"))
+    try:
+        with pytest.raises(StudyError, match="1 of 2 cells failed.*case_001 FGSM"):
+            again.run()
+    finally:
+        hidden.rename(label)
+    assert read_rows(tmp_path / "training.csv")[0]["cases"] == 1
+    assert again.run()["rows"][0]["cases"] == 2
 
 
 def test_bad_arguments_are_one_sentence(scans: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from monai_adversarial.attacks.perturbations.base import (
     Perturbation,
     per_sample,
 )
+from monai_adversarial.utils.intensity_map import IntensityMap
 from monai_adversarial.utils.scene import UNITS, Scene
 from monai_adversarial.utils.validation import check_choice, check_positive
 
@@ -23,15 +24,19 @@ NORMS = ("linf", "l2", "rms")
 class AdditiveNoise(Perturbation):
     """Voxelwise additive noise: ``image + noise``, one number per voxel.
 
-    Voxels outside the attack's region, and voxels that the network's intensity window has already clipped when the
-    image is in network values (their HU is unknown), do not change. HU of -1500 and below mark voxels outside the
-    scanner's field of view and do not change.
+    Voxels outside the attack's region do not change, nor do, when the image is in network values, those that the
+    intensity window has already clipped (their HU is unknown) and those that the pipeline holds whatever the raw image
+    says (the zeros of ``NormalizeIntensity(nonzero=True)``). HU of -1500 and below mark voxels outside the scanner's
+    field of view and do not change.
 
     Args:
         epsilon: radius of the ball, in ``units``; 0 is the identity.
         norm: ``"linf"`` (largest change of a voxel), ``"l2"`` (Euclidean norm over the sample) or ``"rms"`` (root mean
             square over the voxels that may change, which compares across image sizes).
-        units: ``"HU"``, ``"network"`` (values as the network sees them) or ``"fraction"`` of the intensity window.
+        units: ``"HU"`` (of the raw image), ``"network"`` (values as the network sees them), ``"fraction"`` of the
+            intensity window, or ``"percentile"``: share of the range from the 1st to the 99th percentile of each sample
+            and channel, for images without HU. Where channels of a sample have different sizes for a unit, the norm
+            must be ``"linf"``.
 
     Raises:
         ValueError: for a negative epsilon, an unknown norm or unknown units.
@@ -45,7 +50,12 @@ class AdditiveNoise(Perturbation):
         self.units = check_choice("units", units, UNITS)
 
     def bind(self, scene: Scene) -> BoundAdditiveNoise:
-        """Tie the ball to a batch, in the units of its voxels."""
+        """Tie the ball to a batch, in the units of its voxels.
+
+        Raises:
+            ValueError: for units that the scene cannot convert, and for a Euclidean norm in units that differ between
+            channels.
+        """
         return BoundAdditiveNoise(self, scene)
 
 
@@ -53,8 +63,9 @@ class BoundAdditiveNoise(BoundPerturbation):
     """Additive noise on one batch; the parameter is the noise itself, (batch, channel, spatial...), in image units.
 
     Attributes:
-        epsilon: the radius in image units, before ``scene.budget`` multiplies it per sample.
-        radius: the radius with it: one number, or (batch, 1, ...) where samples have their own.
+        unit: one unit of the budget in image units: one number, or (batch, channel or 1, 1...) where they differ.
+        epsilon: the radius in image units, before ``scene.budget`` multiplies it per sample; as ``unit``.
+        radius: the radius with it: one number, or (batch, channel or 1, 1...) where samples have their own.
     """
 
     per_sample_budget = True
@@ -62,34 +73,58 @@ class BoundAdditiveNoise(BoundPerturbation):
     def __init__(self, perturbation: AdditiveNoise, scene: Scene) -> None:
         super().__init__(scene)
         self.norm, self.units = perturbation.norm, perturbation.units
-        self.epsilon = scene.in_image_units(perturbation.epsilon, perturbation.units)
+        self.units_allowed = perturbation.epsilon
+        self.unit = self._per_sample_unit(scene.in_image_units(1.0, perturbation.units))
+        self.epsilon = self._per_sample_unit(scene.in_image_units(perturbation.epsilon, perturbation.units))
         image = scene.image
         self.radius: float | torch.Tensor = self.epsilon
         if scene.budget is not None:
-            self.radius = per_sample(scene.budget * self.epsilon, image)
+            if isinstance(self.epsilon, torch.Tensor):
+                self.radius = per_sample(scene.budget, image) * self.epsilon
+            else:
+                self.radius = per_sample(scene.budget * self.epsilon, image)
         mask = torch.ones_like(image, dtype=torch.bool) if scene.region is None else scene.region.expand_as(image)
-        intensity = scene.intensity
         if scene.image_units == "HU":
             mask = mask & (image > -1500)
-        elif intensity is not None:
-            # The edge of the window may stand for any HU beyond it, so a change there has no bound in HU.
-            if intensity.low is not None:
-                mask = mask & (image > intensity.low)
-            if intensity.high is not None:
-                mask = mask & (image < intensity.high)
+        elif scene.intensity is not None:
+            mask = mask & scene.intensity.reachable(image)
         self.mask = None if scene.region is None and bool(mask.all()) else mask
         self.count = mask.flatten(1).sum(dim=1).clamp_min(1)
         self.low, self.high = self._range(image)
 
+    def _per_sample_unit(self, value: float | torch.Tensor) -> float | torch.Tensor:
+        """A radius, or a unit, for each sample of the batch."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        if self.norm != "linf":
+            if bool((value - value[:, :1]).abs().max() > 1e-4 * value.abs().max()):
+                raise ValueError(
+                    f"norm={self.norm!r} needs one size of a unit for all channels of a sample, but {self.units!r} "
+                    "differs between the channels of this image: use norm='linf'."
+                )
+            value = value[:, :1]
+        return value.expand(self.scene.batch, *value.shape[1:])
+
+    @property
+    def changeable(self) -> torch.Tensor:
+        """Share of the voxels in the attack's region that may change, (batch,)."""
+        region, image = self.scene.region, self.scene.image
+        if self.mask is None:
+            return torch.ones(image.shape[0], dtype=image.dtype, device=image.device)
+        allowed = self.mask.flatten(1).sum(dim=1).to(image.dtype)
+        whole = image[0].numel() if region is None else region.expand_as(image).flatten(1).sum(dim=1).clamp_min(1)
+        return allowed / whole
+
     def _range(self, image: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Lowest and highest value a voxel may take; a voxel that starts outside keeps its own value as the bound."""
-        low: float | None
-        high: float | None
+        low: float | torch.Tensor | None
+        high: float | torch.Tensor | None
         if self.scene.image_units == "HU":
             low, high = -1024.0, None
         else:
             intensity = self.scene.intensity
             low, high = (None, None) if intensity is None else (intensity.low, intensity.high)
+        low, high = IntensityMap.like(low, image), IntensityMap.like(high, image)
         return (
             None if low is None else image.clamp_max(low),
             None if high is None else image.clamp_min(high),
@@ -143,8 +178,13 @@ class BoundAdditiveNoise(BoundPerturbation):
         return self.project((noise * per_sample(self.euclidean_radius * shrink / length, noise),))
 
     def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
-        """Random signs of the noise's largest change, or a random direction of its Euclidean length."""
+        """Random signs of the noise's largest change (of each channel where those have their own radius), or a random
+        direction of its Euclidean length."""
         if self.norm == "linf":
+            if isinstance(self.epsilon, torch.Tensor):
+                sizes = parameters[0].detach().abs().flatten(2).amax(dim=2)
+                sizes = sizes.view(*sizes.shape, *([1] * (parameters[0].ndim - 2)))
+                return self.project((self._draw(generators, gaussian=False).sign() * sizes,))
             size = parameters[0].detach().flatten(1).abs().amax(dim=1)
             return self.project((self._draw(generators, gaussian=False).sign() * per_sample(size, parameters[0]),))
         noise = self._draw(generators, gaussian=True)
@@ -174,14 +214,19 @@ class BoundAdditiveNoise(BoundPerturbation):
 
     def size(self, parameters: Parameters) -> torch.Tensor:
         """How far the noise goes in the ball's norm, as a share of ``epsilon``, (batch,); 0 where epsilon is 0."""
-        noise = parameters[0].detach().flatten(1)
+        epsilon = self.epsilon
+        if isinstance(epsilon, torch.Tensor):
+            share = torch.where(epsilon > 0, parameters[0].detach() / epsilon, 0.0)
+            noise, epsilon = share.flatten(1), 1.0
+        else:
+            noise = parameters[0].detach().flatten(1)
         if self.norm == "linf":
             length = noise.abs().amax(dim=1)
         else:
             length = noise.norm(dim=1)
             if self.norm == "rms":
                 length = length / self.count.to(length.dtype).sqrt()
-        return length / self.epsilon if self.epsilon > 0 else torch.zeros_like(length)
+        return length / epsilon if epsilon > 0 else torch.zeros_like(length)
 
     def frozen_fraction(self, gradients: Parameters) -> torch.Tensor:
         """Share of zero gradients among the voxels that may change."""
@@ -209,28 +254,72 @@ class BoundAdditiveNoise(BoundPerturbation):
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
     ) -> dict[str, Measurement]:
         """Largest change and root-mean-square change, in the budget's units and in HU where they are known."""
-        difference = (adversarial.double() - image.double()).flatten(1)
-        largest = difference.abs().amax(dim=1)
-        euclidean = difference.norm(dim=1)
-        root_mean_square = euclidean / self.count.double().sqrt()
-        values = {"linf": largest, "l2": euclidean, "rms": root_mean_square}[self.norm]
-        per_unit = self.scene.in_image_units(1.0, self.units)
+        difference = adversarial.double() - image.double()
         # float32 voxels near 3000 HU are 2.4e-4 apart: not a change of the attacker's choosing.
         spacing = float(image.detach().abs().max()) * torch.finfo(torch.float32).eps
-        room = rounding + spacing
-        if self.norm == "l2":
-            room *= float(self.count.max()) ** 0.5
-        limit: float | torch.Tensor = self.epsilon / per_unit
+        found = {f"noise_{self.norm}": self._measure_noise(difference, rounding + spacing)}
+        if self.scene.one_unit:
+            flat = difference.flatten(1)
+            amounts = {"largest_change": flat.abs().amax(dim=1), "rms_change": flat.norm(dim=1) / self._root_of_count}
+            in_hounsfield = {name: self.scene.in_hounsfield(amount) for name, amount in amounts.items()}
+        else:
+            changes = self.scene.in_hounsfield(difference)
+            assert changes is not None
+            flat = changes.flatten(1)
+            in_hounsfield = {
+                "largest_change": flat.abs().amax(dim=1),
+                "rms_change": flat.norm(dim=1) / self._root_of_count,
+            }
+        for name, values in in_hounsfield.items():
+            if values is not None:
+                found[name] = Measurement(values, "HU")
+        if self.mask is not None:
+            outside, tolerance = self._in_units((difference.abs() * ~self.mask), rounding)
+            found["change_outside_region"] = Measurement(outside, self.units, 0.0, tolerance=tolerance)
+        return found
+
+    @property
+    def _root_of_count(self) -> torch.Tensor:
+        return self.count.double().sqrt()
+
+    def _measure_noise(self, difference: torch.Tensor, room: float) -> Measurement:
+        """The noise's norm in the budget's units."""
+        limit: float | torch.Tensor
+        tolerance: float | torch.Tensor
+        if self.norm == "linf":
+            values, tolerance = self._in_units(difference.abs(), room)
+        else:
+            euclidean = difference.flatten(1).norm(dim=1)
+            size = euclidean if self.norm == "l2" else euclidean / self._root_of_count
+            if self.norm == "l2":
+                room *= float(self.count.max()) ** 0.5
+            unit = self.unit.double().flatten() if isinstance(self.unit, torch.Tensor) else self.unit
+            values, tolerance = (
+                _units(size, unit, room) if isinstance(unit, torch.Tensor) else (size / unit, room / unit)
+            )
+        if isinstance(self.epsilon, torch.Tensor) or isinstance(self.unit, torch.Tensor):
+            limit = self.units_allowed
+        else:
+            limit = self.epsilon / self.unit
         if self.scene.budget is not None:
             limit = self.scene.budget.double() * limit
-        found = {f"noise_{self.norm}": Measurement(values / per_unit, self.units, limit, tolerance=room / per_unit)}
-        for name, amount in (("largest_change", largest), ("rms_change", root_mean_square)):
-            in_hounsfield = self.scene.in_hounsfield(amount)
-            if in_hounsfield is not None:
-                found[name] = Measurement(in_hounsfield, "HU")
-        if self.mask is not None:
-            outside = (difference.abs() * (~self.mask).flatten(1)).amax(dim=1)
-            found["change_outside_region"] = Measurement(
-                outside / per_unit, self.units, 0.0, tolerance=rounding / per_unit
-            )
-        return found
+        return Measurement(values, self.units, limit, tolerance=tolerance)
+
+    def _in_units(self, size: torch.Tensor, room: float) -> tuple[torch.Tensor, float | torch.Tensor]:
+        """The largest of sizes (batch, channel, spatial...) per sample in the budget's units, and the room for rounding
+        there."""
+        if not isinstance(self.unit, torch.Tensor):
+            return size.flatten(1).amax(dim=1) / self.unit, room / self.unit
+        largest = size.flatten(2).amax(dim=2)
+        unit = self.unit.double().flatten(1).expand_as(largest)
+        in_units, rooms = _units(largest, unit, room)
+        values, channel = in_units.max(dim=1)
+        return values, rooms.gather(1, channel[:, None])[:, 0]
+
+
+def _units(size: torch.Tensor, unit: torch.Tensor, room: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sizes and the room for rounding in a unit that is 0 where an image has no range: what rounding explains is 0 of
+    it there, anything else infinitely many."""
+    some = unit.clamp_min(torch.finfo(unit.dtype).tiny)
+    none = torch.where(size > room, torch.inf, 0.0).to(size)
+    return torch.where(unit > 0, size / some, none), torch.where(unit > 0, room / some, 0.0)

@@ -37,21 +37,23 @@ class Measurement:
         limit: what the budget allows, for the batch or for each sample, (batch,); None for a value that is only
             reported.
         at_least: the limit is a lower bound (for example of a Jacobian determinant) instead of an upper bound.
-        tolerance: absolute room for rounding to the saved file's integers, in ``units``.
+        tolerance: absolute room for rounding to the saved file's integers, in ``units``, for the batch or for each
+            sample, (batch,).
     """
 
     values: torch.Tensor
     units: str
     limit: float | torch.Tensor | None = None
     at_least: bool = False
-    tolerance: float = 0.0
+    tolerance: float | torch.Tensor = 0.0
 
     def exceeded(self) -> list[int]:
         """Indices of the samples outside the limit."""
         if self.limit is None:
             return []
         limit = torch.as_tensor(self.limit, dtype=torch.float64, device="cpu")
-        room = limit.abs() * RELATIVE_TOLERANCE + 1e-6 + self.tolerance
+        tolerance = torch.as_tensor(self.tolerance, dtype=torch.float64, device="cpu")
+        room = limit.abs() * RELATIVE_TOLERANCE + 1e-6 + tolerance
         values = self.values.detach().double().cpu()
         inside = values >= limit - room if self.at_least else values <= limit + room
         return [i for i, fine in enumerate(inside.tolist()) if not fine]  # NaN is never inside
@@ -59,6 +61,10 @@ class Measurement:
     def limit_of(self, sample: int) -> float | None:
         """What the budget allows one sample."""
         return float(self.limit[sample]) if isinstance(self.limit, torch.Tensor) else self.limit
+
+    def tolerance_of(self, sample: int) -> float:
+        """The room for rounding of one sample."""
+        return float(self.tolerance[sample]) if isinstance(self.tolerance, torch.Tensor) else self.tolerance
 
 
 def _times(budget: Any, factor: float) -> Any:
@@ -154,6 +160,12 @@ class BoundPerturbation(ABC):
                     f"{side} the budget of {measurement.limit_of(sample):.6g} {measurement.units}."
                 )
         return measured
+
+    @property
+    def changeable(self) -> torch.Tensor:
+        """Share of the voxels in the attack's region that may change, (batch,)."""
+        image = self.scene.image
+        return torch.ones(image.shape[0], dtype=image.dtype, device=image.device)
 
     def frozen_fraction(self, gradients: Parameters) -> torch.Tensor:
         """Share of each sample's gradient entries that are exactly zero, (batch,): a sign step leaves those parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from monai_adversarial.attacks.perturbations.base import (
     per_sample,
 )
 from monai_adversarial.attacks.perturbations.geometric import intensity_changes, shared_spacing, unexplained_change
+from monai_adversarial.utils.intensity_map import IntensityMap
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.smooth_basis import (
     bspline_fit,
@@ -33,6 +35,9 @@ BASES = ("legendre", "bspline")
 DOMAINS = ("window", "attenuation", "image")
 AIR = -1000.0  # HU of no attenuation
 CLIPPINGS = 4
+
+#: an edge of the window in image units: one number, or (batch or 1, channel or 1, 1...)
+Edge = float | torch.Tensor
 
 
 class BiasField(Perturbation):
@@ -222,8 +227,9 @@ class BoundBiasField(BoundPerturbation):
             # Below air there is nothing to attenuate: padding keeps its value.
             shaded = image + (image - AIR).clamp_min(0) * (gain - 1)
         else:
-            value = (image - self.low).clamp(0, self.high - self.low)
-            shaded = image + torch.where(image < self.high, (value * gain).clamp_max(self.high - self.low) - value, 0)
+            width: Any = self.high - self.low
+            value = (image - self.low).clamp_min(0).clamp_max(width)
+            shaded = image + torch.where(image < self.high, (value * gain).clamp_max(width) - value, 0)
         return shaded if self.scene.region is None else torch.where(self.scene.region, shaded, image)
 
     def measure(
@@ -234,7 +240,7 @@ class BoundBiasField(BoundPerturbation):
         before, after = image.double(), adversarial.double()
         # What a voxel may differ without a gain: rounding to the file's integers and to float32.
         room = rounding + float(image.abs().max()) * 4 * torch.finfo(torch.float32).eps
-        offset = {"image": 0.0, "attenuation": AIR, "window": self.low}[self.domain]
+        offset: Edge = {"image": 0.0, "attenuation": AIR, "window": self.low}[self.domain]
         value = before - offset
         changeable = value != 0 if self.domain == "image" else value > 0
         if self.domain == "window":
@@ -261,9 +267,10 @@ class BoundBiasField(BoundPerturbation):
         }
 
 
-def _domain(perturbation: BiasField, scene: Scene) -> tuple[str, float, float]:
+def _domain(perturbation: BiasField, scene: Scene) -> tuple[str, Edge, Edge]:
     """The domain to multiply in and the window's edges in the units of the image."""
-    domain, window, intensity = perturbation.domain, perturbation.window, scene.intensity
+    domain, intensity = perturbation.domain, scene.intensity
+    window: tuple[Edge, Edge] | None = perturbation.window
     if domain == "attenuation" and scene.image_units != "HU":
         raise ValueError(
             "domain='attenuation' needs an image in HU, but the image is in network values: use domain='window'."
@@ -274,7 +281,7 @@ def _domain(perturbation: BiasField, scene: Scene) -> tuple[str, float, float]:
         window = window or (None if intensity is None else intensity.window)
         if window is None:
             raise ValueError("domain='window' needs the intensity window: pass window=(low, high) in HU or intensity=.")
-        return domain, window[0], window[1]
+        return domain, IntensityMap.like(window[0], scene.image), IntensityMap.like(window[1], scene.image)
     if intensity is None:
         if window is not None:
             raise ValueError(
@@ -282,10 +289,12 @@ def _domain(perturbation: BiasField, scene: Scene) -> tuple[str, float, float]:
             )
         return "image", 0.0, 0.0
     if window is not None:
-        low, high = (intensity.scale * edge + intensity.offset for edge in window)
-        return domain, low, high
-    if intensity.low is None or intensity.high is None:
+        first, second = (IntensityMap.like(intensity.scale * edge + intensity.offset, scene.image) for edge in window)
+        if isinstance(first, torch.Tensor):
+            return domain, torch.minimum(first, second), torch.maximum(first, second)
+        return domain, min(first, second), max(first, second)
+    if intensity.low is None or intensity.high is None or intensity.window is None:
         raise ValueError(
             "domain='window' needs the intensity window, but the intensity map does not clip: pass window=(low, high)."
         )
-    return domain, intensity.low, intensity.high
+    return domain, IntensityMap.like(intensity.low, scene.image), IntensityMap.like(intensity.high, scene.image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -42,7 +43,12 @@ def shared_spacing(scene: Scene, what: str) -> tuple[float, ...]:
 
 def intensity_changes(scene: Scene, image: torch.Tensor, adversarial: torch.Tensor) -> dict[str, Measurement]:
     """Largest and root-mean-square change of a voxel in HU, where the relation to HU is known."""
-    difference = (adversarial.double() - image.double()).flatten(1)
+    difference = adversarial.double() - image.double()
+    if not scene.one_unit:
+        changes = scene.in_hounsfield(difference)
+        assert changes is not None
+        difference, scene = changes, replace(scene, image_units="HU")
+    difference = difference.flatten(1)
     found = {}
     amounts = {"largest_change": difference.abs().amax(dim=1), "rms_change": difference.square().mean(dim=1).sqrt()}
     for name, amount in amounts.items():

@@ -28,7 +28,8 @@ class PGD(Attack):
 
     Args:
         epsilon: radius of the budget, in ``units``.
-        units: ``"HU"``, ``"network"`` or ``"fraction"`` of the intensity window.
+        units: ``"HU"``, ``"network"``, ``"fraction"`` of the intensity window, or ``"percentile"``: share of each
+            image's own range from its 1st to its 99th percentile, for MRI and RGB.
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         steps: gradient evaluations.
         step_size: in ``units``; None for a quarter of ``epsilon``.

@@ -11,8 +11,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["save_overview"]
+from monai_adversarial.studies.measurement import CLEAN_PREDICTION, LABEL
 
+__all__ = ["SECTIONS", "save_overview"]
+
+# Parts of the summary, by what their cases were scored against.
+SECTIONS = {LABEL: "attacks", CLEAN_PREDICTION: "against_clean_prediction"}
 SERIES = (
     ("clean", "clean", "#4C78A8"),
     ("random", "random change of equal size", "#A7A9AC"),
@@ -22,26 +26,33 @@ ORIGINAL = ("adversarial_original_label", "adversarial, against the unmoved labe
 
 
 def save_overview(
-    records: Mapping[str, Sequence[Mapping[str, Any]]], summary: Mapping[str, Any], path: str | os.PathLike[str]
+    groups: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    summary: Mapping[str, Any],
+    path: str | os.PathLike[str],
 ) -> None:
-    """Bar chart of mean organ Dice per attack with 95 % bootstrap intervals and a dot per case.
+    """Bar chart of mean organ Dice per attack with 95 % bootstrap intervals and a dot per case; cases without a label
+    have bars of their own.
 
     Args:
-        records: attack -> records.
-        summary: of ``CampaignReport``.
+        groups: reference -> attack -> records.
+        summary: of ``AttackReport``.
         path: PNG file.
     """
-    attacks = list(records)
-    geometric = any(summary["attacks"][attack]["geometric"] for attack in attacks)
+    bars = [
+        (attack if reference == LABEL else f"{attack}\n(no label)", summary[SECTIONS[reference]][attack], found)
+        for reference, attacks in groups.items()
+        for attack, found in attacks.items()
+    ]
+    geometric = any(found["geometric"] for _, found, _ in bars)
     series = [*SERIES, ORIGINAL] if geometric else list(SERIES)
-    figure = Figure(figsize=(max(6.4, 2.2 + 1.7 * len(attacks)), 4.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(max(6.4, 2.2 + 1.7 * len(bars)), 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     width = 0.8 / len(series)
     for position, (image, title, color) in enumerate(series):
         labelled = False
-        for column, attack in enumerate(attacks):
-            found = summary["attacks"][attack].get(f"{image}_dice")
+        for column, (_, entry, records) in enumerate(bars):
+            found = entry.get(f"{image}_dice")
             if found is None or found["mean"] is None:
                 continue
             x = column + (position - (len(series) - 1) / 2) * width
@@ -50,16 +61,16 @@ def save_overview(
             if found["low"] is not None:
                 ends = [[max(found["mean"] - found["low"], 0)], [max(found["high"] - found["mean"], 0)]]
                 axes.errorbar(x, found["mean"], ends, color="#222222", linewidth=1, capsize=2.5, zorder=4)
-            values = [r["mean"][image]["dice"] for r in records[attack] if r["mean"][image]["dice"] is not None]
+            values = [r["mean"][image]["dice"] for r in records if r["mean"][image]["dice"] is not None]
             spread = np.linspace(-0.22, 0.22, len(values)) * width if len(values) > 1 else [0.0]
             axes.scatter(
                 x + np.asarray(spread), values, s=9, color="white", edgecolor="#333333", linewidth=0.6, zorder=3
             )
             top = max([found["mean"], found["high"] or 0, *values])
             axes.text(x, top + 0.02, f"{found['mean']:.2f}", ha="center", va="bottom", fontsize=8, color="#222222")
-    cases = max(len(found) for found in records.values())
-    axes.set_xticks(range(len(attacks)), [attack.replace("_", " ") for attack in attacks])
-    axes.set_xlim(-0.6, len(attacks) - 0.4)
+    cases = max(len(records) for _, _, records in bars)
+    axes.set_xticks(range(len(bars)), [title.replace("_", " ") for title, _, _ in bars])
+    axes.set_xlim(-0.6, len(bars) - 0.4)
     axes.set_ylim(0, 1.1)
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.set_ylabel("mean organ Dice")

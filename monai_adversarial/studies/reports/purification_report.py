@@ -68,10 +68,11 @@ class PurificationReport:
         rows = []
         for record in self.records:
             head = {key: record[key] for key in ("case", "defense", "attack")}
-            kinds = [score for score in SCORES if score in record["dice"]]
-            for organ in record["dice"]["clean"]:
-                rows.append(head | {"organ": organ} | {k: rounded(record["dice"][k][organ]) for k in kinds})
-            rows.append(head | {"organ": "mean"} | {k: rounded(record["mean"][k]) for k in kinds})
+            scores = record["scores"]
+            kinds = [score for score in SCORES if score in scores]
+            for organ in scores["clean"]:
+                rows.append(head | {"organ": organ} | {k: rounded(scores[k][organ]["dice"]) for k in kinds})
+            rows.append(head | {"organ": "mean"} | {k: rounded(record["mean"][k]["dice"]) for k in kinds})
         return rows
 
     def table(self) -> str:
@@ -91,9 +92,9 @@ class PurificationReport:
 
 def _value(mean: Mapping[str, Any], score: str) -> float | None:
     if score == "clean_lost":
-        before, after = mean["clean_undefended"], mean["clean"]
+        before, after = mean["clean_undefended"]["dice"], mean["clean"]["dice"]
         return None if before is None or after is None else before - after
-    return mean[score]
+    return mean[score]["dice"]
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -125,7 +126,7 @@ def save_figure(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str])
     defense, clean and under the longer attack.
 
     Args:
-        rows: of ``PurificationReport.rows`` or ``campaign.tables.read_rows``.
+        rows: of ``PurificationReport.rows`` or ``reports.tables.read_rows``.
         path: PNG file.
     """
     attacks = list(dict.fromkeys(row["attack"] for row in rows))

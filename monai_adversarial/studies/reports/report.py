@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables over all units: CSV, JSON, plain text."""
+"""Tables over an attack study: CSV, JSON, plain text."""
 
 from __future__ import annotations
 
@@ -9,29 +9,44 @@ from pathlib import Path
 from typing import Any
 
 from monai_adversarial.metrics import summarize
+from monai_adversarial.studies.measurement import CLEAN_PREDICTION, by_reference
 from monai_adversarial.studies.records import without_nan, write_json
-from monai_adversarial.studies.reports.overview import save_overview
+from monai_adversarial.studies.reports.overview import SECTIONS, save_overview
 from monai_adversarial.utils.files import replace_when_complete
 
-__all__ = ["CampaignReport"]
+__all__ = ["AttackReport"]
 
 Record = Mapping[str, Any]
 
 # Columns of results.csv that hold a score per organ: which image, against which label.
 IMAGES = ("clean", "random", "adversarial", "random_original_label", "adversarial_original_label")
 SCORES = ("dice", "hd95_mm")
+UNLABELLED = SECTIONS[CLEAN_PREDICTION]
 
 
-class CampaignReport:
-    """Tables over the records of a campaign.
+class AttackReport:
+    """Tables over the records of an ``AttackStudy``.
+
+    Cases that were scored against a label and cases that were scored against the network's own clean prediction are
+    different measurements: they are never averaged together.
 
     Args:
-        records: attack -> one record per case, as ``Unit.run`` returns them.
+        records: one per attack and case, as ``Unit.run`` returns them.
         seed: of the bootstrap.
+        failed: case, attack and reason of the cells that are missing because they failed.
     """
 
-    def __init__(self, records: Mapping[str, Sequence[Record]], seed: int = 0) -> None:
-        self.records, self.seed = dict(records), seed
+    def __init__(self, records: Sequence[Record], seed: int = 0, failed: Sequence[Mapping[str, str]] = ()) -> None:
+        self.records, self.seed, self.failed = list(records), seed, list(failed)
+
+    def groups(self) -> dict[str, dict[str, list[Record]]]:
+        """Reference -> attack -> records."""
+        groups: dict[str, dict[str, list[Record]]] = {}
+        for reference, of_reference in by_reference(self.records).items():
+            groups[reference] = {}
+            for record in of_reference:
+                groups[reference].setdefault(record["attack"], []).append(record)
+        return groups
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per case, attack and organ, and one with organ "mean" that also holds what concerns the whole case.
@@ -39,14 +54,13 @@ class CampaignReport:
         HD95 is empty where it is not defined: an organ that is absent from the label or from the prediction.
         """
         rows = []
-        for attack, records in self.records.items():
-            for record in records:
-                head = {"case": record["case"], "attack": attack, "reference": record["reference"]}
-                images = [image for image in IMAGES if image in record["scores"]]
-                for organ in record["scores"]["clean"]:
-                    of_organ = {image: record["scores"][image][organ] for image in images}
-                    rows.append({**head, "organ": organ, **_columns(of_organ)})
-                rows.append({**head, "organ": "mean", **_columns(record["mean"]), **self._case(record)})
+        for record in self.records:
+            head = {"case": record["case"], "attack": record["attack"], "reference": record["reference"]}
+            images = [image for image in IMAGES if image in record["scores"]]
+            for organ in record["scores"]["clean"]:
+                of_organ = {image: record["scores"][image][organ] for image in images}
+                rows.append({**head, "organ": organ, **_columns(of_organ)})
+            rows.append({**head, "organ": "mean", **_columns(record["mean"]), **self._case(record)})
         return rows
 
     @staticmethod
@@ -66,43 +80,56 @@ class CampaignReport:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Per attack: means over cases with 95 % bootstrap intervals, worst measurements, cost."""
-        attacks = {}
-        for attack, records in self.records.items():
-            scores = {
-                f"{image}_{score}": summarize((r["mean"][image][score] for r in records), self.seed)
-                for image in IMAGES
-                if image in records[0]["mean"]
-                for score in SCORES
-            }
-            organs = {
-                organ: {
-                    image: summarize((r["scores"][image][organ]["dice"] for r in records), self.seed)
-                    for image in IMAGES
-                    if image in records[0]["scores"]
-                }
-                for organ in records[0]["scores"]["clean"]
-            }
-            attacks[attack] = {
-                "cases": len(records),
-                "reference": sorted({record["reference"] for record in records}),
-                "geometric": bool(records[0]["geometric"]),
-                **scores,
-                "dice_per_organ": organs,
-                "missed_organs": sum(len(record["mean"]["adversarial"]["missed"]) for record in records),
-                "invented_organs": sum(len(record["mean"]["adversarial"]["invented"]) for record in records),
-                "success_rate": sum(bool(record["success"]) for record in records) / len(records),
-                "ssim": summarize((r["visibility"]["ssim"] for r in records), self.seed),
-                "psnr_db": summarize((r["visibility"]["psnr_db"] for r in records), self.seed),
-                "measurements": _worst(records),
-                "zero_gradient_fraction": summarize((r["zero_gradient_fraction"] for r in records), self.seed),
-                "cost": {key: sum(record["cost"][key] for record in records) for key in records[0]["cost"]},
-                "configuration": records[0]["configuration"],
-            }
+        """Per attack: means over cases with 95 % bootstrap intervals, worst measurements, cost.
+
+        Returns:
+            ``attacks``: over the cases with a label; ``against_clean_prediction``: over the cases without one.
+        """
+        groups = self.groups()
         return {
-            "cases": sorted({record["case"] for records in self.records.values() for record in records}),
+            "cases": sorted({record["case"] for record in self.records}),
             "interval": "95 % percentile bootstrap of the mean over cases",
-            "attacks": attacks,
+            **{
+                section: {attack: self._entry(found) for attack, found in groups.get(reference, {}).items()}
+                for reference, section in SECTIONS.items()
+            },
+            "failed": [dict(one) for one in self.failed],
+        }
+
+    def _entry(self, records: Sequence[Record]) -> dict[str, Any]:
+        """One attack over the cases of one kind of reference."""
+        first = records[0]
+        scores = {
+            f"{image}_{score}": summarize((r["mean"][image][score] for r in records), self.seed)
+            for image in IMAGES
+            if image in first["mean"]
+            for score in SCORES
+        }
+        organs = {
+            organ: {
+                image: summarize((r["scores"][image][organ]["dice"] for r in records), self.seed)
+                for image in IMAGES
+                if image in first["scores"]
+            }
+            for organ in first["scores"]["clean"]
+        }
+        return {
+            "cases": len(records),
+            "reference": first["reference"],
+            "geometric": bool(first["geometric"]),
+            **scores,
+            "dice_per_organ": organs,
+            "missed_organs": sum(len(record["mean"]["adversarial"]["missed"]) for record in records),
+            "invented_organs": sum(len(record["mean"]["adversarial"]["invented"]) for record in records),
+            "success_rate": sum(bool(record["success"]) for record in records) / len(records),
+            "success_definition": first["success_definition"],
+            "ssim": summarize((r["visibility"]["ssim"] for r in records), self.seed),
+            "psnr_db": summarize((r["visibility"]["psnr_db"] for r in records), self.seed),
+            "measurements": _worst(records),
+            "zero_gradient_fraction": summarize((r["zero_gradient_fraction"] for r in records), self.seed),
+            "cost": {key: sum(record["cost"][key] for record in records) for key in first["cost"]},
+            "configuration": first["configuration"],
+            "facts": first["facts"],
         }
 
     def table(self) -> str:
@@ -120,41 +147,66 @@ class CampaignReport:
             "s/case",
         ]
         lines = [header]
-        summary = self.summary()["attacks"]
-        for attack, found in summary.items():
-            seconds = found["cost"]["total_seconds"] / found["cases"]
-            lines.append(
-                [
-                    attack,
-                    str(found["cases"]),
-                    *(_interval(found[f"{image}_dice"]) for image in ("clean", "random", "adversarial")),
-                    " > ".join(_number(found[f"{image}_hd95_mm"]["mean"], 1) for image in ("clean", "adversarial")),
-                    _number(found["ssim"]["mean"], 3),
-                    _number(found["psnr_db"]["mean"], 1),
-                    f"{found['success_rate']:.0%}",
-                    _number(seconds, 1),
-                ]
-            )
-            if found["geometric"]:
-                pair = (found[f"{image}_original_label_dice"] for image in ("random", "adversarial"))
-                distance = _number(found["adversarial_original_label_hd95_mm"]["mean"], 1)
-                lines.append(["  original label", "", "", *map(_interval, pair), f"{'':>3}   {distance}", *[""] * 4])
-        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-        text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+        summary = self.summary()
+        found_of = {section: summary[section] for section in SECTIONS.values()}
+        entries = [(attack, found) for section in found_of.values() for attack, found in section.items()]
+        for section, of_section in found_of.items():
+            if section == UNLABELLED and of_section:
+                lines.append(["no label, against the clean prediction:", *[""] * 9])
+            for attack, found in of_section.items():
+                lines += self._lines(attack, found)
+        # A heading may be longer than its column.
+        table = [line for line in lines if line[1:] != [""] * 9]
+        widths = [max(len(line[column]) for line in table) for column in range(len(header))]
+        text = [
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() if line in table else line[0]
+            for line in lines
+        ]
         text.insert(1, "-" * max(map(len, text)))
         text += [
             "",
             "Dice: mean over organs and cases [95 % bootstrap interval over cases]. HD95: clean > adversarial, over",
             "organs in both label and prediction. Random control: a random change of the same kind and size.",
         ]
-        if any(found["geometric"] for found in summary.values()):
+        definitions: dict[str, list[str]] = {}
+        for attack, found in entries:
+            names = definitions.setdefault(found["success_definition"], [])
+            names += [] if attack in names else [attack]
+        for definition, names in definitions.items():
+            whose = "" if len(definitions) == 1 else f" of {', '.join(names)}"
+            text += [f"Success{whose}: {definition}; a share of the cases."]
+        if any(found["geometric"] for _, found in entries):
             text += ["Attacks that move anatomy: against the label moved with it; below, against the original label."]
-        if any("clean prediction" in found["reference"] for found in summary.values()):
-            text += ["Cases without a label are scored against the network's own clean prediction."]
-        for attack, found in summary.items():
-            limits = [_limit(name, measured) for name, measured in found["measurements"].items()]
-            text += [f"{attack}: {'; '.join(limits)}"] if limits else []
+        if found_of[UNLABELLED]:
+            text += [
+                "Cases without a label are scored against the network's own clean prediction, in rows of their own."
+            ]
+        limits = {attack: "; ".join(_limit(*one) for one in _joined(attack, found_of)) for attack, _ in entries}
+        text += [f"{attack}: {measured}" for attack, measured in limits.items() if measured]
+        if self.failed:
+            names = sorted({f"{one['case']} {one['attack']}" for one in self.failed})
+            text += [f"Failed and in no number above: {', '.join(names)}."]
         return "\n".join(text)
+
+    def _lines(self, attack: str, found: Mapping[str, Any]) -> list[list[str]]:
+        seconds = found["cost"]["total_seconds"] / found["cases"]
+        lines = [
+            [
+                attack,
+                str(found["cases"]),
+                *(_interval(found[f"{image}_dice"]) for image in ("clean", "random", "adversarial")),
+                " > ".join(_number(found[f"{image}_hd95_mm"]["mean"], 1) for image in ("clean", "adversarial")),
+                _number(found["ssim"]["mean"], 3),
+                _number(found["psnr_db"]["mean"], 1),
+                f"{found['success_rate']:.0%}",
+                _number(seconds, 1),
+            ]
+        ]
+        if found["geometric"]:
+            pair = (found[f"{image}_original_label_dice"] for image in ("random", "adversarial"))
+            distance = _number(found["adversarial_original_label_hd95_mm"]["mean"], 1)
+            lines.append(["  original label", "", "", *map(_interval, pair), f"{'':>3}   {distance}", *[""] * 4])
+        return lines
 
     def write(self, output_dir: Path) -> dict[str, Any]:
         """Write results.csv, summary.json, summary.txt and overview.png; returns the summary."""
@@ -162,16 +214,19 @@ class CampaignReport:
         columns: dict[str, None] = {}
         for row in sorted(rows, key=len, reverse=True):
             columns |= dict.fromkeys(row)
-        with replace_when_complete(output_dir / "results.csv") as temporary, open(temporary, "w", newline="") as stream:
+        with (
+            replace_when_complete(output_dir / "results.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as stream,
+        ):
             writer = csv.DictWriter(stream, _ordered(columns), restval="")
             writer.writeheader()
             writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
         write_json(output_dir / "summary.json", summary)
         with replace_when_complete(output_dir / "summary.txt") as temporary:
-            temporary.write_text(self.table() + "\n")
+            temporary.write_text(self.table() + "\n", encoding="utf-8")
         if rows:
             with replace_when_complete(output_dir / "overview.png") as temporary:
-                save_overview(self.records, summary, temporary)
+                save_overview(self.groups(), summary, temporary)
         return summary
 
 
@@ -194,12 +249,28 @@ def _worst(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     """Per measurement the value closest to (or furthest over) its limit; the largest where there is no limit."""
     found: dict[str, dict[str, Any]] = {}
     for name, first in records[0]["measurements"].items():
-        values = [r["measurements"][name]["value"] for r in records if name in r["measurements"]]
-        defined = [value for value in values if value is not None]
-        worst = (min if first["bound"] == "lower" else max)(defined) if defined else None
-        kept = {key: first[key] for key in ("units", "limit", "bound")}
-        found[name] = {"worst": worst, **kept, "tolerance": max(r["measurements"][name]["tolerance"] for r in records)}
+        of_name = [r["measurements"][name] for r in records if name in r["measurements"]]
+        kept = {key: first.get(key) for key in ("units", "limit", "bound", "norm")}
+        tolerance = max(measured["tolerance"] for measured in of_name)
+        values = [measured["value"] for measured in of_name]
+        found[name] = {"worst": _worst_of(values, first["bound"]), **kept, "tolerance": tolerance}
     return found
+
+
+def _worst_of(values: Sequence[float | None], bound: str | None) -> float | None:
+    defined = [value for value in values if value is not None]
+    return (min if bound == "lower" else max)(defined) if defined else None
+
+
+def _joined(attack: str, sections: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """The measurements of an attack over all cases: budgets do not depend on what scores compare with."""
+    found = [section[attack]["measurements"] for section in sections.values() if attack in section]
+    joined = []
+    for name, first in found[0].items():
+        both = [measured[name] for measured in found if name in measured]
+        worst = _worst_of([measured["worst"] for measured in both], first["bound"])
+        joined.append((name, {**first, "worst": worst, "tolerance": max(one["tolerance"] for one in both)}))
+    return joined
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -212,6 +283,9 @@ def _significant(value: float | None) -> str:
 
 def _limit(name: str, measured: Mapping[str, Any]) -> str:
     text = f"{name.replace('_', ' ')} {_significant(measured['worst'])} {measured['units']}".rstrip()
+    norm = measured.get("norm")
+    if norm and norm not in name:
+        text += f" in the {norm.replace('_', ' ')} norm"
     limit = measured["limit"]
     if limit is None:
         return text

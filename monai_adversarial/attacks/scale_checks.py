@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a batch, its intensity map and a budget can belong together.
+
+A map that did not make the image freezes its voxels, and a budget in the wrong units drowns it or does nothing: all of
+that would pass for a result. What cannot be is an error in scripts and in evaluation; what is unlikely is a warning. In
+training, where one odd batch must not end a run, both are a warning, once for each attack.
+
+Values show only so much. A batch in a network's values looks the same under every window that ends at the same values,
+so a wrong ``a_min`` or ``a_max`` is found by comparison with the pipeline alone (``models.check_agrees``).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from monai_adversarial.attacks.perturbations.additive import AdditiveNoise, BoundAdditiveNoise
+from monai_adversarial.attacks.perturbations.base import Perturbation
+from monai_adversarial.utils.intensity_map import MOST_OUTSIDE
+from monai_adversarial.utils.scene import Scene
+
+__all__ = ["check_scale"]
+
+#: largest value of an image that is taken to be scaled already, in HU
+SCALED = 10.0
+#: share of the map's range below which the range of an image was made by another map
+LEAST_RANGE = 0.01
+#: share of voxels that can change, or that the network's window shows, below which there is a warning
+LEAST_CHANGEABLE = 0.05
+#: share of the image's range below which a budget does next to nothing
+LEAST_BUDGET = 1e-4
+#: share of voxels at the lowest (highest) value of an image that looks like clipping, and how far inside the window
+PILE, INSIDE = 0.05, 0.05
+
+
+def check_scale(scene: Scene, perturbation: Perturbation, training: bool, said: set[str]) -> None:
+    """Say what does not fit.
+
+    Args:
+        scene: the clean batch.
+        perturbation: what is about to change it.
+        training: warn instead of raising.
+        said: kinds of doubts that training has said before; changed in place.
+
+    Raises:
+        ValueError: in scripts, for what cannot be.
+    """
+    for kind, impossible, sentence in _doubts(scene, perturbation):
+        if impossible and not training:
+            raise ValueError(sentence)
+        if not training or kind not in said:
+            warnings.warn(sentence, stacklevel=4)
+        if training:
+            said.add(kind)
+
+
+def _doubts(scene: Scene, perturbation: Perturbation) -> Iterator[tuple[str, bool, str]]:
+    """Kind, whether it cannot be, and the sentence."""
+    if scene.image.numel() == 0:
+        return
+    yield from _doubts_of_map(scene)
+    if isinstance(perturbation, AdditiveNoise) and perturbation.epsilon > 0:
+        yield from _doubts_of_budget(scene, perturbation)
+
+
+def _doubts_of_map(scene: Scene) -> Iterator[tuple[str, bool, str]]:
+    clean, intensity = scene.image, scene.intensity
+    lowest, highest = float(clean.min()), float(clean.max())
+    values = f"{lowest:.3g} to {highest:.3g}"
+    if scene.image_units == "HU":
+        if max(abs(lowest), abs(highest)) <= SCALED:
+            yield (
+                "scaled",
+                True,
+                f"image_units is 'HU' but the image's values lie within {values}: it looks already scaled; give the "
+                "AttackedModel intensity= (the map that scaled it) and image_units='network'.",
+            )
+        elif intensity is not None and intensity.window is not None:
+            low, high = (intensity.like(edge, clean) for edge in intensity.window)
+            seen = float(((clean > low) & (clean < high)).float().mean())
+            if seen < LEAST_CHANGEABLE:
+                yield (
+                    "window",
+                    seen == 0,
+                    f"{seen:.1%} of the image's voxels ({values} HU) lie within the window of the intensity map "
+                    f"({intensity}): the network sees next to nothing of a change; check the map and the units.",
+                )
+        return
+    if intensity is None or intensity.low is None or intensity.high is None:
+        return
+    outside = intensity.fraction_outside(clean)
+    ends = f"{_text(intensity.low)} to {_text(intensity.high)}"
+    if outside > MOST_OUTSIDE:
+        yield (
+            "outside",
+            True,
+            f"intensity maps to {ends}, but {outside:.0%} of the image's voxels lie far outside ({values}): it is not "
+            "the map that scaled this image.",
+        )
+        return
+    if not intensity.is_uniform:
+        return
+    low, high = float(intensity.low), float(intensity.high)
+    span = high - low
+    if 0 < highest - lowest < LEAST_RANGE * span:
+        yield (
+            "range",
+            True,
+            f"intensity maps to {ends}, but the image spans {values} only, {(highest - lowest) / span:.2%} of that: it "
+            "is not the map that scaled this image.",
+        )
+        return
+    for edge, value, gap in (("low", lowest, lowest - low), ("high", highest, high - highest)):
+        piled = float((clean == value).float().mean())
+        if gap > INSIDE * span and piled >= PILE and highest > lowest:
+            yield (
+                f"pile {edge}",
+                False,
+                f"{piled:.0%} of the image's voxels lie at its {edge}est value {value:.3g}, as if it were clipped "
+                f"there, but intensity clips at {ends}: check that it is the map that scaled this image.",
+            )
+
+
+def _doubts_of_budget(scene: Scene, noise: AdditiveNoise) -> Iterator[tuple[str, bool, str]]:
+    bound = noise.bind(scene)
+    assert isinstance(bound, BoundAdditiveNoise)
+    amount = f"epsilon is {noise.epsilon:g} {_named(noise.units)}"
+    if noise.norm != "l2":
+        flat = scene.image.flatten(2)
+        span = flat.amax(dim=2) - flat.amin(dim=2)
+        radius = torch.as_tensor(bound.epsilon).to(span).flatten(1) if isinstance(bound.epsilon, torch.Tensor) else None
+        shares = ((bound.epsilon if radius is None else radius) / span)[span > 0]
+        if len(shares) and float(shares.min()) > 1:
+            advice = "pass units='HU' and intensity= if it is meant in HU"
+            yield (
+                "large",
+                False,
+                f"{amount}, more than the whole range of the image ({float(span.max()):.3g}): "
+                f"{advice if noise.units == 'network' else 'check units and intensity'}.",
+            )
+        elif len(shares) and float(shares.max()) < LEAST_BUDGET:
+            yield (
+                "small",
+                False,
+                f"{amount}, {float(shares.max()):.1g} of the range of the image ({float(span.max()):.3g}), which does "
+                "next to nothing: check units and intensity.",
+            )
+    changeable = bound.changeable
+    share = float(changeable.mean())
+    if share < LEAST_CHANGEABLE:
+        yield (
+            "changeable",
+            float(changeable.max()) == 0,
+            f"{share:.1%} of the voxels can change: "
+            + (
+                "the others mark what lies outside the field of view (-1500 HU and below)."
+                if scene.image_units == "HU"
+                else "the others are clipped by the intensity map or held by the pipeline; check that the map is the "
+                "one that scaled this image."
+            ),
+        )
+
+
+def _named(units: str) -> str:
+    return {
+        "HU": "HU",
+        "network": "in the network's units",
+        "fraction": "of the intensity window",
+        "percentile": "of the image's range",
+    }[units]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return f"{value:g}"
+    ends = sorted({float(value.min()), float(value.max())})
+    return " or ".join(f"{one:g}" for one in ends)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model under attack of an engine: what the engine shows of it, and what a handler was told besides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from torch import nn
+
+from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.output_values import log_odds, read_output_values
+from monai_adversarial.utils.modules import unwrap
+
+__all__ = [
+    "Told",
+    "as_logits",
+    "attacked_tensor",
+    "check_told",
+    "inference_of",
+    "learned_logits",
+    "model_of",
+    "told_argument",
+]
+
+#: What a handler may be told of the model: all of it, some of its arguments, its network, or nothing.
+Told = AttackedModel | Mapping[str, Any] | Callable[..., Any] | None
+
+
+def check_told(model: Any) -> Told:
+    """What a handler was told, if a model can be made of it.
+
+    Raises:
+        TypeError, ValueError: for something else, in one sentence.
+    """
+    if isinstance(model, Mapping):
+        # The engine's network is not known yet: the other arguments are checked with one that stands for it.
+        AttackedModel(nn.Identity()).replace(**model)
+    elif model is not None and not isinstance(model, AttackedModel) and not callable(model):
+        raise TypeError(
+            "model must be an AttackedModel, a mapping of its arguments, a network, or None for the engine's own, got "
+            f"{type(model).__name__}."
+        )
+    return model
+
+
+def told_argument(told: Told, name: str) -> Any:
+    """One argument of the model as it was told; None where it was not."""
+    if isinstance(told, Mapping):
+        return told.get(name)
+    if isinstance(told, AttackedModel):
+        return getattr(told, name)
+    return told if name == "network" else None
+
+
+def model_of(engine: SupervisedTrainer | SupervisedEvaluator, told: Told = None) -> AttackedModel:
+    """The model under attack: the engine's network behind its inferer, with what was told.
+
+    Args:
+        engine: a trainer or evaluator that knows its network.
+        told: an ``AttackedModel`` (without an inferer it gets the engine's), a mapping of some of its arguments, a
+            network to attack instead of the engine's, or None.
+    """
+    read = AttackedModel(unwrap(engine.network), engine.inferer)
+    if told is None:
+        return read
+    if isinstance(told, AttackedModel):
+        return told if told.inferer is not None else told.replace(inferer=read.inferer)
+    if isinstance(told, Mapping):
+        return read.replace(**told)
+    return read.replace(network=told)
+
+
+def attacked_tensor(model: AttackedModel, raw: Any) -> torch.Tensor:
+    """The tensor that is attacked and scored, among what the network returned.
+
+    Raises:
+        TypeError: where there is none.
+    """
+    if model.output is not None:
+        raw = model.output(raw) if callable(model.output) else raw[model.output]
+    elif isinstance(raw, (list, tuple)) and raw:  # several resolutions, the finest first
+        raw = raw[0]
+    if not isinstance(raw, torch.Tensor):
+        raise TypeError(
+            f"the network must return one tensor of logits, got {type(raw).__name__}: pass output= to the model."
+        )
+    return raw
+
+
+def as_logits(model: AttackedModel, raw: torch.Tensor) -> torch.Tensor:
+    """Logits of what the network returned: of one that ends in an activation, those that belong to its
+    probabilities."""
+    if model.found_output_values != "probabilities":
+        return raw
+    return log_odds(raw.float(), model.activation_of(int(raw.shape[1])))
+
+
+def learned_logits(model: AttackedModel, raw: Any) -> torch.Tensor:
+    """Logits of what the network returned; the first time it is found out what its values mean."""
+    answer = attacked_tensor(model, raw)
+    if model.found_output_values is None:
+        model.found_output_values = read_output_values(model, answer)
+    return as_logits(model, answer)
+
+
+def inference_of(model: AttackedModel) -> Callable[..., Any]:
+    """``(image, network) -> raw``: the model's inferer with its further inputs of the network."""
+    inferer, args, kwargs = model.inferer, model.network_args, model.network_kwargs
+    assert inferer is not None  # that of the engine at least
+    return lambda image, network: inferer(image, network, *args, **kwargs)
