@@ -48,7 +48,8 @@ class AttackResult:
     """The outcome of an attack on one batch.
 
     Args:
-        adversarial: perturbed image in the clean image's type; a ``MetaTensor`` keeps its metadata.
+        adversarial: perturbed image in the kind and type of the clean image: a ``MetaTensor`` keeps its metadata, an
+            array of whole numbers stays one.
         label: reference that belongs to the perturbed anatomy, (batch, 1 or class, spatial...): moved with a geometric
             attack, equal to the given label otherwise; the clean prediction when no label was given.
         parameters: what made the image, one row per sample.

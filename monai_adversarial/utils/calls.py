@@ -13,10 +13,17 @@ import torch
 
 __all__ = ["ShownAsCall", "shown"]
 
+MOST_NUMBERS = 64
+
 
 def shown(value: Any) -> str:
-    """A value as Python source: numbers of NumPy and torch as plain ones, infinity and NaN as calls of ``float``."""
-    if isinstance(value, (np.generic, np.ndarray)) or (isinstance(value, torch.Tensor) and value.numel() <= 64):
+    """A value as Python source in one line: numbers of NumPy and torch as plain ones, infinity and NaN as calls of
+    ``float``; networks and large arrays, which are no source, in angle brackets."""
+    if isinstance(value, torch.nn.Module):
+        return f"<{type(value).__name__}>"
+    if isinstance(value, (np.ndarray, torch.Tensor)) and math.prod(value.shape) > MOST_NUMBERS:
+        return f"<{type(value).__name__} {tuple(value.shape)}>"
+    if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
@@ -26,7 +33,7 @@ def shown(value: Any) -> str:
         return f"[{', '.join(map(shown, value))}]"
     if type(value) is tuple:
         return f"({', '.join(map(shown, value))}{',' if len(value) == 1 else ''})"
-    return repr(value)
+    return " ".join(repr(value).split("\n"))
 
 
 class ShownAsCall:

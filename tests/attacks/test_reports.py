@@ -111,7 +111,7 @@ def test_the_call_makes_the_same_adversarial_voxels(attack: Attack) -> None:
 
 def test_parts_of_a_user_are_shown_as_calls_without_a_line_of_their_own() -> None:
     class Mine(Objective):
-        def __init__(self, weight: float, *names: str, **options: int) -> None:
+        def __init__(self, weight: Any, *names: str, **options: Any) -> None:
             self.hidden = weight
 
         def value(self, logits: Any, target: Any, progress: Any, targeted: bool = False) -> torch.Tensor:
@@ -127,6 +127,7 @@ def test_parts_of_a_user_are_shown_as_calls_without_a_line_of_their_own() -> Non
 
     assert repr(Mine(2.0, "a", b=1)) in ("Mine('a', weight=2.0, b=1)", "Mine(2.0, 'a', b=1)")
     assert repr(Still()) == "Still()"
+    assert repr(Mine(tiny_segmentation_network(), b=torch.ones(9, 9))) == "Mine(weight=<Sequential>, b=<Tensor (9, 9)>)"
     assert repr(Recipe(steps=3)) == "Recipe(steps=3)"
 
 
