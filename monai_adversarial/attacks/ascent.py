@@ -38,9 +38,12 @@ def check_start(start: Parameters, bound: BoundPerturbation) -> Parameters:
     """``start`` as parameters of ``bound``: on its device and in its type.
 
     Raises:
+        TypeError: for anything but tensors.
         ValueError: for other shapes.
     """
     zeros = bound.zeros()
+    if not isinstance(start, (list, tuple)) or not all(isinstance(parameter, torch.Tensor) for parameter in start):
+        raise TypeError(f"start must be a tuple of tensors such as AttackResult.parameters, got {type(start).__name__}.")
     given = [tuple(parameter.shape) for parameter in start]
     expected = [tuple(parameter.shape) for parameter in zeros]
     if given != expected:

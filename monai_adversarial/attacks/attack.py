@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.intensity import MOST_OUTSIDE
-from monai_adversarial.utils.modules import frozen
+from monai_adversarial.utils.modules import held_still, unwrap
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene, budget_of, case_seeds, spacing_of
 from monai_adversarial.utils.validation import (
@@ -71,6 +72,7 @@ class Attack:
 
     _given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     _scalings: tuple[tuple[float, int], ...] = ()
+    _warned_of_nan = False
 
     def __new__(cls, *args: Any, **options: Any) -> Attack:
         """Remember what the attack was made with: ``repr`` is a call that makes it again."""
@@ -190,7 +192,7 @@ class Attack:
         """Attack a batch for training: one restart, its last point, ``steps`` forward and backward passes and no more.
 
         Nothing is scored and no budget is measured afterwards (the projection keeps it); what an evaluation needs is in
-        ``__call__``. ``restarts``, ``early_stop`` and ``round_to_integer`` are not used.
+        ``__call__``. Samples whose objective was NaN come back clean, with one warning. ``restarts``, ``early_stop`` and ``round_to_integer`` are not used.
 
         Args:
             model, image, label, region, spacing: see ``__call__``.
@@ -236,13 +238,17 @@ class Attack:
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(device_type, enabled=False),
-            torch.random.fork_rng(devices=[image.device] if device_type == "cuda" else []),
+            # The global generators belong to all threads: setting them back would repeat the numbers of a training.
+            torch.random.fork_rng(
+                devices=[image.device] if device_type == "cuda" else [],
+                enabled=threading.current_thread() is threading.main_thread(),
+            ),
             keep_freed_memory(image.device),
         ):
             known = AttackedModel.wrap(model)
-            predictor = Predictor(known, image, known.units_for(getattr(self.perturbation, "units", None)))
-            with frozen(predictor.networks):
-                yield predictor, known.image_part(detached(image))
+            with held_still(unwrap(known.network)) as network:
+                units = known.units_for(getattr(self.perturbation, "units", None))
+                yield Predictor(known, image, units, network), known.image_part(detached(image))
 
     def _scene(
         self,

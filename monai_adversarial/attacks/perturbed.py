@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks.ascent import Ascent
 from monai_adversarial.attacks.objectives import Target
-from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.metrics.batch_dice import hard_prediction
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.plain import detached
@@ -82,7 +83,8 @@ def perturb_batch(
     start: Parameters | None,
     stream: int,
 ) -> Perturbed:
-    """One run of an attack without checks of its outcome; see ``Attack.perturb``."""
+    """One run of an attack without checks of its outcome but one: samples with a NaN objective stay clean. See
+    ``Attack.perturb``."""
     bound = attack.perturbation.bind(scene)
     known: list[Target] = []
     if probabilities is not None or reference != "label":
@@ -99,9 +101,11 @@ def perturb_batch(
         return known[0]
 
     ascent = Ascent(attack, predictor, bound, target_of, stream, start, attack.random_start)
+    lost = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
     for step in ascent:
         found = step.found
-    parameters = ascent.parameters
+        lost |= found.values.isnan()
+    parameters = _without_lost(attack, bound, ascent.parameters, lost)
     with torch.no_grad():
         adversarial = bound.apply(scene.image, parameters)
         moved_label = label
@@ -117,6 +121,27 @@ def perturb_batch(
     )
 
 
+def _without_lost(attack: Attack, bound: BoundPerturbation, parameters: Parameters, lost: torch.Tensor) -> Parameters:
+    """Parameters with those of the clean image for samples at which the network was NaN: training goes on, and its own
+    loss shows what is wrong."""
+    for parameter in parameters:
+        lost = lost | ~parameter.isfinite().flatten(1).all(dim=1)
+    count = int(lost.sum())  # the only time that a training attack waits for the device
+    if not count:
+        return parameters
+    if not attack._warned_of_nan:
+        attack._warned_of_nan = True
+        warnings.warn(
+            f"the objective was NaN for {count} of {len(lost)} samples, which stay clean: check the network, the learning "
+            "rate and the precision. Said once.",
+            stacklevel=4,
+        )
+    return tuple(
+        torch.where(per_sample(lost, parameter), zero, parameter)
+        for parameter, zero in zip(parameters, bound.zeros(), strict=True)
+    )
+
+
 def _reference_of_network(
     attack: Attack, predictor: Predictor, scene: Scene, reference: str, probabilities: torch.Tensor | None
 ) -> Target:
@@ -127,7 +152,7 @@ def _reference_of_network(
         classes = int(soft.shape[1])
         mask = class_mask(attack.classes, classes, soft.device)
         return Target(classes, soft=soft, class_mask=mask, activation=predictor.model.activation_of(classes))
-    logits = predictor.read_clean(scene.image, scored=False)
+    logits = predictor.read_clean(scene.image, scored=False, training=True)
     classes = int(logits.shape[1])
     activation, mask = predictor.model.activation_of(classes), class_mask(attack.classes, classes, logits.device)
     if reference == "prediction":
