@@ -137,8 +137,8 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
                 ``condition``, a tensor of the shape of ``inputs`` that is cut into windows with it.
 
         Raises:
-            ValueError: when the inputs do not fit ``roi_size``, windows begin between two voxels of an output, or a
-                gradient with respect to anything but ``inputs`` is asked for.
+            ValueError: when the inputs do not fit ``roi_size``, an output has other axes than the window, or a gradient
+                with respect to anything but ``inputs`` is asked for.
         """
         condition = kwargs.pop("condition", None)
         device = kwargs.pop("device", self.device)

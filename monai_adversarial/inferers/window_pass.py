@@ -35,37 +35,21 @@ class OutputGrid:
     size: tuple[int, ...]
     weight: torch.Tensor | None
 
-    @property
-    def scale(self) -> tuple[float, ...] | None:
-        """Voxels of the output per voxel of the image, along each axis; None for the image's own grid."""
-        if self.size == self.window_size:
-            return None
-        return tuple(size / float(window) for size, window in zip(self.size, self.window_size, strict=True))
+    def _scaled(self, voxels: tuple[int, ...]) -> tuple[int, ...]:
+        # MONAI's int(voxels * scale) without its rounding errors, at which it stops (44 * (3 / 11) < 12).
+        return tuple(v * size // w for v, size, w in zip(voxels, self.size, self.window_size, strict=True))
 
     def place(self, index: Index) -> Index:
-        """Full index (image, channels, spatial slices) of a window on this grid.
-
-        Raises:
-            ValueError: where the window does not begin and end between two voxels of the output.
-        """
-        scale = self.scale
-        if scale is None:
+        """Full index (image, channels, spatial slices) of a window on this grid."""
+        if self.size == self.window_size:
             return index
-        spatial = tuple(
-            slice(int(part.start * zoom), int(part.stop * zoom)) for part, zoom in zip(index[2:], scale, strict=True)
-        )
-        if tuple(part.stop - part.start for part in spatial) != self.size:
-            raise ValueError(
-                f"the network returns {self.size} voxels for a window of {self.window_size}, and windows begin between "
-                "them: choose roi_size and overlap so that roi_size * (1 - overlap) is a multiple of the network's "
-                "stride along each axis."
-            )
-        return (*index[:2], *spatial)
+        starts = self._scaled(tuple(part.start for part in index[2:]))
+        stops = self._scaled(tuple(part.stop for part in index[2:]))
+        return (*index[:2], *(slice(*ends) for ends in zip(starts, stops, strict=True)))
 
     def volume_size(self, image: torch.Tensor) -> tuple[int, ...]:
         """Spatial size of the stitched output of an image (B, C, spatial)."""
-        spatial = tuple(image.shape[2:])
-        return spatial if self.scale is None else tuple(int(s * z) for s, z in zip(spatial, self.scale, strict=True))
+        return self._scaled(tuple(image.shape[2:]))
 
     def empty_volume(self, image: torch.Tensor, batch_size: int, channels: int, device: torch.device) -> torch.Tensor:
         """Zeros (B, K, spatial) for the stitched output."""
