@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,7 +43,9 @@ def check_start(start: Parameters, bound: BoundPerturbation) -> Parameters:
     """
     zeros = bound.zeros()
     if not isinstance(start, (list, tuple)) or not all(isinstance(parameter, torch.Tensor) for parameter in start):
-        raise TypeError(f"start must be a tuple of tensors such as AttackResult.parameters, got {type(start).__name__}.")
+        raise TypeError(
+            f"start must be a tuple of tensors such as AttackResult.parameters, got {type(start).__name__}."
+        )
     given = [tuple(parameter.shape) for parameter in start]
     expected = [tuple(parameter.shape) for parameter in zeros]
     if given != expected:
@@ -60,6 +62,11 @@ def moved_target(
     if target.index is not None:
         return target.with_soft(bound.move_class_map(target.index, classes, parameters))
     return target.with_soft(bound.move_soft_label(target.one_hot(dtype), parameters))
+
+
+def _without_nan(gradient: torch.Tensor) -> torch.Tensor:
+    """Entries that are NaN move nothing: as zeros they are counted among those that could not move."""
+    return torch.where(gradient.isnan(), 0.0, gradient)
 
 
 class Ascent:
@@ -105,6 +112,7 @@ class Ascent:
             point = self.parameters
             with random_draw(self.stream, step):
                 found = attack.gradient.evaluate(self.objective_at(step), point, self.predictor.precision.loss_scale)
+            found = replace(found, gradients=tuple(map(_without_nan, found.gradients)))
             with torch.no_grad():
                 self.parameters = self.search.advance(point, found.gradients, found.ranks, step)
             yield Step(point, found)

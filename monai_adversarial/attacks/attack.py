@@ -192,7 +192,8 @@ class Attack:
         """Attack a batch for training: one restart, its last point, ``steps`` forward and backward passes and no more.
 
         Nothing is scored and no budget is measured afterwards (the projection keeps it); what an evaluation needs is in
-        ``__call__``. Samples whose objective was NaN come back clean, with one warning. ``restarts``, ``early_stop`` and ``round_to_integer`` are not used.
+        ``__call__``. Samples whose objective was NaN come back clean, with one warning. ``restarts``, ``early_stop``
+        and ``round_to_integer`` are not used.
 
         Args:
             model, image, label, region, spacing: see ``__call__``.

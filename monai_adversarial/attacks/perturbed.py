@@ -132,8 +132,8 @@ def _without_lost(attack: Attack, bound: BoundPerturbation, parameters: Paramete
     if not attack._warned_of_nan:
         attack._warned_of_nan = True
         warnings.warn(
-            f"the objective was NaN for {count} of {len(lost)} samples, which stay clean: check the network, the learning "
-            "rate and the precision. Said once.",
+            f"the objective was NaN for {count} of {len(lost)} samples, which stay clean: check the network, the "
+            "learning rate and the precision. Said once.",
             stacklevel=4,
         )
     return tuple(

@@ -130,8 +130,8 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
 
         Args:
             inputs: image of shape (B, C, spatial).
-            network: maps windows (N, C, roi_size) to a tensor, sequence or dictionary of tensors (N, K, spatial), of the
-                window's size or of a fixed fraction of it.
+            network: maps windows (N, C, roi_size) to a tensor, sequence or dictionary of tensors (N, K, spatial), of
+                the window's size or of a fixed fraction of it.
             args: passed on to ``network``.
             kwargs: passed on to ``network``, except ``device``, ``buffer_steps``, ``buffer_dim`` (as in MONAI) and
                 ``condition``, a tensor of the shape of ``inputs`` that is cut into windows with it.
@@ -223,7 +223,11 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
         if self.mode == BlendMode.CONSTANT:
             return None
         weight = self.roi_weight_map
-        if weight is None or weight.ndim != len(window_size) or get_valid_patch_size(image_size, window_size) != window_size:
+        if (
+            weight is None
+            or weight.ndim != len(window_size)
+            or get_valid_patch_size(image_size, window_size) != window_size
+        ):
             weight = compute_importance_map(
                 window_size, mode=self.mode, sigma_scale=self.sigma_scale, device=device, dtype=dtype
             )
@@ -285,7 +289,7 @@ class _SliceNetwork(torch.nn.Module):
     def __init__(self, network: Callable[..., Any], axis: int) -> None:
         super().__init__()
         self.network, self.axis = network, axis
-        # Of a callable it is not known whether it draws random numbers. Only its own flag: eval() would reach a network.
+        # Of a callable it is not known whether it draws random numbers. Only its own flag: eval() would go deeper.
         self.training = network.training if isinstance(network, torch.nn.Module) else True
 
     def forward(self, image: torch.Tensor, condition: torch.Tensor | None = None) -> Any:
@@ -308,10 +312,10 @@ def memory_bounded(inferer: InfererType, keep_windows_megabytes: float = 0.0) ->
     """Give ``inferer`` exact input gradients in the memory of one batch of windows, where that is possible.
 
     A plain :py:class:`monai.inferers.SlidingWindowInferer` or ``SlidingWindowInfererAdapt`` becomes a
-    :py:class:`MemoryBoundedSlidingWindowInferer` with the same settings (without Adapt's retries when memory runs
-    out), a plain ``SliceInferer`` a :py:class:`MemoryBoundedSliceInferer`. In a :py:class:`ScannerSpaceInferer`, :py:class:`PurifiedInferer` or smoothing inferer the inner inferer is
-    converted, in a copy.
-    Anything else, subclasses and None included, is returned unchanged.
+    :py:class:`MemoryBoundedSlidingWindowInferer` with the same settings (without Adapt's retries when memory runs out),
+    a plain ``SliceInferer`` a :py:class:`MemoryBoundedSliceInferer`. In a :py:class:`ScannerSpaceInferer`,
+    :py:class:`PurifiedInferer` or smoothing inferer the inner inferer is converted, in a copy. Anything else,
+    subclasses and None included, is returned unchanged.
 
     Args:
         inferer: any inferer or None. It is not modified.

@@ -232,7 +232,9 @@ class Predictor:
                 ) from None
         if isinstance(raw, torch.Tensor):
             is_stack = raw.ndim == image.ndim + 1 and raw.shape[:1] + raw.shape[3:] == image.shape[:1] + image.shape[2:]
-            if is_stack:  # deep supervision of MONAI's DynUNet: (batch, level, class, spatial...), full resolution first
+            if (
+                is_stack
+            ):  # deep supervision of MONAI's DynUNet: (batch, level, class, spatial...), full resolution first
                 self._note(f"level 0 of {raw.shape[1]} stacked outputs of the network is attacked")
                 return raw[:, 0]
             return raw

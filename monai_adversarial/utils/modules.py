@@ -62,8 +62,8 @@ def modules_of(predict: Any) -> list[nn.Module]:
     return found
 
 
-# One lock per network, so that two attacks in two threads never set its flags in turn. Keyed by id: not every module can
-# be hashed.
+# One lock per network, so that two attacks in two threads never set its flags in turn. Keyed by id: not every module
+# can be hashed.
 _locks: dict[int, Any] = {}
 _lock_of_locks = threading.Lock()
 

@@ -114,9 +114,9 @@ def test_backward_pass_substitute(substitute: str) -> None:
 
 @pytest.mark.parametrize("gradient", [None, NaturalEvolution(2), ExpectationOverTransformation(2)])
 def test_early_stop_counts_the_samples_that_still_run(gradient: Any) -> None:
-    attack = PGD(0.02, steps=6, restarts=2, early_stop=True, success_threshold=0.95, gradient=gradient)
+    attack = PGD(0.2, steps=6, restarts=2, early_stop=True, success_threshold=0.9, gradient=gradient)
     result, passes = assert_counts(attack)
-    full, _ = assert_counts(PGD(0.02, steps=6, restarts=2, gradient=gradient))
+    full, _ = assert_counts(PGD(0.2, steps=6, restarts=2, gradient=gradient))
     assert result.forwards < full.forwards
 
 

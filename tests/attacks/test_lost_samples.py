@@ -62,19 +62,28 @@ def test_a_network_that_is_all_nan_trains_on_with_one_warning(reference: str) ->
     assert len([entry for entry in said if "stay clean" in str(entry.message)]) == 1
 
 
-def test_a_gradient_that_is_nan_in_the_last_step_alone_loses_the_sample() -> None:
-    class Edge(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-            return torch.cat([x, -x], dim=1)
+class NaNGradient(torch.autograd.Function):
+    """Two classes whose gradient is NaN in the lower half of the volume."""
 
-        @staticmethod
-        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-            return gradient[:, :1] * torch.nan
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, -x], dim=1)
 
-    with pytest.warns(UserWarning, match="NaN for 3 of 3"):
-        found = PGD(0.1, steps=1).perturb(Edge.apply, IMAGE, LABEL.clamp(max=1))
-    assert torch.equal(found.adversarial, IMAGE)
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient[:, :1] - gradient[:, 1:]
+        gradient[:, :, :3] = torch.nan
+        return gradient
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("kind", ["__call__", "perturb"])
+def test_a_gradient_that_is_nan_moves_nothing_and_is_counted_as_frozen(norm: str, kind: str) -> None:
+    attack = PGD(0.1, norm=norm, steps=2, random_start=False, objective="cross_entropy")
+    found = getattr(attack, kind)(NaNGradient.apply, IMAGE, LABEL.clamp(max=1))
+    moved = found.adversarial != IMAGE
+    assert not moved[:, :, :3].any() and moved[:, :, 3:].float().mean() > 0.9
+    torch.testing.assert_close(found.zero_gradient_fraction, torch.full((3,), 0.5))
 
 
 @pytest.mark.parametrize("kind", ["__call__", "perturb"])

@@ -61,7 +61,9 @@ def test_several_outputs_equal_monai(kind: str) -> None:
     image, network = volume(1, 1, 6, 5, 4), build(lambda: Several2d(kind))
     settings = {"roi_size": (4, 3), "spatial_dim": 1, "overlap": 0.25}
     assert_same(
-        run(memory_bounded(SliceInferer(**settings)), network, image), run(SliceInferer(**settings), network, image), 1e-10
+        run(memory_bounded(SliceInferer(**settings)), network, image),
+        run(SliceInferer(**settings), network, image),
+        1e-10,
     )
     outputs = memory_bounded(SliceInferer(**settings))(image, network)
     assert type(outputs) is type(SliceInferer(**settings)(image, network))

@@ -153,8 +153,19 @@ def test_reentrant_checkpointing_is_one_sentence_and_the_other_form_is_exact(inf
     with pytest.raises(RuntimeError, match=r"reentrant activation checkpointing.*use_reentrant=False\) in it\.$"):
         call(AttackedModel(Checkpointed(True), inferer), IMAGE, LABEL)
     network = Checkpointed(False)
-    found = call(AttackedModel(network, inferer), IMAGE, LABEL).adversarial
-    assert torch.equal(found, call(AttackedModel(network.inner, inferer), IMAGE, LABEL).adversarial)
+    model = AttackedModel(network, inferer, precision="float32")
+    found = call(model, IMAGE, LABEL).adversarial
+    assert torch.equal(found, call(model.replace(network=network.inner), IMAGE, LABEL).adversarial)
+
+
+@pytest.mark.parametrize("inferer", [None, SlidingWindowInferer(6, 1, 0.5)])
+def test_checkpointing_works_in_every_precision(inferer: Any) -> None:
+    """The kernels that are replaced for speed are the same when a checkpoint calls the network again."""
+    for precision in ("auto", "bfloat16"):
+        model = AttackedModel(Checkpointed(False), inferer, precision=precision)
+        found = PGD(0.1, steps=2)(model, IMAGE[:1], LABEL[:1])
+        expected = PGD(0.1, steps=2)(model.replace(network=model.network.inner), IMAGE[:1], LABEL[:1])
+        torch.testing.assert_close(found.objective, expected.objective, rtol=0.02, atol=0.01)
 
 
 def test_nan_ends_an_evaluation_with_one_sentence() -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
 from monai_adversarial.attacks.perturbations.base import Parameters
 from monai_adversarial.utils.backward_pass import differentiate
