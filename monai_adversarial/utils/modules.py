@@ -126,10 +126,10 @@ def _restore_buffers(
     for buffer, value in values:
         # Through .data: a graph that training built before the attack may hold this buffer at its present version.
         buffer.data.copy_(value)
-    for name, buffer in list(module._buffers.items()):
+    for name, present in list(module._buffers.items()):
         if name not in known:
             delattr(module, name)
-        elif buffer is not known[name]:
+        elif present is not known[name]:
             setattr(module, name, known[name])
 
 
