@@ -360,9 +360,8 @@ def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | No
 
 def _is_random_state(device: torch.device, state: tuple[torch.Tensor, torch.Tensor | None]) -> bool:
     """Whether no random number was drawn since."""
-    return all(
-        now is None or torch.equal(now, before) for now, before in zip(_random_state(device), state, strict=True)
-    )
+    pairs = zip(_random_state(device), state, strict=True)
+    return all(now is None or before is None or torch.equal(now, before) for now, before in pairs)
 
 
 def _set_random_state(device: torch.device, state: tuple[torch.Tensor, torch.Tensor | None]) -> None:

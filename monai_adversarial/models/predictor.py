@@ -31,7 +31,7 @@ class _Compiled:
         self.call = torch.compile(network, dynamic=False)
 
     @classmethod
-    def of(cls, network: nn.Module) -> Any:
+    def of(cls, network: Any) -> Any:
         """The compiled network, made on the first call."""
         kept = vars(network).get(cls.attribute)
         if kept is None:
