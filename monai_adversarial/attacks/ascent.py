@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,9 +38,14 @@ def check_start(start: Parameters, bound: BoundPerturbation) -> Parameters:
     """``start`` as parameters of ``bound``: on its device and in its type.
 
     Raises:
+        TypeError: for anything but tensors.
         ValueError: for other shapes.
     """
     zeros = bound.zeros()
+    if not isinstance(start, (list, tuple)) or not all(isinstance(parameter, torch.Tensor) for parameter in start):
+        raise TypeError(
+            f"start must be a tuple of tensors such as AttackResult.parameters, got {type(start).__name__}."
+        )
     given = [tuple(parameter.shape) for parameter in start]
     expected = [tuple(parameter.shape) for parameter in zeros]
     if given != expected:
@@ -71,6 +76,11 @@ def zero_fraction(bound: BoundPerturbation, found: Evaluation) -> torch.Tensor:
     if found.gradients:
         return bound.frozen_fraction(found.gradients)
     return torch.full_like(found.ranks, torch.nan)
+
+
+def _without_nan(gradient: torch.Tensor) -> torch.Tensor:
+    """Entries that are NaN move nothing: as zeros they are counted among those that could not move."""
+    return torch.where(gradient.isnan(), 0.0, gradient)
 
 
 class Ascent:
@@ -117,6 +127,7 @@ class Ascent:
             point = self.parameters
             with random_draw(self.stream, step):
                 found = self._evaluate(self.objective_at(step), point)
+            found = replace(found, gradients=tuple(map(_without_nan, found.gradients)))
             with torch.no_grad():
                 self.parameters = self.search.advance(point, found.gradients, found.ranks, step)
             yield Step(point, found)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +27,7 @@ from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.calls import ShownAsCall, shown
-from monai_adversarial.utils.modules import frozen
+from monai_adversarial.utils.modules import held_still, unwrap
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene, budget_of, case_seeds, spacing_of
 from monai_adversarial.utils.validation import (
@@ -68,6 +69,8 @@ class Attack(ShownAsCall):
         TypeError: for a perturbation, an objective, a search or an estimator that is something else.
         ValueError: for an argument out of range.
     """
+
+    _warned_of_nan = False
 
     def __init__(
         self,
@@ -185,7 +188,8 @@ class Attack(ShownAsCall):
         """Attack a batch for training: one restart, its last point, ``steps`` forward and backward passes and no more.
 
         Nothing is scored and no budget is measured afterwards (the projection keeps it); what an evaluation needs is in
-        ``__call__``. ``restarts``, ``early_stop`` and ``round_to_integer`` are not used.
+        ``__call__``. Samples whose objective was NaN come back clean, with one warning. ``restarts``, ``early_stop``
+        and ``round_to_integer`` are not used.
 
         Args:
             model, image, label, region, spacing: see ``__call__``.
@@ -235,13 +239,17 @@ class Attack(ShownAsCall):
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(device_type, enabled=False),
-            torch.random.fork_rng(devices=[image.device] if device_type == "cuda" else []),
+            # The global generators belong to all threads: setting them back would repeat the numbers of a training.
+            torch.random.fork_rng(
+                devices=[image.device] if device_type == "cuda" else [],
+                enabled=threading.current_thread() is threading.main_thread(),
+            ),
             keep_freed_memory(image.device),
         ):
             known = AttackedModel.wrap(model)
-            predictor = Predictor(known, image, known.units_for(getattr(self.perturbation, "units", None)))
-            with frozen(predictor.networks):
-                yield predictor, known.image_part(detached(image))
+            with held_still(unwrap(known.network)) as network:
+                units = known.units_for(getattr(self.perturbation, "units", None))
+                yield Predictor(known, image, units, network), known.image_part(detached(image))
 
     def _scene(
         self,

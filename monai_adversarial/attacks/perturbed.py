@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from monai.utils import convert_to_dst_type
 from monai_adversarial.attacks.ascent import Ascent, zero_fraction
 from monai_adversarial.attacks.gradients import ExpectationOverTransformation
 from monai_adversarial.attacks.objectives import Target
-from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.reference import Reference
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.models.doubts import warn_once
@@ -86,7 +87,8 @@ def perturb_batch(
     start: Parameters | None,
     stream: int,
 ) -> Perturbed:
-    """One run of an attack without checks of its outcome; see ``Attack.perturb``."""
+    """One run of an attack without checks of its outcome but one: samples with a NaN objective stay clean. See
+    ``Attack.perturb``."""
     bound = attack.perturbation.bind(scene)
     known: list[Target] = []
     if probabilities is not None or reference != "label":
@@ -111,11 +113,13 @@ def perturb_batch(
         return known[0]
 
     ascent = Ascent(attack, predictor, bound, target_of, stream, start, attack.random_start)
+    lost = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
     for step in ascent:
         found = step.found
+        lost |= found.values.isnan()
     if predictor.drew_random_numbers and not isinstance(attack.gradient, ExpectationOverTransformation):
         say_random(predictor.model)
-    parameters = ascent.parameters
+    parameters = _without_lost(attack, bound, ascent.parameters, lost)
     with torch.no_grad():
         adversarial = bound.apply(scene.image, parameters)
         moved_label = label
@@ -131,6 +135,27 @@ def perturb_batch(
     )
 
 
+def _without_lost(attack: Attack, bound: BoundPerturbation, parameters: Parameters, lost: torch.Tensor) -> Parameters:
+    """Parameters with those of the clean image for samples at which the network was NaN: training goes on, and its own
+    loss shows what is wrong."""
+    for parameter in parameters:
+        lost = lost | ~parameter.isfinite().flatten(1).all(dim=1)
+    count = int(lost.sum())  # the only time that a training attack waits for the device
+    if not count:
+        return parameters
+    if not attack._warned_of_nan:
+        attack._warned_of_nan = True
+        warnings.warn(
+            f"the objective was NaN for {count} of {len(lost)} samples, which stay clean: check the network, the "
+            "learning rate and the precision. Said once.",
+            stacklevel=4,
+        )
+    return tuple(
+        torch.where(per_sample(lost, parameter), zero, parameter)
+        for parameter, zero in zip(parameters, bound.zeros(), strict=True)
+    )
+
+
 def _reference_of_network(
     attack: Attack, predictor: Predictor, scene: Scene, reference: str, probabilities: torch.Tensor | None
 ) -> Target:
@@ -141,7 +166,7 @@ def _reference_of_network(
         classes = int(soft.shape[1])
         mask = class_mask(attack.classes, classes, soft.device)
         return Target(classes, soft=soft, class_mask=mask, activation=predictor.model.activation_of(classes))
-    logits = predictor.read_clean(scene.image, scored=False)
+    logits = predictor.read_clean(scene.image, scored=False, training=True)
     classes = int(logits.shape[1])
     activation, mask = predictor.model.activation_of(classes), class_mask(attack.classes, classes, logits.device)
     if reference == "prediction":

@@ -15,7 +15,7 @@ from torch import nn
 from monai_adversarial.handlers.engine_model import as_logits, learned_logits
 from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.utils.modules import frozen
+from monai_adversarial.utils.modules import held_still
 from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["ReferenceNetwork", "frozen_outputs", "reference_logits"]
@@ -29,8 +29,8 @@ def frozen_outputs(network: nn.Module, image: torch.Tensor, inferer: Callable[..
         image: (batch, channel, spatial...).
         inferer: called as ``inferer(image, network)``.
     """
-    with torch.no_grad(), frozen([network]):
-        return map_outputs(as_plain, inferer(as_plain(image), network))
+    with torch.no_grad(), held_still(network) as still:
+        return map_outputs(as_plain, inferer(as_plain(image), still))
 
 
 class ReferenceNetwork:

@@ -9,7 +9,11 @@ from monai_adversarial.inferers.certified_segmentation import (
     CertifiedSegmentationInferer,
 )
 from monai_adversarial.inferers.dual_normalization import DualNormalizationInferer
-from monai_adversarial.inferers.memory_bounded import MemoryBoundedSlidingWindowInferer, memory_bounded
+from monai_adversarial.inferers.memory_bounded import (
+    MemoryBoundedSliceInferer,
+    MemoryBoundedSlidingWindowInferer,
+    memory_bounded,
+)
 from monai_adversarial.inferers.noisy_majority import NoisyMajorityInferer, NoisyVotes
 from monai_adversarial.inferers.purified import PurifiedInferer
 from monai_adversarial.inferers.scanner_space import ScannerSpaceInferer
@@ -19,6 +23,7 @@ __all__ = [
     "CertifiedSegmentation",
     "CertifiedSegmentationInferer",
     "DualNormalizationInferer",
+    "MemoryBoundedSliceInferer",
     "MemoryBoundedSlidingWindowInferer",
     "NoisyMajorityInferer",
     "NoisyVotes",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -18,22 +19,24 @@ import torch
 import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import compute_importance_map, dense_patch_slices, get_valid_patch_size
-from monai.inferers import SlidingWindowInferer, SlidingWindowInfererAdapt
+from monai.inferers import SliceInferer, SlidingWindowInferer, SlidingWindowInfererAdapt
 from monai.utils import (
     BlendMode,
     PytorchPadMode,
     convert_to_dst_type,
+    ensure_tuple,
     ensure_tuple_rep,
     fall_back_tuple,
     look_up_option,
 )
 
 from monai_adversarial.inferers.gaussian_votes import NoisyCopiesInferer
+from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.inferers.purified import PurifiedInferer
 from monai_adversarial.inferers.scanner_space import ScannerSpaceInferer
 from monai_adversarial.inferers.window_pass import WindowPass, pack_outputs, stitch_with_input_gradient
 
-__all__ = ["MemoryBoundedSlidingWindowInferer", "memory_bounded"]
+__all__ = ["MemoryBoundedSliceInferer", "MemoryBoundedSlidingWindowInferer", "memory_bounded"]
 
 InfererType = TypeVar("InfererType")
 _BYTES_PER_MEGABYTE = 2**20
@@ -51,8 +54,9 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
     and backward; batch normalization in training mode counts each window twice.
 
     Differences from MONAI, none of which changes a valid result: the outputs of the network are never modified in
-    place (so softmax, ReLU or identity at its end are fine); every output must have the window's spatial size;
-    ``buffer_steps`` and ``buffer_dim`` are accepted and have no effect, since windows are stitched one by one anyway.
+    place (so softmax, ReLU or identity at its end are fine); ``buffer_steps`` and ``buffer_dim`` are accepted and have
+    no effect, since windows are stitched one by one anyway. Outputs of other resolutions than the window (deep
+    supervision) are stitched on grids of their own, as in MONAI.
 
     Args:
         roi_size: see :py:class:`monai.inferers.SlidingWindowInferer`, as all arguments up to ``with_coord``.
@@ -126,14 +130,15 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
 
         Args:
             inputs: image of shape (B, C, spatial).
-            network: maps windows (N, C, roi_size) to a tensor, sequence or dictionary of tensors (N, K, roi_size).
+            network: maps windows (N, C, roi_size) to a tensor, sequence or dictionary of tensors (N, K, spatial), of
+                the window's size or of a fixed fraction of it.
             args: passed on to ``network``.
             kwargs: passed on to ``network``, except ``device``, ``buffer_steps``, ``buffer_dim`` (as in MONAI) and
                 ``condition``, a tensor of the shape of ``inputs`` that is cut into windows with it.
 
         Raises:
-            ValueError: when the inputs do not fit ``roi_size``, an output has another size than the window, or a
-                gradient with respect to anything but ``inputs`` is asked for.
+            ValueError: when the inputs do not fit ``roi_size``, an output has other axes than the window, or a gradient
+                with respect to anything but ``inputs`` is asked for.
         """
         condition = kwargs.pop("condition", None)
         device = kwargs.pop("device", self.device)
@@ -180,8 +185,8 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
         else:
             outputs = windows.stitch(image)
         if any(after):
-            crop = tuple(slice(half, half + size) for half, size in zip(before, spatial_shape, strict=True))
-            outputs = [output[(slice(None), slice(None), *crop)] for output in outputs]
+            padded = tuple(image.shape[2:])
+            outputs = [output[_crop(tuple(output.shape[2:]), padded, before, spatial_shape)] for output in outputs]
 
         packed = pack_outputs(outputs, windows.keys)
         # the same conversion as MONAI, so that type and metadata of the result are the same
@@ -218,21 +223,99 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
         if self.mode == BlendMode.CONSTANT:
             return None
         weight = self.roi_weight_map
-        if weight is None or get_valid_patch_size(image_size, window_size) != window_size:
+        if (
+            weight is None
+            or weight.ndim != len(window_size)
+            or get_valid_patch_size(image_size, window_size) != window_size
+        ):
             weight = compute_importance_map(
                 window_size, mode=self.mode, sigma_scale=self.sigma_scale, device=device, dtype=dtype
             )
         return weight.to(device=device, dtype=dtype)[None, None]
 
 
+class MemoryBoundedSliceInferer(MemoryBoundedSlidingWindowInferer):
+    """MONAI's ``SliceInferer`` (a 2D network over the slices of a volume) with exact input gradients in the memory of
+    one batch of windows, whatever the number of slices.
+
+    Outputs equal those of :py:class:`monai.inferers.SliceInferer`, which hands no further inputs than ``condition`` to
+    the network either.
+
+    Args:
+        spatial_dim: axis that the slices are cut along: 0, 1 or 2.
+        args: see :py:class:`MemoryBoundedSlidingWindowInferer`; ``roi_size`` has two axes.
+        kwargs: see :py:class:`MemoryBoundedSlidingWindowInferer`.
+    """
+
+    def __init__(self, spatial_dim: int = 0, *args: Any, **kwargs: Any) -> None:
+        self.spatial_dim = spatial_dim
+        super().__init__(*args, **kwargs)
+        self.orig_roi_size = ensure_tuple(self.roi_size)
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the 2D ``network`` on every window of every slice and stitch the outputs.
+
+        Args:
+            inputs: volume of shape (B, C, three spatial axes).
+            network: maps windows (N, C, roi_size) to a tensor, sequence or dictionary of tensors.
+            args: not passed on, as in MONAI.
+            kwargs: ``condition``, a tensor of the shape of ``inputs``, is the network's second argument; others are not
+                passed on, as in MONAI.
+
+        Raises:
+            ValueError: for inputs that are no volume, a ``roi_size`` that has not two axes, or ``with_coord``.
+        """
+        if self.spatial_dim not in (0, 1, 2) or len(self.orig_roi_size) != 2 or inputs.ndim != 5 or self.with_coord:
+            raise ValueError(
+                "slices need inputs (batch, channel, three spatial axes), a roi_size of two axes, spatial_dim 0, 1 or "
+                f"2 and no with_coord, got inputs {tuple(inputs.shape)}, roi_size {self.orig_roi_size}, spatial_dim "
+                f"{self.spatial_dim} and with_coord={self.with_coord}."
+            )
+        condition = {"condition": kwargs["condition"]} if kwargs.get("condition") is not None else {}
+        if args or set(kwargs) - {"condition"}:
+            warnings.warn("SliceInferer passes no further inputs to the network: they are left out.", stacklevel=2)
+        window = list(self.orig_roi_size)
+        window.insert(self.spatial_dim, 1)
+        whole = copy.copy(self)  # calls in several threads do not meet
+        whole.roi_size = tuple(window)
+        return super(MemoryBoundedSliceInferer, whole).__call__(
+            inputs, _SliceNetwork(network, self.spatial_dim + 2), **condition
+        )
+
+
+class _SliceNetwork(torch.nn.Module):
+    """A 2D network as one that takes and returns volumes of one slice."""
+
+    def __init__(self, network: Callable[..., Any], axis: int) -> None:
+        super().__init__()
+        self.network, self.axis = network, axis
+        # Of a callable it is not known whether it draws random numbers. Only its own flag: eval() would go deeper.
+        self.training = network.training if isinstance(network, torch.nn.Module) else True
+
+    def forward(self, image: torch.Tensor, condition: torch.Tensor | None = None) -> Any:
+        further = () if condition is None else (condition.squeeze(self.axis),)
+        return map_outputs(lambda output: output.unsqueeze(self.axis), self.network(image.squeeze(self.axis), *further))
+
+
+def _crop(
+    size: tuple[int, ...], padded: tuple[int, ...], before: Sequence[int], wanted: tuple[int, ...]
+) -> tuple[slice, ...]:
+    """Index of what belongs to the image in a stitched output of the padded image, on the output's own grid."""
+    spatial = []
+    for voxels, whole, first, inside in zip(size, padded, before, wanted, strict=True):
+        zoom = voxels / whole
+        spatial.append(slice(round(first * zoom), round((first + inside) * zoom)))
+    return (slice(None), slice(None), *spatial)
+
+
 def memory_bounded(inferer: InfererType, keep_windows_megabytes: float = 0.0) -> InfererType:
     """Give ``inferer`` exact input gradients in the memory of one batch of windows, where that is possible.
 
     A plain :py:class:`monai.inferers.SlidingWindowInferer` or ``SlidingWindowInfererAdapt`` becomes a
-    :py:class:`MemoryBoundedSlidingWindowInferer` with the same settings (without Adapt's retries when memory runs
-    out). In a :py:class:`ScannerSpaceInferer`, :py:class:`PurifiedInferer` or smoothing inferer the inner inferer is
-    converted, in a copy.
-    Anything else, subclasses and None included, is returned unchanged.
+    :py:class:`MemoryBoundedSlidingWindowInferer` with the same settings (without Adapt's retries when memory runs out),
+    a plain ``SliceInferer`` a :py:class:`MemoryBoundedSliceInferer`. In a :py:class:`ScannerSpaceInferer`,
+    :py:class:`PurifiedInferer` or smoothing inferer the inner inferer is converted, in a copy. Anything else,
+    subclasses and None included, is returned unchanged.
 
     Args:
         inferer: any inferer or None. It is not modified.
@@ -242,8 +325,9 @@ def memory_bounded(inferer: InfererType, keep_windows_megabytes: float = 0.0) ->
         ValueError: when ``keep_windows_megabytes`` is negative or not finite.
     """
     megabytes = _valid_megabytes(keep_windows_megabytes)
-    if type(inferer) in (SlidingWindowInferer, SlidingWindowInfererAdapt):
-        converted = MemoryBoundedSlidingWindowInferer.__new__(MemoryBoundedSlidingWindowInferer)
+    kind = _MEMORY_BOUNDED.get(type(inferer))
+    if kind is not None:
+        converted = kind.__new__(kind)
         converted.__dict__.update(vars(inferer))  # same attributes, without computing the weight map again
         converted.keep_windows_megabytes = megabytes
         return converted  # type: ignore[return-value]
@@ -255,6 +339,13 @@ def memory_bounded(inferer: InfererType, keep_windows_megabytes: float = 0.0) ->
         outer.inferer = inner
         return outer
     return inferer
+
+
+_MEMORY_BOUNDED: dict[type, type[MemoryBoundedSlidingWindowInferer]] = {
+    SlidingWindowInferer: MemoryBoundedSlidingWindowInferer,
+    SlidingWindowInfererAdapt: MemoryBoundedSlidingWindowInferer,
+    SliceInferer: MemoryBoundedSliceInferer,
+}
 
 
 def _valid_megabytes(value: float) -> float:

@@ -132,8 +132,9 @@ class ScannerSpaceInferer(Inferer):
             MetaTensors with the metadata of ``inputs`` if that is a MetaTensor.
 
         Raises:
-            ValueError: when the affine is missing, cannot be used, or does not fit the inputs, or an output of the
-                network has another spatial size than its input.
+            ValueError: when the affine is missing, cannot be used, or does not fit the inputs, or no output of the
+                network has the spatial size of its input (lower resolutions beside one that has are returned as they
+                are).
         """
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         if image.ndim not in (4, 5):
@@ -183,15 +184,23 @@ class ScannerSpaceInferer(Inferer):
             image = self.intensity(image)
             if isinstance(image, MetaTensor):  # MONAI's transforms wrap what they return
                 image = image.as_tensor()
-        return map_outputs(lambda output: _to_scanner(grid, output), self.inferer(image, network, *args, **kwargs))
+        outputs = self.inferer(image, network, *args, **kwargs)
+        several = not isinstance(outputs, torch.Tensor) and any(_is_on(grid, output) for output in _values(outputs))
+
+        def back(output: torch.Tensor) -> torch.Tensor:
+            # Deep supervision: lower resolutions beside the full one are handed on as they are.
+            return output if several and not _is_on(grid, output) else _to_scanner(grid, output)
+
+        return map_outputs(back, outputs)
 
     def _grid(self, shape: tuple[int, ...], affine: np.ndarray) -> NetworkGrid:
         key = (shape, affine.tobytes())
-        if key not in self._grids:
-            self._grids[key] = NetworkGrid(shape, affine, self.pixdim, self.axcodes)
-            if len(self._grids) > _LARGEST_CACHE:
-                self._grids.popitem(last=False)
-        return self._grids[key]
+        grid = self._grids.get(key)
+        if grid is None:
+            grid = self._grids[key] = NetworkGrid(shape, affine, self.pixdim, self.axcodes)
+            for old in list(self._grids)[:-_LARGEST_CACHE]:
+                self._grids.pop(old, None)  # another thread may have been faster
+        return grid
 
 
 def _affine_of(image: torch.Tensor) -> np.ndarray:
@@ -218,6 +227,14 @@ def _valid_affine(affine: Any) -> np.ndarray:
 
 def _at_least_float32(image: torch.Tensor) -> torch.Tensor:
     return image if image.dtype == torch.float64 else image.float()
+
+
+def _values(outputs: Any) -> list[Any]:
+    return list(outputs.values()) if isinstance(outputs, Mapping) else list(outputs)
+
+
+def _is_on(grid: NetworkGrid, output: torch.Tensor) -> bool:
+    return tuple(output.shape[2:]) == grid.network_shape
 
 
 def _to_scanner(grid: NetworkGrid, output: torch.Tensor) -> torch.Tensor:

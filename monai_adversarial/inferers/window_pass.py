@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
 from monai.utils import optional_import
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
+
+from monai_adversarial.utils.backward_pass import differentiate, in_force, in_force_again
 
 tqdm, _has_tqdm = optional_import("tqdm", name="tqdm")
 
@@ -22,12 +27,52 @@ Index = tuple[slice, ...]
 Outputs = list[torch.Tensor]
 
 
+@dataclass(frozen=True)
+class OutputGrid:
+    """Where an output of the network is stitched: ``size`` voxels stand for a window of ``window_size``."""
+
+    window_size: tuple[int, ...]
+    size: tuple[int, ...]
+    weight: torch.Tensor | None
+
+    def _scaled(self, voxels: tuple[int, ...]) -> tuple[int, ...]:
+        # MONAI's int(voxels * scale) without its rounding errors, at which it stops (44 * (3 / 11) < 12).
+        return tuple(v * size // w for v, size, w in zip(voxels, self.size, self.window_size, strict=True))
+
+    def place(self, index: Index) -> Index:
+        """Full index (image, channels, spatial slices) of a window on this grid."""
+        if self.size == self.window_size:
+            return index
+        starts = self._scaled(tuple(part.start for part in index[2:]))
+        stops = self._scaled(tuple(part.stop for part in index[2:]))
+        return (*index[:2], *(slice(*ends) for ends in zip(starts, stops, strict=True)))
+
+    def volume_size(self, image: torch.Tensor) -> tuple[int, ...]:
+        """Spatial size of the stitched output of an image (B, C, spatial)."""
+        return self._scaled(tuple(image.shape[2:]))
+
+    def empty_volume(self, image: torch.Tensor, batch_size: int, channels: int, device: torch.device) -> torch.Tensor:
+        """Zeros (B, K, spatial) for the stitched output."""
+        return torch.zeros((batch_size, channels, *self.volume_size(image)), dtype=image.dtype, device=device)
+
+    def weight_sum(self, image: torch.Tensor, slices: list[Index], device: torch.device) -> torch.Tensor | None:
+        """Sum of the blending weights per voxel (1, 1, spatial), or None where it is one everywhere."""
+        if self.weight is None and len(slices) * math.prod(self.size) == math.prod(self.volume_size(image)):
+            return None
+        total = self.empty_volume(image, 1, 1, device)
+        weight = 1.0 if self.weight is None else self.weight.to(device)
+        for window in slices:
+            total[self.place((slice(None), slice(None), *window))] += weight
+        return total
+
+
 @dataclass
 class WindowPass:
     """A network, what to call it with, and where the windows are.
 
     Windows are taken image by image in the order of ``slices``, ``windows_per_batch`` at a time, as MONAI does.
-    ``keys`` tells, after the first forward pass, the keys of a dictionary output, sorted.
+    After the first forward pass ``keys`` tells the keys of a dictionary output, sorted, and ``grids`` where each output
+    is stitched.
     """
 
     network: Callable[..., Any]
@@ -43,6 +88,7 @@ class WindowPass:
     pass_coordinates: bool = False
     progress: bool = False
     keys: list[Any] | None = field(default=None, init=False)
+    grids: list[OutputGrid] = field(default_factory=list, init=False)
 
     def batches(self, batch_size: int) -> list[list[Index]]:
         """Full index (image, channels, spatial slices) of each window, in batches of windows."""
@@ -63,12 +109,12 @@ class WindowPass:
         coordinates = [[list(index) for index in where]] if self.pass_coordinates else []
         outputs, self.keys = _flatten_outputs(self.network(data, *coordinates, *self.args, **kwargs))
         for output in outputs:
-            expected = (len(where), *self.window_size)
-            if not isinstance(output, torch.Tensor) or (output.shape[0], *output.shape[2:]) != expected:
+            fits = isinstance(output, torch.Tensor) and output.ndim == data.ndim and output.shape[0] == len(where)
+            if not fits:
                 got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
                 raise ValueError(
-                    f"network must return tensors of shape ({len(where)}, channels, "
-                    f"{', '.join(map(str, self.window_size))}), the size of its windows, got {got}."
+                    f"network must return tensors of shape ({len(where)}, channels, spatial...) with "
+                    f"{len(self.window_size)} spatial axes for windows of {self.window_size}, got {got}."
                 )
         return outputs
 
@@ -78,57 +124,61 @@ class WindowPass:
 
     def blend(
         self, image: torch.Tensor, run: Callable[[int, list[Index]], Outputs]
-    ) -> tuple[Outputs, torch.Tensor | None]:
-        """Weighted mean of ``run(number of the batch, where)`` over all windows; also returns the sum of weights."""
+    ) -> tuple[Outputs, list[torch.Tensor | None]]:
+        """Weighted mean of ``run(number of the batch, where)`` over all windows; also returns the sums of weights.
+
+        An output of another resolution than the window is stitched on a grid of its own, as MONAI does.
+        """
         stitched: Outputs = []
         batches = self.batches(image.shape[0])
         for number, where in enumerate(tqdm(batches) if self.progress and _has_tqdm else batches):
             outputs = run(number, where)
             if not stitched:
+                self.grids = self._grids_of(outputs)
                 stitched = [
-                    torch.zeros(
-                        (image.shape[0], output.shape[1], *image.shape[2:]),
-                        dtype=image.dtype,
-                        device=self.output_device,
-                    )
-                    for output in outputs
+                    grid.empty_volume(image, image.shape[0], output.shape[1], self.output_device)
+                    for grid, output in zip(self.grids, outputs, strict=True)
                 ]
-            for total, output in zip(stitched, outputs, strict=True):
+            for total, grid, output in zip(stitched, self.grids, outputs, strict=True):
                 for index, window in zip(where, output.split(1), strict=True):
-                    weighted = window if self.weight is None else window * self.weight
-                    total[index] += weighted.to(self.output_device)
+                    weighted = window if grid.weight is None else window * grid.weight
+                    total[grid.place(index)] += weighted.to(self.output_device)
             del outputs
-        weights = self.weight_sum(image)
-        if weights is not None:
-            for total in stitched:
+        sums = [grid.weight_sum(image, self.slices, self.output_device) for grid in self.grids]
+        for total, weights in zip(stitched, sums, strict=True):
+            if weights is not None:
                 total /= weights
-        return stitched, weights
+        return stitched, sums
 
-    def empty_volume(self, image: torch.Tensor, batch_size: int, channels: int) -> torch.Tensor:
-        return torch.zeros((batch_size, channels, *image.shape[2:]), dtype=image.dtype, device=self.output_device)
-
-    def weight_sum(self, image: torch.Tensor) -> torch.Tensor | None:
-        """Sum of the blending weights per voxel (1, 1, spatial), or None where it is one everywhere."""
-        covered = len(self.slices) * functools.reduce(lambda a, b: a * b, self.window_size, 1)
-        if self.weight is None and covered == image.shape[2:].numel():
-            return None
-        total = self.empty_volume(image, 1, 1)
-        weight = 1.0 if self.weight is None else self.weight.to(self.output_device)
-        for window in self.slices:
-            total[(slice(None), slice(None), *window)] += weight
-        return total
+    def _grids_of(self, outputs: Outputs) -> list[OutputGrid]:
+        grids, weight = [], self.weight
+        for output in outputs:
+            size = tuple(output.shape[2:])
+            if size == self.window_size:
+                weight = self.weight
+            elif weight is not None:
+                # MONAI resamples the weights from one output to the next: the same voxels are picked here.
+                weight = F.interpolate(weight, size, mode="nearest-exact")
+            grids.append(OutputGrid(self.window_size, size, weight))
+        return grids
 
     def output_gradient(
-        self, gradient: torch.Tensor, weights: torch.Tensor | None, where: list[Index], dtype: torch.dtype
+        self,
+        gradient: torch.Tensor,
+        weights: torch.Tensor | None,
+        grid: OutputGrid,
+        where: list[Index],
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        """Gradient on the network's output for some windows, from the gradient on the stitched volume."""
+        """Gradient on one output of the network for some windows, from the gradient on the stitched volume."""
         parts = []
         for index in where:
-            part = gradient[index]
+            place = grid.place(index)
+            part = gradient[place]
             if weights is not None:
-                part = part / weights[(slice(None), slice(None), *index[2:])]
+                part = part / weights[(slice(None), slice(None), *place[2:])]
             part = part.to(self.window_device)
-            parts.append(part if self.weight is None else part * self.weight)
+            parts.append(part if grid.weight is None else part * grid.weight)
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(dtype)
 
     def module(self) -> torch.nn.Module | None:
@@ -167,48 +217,57 @@ class _WindowByWindow(torch.autograd.Function):
             "enabled": torch.is_autocast_enabled(device_type),
             "dtype": torch.get_autocast_dtype(device_type),
         }
-        # a module in evaluation mode draws no random numbers; of any other callable this is not known
-        ctx.replay = module is None or any(part.training for part in module.modules())
+        # Outside the main thread the global generators belong to somebody else's training: they are set back only where
+        # the network may draw from them, in training mode or as a callable of which this is not known.
+        may_draw = module is None or any(part.training for part in module.modules())
+        watch = may_draw or threading.current_thread() is threading.main_thread()
+        ctx.in_force = in_force()
         ctx.random_states = {}
         ctx.kept = {}
         keeper = _Keeper(image, module, keep_bytes)
 
         def run(number: int, where: list[Index]) -> Outputs:
-            if ctx.replay:
-                ctx.random_states[number] = _random_state(windows.window_device)
+            state = _random_state(windows.window_device) if watch else None
             if keeper.is_full:
-                return windows.predict([image[index] for index in where], where)
-            leaves, outputs, fits = keeper.run(windows, where)
-            if fits:
-                ctx.kept[number] = (leaves, outputs)
+                outputs = windows.predict([image[index] for index in where], where)
+            else:
+                leaves, outputs, fits = keeper.run(windows, where)
+                if fits:
+                    ctx.kept[number] = (leaves, outputs)
+            if state is not None and not _is_random_state(windows.window_device, state):
+                ctx.random_states[number] = state
             return [output.detach() for output in outputs]
 
         with _frozen(module):
-            stitched, weights = windows.blend(image, run)
+            stitched, sums = windows.blend(image, run)
         ctx.windows = windows
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(image, weights)
+        ctx.save_for_backward(image, *sums)
         return tuple(stitched)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None]:
-        image, weights = ctx.saved_tensors
+        image, *sums = ctx.saved_tensors
         windows: WindowPass = ctx.windows
         result = torch.zeros_like(image)
         connected = False
-        with _frozen(windows.module()), _forked_random_state(windows.window_device, ctx.replay):
+        with (
+            _frozen(windows.module()),
+            _forked_random_state(windows.window_device, bool(ctx.random_states)),
+            in_force_again(ctx.in_force),
+        ):
             for number, where in enumerate(windows.batches(image.shape[0])):
                 # a graph that was kept serves once; a second backward pass computes it again
                 leaves, outputs = ctx.kept.pop(number, None) or _recompute(ctx, image, windows, number, where)
                 roots, root_gradients = [], []
-                for output, gradient in zip(outputs, gradients, strict=True):
+                for output, gradient, weights, grid in zip(outputs, gradients, sums, windows.grids, strict=True):
                     if gradient is not None and output.requires_grad:
                         roots.append(output)
-                        root_gradients.append(windows.output_gradient(gradient, weights, where, output.dtype))
+                        root_gradients.append(windows.output_gradient(gradient, weights, grid, where, output.dtype))
                 del outputs
                 if roots:
-                    parts = torch.autograd.grad(roots, leaves, root_gradients, allow_unused=True)
+                    parts = differentiate(roots, leaves, root_gradients, allow_unused=True)
                     for index, part in zip(where, parts, strict=True):
                         if part is not None:
                             connected = True
@@ -228,7 +287,7 @@ def _recompute(
     ctx: Any, image: torch.Tensor, windows: WindowPass, number: int, where: list[Index]
 ) -> tuple[list[torch.Tensor], Outputs]:
     """Forward pass of some windows with a graph, under the autocast and random state of the first one."""
-    if ctx.replay:
+    if number in ctx.random_states:
         _set_random_state(windows.window_device, ctx.random_states[number])
     leaves = _leaves(image, where)
     with torch.enable_grad(), torch.autocast(**ctx.autocast):
@@ -297,6 +356,12 @@ def _frozen(module: torch.nn.Module | None) -> Iterator[None]:
 
 def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _is_random_state(device: torch.device, state: tuple[torch.Tensor, torch.Tensor | None]) -> bool:
+    """Whether no random number was drawn since."""
+    pairs = zip(_random_state(device), state, strict=True)
+    return all(now is None or before is None or torch.equal(now, before) for now, before in pairs)
 
 
 def _set_random_state(device: torch.device, state: tuple[torch.Tensor, torch.Tensor | None]) -> None:

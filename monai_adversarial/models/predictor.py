@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -20,7 +19,31 @@ from monai_adversarial.utils.precision import Precision
 
 __all__ = ["Predictor"]
 
-_compiled: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+
+class _Compiled:
+    """The compiled form of a network, kept in the network's own attributes so that both are freed together; copies and
+    files of the network do not hold it."""
+
+    attribute = "_compiled_for_attacks"
+
+    def __init__(self, network: nn.Module) -> None:
+        # Not dynamic: torch 2.13 fails to compile this backward pass for a second shape that way.
+        self.call = torch.compile(network, dynamic=False)
+
+    @classmethod
+    def of(cls, network: Any) -> Any:
+        """The compiled network, made on the first call."""
+        kept = vars(network).get(cls.attribute)
+        if kept is None:
+            # Not through setattr: it would become a part of the network and of its state.
+            kept = vars(network)[cls.attribute] = cls(network)
+        return kept.call
+
+    def __deepcopy__(self, memo: Any) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
 
 
 class Predictor:
@@ -31,9 +54,11 @@ class Predictor:
         image: the clean batch with all its channels; a ``MetaTensor`` lets inferers with a ``for_image`` method read
             its affine.
         units: units in which ``image`` comes.
+        network: what is called instead of the model's network: itself, frozen, or a frozen copy of it (see
+            ``held_still``); None for the model's network as it is.
 
     Attributes:
-        networks: the modules behind the model, to be frozen.
+        networks: the modules behind what is called.
         precision: where the network computes in the attack's steps; logits come back in float32 (float64 for float64
             images).
         intensity: map from HU to the network's values for this batch; None where there is none.
@@ -45,13 +70,22 @@ class Predictor:
         ValueError: when weights are in half precision or on another device than the image.
     """
 
-    def __init__(self, model: AttackedModel, image: torch.Tensor, units: str = "network") -> None:
+    def __init__(
+        self,
+        model: AttackedModel,
+        image: torch.Tensor,
+        units: str = "network",
+        network: Callable[..., Any] | None = None,
+    ) -> None:
         self.model = model
         self.units = units
-        network = unwrap(model.network)
+        own = unwrap(model.network)
+        network = own if network is None else network
         self.networks = modules_of(network)
         plain = detached(image)
-        self.precision = Precision(model.precision, plain, fast_kernels=not model.compile_network)
+        # A copy that lives for one attack is not worth compiling.
+        self._compiles = model.compile_network and isinstance(network, nn.Module) and network is own
+        self.precision = Precision(model.precision, plain, fast_kernels=not self._compiles)
         # Scores and references: torch's own kernels, in the arithmetic that the network is deployed in.
         self.scoring = Precision(model.scoring_precision, plain)
         self.forwards = 0
@@ -63,11 +97,8 @@ class Predictor:
             inferer = memory_bounded(inferer)
         self.inferer = self._inferer_of_all = inferer
         self._check_weights(image)
-        if model.compile_network and isinstance(network, nn.Module):
-            if network not in _compiled:
-                # Not dynamic: torch 2.13 fails to compile this backward pass for a second shape that way.
-                _compiled[network] = torch.compile(network, dynamic=False)
-            network = _compiled[network]
+        if self._compiles:
+            network = _Compiled.of(network)
         self._final = FinalActivation(network)
         # What a compiled network calls cannot be seen, and looking would compile it again.
         self._is_compiled = hasattr(network, "_orig_mod")
@@ -133,12 +164,13 @@ class Predictor:
         with torch.no_grad():
             return self._logits(image, self._scored_network, bypass=False)
 
-    def read_clean(self, image: torch.Tensor, scored: bool = True) -> torch.Tensor:
+    def read_clean(self, image: torch.Tensor, scored: bool = True, training: bool = False) -> torch.Tensor:
         """Logits of the clean batch; finds out, or checks, what the output's values mean.
 
         Args:
             image: image channels of the clean batch.
             scored: in the scoring precision instead of that of the attack's steps.
+            training: hand NaN on instead of refusing it.
 
         Raises:
             TypeError, ValueError: for an answer that is no segmentation, NaN, or values that contradict the model.
@@ -147,15 +179,16 @@ class Predictor:
             # The answer as it is deployed, also where an earlier batch has shown that it ends in an activation.
             self._final.bypass = False
             raw = self._first(image, self._scored_network if scored else self._network)
-            self._learn(raw, image)
+            self._learn(raw, image, training)
             return self._as_logits(raw, bypassed=False)
 
     def first_step(self, image: torch.Tensor) -> torch.Tensor:
-        """As a call; for attacks without a clean pass, whose first step is the first that is seen of the network."""
+        """As a call; for attacks without a clean pass, in training, whose first step is the first that is seen of the
+        network. NaN is handed on: it must not end a training."""
         if self.model.found_output_values is not None:
             return self(image)
         raw = self._first(image, self._network)
-        self._learn(raw.detach() if isinstance(raw, torch.Tensor) else raw, image)
+        self._learn(raw.detach() if isinstance(raw, torch.Tensor) else raw, image, training=True)
         if self._final.bypass:
             return self(image)
         return self._as_logits(raw, bypassed=False)
@@ -168,9 +201,11 @@ class Predictor:
         self.drew_random_numbers = not all(map(torch.equal, before, after))
         return raw
 
-    def _learn(self, raw: Any, image: torch.Tensor) -> None:
+    def _learn(self, raw: Any, image: torch.Tensor, training: bool = False) -> None:
         check_answer(raw, image)
         if not bool(torch.isfinite(raw).all()):
+            if training:
+                return  # nothing can be learned from it
             raise ValueError(
                 "the network returned NaN or infinite logits for the clean image: check its weights and the "
                 "intensity map."
@@ -201,7 +236,52 @@ class Predictor:
             raw = network(seen, *args, **kwargs)
         else:
             raw = self.inferer(seen, network, *args, **kwargs)
-        return _attacked_tensor(raw, model.output, image)
+        picked = self._picked(raw, image)
+        if not isinstance(picked, torch.Tensor):
+            return picked  # check_logits says what is wrong with it
+        picked = as_plain(picked)
+        return picked.to(image.dtype) if picked.is_floating_point() else picked
+
+    def _picked(self, raw: Any, image: torch.Tensor) -> Any:
+        """The tensor that is attacked, among what the network returned.
+
+        Raises:
+            TypeError: where it is not clear which.
+            ValueError: for an ``output`` that picks nothing.
+        """
+        output = self.model.output
+        if output is not None:
+            try:
+                return output(raw) if callable(output) else raw[output]
+            except (IndexError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"output={output!r} picks nothing from what the network returned, {_shapes_of(raw)} "
+                    f"({type(error).__name__}: {error})."
+                ) from None
+        if isinstance(raw, torch.Tensor):
+            is_stack = raw.ndim == image.ndim + 1 and raw.shape[:1] + raw.shape[3:] == image.shape[:1] + image.shape[2:]
+            if (
+                is_stack
+            ):  # deep supervision of MONAI's DynUNet: (batch, level, class, spatial...), full resolution first
+                self._note(f"level 0 of {raw.shape[1]} stacked outputs of the network is attacked")
+                return raw[:, 0]
+            return raw
+        if isinstance(raw, (list, tuple)) and len(raw) == 1:
+            return raw[0]
+        if isinstance(raw, (list, tuple)):
+            fits = [number for number, value in enumerate(raw) if _is_on_grid(value, image)]
+            if len(fits) == 1:
+                self._note(f"output {fits[0]} of the network's {len(raw)} is attacked: the one on the image's grid")
+                return raw[fits[0]]
+        raise TypeError(
+            f"the network must return one tensor of logits, or one on the image's grid "
+            f"{tuple(image.shape[2:])} among several, got {_shapes_of(raw)}: pass output=<index, key or callable> to "
+            "pick the tensor to attack."
+        )
+
+    def _note(self, fact: str) -> None:
+        if fact not in self.model.facts:
+            self.model.facts = (*self.model.facts, fact)
 
     def _logits(self, image: torch.Tensor, network: Callable[..., Any], bypass: bool = True) -> torch.Tensor:
         before = self._final.bypass
@@ -221,13 +301,24 @@ class Predictor:
         return raw
 
 
-def _attacked_tensor(raw: Any, output: Any, image: torch.Tensor) -> Any:
-    """The tensor that is attacked, among what the network returned."""
-    if output is not None:
-        raw = output(raw) if callable(output) else raw[output]
-    elif isinstance(raw, (list, tuple)) and len(raw) == 1:
-        raw = raw[0]
-    if not isinstance(raw, torch.Tensor):
-        return raw  # check_answer says what is wrong with it
-    raw = as_plain(raw)
-    return raw.to(image.dtype) if raw.is_floating_point() else raw
+def _is_on_grid(value: Any, image: torch.Tensor) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.ndim == image.ndim
+        and (value.shape[0], *value.shape[2:]) == (image.shape[0], *image.shape[2:])
+    )
+
+
+def _shapes_of(raw: Any) -> str:
+    """What a network returned, for an error message: keys, types and shapes."""
+    if isinstance(raw, torch.Tensor):
+        return f"a tensor {tuple(raw.shape)}"
+
+    def shape(value: Any) -> str:
+        return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else type(value).__name__
+
+    if isinstance(raw, Mapping):
+        return f"a {type(raw).__name__} of " + ", ".join(f"{key!r}: {shape(value)}" for key, value in raw.items())
+    if isinstance(raw, (list, tuple)):
+        return f"a {type(raw).__name__} of " + ", ".join(shape(value) for value in raw)
+    return type(raw).__name__

@@ -51,7 +51,7 @@ def _is_wanted(device: torch.device | str | None) -> bool:
         return False
     if os.environ.get("MONAI_ADVERSARIAL_ALLOCATOR", "1") == "0":
         return False
-    # Tunables that were set from outside stay as they are.
+    # Whoever tunes glibc keeps the values.
     if any(name in os.environ for name in _SETTINGS_OF_THE_USER) or "glibc.malloc" in os.environ.get(
         "GLIBC_TUNABLES", ""
     ):

@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which backward pass the attacker uses for operations that he cannot, or does not want to, differentiate exactly."""
+"""Which backward pass the attacker uses for operations that it cannot, or does not want to, differentiate exactly."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-__all__ = ["GRADIENT_KINDS", "SUBSTITUTES", "backward_pass", "call_with_backward_pass"]
+from monai_adversarial.utils.draws import DRAWS, InForce
+
+__all__ = [
+    "GRADIENT_KINDS",
+    "SUBSTITUTES",
+    "backward_pass",
+    "call_with_backward_pass",
+    "differentiate",
+    "in_force",
+    "in_force_again",
+]
 
 #: how an operation says it is to be attacked
 GRADIENT_KINDS = ("exact", "straight_through", "surrogate")
@@ -17,18 +28,49 @@ DECLARED = {"exact": "exact", "straight_through": "identity", "surrogate": "surr
 #: what an attacker may choose
 SUBSTITUTES = ("declared", "identity", "surrogate", "exact")
 
-# A plain list, not a context variable: the backward pass of CUDA tensors runs in threads of autograd's own.
-_in_force: list[str] = []
+BACKWARD_PASSES = InForce("backward_passes")
 
 
 @contextmanager
 def backward_pass(substitute: str) -> Iterator[None]:
-    """Choose the backward pass of all substitutable operations for a while; see ``BackwardPassSubstitute``."""
-    _in_force.append(substitute)
-    try:
+    """Choose the backward pass of all substitutable operations for a while, in this thread; see
+    ``BackwardPassSubstitute``."""
+    with BACKWARD_PASSES.replaced((substitute,)):
         yield
-    finally:
-        _in_force.pop()
+
+
+@contextmanager
+def in_force_again(known: tuple[tuple[Any, ...], ...]) -> Iterator[None]:
+    """Draw and backward pass as they were when :func:`in_force` was asked, for a forward pass that is repeated."""
+    with DRAWS.replaced(known[0]), BACKWARD_PASSES.replaced(known[1]):
+        yield
+
+
+def in_force() -> tuple[tuple[Any, ...], ...]:
+    """Draw and backward pass that hold now."""
+    return DRAWS.get(), BACKWARD_PASSES.get()
+
+
+def differentiate(
+    outputs: torch.Tensor | Sequence[torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    grad_outputs: Sequence[torch.Tensor] | None = None,
+    allow_unused: bool = False,
+) -> tuple[torch.Tensor, ...]:
+    """``torch.autograd.grad`` that says what to do about a network with reentrant activation checkpointing.
+
+    Raises:
+        RuntimeError: one sentence for reentrant checkpointing; torch's own for everything else.
+    """
+    try:
+        return torch.autograd.grad(outputs, inputs, grad_outputs, allow_unused=allow_unused)
+    except RuntimeError as error:
+        if "use_reentrant=True" not in str(error):
+            raise
+        raise RuntimeError(
+            "the network uses reentrant activation checkpointing, through which torch computes no gradient to the "
+            "image alone: call torch.utils.checkpoint.checkpoint(..., use_reentrant=False) in it."
+        ) from None
 
 
 class _ValueWithGradientOf(torch.autograd.Function):
@@ -65,7 +107,7 @@ def call_with_backward_pass(
     """
     if not (torch.is_grad_enabled() and image.requires_grad):
         return forward(image)
-    chosen = _in_force[-1] if _in_force else "exact"
+    chosen = (BACKWARD_PASSES.get() or ("exact",))[-1]
     if chosen == "declared":
         chosen = DECLARED[gradient]
     if chosen == "exact":

@@ -12,10 +12,48 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["chance", "current_draw", "draw_seed", "random_draw"]
+import torch
 
-_in_force: list[int] = []
+__all__ = ["InForce", "chance", "current_draw", "draw_seed", "random_draw"]
+
+
+class InForce:
+    """Values that hold for a while in one thread, and in the backward passes that this thread starts.
+
+    Autograd runs the backward pass of CUDA tensors in threads of its own, where activation checkpointing calls the
+    network again. Neither ``threading.local`` nor a context variable follows it there; torch's thread-local objects do.
+
+    Args:
+        name: of the kind of value; one object per name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._key = f"monai_adversarial.{name}"
+
+    def get(self) -> tuple[Any, ...]:
+        """What is in force, the latest last; empty outside."""
+        return torch._C._get_obj_in_tls(self._key) if torch._C._is_key_in_tls(self._key) else ()
+
+    @contextmanager
+    def replaced(self, values: tuple[Any, ...]) -> Iterator[None]:
+        """Other values for a while; what was in force is so again afterwards."""
+        before = self.get()
+        self._set(values)
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def _set(self, values: tuple[Any, ...]) -> None:
+        if values:
+            torch._C._stash_obj_in_tls(self._key, values)
+        elif torch._C._is_key_in_tls(self._key):  # nothing stays behind when the thread ends
+            torch._C._remove_obj_from_tls(self._key)
+
+
+DRAWS = InForce("draws")
 
 
 def chance(seed: int, *numbers: int) -> float:
@@ -26,17 +64,14 @@ def chance(seed: int, *numbers: int) -> float:
 
 @contextmanager
 def random_draw(*numbers: int) -> Iterator[None]:
-    """Name the draw for a while; nested draws add their numbers."""
-    _in_force.extend(numbers)
-    try:
+    """Name the draw for a while, in this thread; nested draws add their numbers."""
+    with DRAWS.replaced((*DRAWS.get(), *numbers)):
         yield
-    finally:
-        del _in_force[len(_in_force) - len(numbers) :]
 
 
 def current_draw() -> tuple[int, ...]:
     """The draw in force; empty outside an attack."""
-    return tuple(_in_force)
+    return DRAWS.get()
 
 
 def draw_seed(case_seed: int, *stream: int) -> int:

@@ -101,6 +101,12 @@ def _prelu(input: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
     return None
 
 
+def _is_watched() -> bool:
+    # Activation checkpointing compares what is saved with what is saved when it calls the network again, outside this
+    # context: both must use the same kernels.
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
 # A replacement returns None where it does not apply.
 _REPLACEMENTS: dict[Callable[..., Any], Callable[..., torch.Tensor | None]] = {
     functional.conv3d: _convolution,
@@ -113,8 +119,8 @@ class FastKernels(TorchFunctionMode):
 
     Replaced are 3D convolutions of one float32 volume (by oneDNN: same arithmetic, another order of summation, relative
     difference of an input gradient about 3e-4 through normalization layers) and PReLU with one weight (by leaky ReLU:
-    same values). Weights that require gradients, CUDA tensors, scripted modules and every other case keep torch's
-    kernels. Nothing is patched: the effect ends with the context and stays in its thread.
+    same values). Weights that require gradients, CUDA tensors, scripted modules, checkpointed parts and every other
+    case keep torch's kernels. Nothing is patched: the effect ends with the context and stays in its thread.
     """
 
     def __torch_function__(
@@ -123,7 +129,7 @@ class FastKernels(TorchFunctionMode):
         kwargs = kwargs or {}
         replacement = _REPLACEMENTS.get(func)
         # torch.compile traces through this method, and generates fast kernels of its own.
-        if replacement is not None and not torch.compiler.is_compiling():
+        if replacement is not None and not torch.compiler.is_compiling() and not _is_watched():
             result = replacement(*args, **kwargs)
             if result is not None:
                 return result

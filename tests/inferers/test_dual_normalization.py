@@ -11,9 +11,10 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import ScaleIntensityRange
 from torch import nn
 
-from monai_adversarial.attacks.predictor import Predictor
 from monai_adversarial.inferers import MemoryBoundedSlidingWindowInferer, ScannerSpaceInferer
 from monai_adversarial.inferers.dual_normalization import DualNormalizationInferer
+from monai_adversarial.models import AttackedModel
+from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.networks.dual_normalization import (
     collapse_dual_normalization,
     convert_dual_normalization,
@@ -56,7 +57,7 @@ def test_an_attacks_gradient_is_exact_though_the_backward_pass_comes_after_the_d
 
     def gradient(inferer, net):
         image = IMAGE.clone().requires_grad_()
-        predictor = Predictor(net, IMAGE, inferer, precision=None)
+        predictor = Predictor(AttackedModel(net, inferer, precision="float32"), IMAGE)
         (found,) = torch.autograd.grad((predictor(image) * weights).sum(), image)
         return found
 

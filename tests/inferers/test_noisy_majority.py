@@ -16,6 +16,7 @@ from monai_adversarial.attacks.recipes import PGD
 from monai_adversarial.inferers import PurifiedInferer, ScannerSpaceInferer
 from monai_adversarial.inferers.gaussian_votes import vote
 from monai_adversarial.inferers.noisy_majority import NoisyMajorityInferer, NoisyVotes
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.utils.draws import random_draw
 from tests.helpers import LinearNetwork, random_image, tiny_segmentation_network
 from tests.purifiers.examples import Doubled, RandomGain
@@ -146,12 +147,12 @@ def test_an_attack_with_expectation_over_draws_sees_a_gradient():
     inferer = NoisyMajorityInferer(sigma=0.2, samples=2, soft=True)
     network = LinearNetwork((-4.0, 4.0), (2.0, -2.0))
     attack = PGD(epsilon=0.1, units="network", steps=5, gradient=ExpectationOverTransformation(2), random_start=False)
-    result = attack(network, image, label, inferer=inferer)
+    result = attack(AttackedModel(network, inferer), image, label)
     moved = (result.adversarial - image) * (1 - 2 * label)
     assert float(moved.mean()) > 0.09  # toward the other class by nearly all of the budget
     hard = NoisyMajorityInferer(sigma=0.2, samples=2)
     with pytest.raises(RuntimeError, match="does not depend on the image"):
-        attack(network, image, label, inferer=hard)
+        attack(AttackedModel(network, hard), image, label)
 
 
 def test_sliding_windows_cut_the_noisy_volume():

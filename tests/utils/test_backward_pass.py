@@ -8,6 +8,7 @@ import torch
 
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute, ExactGradient
 from monai_adversarial.inferers import PurifiedInferer
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.utils.backward_pass import backward_pass, call_with_backward_pass
 from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
 from tests.purifiers.examples import Doubled, Rounded, TripledInSecret
@@ -85,8 +86,9 @@ def test_straight_through_breaks_a_rounding_defense_as_far_as_the_linear_model_a
     network = LinearNetwork((-1.0, 1.0))
     image = 0.5 + 0.2 * random_image((2, 1, 6, 6, 6))
     label = torch.ones_like(image).long()
-    attack = PGD(0.25, steps=8, gradient=BackwardPassSubstitute(), objective="cross_entropy", precision="float32")
-    result = attack(network, image, label, inferer=PurifiedInferer(None, Rounded(0.1)))
+    attack = PGD(0.25, steps=8, gradient=BackwardPassSubstitute(), objective="cross_entropy")
+    inferer = PurifiedInferer(None, Rounded(0.1))
+    result = attack(AttackedModel(network, inferer, precision="float32"), image, label)
     # A rounded image of the same value leaves several voxels as good as the last: all that counts is the rounded one.
     worst = Rounded(0.1).purify(image - 0.25, None)
     torch.testing.assert_close(Rounded(0.1).purify(result.adversarial, None), worst)
@@ -97,17 +99,18 @@ def test_through_sliding_windows_the_gradient_is_that_of_one_pass():
 
     network = tiny_segmentation_network(out_channels=2)
     image, label = random_image((1, 1, 12, 12, 12)), random_label((1, 1, 12, 12, 12), classes=2)
-    attack = PGD(0.05, steps=3, gradient=BackwardPassSubstitute(), precision="float32", random_start=False)
-    whole = attack(network, image, label, inferer=PurifiedInferer(None, Rounded(0.1)))
+    attack = PGD(0.05, steps=3, gradient=BackwardPassSubstitute(), random_start=False)
+    model = AttackedModel(network, PurifiedInferer(None, Rounded(0.1)), precision="float32")
+    whole = attack(model, image, label)
     windows = SlidingWindowInferer((12, 12, 12), 1, 0.0)
-    windowed = attack(network, image, label, inferer=PurifiedInferer(windows, Rounded(0.1)))
+    windowed = attack(model.replace(inferer=PurifiedInferer(windows, Rounded(0.1))), image, label)
     torch.testing.assert_close(whole.adversarial, windowed.adversarial)
 
 
 def test_start_lets_an_attack_go_on_where_another_stopped():
-    network = tiny_segmentation_network(out_channels=2)
+    network = AttackedModel(tiny_segmentation_network(out_channels=2), precision="float32")
     image, label = random_image((2, 1, 8, 8, 8)), random_label((2, 1, 8, 8, 8), classes=2)
-    attack = PGD(0.02, steps=4, precision="float32", random_start=False)
+    attack = PGD(0.02, steps=4, random_start=False)
     first = attack(network, image, label)
     second = attack(network, image, label, start=first.parameters)
     assert bool((second.objective >= first.objective).all())

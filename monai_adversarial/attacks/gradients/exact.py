@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
 from monai_adversarial.attacks.perturbations.base import Parameters
+from monai_adversarial.utils.backward_pass import differentiate
 
 __all__ = ["ExactGradient"]
 
@@ -26,7 +25,7 @@ class ExactGradient(GradientEstimator):
                 "torch.no_grad or NumPy from the attacked function."
             )
         total = values.sum()
-        gradients = torch.autograd.grad(total if scale == 1.0 else total * scale, leaves)
+        gradients = differentiate(total if scale == 1.0 else total * scale, leaves)
         if scale != 1.0:
             gradients = tuple(gradient / scale for gradient in gradients)
         return Evaluation(values.detach(), ranks, tuple(g.detach() for g in gradients), logits.detach(), 1, 1)
