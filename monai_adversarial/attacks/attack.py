@@ -267,7 +267,13 @@ class Attack:
             region=None if region is None else check_region(detached(region), clean),
             intensity=predictor.model.intensity,
             image_units=predictor.units,
+            stored=predictor.model.stored,
         )
+        if scene.stored is not None and not scene.stored.holds(clean):
+            raise ValueError(
+                f"stored_grid holds {scene.stored.low} to {scene.stored.high}, but the image's values lie within "
+                f"{float(clean.min()):.6g} to {float(clean.max()):.6g}: it is not the grid of the image's file."
+            )
         self._check_scale(scene)
         return scene
 

@@ -181,11 +181,11 @@ class ScoredRun:
             )
         with torch.no_grad():
             adversarial = self.bound.apply(clean, self.parameters)
-            if self.predictor.model.round_to_integer:
+            stored = self.scene.stored
+            if stored is not None:
                 adversarial = self.bound.quantize(clean, adversarial, self.parameters)
-            budgets = self.bound.verify(
-                clean, adversarial, self.parameters, 0.5 if self.predictor.model.round_to_integer else 0.0
-            )
+            rounding = 0.0 if stored is None else stored.rounding
+            budgets = self.bound.verify(clean, adversarial, self.parameters, rounding)
             moved = self.label if attack.targeted else self.bound.move_label(self.label, self.parameters)
             dice = self._dice(hard_prediction(self.predictor.score(adversarial), self.activation), moved)
             whole = self.predictor.model.whole_image(adversarial, detached(image))

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from monai_adversarial.utils.intensity import IntensityMap
-from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.plain import as_plain, standard_layout
+from monai_adversarial.utils.stored_grid import StoredGrid
 from monai_adversarial.utils.validation import check_choice, holds_booleans
 
 __all__ = ["IMAGE_UNITS", "UNITS", "Scene", "budget_of", "case_seeds", "check_spacing", "spacing_of"]
@@ -119,6 +120,7 @@ class Scene:
         image_units: ``"HU"`` when ``image`` holds HU, ``"network"`` when the map was already applied.
         budget: factor by which each sample's budget is multiplied, (batch,), as ``budget_of`` gives it; None for 1.
             Perturbations that know only one budget for the batch refuse it when they are bound.
+        stored: the values that finished images are stored in, in image units; None for any floating point value.
     """
 
     image: torch.Tensor
@@ -128,6 +130,13 @@ class Scene:
     intensity: IntensityMap | None = None
     image_units: str = "network"
     budget: torch.Tensor | None = None
+    stored: StoredGrid | None = None
+
+    def __post_init__(self) -> None:
+        # What is drawn, summed and computed must not depend on how the voxels lie in memory.
+        object.__setattr__(self, "image", standard_layout(self.image))
+        if self.region is not None:
+            object.__setattr__(self, "region", standard_layout(self.region))
 
     @property
     def batch(self) -> int:

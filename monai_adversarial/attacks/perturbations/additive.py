@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from monai_adversarial.attacks.perturbations.base import (
@@ -70,6 +72,20 @@ class BoundAdditiveNoise(BoundPerturbation):
         self.radius: float | torch.Tensor = self.epsilon
         if scene.budget is not None:
             self.radius = per_sample(scene.budget * self.epsilon, image)
+        self._look(image)
+        if scene.region is None and self.mask is not None and bool(self.mask.all()):
+            self.mask = None
+
+    def rebind(self, perturbation: Perturbation, scene: Scene) -> BoundAdditiveNoise:
+        """The same ball around another image."""
+        made = copy.copy(self)
+        made.scene = scene
+        made._look(scene.image)
+        return made
+
+    def _look(self, image: torch.Tensor) -> None:
+        """What the voxels of an image allow."""
+        scene = self.scene
         mask = torch.ones_like(image, dtype=torch.bool) if scene.region is None else scene.region.expand_as(image)
         intensity = scene.intensity
         if scene.image_units == "HU":
@@ -80,23 +96,9 @@ class BoundAdditiveNoise(BoundPerturbation):
                 mask = mask & (image > intensity.low)
             if intensity.high is not None:
                 mask = mask & (image < intensity.high)
-        self.mask = None if scene.region is None and bool(mask.all()) else mask
+        self.mask: torch.Tensor | None = mask
         self.count = mask.flatten(1).sum(dim=1).clamp_min(1)
-        self.low, self.high = self._range(image)
-
-    def _range(self, image: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Lowest and highest value a voxel may take; a voxel that starts outside keeps its own value as the bound."""
-        low: float | None
-        high: float | None
-        if self.scene.image_units == "HU":
-            low, high = -1024.0, None
-        else:
-            intensity = self.scene.intensity
-            low, high = (None, None) if intensity is None else (intensity.low, intensity.high)
-        return (
-            None if low is None else image.clamp_max(low),
-            None if high is None else image.clamp_min(high),
-        )
+        self.low, self.high = self.valid_range(image)
 
     @property
     def euclidean_radius(self) -> torch.Tensor:
@@ -124,7 +126,7 @@ class BoundAdditiveNoise(BoundPerturbation):
         return ("linf" if self.norm == "linf" else "l2",)
 
     def zeros(self) -> Parameters:
-        """No noise, in the image's memory format."""
+        """No noise."""
         return (torch.zeros_like(self.scene.image),)
 
     def _draw(self, generators: list[torch.Generator], gaussian: bool) -> torch.Tensor:
@@ -192,19 +194,19 @@ class BoundAdditiveNoise(BoundPerturbation):
         return zero.flatten(1).sum(dim=1) / self.count
 
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Whole numbers; a change that rounding would carry out of the ball (or the region) is rounded toward the
-        clean image instead."""
-        nearest = adversarial.round()
+        """Values of the file's grid; a change that rounding would carry out of the ball (or the region) is rounded
+        toward the clean image instead."""
+        nearest = self.grid.nearest(adversarial)
         change = adversarial - image
-        inward = torch.where(change > 0, torch.floor(adversarial), torch.ceil(adversarial))
+        inward = self.grid.toward(adversarial, change > 0)
         if self.norm == "linf":
-            unsafe = (nearest - image).abs() > self.radius
+            unsafe = (nearest - image).abs() > self.radius + self.grid.slack
         else:  # a Euclidean length grows only where a voxel's change grows
             unsafe = (nearest - image).abs() > change.abs()
         rounded = torch.where(unsafe, inward, nearest)
-        # Between a clean value that is not whole and the noisy one there may be no whole number: the voxel stays clean.
+        # Between a clean value off the grid and the noisy one there may be no value of it: the voxel stays clean.
         allowed = torch.zeros_like(change) + self.radius if self.norm == "linf" else change.abs()
-        rounded = torch.where((rounded - image).abs() > allowed, image, rounded)
+        rounded = torch.where((rounded - image).abs() > allowed + self.grid.slack, image, rounded)
         untouched = change == 0 if self.mask is None else (change == 0) | ~self.mask
         return torch.where(untouched, image, rounded)
 

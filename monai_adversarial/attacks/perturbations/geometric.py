@@ -8,15 +8,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
+from monai_adversarial.attacks.perturbations.base import (
+    REPEAT_TOLERANCE,
+    BoundPerturbation,
+    Measurement,
+    Parameters,
+)
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.validation import check_choice, check_positive
 
 __all__ = ["BoundGeometric", "intensity_changes", "match_size", "per_axis", "shared_spacing", "unexplained_change"]
-
-# Share of the image's range by which a repeated calculation on another device may differ.
-REPEAT_TOLERANCE = 1e-3
 
 
 def per_axis(name: str, value: float | Sequence[float], count: int) -> tuple[float, ...]:
@@ -88,6 +90,7 @@ class BoundGeometric(BoundPerturbation):
     displacement(p)``."""
 
     geometric = True
+    follows_voxels = False
 
     @abstractmethod
     def displacement(self, parameters: Parameters, inverse: bool = False) -> torch.Tensor:
