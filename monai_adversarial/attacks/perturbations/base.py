@@ -15,7 +15,15 @@ from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.stored_grid import StoredGrid
 from monai_adversarial.utils.validation import check_positive
 
-__all__ = ["BoundPerturbation", "BudgetError", "Measurement", "Parameters", "Perturbation", "per_sample"]
+__all__ = [
+    "BoundPerturbation",
+    "BudgetError",
+    "Measurement",
+    "Parameters",
+    "Perturbation",
+    "limit_length",
+    "per_sample",
+]
 
 Parameters = tuple[torch.Tensor, ...]
 
@@ -80,8 +88,16 @@ def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return values.view(-1, *([1] * (like.ndim - 1)))
 
 
+def limit_length(vectors: torch.Tensor, longest: float | torch.Tensor) -> torch.Tensor:
+    """Vectors along dimension 1, those above a length scaled down to it."""
+    length = vectors.norm(dim=1, keepdim=True)
+    return vectors * (longest / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_max(1.0)
+
+
 def _size(parameter: torch.Tensor, norm: str) -> torch.Tensor:
-    """Largest entry or Euclidean length of each sample, (batch,)."""
+    """Largest entry, Euclidean length or length of the longest vector of each sample, (batch,)."""
+    if norm == "vector":
+        return parameter.norm(dim=1).flatten(1).amax(dim=1)
     flat = parameter.flatten(1)
     return flat.abs().amax(dim=1) if norm == "linf" else flat.norm(dim=1)
 
@@ -135,7 +151,8 @@ class BoundPerturbation(ABC):
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Per parameter tensor: ``"linf"`` (sign steps) or ``"l2"`` (unit gradient steps)."""
+        """Per parameter tensor: ``"linf"`` (a box, sign steps), ``"l2"`` (a ball, unit gradient steps) or ``"vector"``
+        (a ball for each vector along dimension 1, unit gradient steps of each)."""
         return ("linf",) * len(self.radii)
 
     @abstractmethod
@@ -167,12 +184,14 @@ class BoundPerturbation(ABC):
     def project(self, parameters: Parameters) -> Parameters:
         """The nearest (or a scaled) feasible point. No host synchronization.
 
-        By default the box (``"linf"``) or the ball (``"l2"``) of ``radii``.
+        By default the box or the ball of ``radii``, as ``norms`` says.
         """
         projected = []
         for parameter, radius, norm in zip(parameters, self.radii, self.norms, strict=True):
             if norm == "linf":
                 projected.append(torch.maximum(torch.minimum(parameter, radius), -radius))
+            elif norm == "vector":
+                projected.append(limit_length(parameter, radius))
             else:
                 length = per_sample(_size(parameter, norm), parameter)
                 projected.append(parameter * (radius / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_max(1.0))

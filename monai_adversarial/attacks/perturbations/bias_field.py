@@ -94,6 +94,11 @@ class BiasField(Perturbation):
             f"window={self.window}, zero_mean={self.zero_mean})"
         )
 
+    @property
+    def units(self) -> str | None:
+        """``"HU"`` where the domain or its window only makes sense for images that come in HU."""
+        return "HU" if self.domain == "attenuation" or self.window is not None else None
+
     def bind(self, scene: Scene) -> BoundBiasField:
         """Tie the field to a batch.
 

@@ -18,7 +18,10 @@ from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_li
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.validation import check_choice, check_positive
 
-__all__ = ["BoundGeometric", "intensity_changes", "match_size", "per_axis", "shared_spacing", "unexplained_change"]
+__all__ = ["NORMS", "BoundGeometric", "intensity_changes", "match_size", "per_axis", "shared_spacing", "unexplained_change"]
+
+#: how a displacement is measured: the length of its vector, or along each axis of the image by itself
+NORMS = ("euclidean", "per_axis")
 
 
 def per_axis(name: str, value: float | Sequence[float], count: int) -> tuple[float, ...]:
@@ -151,3 +154,7 @@ class BoundGeometric(BoundPerturbation):
     def largest_displacement(self, parameters: Parameters) -> torch.Tensor:
         """Largest displacement along each axis in mm, (batch, dimension)."""
         return self.displacement_mm(parameters).detach().abs().flatten(2).amax(dim=2)
+
+    def longest_displacement(self, parameters: Parameters) -> torch.Tensor:
+        """Length of the longest displacement in mm, (batch,)."""
+        return self.displacement_mm(parameters).detach().norm(dim=1).flatten(1).amax(dim=1)

@@ -53,6 +53,4 @@ class BiasFieldAttack(Attack):
             window=window,
             zero_mean=zero_mean,
         )
-        if (domain == "attenuation" or window is not None) and "image_units" not in options:
-            options["image_units"] = "HU"
         super().__init__(field, search=SteepestAscent(relative_step), steps=steps, **options)
