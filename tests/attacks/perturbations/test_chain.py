@@ -72,7 +72,7 @@ def test_each_member_keeps_its_budget(size: float, seed: int) -> None:
     measured = bound.verify(scene.image, adversarial, parameters)
     assert float(measured["3_AdditiveNoise_noise_linf"].values.max()) <= 6.0 * (1 + 1e-4)
     assert float(measured["1_BiasField_gain"].values.max()) <= 20.0 * (1 + 1e-4)
-    assert measured["2_ElasticDeformation_displacement_axis_1"].limit == 3.0
+    assert measured["2_ElasticDeformation_displacement_euclidean"].limit == 3.0
     bound.verify(scene.image, bound.quantize(scene.image, adversarial, parameters), parameters, rounding=0.5)
 
 
@@ -114,7 +114,7 @@ def test_control_and_shapes_follow_the_members() -> None:
     parameters = bound.random(scene.generators())
     control = bound.random_control(scene.generators(stream=1), parameters)
     assert [c.shape for c in control] == [p.shape for p in parameters] == [z.shape for z in bound.zeros()]
-    assert bound.norms == ("l2", "linf", "l2", "linf")
+    assert bound.norms == ("l2", "linf", "l2", "vector")
     assert len(bound.radii) == 4
     bound.verify(scene.image, bound.apply(scene.image, control), control)
     frozen = bound.frozen_fraction(tuple(torch.zeros_like(p) for p in parameters))
