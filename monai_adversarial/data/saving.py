@@ -213,6 +213,11 @@ def _write(
     header["descrip"] = " ".join(f"{MARK} {description}".split()).encode("ascii", "replace")[:79]
     header["intent_name"] = intent.encode("ascii")[:15]
     try:
+        if (
+            max(map(abs, scaling)) > np.finfo(np.float32).max
+            or abs(scaling[0]) < np.finfo(np.float32).smallest_subnormal
+        ):
+            raise nibabel.spatialimages.HeaderDataError("the header holds a scaling in float32")
         header.set_data_dtype(stored.dtype)
         image = kind(stored, reference.affine, header)
         image.header.set_slope_inter(*scaling)

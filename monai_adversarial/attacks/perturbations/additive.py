@@ -72,6 +72,7 @@ class BoundAdditiveNoise(BoundPerturbation):
         self.radius: float | torch.Tensor = self.epsilon
         if scene.budget is not None:
             self.radius = per_sample(scene.budget * self.epsilon, image)
+        self.mask: torch.Tensor | None
         self._look(image)
         if scene.region is None and self.mask is not None and bool(self.mask.all()):
             self.mask = None
@@ -96,7 +97,7 @@ class BoundAdditiveNoise(BoundPerturbation):
                 mask = mask & (image > intensity.low)
             if intensity.high is not None:
                 mask = mask & (image < intensity.high)
-        self.mask: torch.Tensor | None = mask
+        self.mask = mask
         self.count = mask.flatten(1).sum(dim=1).clamp_min(1)
         self.low, self.high = self.valid_range(image)
 

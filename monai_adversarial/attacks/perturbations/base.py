@@ -142,7 +142,9 @@ class BoundPerturbation(ABC):
         By default how far ``project`` lets each parameter go.
         """
         if type(self).project is BoundPerturbation.project:
-            raise TypeError(f"{type(self).__name__} must define radii (of a box or a ball) or project (on another set).")
+            raise TypeError(
+                f"{type(self).__name__} must define radii (of a box or a ball) or project (on another set)."
+            )
         if self._far is None:
             with torch.no_grad():
                 far = self.project(tuple(torch.full_like(zero, FAR) for zero in self.zeros()))

@@ -291,9 +291,7 @@ class BoundBiasField(BoundPerturbation):
         return {
             "gain": Measurement(100 * measured.expm1(), "percent", percent),
             "gain_of_parameters": Measurement(100 * from_parameters.expm1(), "percent", percent),
-            "change_outside_domain": Measurement(
-                outside, self.scene.image_units, 0.0, tolerance=rounding + spacing
-            ),
+            "change_outside_domain": Measurement(outside, self.scene.image_units, 0.0, tolerance=rounding + spacing),
             # Rounding toward the clean image goes up to a whole step.
             "unexplained_change": unexplained_change(self.scene, image, adversarial, expected, 2 * rounding),
             **intensity_changes(self.scene, image, adversarial),

@@ -18,7 +18,15 @@ from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_li
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.validation import check_choice, check_positive
 
-__all__ = ["NORMS", "BoundGeometric", "intensity_changes", "match_size", "per_axis", "shared_spacing", "unexplained_change"]
+__all__ = [
+    "NORMS",
+    "BoundGeometric",
+    "intensity_changes",
+    "match_size",
+    "per_axis",
+    "shared_spacing",
+    "unexplained_change",
+]
 
 #: how a displacement is measured: the length of its vector, or along each axis of the image by itself
 NORMS = ("euclidean", "per_axis")

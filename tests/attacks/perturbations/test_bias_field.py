@@ -142,7 +142,9 @@ def test_room_for_rounding_is_given_only_where_rounding_happened() -> None:
     bound = BiasField(max_gain=0.2, degree=0).bind(Scene(image, (0,), intensity=WINDOW, image_units="HU"))
     parameters = (torch.full((1, 1), math.log(1.2)),)
     expected = bound.apply(image, parameters)
-    assert float(bound.verify(image, expected, parameters, rounding=0.5)["gain"].values[0]) == pytest.approx(20, abs=0.01)
+    assert float(bound.verify(image, expected, parameters, rounding=0.5)["gain"].values[0]) == pytest.approx(
+        20, abs=0.01
+    )
     # A file that rounds is judged with what it rounded, and no more.
     bound.verify(image, expected + 0.5, parameters, rounding=0.5)
     with pytest.raises(BudgetError, match="gain of sample 0"):

@@ -187,7 +187,11 @@ def test_no_chain_leaves_the_valid_range(domain: str, geometric: bool, size: flo
         torch.randn(z.shape, generator=generator) * size * r for z, r in zip(bound.zeros(), bound.radii, strict=True)
     )
     projected = bound.project(draw)
-    for parameters in (projected, bound.random(scene.generators()), bound.random_control(scene.generators(), projected)):
+    for parameters in (
+        projected,
+        bound.random(scene.generators()),
+        bound.random_control(scene.generators(), projected),
+    ):
         finished = bound.apply(scene.image, parameters)
         low, high = (0.0, 1.0) if domain == "network" else (-1024.0, float("inf"))
         assert float(finished.min()) >= low - 1e-4 and float(finished.max()) <= high + 1e-6
@@ -223,7 +227,9 @@ def test_a_moved_image_is_attacked_where_its_own_voxels_allow_it() -> None:
 def test_a_finished_chain_lies_on_the_grid_of_its_file_and_leaves_the_rest() -> None:
     scene = hounsfield_scene((10, 9, 8))
     region = scene.image > 0
-    scene = replace(scene, image=scene.image.round().clamp(-200, 300), region=region, stored=StoredGrid(1, 0, -200, 300))
+    scene = replace(
+        scene, image=scene.image.round().clamp(-200, 300), region=region, stored=StoredGrid(1, 0, -200, 300)
+    )
     bound = Chain([BiasField(0.3, domain="image"), AdditiveNoise(20.0, units="HU")]).bind(scene)
     parameters = bound.random(scene.generators())
     finished = bound.quantize(scene.image, bound.apply(scene.image, parameters), parameters)

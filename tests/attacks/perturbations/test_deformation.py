@@ -53,9 +53,7 @@ def test_displacement_stays_inside_the_budget_along_each_axis(
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.floats(0, 8), st.sampled_from([8.0, 12.0, 40.0]), st.booleans(), st.floats(0.1, 30), st.integers(0, 10_000)
-)
+@given(st.floats(0, 8), st.sampled_from([8.0, 12.0, 40.0]), st.booleans(), st.floats(0.1, 30), st.integers(0, 10_000))
 def test_no_displacement_is_longer_than_a_euclidean_budget(
     limit: float, control_spacing: float, diffeomorphic: bool, size: float, seed: int
 ) -> None:
@@ -269,6 +267,10 @@ def test_region_confines_the_motion() -> None:
         displacement = bound.displacement(parameters)
         assert float((displacement * ~region).abs().max()) == 0
         assert float(displacement.abs().max()) > 0.3
+        moved = bound.apply(scene.image, parameters)
+        for finished in (moved, bound.quantize(scene.image, moved, parameters)):
+            assert torch.equal(finished[~region], scene.image[~region])
+        bound.verify(scene.image, bound.quantize(scene.image, moved, parameters), parameters, rounding=0.5)
     with pytest.raises(ValueError, match="region"):
         ElasticDeformation(2.0, 32.0).bind(scene)
 
