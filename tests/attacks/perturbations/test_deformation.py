@@ -6,12 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monai_adversarial.attacks import ElasticAttack
 from monai_adversarial.attacks.perturbations import BudgetError, ElasticDeformation, jacobian_determinant
 from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation
 from monai_adversarial.attacks.perturbations.jacobian import lowest_corner_determinant
 from monai_adversarial.attacks.perturbations.warp import warp_linear
 from monai_adversarial.utils.scene import Scene
 from tests.attacks.perturbations.scenes import hounsfield_scene, leaves
+from tests.helpers import tiny_segmentation_network
 
 SPACING = (1.0, 1.5, 3.0)
 
@@ -67,6 +69,21 @@ def test_no_displacement_is_longer_than_a_euclidean_budget(
         assert measured["displacement_euclidean"].limit == limit
         assert "displacement_axis_0" not in measured
         torch.testing.assert_close(bound.project(parameters), parameters, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("control_spacing", [8.0, 12.0])
+def test_a_euclidean_budget_does_no_less_harm_than_a_box_inside_it(control_spacing: float) -> None:
+    network = tiny_segmentation_network(features=8)
+    image = hounsfield_scene((16, 16, 16), (1.0, 1.0, 1.0), batch=2).image / 200
+    with torch.no_grad():
+        label = network(image).argmax(dim=1, keepdim=True)
+    found = {}
+    for norm, budget in (("euclidean", 4.0), ("per_axis", 4.0 / 3**0.5)):
+        attack = ElasticAttack(budget, control_spacing=control_spacing, steps=8, norm=norm)
+        result = attack(network, image, label, spacing=1.0)
+        assert float(result.budgets["displacement_euclidean"].values.max()) <= 4.0 * (1 + 1e-4)
+        found[norm] = result.objective.mean()
+    assert float(found["euclidean"]) >= 0.99 * float(found["per_axis"])
 
 
 def test_a_euclidean_budget_is_reached_along_a_diagonal_and_named_with_its_norm() -> None:
