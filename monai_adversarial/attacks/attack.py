@@ -270,7 +270,13 @@ class Attack(ShownAsCall):
             intensity=predictor.intensity,
             image_units=predictor.units,
             intensity_doubt=predictor.intensity_doubt,
+            stored=predictor.model.stored,
         )
+        if scene.stored is not None and not scene.stored.holds(clean):
+            raise ValueError(
+                f"stored_grid holds {scene.stored.low} to {scene.stored.high}, but the image's values lie within "
+                f"{float(clean.min()):.6g} to {float(clean.max()):.6g}: it is not the grid of the image's file."
+            )
         check_scale(scene, self.perturbation, training, predictor.model.network)
         return scene
 

@@ -127,7 +127,8 @@ class AttackResult:
 
         Args:
             saved: (batch, channel, spatial...) in the attack's image domain.
-            rounding: largest rounding by the file's dtype, in image units: 0.5 for integer HU.
+            rounding: largest rounding by the file's dtype, in image units: 0.5 for integer HU. Where the attack has
+                rounded to the model's own grid, at least that of the grid.
 
         Raises:
             ValueError: for another shape.
@@ -138,6 +139,8 @@ class AttackResult:
             plain = plain[:, list(self.image_channels)]
         if plain.shape != self.image.shape:
             raise ValueError(f"saved must have shape {tuple(self.image.shape)}, got {tuple(plain.shape)}.")
+        stored = self.bound.scene.stored
+        rounding = rounding if stored is None else max(rounding, stored.rounding)
         return self.bound.verify(self.image, plain.to(self.image), self.parameters, rounding)
 
     def random_control(self, stream: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

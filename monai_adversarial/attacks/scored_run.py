@@ -196,11 +196,12 @@ class ScoredRun:
             )
         with torch.no_grad():
             adversarial = self.bound.apply(clean, self.parameters)
-            whole_numbers = self.predictor.model.round_to_integer or stored.whole_numbers
-            if whole_numbers:
+            grid = self.scene.stored
+            rounding = grid.rounding if grid is not None else 0.5 if stored.whole_numbers else 0.0
+            if rounding:
                 adversarial = self.bound.quantize(clean, adversarial, self.parameters)
             adversarial = stored(clean, adversarial)
-            budgets = self.bound.verify(clean, adversarial, self.parameters, 0.5 if whole_numbers else 0.0)
+            budgets = self.bound.verify(clean, adversarial, self.parameters, rounding)
             reference = self.reference if attack.targeted else self.reference.moved(self.bound, self.parameters)
             dice = reference.dice(hard_prediction(self.predictor.score(adversarial), self.activation))
             moved = reference.with_ignored(self.predictor.model.ignore_index)

@@ -15,6 +15,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_adversarial.utils.files import replace_when_complete
+from monai_adversarial.utils.stored_grid import StoredGrid
 
 __all__ = [
     "MARK",
@@ -23,12 +24,23 @@ __all__ = [
     "round_to_stored",
     "save_adversarial_nifti",
     "save_label_nifti",
+    "stored_grid",
     "stored_step",
     "volume_name",
 ]
 
 MARK = "ADVERSARIAL EXAMPLE monai_adversarial"
 VOLUME_ENDINGS = (".nii.gz", ".nii")
+
+# HeaderDataError: for example a scaling with a slope and without a finite intercept.
+UNREADABLE = (
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    OSError,
+    EOFError,
+    ValueError,
+    zlib.error,
+)
 
 Returned = TypeVar("Returned")
 
@@ -48,7 +60,7 @@ def _reading(path: str | os.PathLike[str], read: Callable[[Any], Returned]) -> R
         raise FileNotFoundError(f"there is no image file {path}.")
     try:
         return read(nibabel.load(path))
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise RuntimeError(f"cannot read {path} as NIfTI: {reason[:160] or type(error).__name__}.") from error
 
@@ -88,6 +100,30 @@ def stored_step(reference: Any) -> tuple[float, float]:
     """Distance in HU of two values that a file can store (0 for floating point files), and its intercept in HU."""
     slope, intercept = _scaling(reference)
     return (abs(slope) if reference.get_data_dtype().kind in "iu" else 0.0), intercept
+
+
+def stored_grid(reference: str | os.PathLike[str] | Any) -> StoredGrid | None:
+    """The values that an integer file can hold, scaling and range of its type included, for
+    ``AttackedModel(stored_grid=...)``; None for floating point files.
+
+    Args:
+        reference: a file or a nibabel image.
+    """
+    if isinstance(reference, (str, os.PathLike)):
+        reference = read_reference(reference)
+    dtype = reference.get_data_dtype()
+    if dtype.kind not in "iu":
+        return None
+    slope, intercept = _scaling(reference)
+    edges = sorted(limit * slope + intercept for limit in _type_range(dtype))
+    return StoredGrid(abs(slope), intercept, *edges)
+
+
+def _type_range(dtype: np.dtype) -> tuple[float, float]:
+    """Lowest and highest number that an integer type holds and float64 can name."""
+    limits = np.iinfo(dtype)
+    high = float(limits.max)
+    return float(limits.min), high if int(high) <= limits.max else float(np.nextafter(high, 0.0))
 
 
 def round_to_stored(
@@ -144,6 +180,18 @@ def _spatial(image: Any, reference: Any, what: str) -> np.ndarray:
     return voxels
 
 
+def _check_range(values: np.ndarray, dtype: np.dtype, scaling: tuple[float, float], what: str) -> None:
+    """Raise for values that an integer file cannot hold."""
+    slope, intercept = scaling
+    edges = sorted(limit * slope + intercept for limit in _type_range(dtype))
+    room = 0.5 * abs(slope) + 1e-6 * max(map(abs, edges))  # read as float32
+    if values.min() < edges[0] - room or values.max() > edges[1] + room:
+        raise ValueError(
+            f"{what} reaches from {values.min():g} to {values.max():g}, "
+            f"but the {dtype} voxels of the input's file hold {edges[0]:g} to {edges[1]:g}."
+        )
+
+
 def _write(
     stored: np.ndarray, reference: Any, path: Path, description: str, scaling: tuple[float, float], intent: str
 ) -> Path:
@@ -164,9 +212,21 @@ def _write(
             header[free_text] = b""
     header["descrip"] = " ".join(f"{MARK} {description}".split()).encode("ascii", "replace")[:79]
     header["intent_name"] = intent.encode("ascii")[:15]
-    header.set_data_dtype(stored.dtype)
-    image = kind(stored, reference.affine, header)
-    image.header.set_slope_inter(*scaling)
+    try:
+        if (
+            max(map(abs, scaling)) > np.finfo(np.float32).max
+            or abs(scaling[0]) < np.finfo(np.float32).smallest_subnormal
+        ):
+            raise nibabel.spatialimages.HeaderDataError("the header holds a scaling in float32")
+        header.set_data_dtype(stored.dtype)
+        image = kind(stored, reference.affine, header)
+        image.header.set_slope_inter(*scaling)
+    except nibabel.spatialimages.HeaderDataError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"NIfTI cannot hold {stored.dtype} voxels with the scaling {scaling[0]:g} * stored + {scaling[1]:g} of the "
+            f"input's file: {reason[:160]}."
+        ) from error
     with replace_when_complete(path) as temporary:
         nibabel.save(image, temporary)
     return path
@@ -193,15 +253,19 @@ def save_adversarial_nifti(
         reference: the input's file or nibabel image.
         path: where to write; its name contains "adversarial" and ends in .nii or .nii.gz.
         description: short text for the header, cut so that 79 ASCII characters remain with the mark.
-        clean: the original voxels, needed to round inside ``epsilon``.
+        clean: the original voxels, needed to round inside ``epsilon`` and the range of the file's type.
         epsilon: L-infinity budget in HU that rounding must not leave (see :func:`round_to_stored`).
+
+    What an attack adds beyond the range of an integer file's type is cut off there where ``clean`` shows that the image
+    began inside: a cut only brings a voxel nearer to its clean value, so that every budget still holds. Everything else
+    outside, for example an image in other units, is refused.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: for a shape that is not the file's, NaN, values that the file's dtype cannot hold, or a path
-            without the mark.
+        ValueError: for a shape that is not the file's, NaN, values that the file's dtype cannot hold, a scaling that
+            NIfTI cannot, or a path without the mark.
         RuntimeError: for an unreadable reference.
         OSError: where the file cannot be written.
     """
@@ -221,15 +285,8 @@ def save_adversarial_nifti(
             else torch.from_numpy(_spatial(clean, reference, "the clean image").astype(np.float64))
         )
         values = round_to_stored(values, original, None if clean is None else epsilon, *scaling)
-        voxels = np.rint((values.numpy() - scaling[1]) / scaling[0])
-        limits = np.iinfo(dtype)
-        if voxels.min() < limits.min or voxels.max() > limits.max:
-            low, high = (limit * scaling[0] + scaling[1] for limit in (limits.min, limits.max))
-            extremes = voxels.min() * scaling[0] + scaling[1], voxels.max() * scaling[0] + scaling[1]
-            raise ValueError(
-                f"the adversarial image reaches from {extremes[0]:g} to {extremes[1]:g}, "
-                f"but the {dtype} voxels of the input's file hold {low:g} to {high:g}."
-            )
+        _check_range(original.numpy(), dtype, scaling, "the adversarial image" if clean is None else "the clean image")
+        voxels = np.rint((values.numpy() - scaling[1]) / scaling[0]).clip(*_type_range(dtype))
     else:
         voxels = (np.asarray(voxels, dtype=np.float64) - scaling[1]) / scaling[0]
     return _write(voxels.astype(dtype), reference, Path(path), description, scaling, "ADVERSARIAL")

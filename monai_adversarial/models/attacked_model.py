@@ -14,6 +14,7 @@ from monai_adversarial.utils.intensity import IntensityMap, as_intensity_map
 from monai_adversarial.utils.modules import describe_callable
 from monai_adversarial.utils.precision import PRECISIONS
 from monai_adversarial.utils.scene import IMAGE_UNITS
+from monai_adversarial.utils.stored_grid import StoredGrid
 from monai_adversarial.utils.validation import check_choice, check_count, check_flag
 
 __all__ = ["ACTIVATIONS", "OUTPUT_VALUES", "AttackedModel"]
@@ -43,6 +44,9 @@ class AttackedModel:
             ``"network"`` with a map; without one the units of the attack's budget.
         round_to_integer: images are stored as whole numbers (integer HU), so that adversarial images are rounded to
             them, inside the budget; needs ``image_units="HU"``.
+        stored_grid: the values in HU that an image's file can hold (``data.saving.stored_grid`` reads them), to which
+            adversarial images are rounded, inside the budget and the range of the file's type, instead of to whole
+            numbers; needs ``image_units="HU"``.
         image_channels: the input channels that are image; the others are guidance (clicks, prior masks) and stay as
             they are. A number is that many first channels; a negative one all but that many last channels. None: all
             are image.
@@ -77,6 +81,7 @@ class AttackedModel:
         intensity: Any = None,
         image_units: str | None = None,
         round_to_integer: bool = False,
+        stored_grid: StoredGrid | None = None,
         image_channels: Sequence[int] | int | None = None,
         output: Any = None,
         output_values: str | None = None,
@@ -110,6 +115,11 @@ class AttackedModel:
         self.round_to_integer = check_flag("round_to_integer", round_to_integer)
         if self.round_to_integer and self.image_units != "HU":
             raise ValueError("round_to_integer needs images in HU: pass image_units='HU'.")
+        if stored_grid is not None and not isinstance(stored_grid, StoredGrid):
+            raise TypeError(f"stored_grid must be a StoredGrid or None, got {type(stored_grid).__name__}.")
+        if stored_grid is not None and self.image_units != "HU":
+            raise ValueError("stored_grid needs images in HU: pass image_units='HU'.")
+        self.stored_grid = stored_grid
         self.image_channels = _check_channels(image_channels)
         self.output = output
         self.output_values = (
@@ -131,6 +141,11 @@ class AttackedModel:
         self.facts = tuple(facts)
         # What the first batch has shown.
         self._found: dict[str, Any] = {"output_values": None, "activation": None, "checked": False}
+
+    @property
+    def stored(self) -> StoredGrid | None:
+        """The values that images are stored in; None for any floating point value."""
+        return self.stored_grid or (StoredGrid() if self.round_to_integer else None)
 
     @property
     def found_output_values(self) -> str | None:

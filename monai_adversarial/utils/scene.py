@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from monai_adversarial.utils.intensity_map import IntensityMap
-from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.plain import as_plain, standard_layout
+from monai_adversarial.utils.stored_grid import StoredGrid
 from monai_adversarial.utils.validation import check_choice, holds_booleans
 
 __all__ = ["IMAGE_UNITS", "UNITS", "Scene", "budget_of", "case_seeds", "check_spacing", "percentiles", "spacing_of"]
@@ -167,6 +168,7 @@ class Scene:
         budget: factor by which each sample's budget is multiplied, (batch,), as ``budget_of`` gives it; None for 1.
             Perturbations that know only one budget for the batch refuse it when they are bound.
         intensity_doubt: a sentence that says why ``intensity`` is not known, for errors that need it.
+        stored: the values that finished images are stored in, in image units; None for any floating point value.
     """
 
     image: torch.Tensor
@@ -177,6 +179,13 @@ class Scene:
     image_units: str = "network"
     budget: torch.Tensor | None = None
     intensity_doubt: str | None = None
+    stored: StoredGrid | None = None
+
+    def __post_init__(self) -> None:
+        # What is drawn, summed and computed must not depend on how the voxels lie in memory.
+        object.__setattr__(self, "image", standard_layout(self.image))
+        if self.region is not None:
+            object.__setattr__(self, "region", standard_layout(self.region))
 
     @property
     def batch(self) -> int:

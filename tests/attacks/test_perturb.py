@@ -250,7 +250,7 @@ PERTURBATIONS: list[Perturbation] = [
     BiasField(0.4, degree=2),
     AffineTransform(20.0, (3.0, 2.0, 1.0), 0.2, 0.1),
     ElasticDeformation(3.0, control_spacing=4.0, diffeomorphic=False),
-    ElasticDeformation((3.0, 2.0, 1.0), control_spacing=4.0),
+    ElasticDeformation((3.0, 2.0, 1.0), control_spacing=4.0, norm="per_axis"),
     Chain([BiasField(0.4), Chain([ElasticDeformation(2.0, control_spacing=4.0), AdditiveNoise(8.0, units="HU")])]),
 ]
 

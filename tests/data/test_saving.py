@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.transforms import EnsureChannelFirst, LoadImage
 
+from monai_adversarial.attacks import PGD, Attack, BiasFieldAttack, ElasticAttack
+from monai_adversarial.attacks.perturbations import AdditiveNoise, BudgetError, Chain, ElasticDeformation
 from monai_adversarial.data import saving
 from monai_adversarial.data.saving import (
     MARK,
@@ -23,8 +25,12 @@ from monai_adversarial.data.saving import (
     round_to_stored,
     save_adversarial_nifti,
     save_label_nifti,
+    stored_grid,
     volume_name,
 )
+from monai_adversarial.models import AttackedModel
+from monai_adversarial.utils.stored_grid import StoredGrid
+from tests.helpers import tiny_segmentation_network
 
 SHAPE = (6, 5, 4)
 OBLIQUE = np.array(
@@ -208,3 +214,201 @@ def test_volume_names() -> None:
     assert volume_name("/a/b.c.nii.gz") == ("b.c", ".nii.gz")
     assert volume_name("b.nii") == ("b", ".nii")
     assert volume_name("b.mha") == ("b", ".mha")
+
+
+INTEGERS = ["int8", "uint8", "int16", ">i2", "uint16", "int32", "uint32", "int64", "uint64"]
+SCALINGS = [
+    (1.0, 0.0),
+    (2.0, -100.0),
+    (0.5, 0.25),
+    (1e-3, 3.3),
+    (-1.0, 5.0),
+    (37.5, -1024.0),
+    (1e30, 0.0),
+    (1e-30, 0.0),
+]
+
+
+def write_scaled(path: Path, dtype: str, slope: float, intercept: float) -> Path:
+    """A file from somewhere else: any type and any scaling in the header's bytes, both ends of an integer type used."""
+    kind = np.dtype(dtype)
+    stored = np.random.default_rng(0).integers(0, 100, SHAPE).astype(kind)
+    if kind.kind in "iu":
+        stored.flat[:2] = np.iinfo(kind).min, np.iinfo(kind).max
+    header = nibabel.Nifti1Header(endianness=">" if dtype.startswith(">") else "<")
+    header.set_data_dtype(kind)
+    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4), header), path)
+    raw = bytearray(path.read_bytes())
+    raw[112:120] = np.array([slope, intercept]).astype(f"{'>' if dtype.startswith('>') else '<'}f4").tobytes()
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize("scaling", [*SCALINGS, (0.0, 0.0), (float("nan"), float("nan")), (float("inf"), 0.0)])
+@pytest.mark.parametrize("dtype", [*INTEGERS, "float32", ">f4", "float64"])
+def test_every_type_and_scaling_is_saved_inside_the_budget(
+    tmp_path: Path, dtype: str, scaling: tuple[float, float]
+) -> None:
+    source = write_scaled(tmp_path / "case.nii", dtype, *scaling)
+    clean = read_back(source).as_tensor()
+    if not bool(torch.isfinite(clean).all()):  # a float32 image cannot hold this file at all
+        with pytest.raises(ValueError, match="must be finite"):
+            save_adversarial_nifti(clean, source, tmp_path / "a_adversarial.nii", clean=clean)
+        return
+    grid = stored_grid(source)
+    assert (grid is None) == dtype.endswith(("f4", "float32", "float64"))
+    step = 0.1 if grid is None else grid.step
+    path = save_adversarial_nifti(
+        clean + 3.2 * step, source, tmp_path / "a_adversarial.nii", clean=clean, epsilon=3.2 * step
+    )
+    before, after = nibabel.load(source), nibabel.load(path)
+    assert after.get_data_dtype() == before.get_data_dtype()
+    assert (after.dataobj.slope, after.dataobj.inter) == (before.dataobj.slope, before.dataobj.inter)
+    stored = [np.asarray(image.dataobj.get_unscaled()) for image in (before, after)]
+    if grid is None:
+        resolution = float(clean.abs().max()) * 1e-6
+        assert float((read_back(path).as_tensor() - clean - 0.32).abs().max()) <= resolution + 1e-6
+    elif np.dtype(dtype).itemsize <= 2:  # what float32 can name
+        # Voxels go three steps up, unless their type ends there.
+        ends = np.iinfo(np.dtype(dtype))
+        change = stored[1].astype(np.int64) - stored[0].astype(np.int64)
+        wanted = np.clip(stored[0].astype(np.int64) + (3 if scaling[0] != -1.0 else -3), ends.min, ends.max)
+        assert np.array_equal(change, wanted - stored[0].astype(np.int64))
+    assert stored[1].dtype == stored[0].dtype
+
+
+def test_a_scaling_that_no_reader_understands_is_one_sentence(tmp_path: Path) -> None:
+    source = write_scaled(tmp_path / "case.nii", "int16", 1.0, float("nan"))
+    for read in (read_reference, read_back, stored_grid):
+        with pytest.raises(RuntimeError, match=r"cannot read .*case.nii as NIfTI: .*intercept") as caught:
+            read(source)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_scaling_that_nifti_cannot_hold_is_one_sentence(tmp_path: Path) -> None:
+    source = write_input(tmp_path / "case.nii.gz")
+
+    class Scaled:
+        slope, inter = 1e39, 0.0  # more than the header's float32
+
+    class Reference:
+        def __init__(self) -> None:
+            image = nibabel.load(source)
+            self.dataobj, self.header, self.shape, self.affine = Scaled(), image.header, image.shape, image.affine
+
+        def get_data_dtype(self) -> np.dtype:
+            return np.dtype(np.float32)
+
+    with pytest.raises(ValueError, match=r"NIfTI cannot hold float32 voxels with the scaling 1e\+39 \* stored \+ 0"):
+        save_adversarial_nifti(read_back(source), Reference(), tmp_path / "a_adversarial.nii.gz")
+    assert not list(tmp_path.glob("*adversarial*"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scaling", "grid"),
+    [
+        ("uint8", (1.0, 0.0), StoredGrid(1.0, 0.0, 0.0, 255.0)),
+        ("int16", (0.5, 3.0), StoredGrid(0.5, 3.0, -16381.0, 16386.5)),
+        ("uint8", (-1.0, 5.0), StoredGrid(1.0, 5.0, -250.0, 5.0)),
+        ("float32", (2.0, 1.0), None),
+    ],
+)
+def test_the_values_of_a_file(tmp_path: Path, dtype: str, scaling: tuple[float, float], grid: StoredGrid) -> None:
+    source = write_scaled(tmp_path / "case.nii", dtype, *scaling)
+    assert stored_grid(source) == grid == stored_grid(read_reference(source))
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize(("dtype", "low", "high"), [("uint8", 0, 255), ("int16", -1000, 32767), ("uint16", 0, 3000)])
+@pytest.mark.parametrize("kind", ["pgd", "bias", "elastic", "chain"])
+def test_an_attack_on_a_saturated_file_is_never_refused_after_the_work(
+    tmp_path: Path, dtype: str, low: int, high: int, kind: str, known: bool
+) -> None:
+    shape = (10, 9, 8)
+    voxels = 60 + 40 * np.random.default_rng(0).normal(size=shape)
+    voxels[:3], voxels[-2:] = low, high
+    source = tmp_path / "case.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(voxels.clip(low, high).astype(dtype), np.eye(4)), source)
+    clean = read_back(source)[None]
+    attack = {
+        "pgd": PGD(8, "HU", steps=2),
+        "bias": BiasFieldAttack(0.3, domain="image", steps=2),
+        "elastic": ElasticAttack(2.0, control_spacing=8.0, steps=2),
+        "chain": Attack(Chain([ElasticDeformation(2.0, 8.0), AdditiveNoise(8.0, units="HU")]), steps=2),
+    }[kind]
+    model = AttackedModel(
+        tiny_segmentation_network(),
+        intensity={"a_min": -160, "a_max": 240},
+        image_units="HU",
+        round_to_integer=not known,
+        stored_grid=stored_grid(source) if known else None,
+    )
+    result = attack(model, clean, (clean > 60).long())
+    if known:
+        ends = np.iinfo(dtype)
+        assert float(result.adversarial.min()) >= ends.min and float(result.adversarial.max()) <= ends.max
+    path = save_adversarial_nifti(result.adversarial, source, tmp_path / "case_adversarial.nii.gz", clean=clean)
+    saved = read_back(path)[None]
+    if known:
+        assert torch.equal(saved.as_tensor(), torch.as_tensor(result.adversarial))
+    if known or kind != "bias":  # a field that does not know the file's end is not explained there
+        result.verify(saved, rounding=0.5)
+
+
+@pytest.mark.parametrize("scaling", [(1.0, 0.0), (2.0, -1024.0), (0.5, 0.25), (37.5, -1024.0)])
+@pytest.mark.parametrize("kind", ["pgd", "bias", "elastic"])
+def test_an_attack_rounds_once_to_the_grid_of_a_scaled_file(
+    tmp_path: Path, kind: str, scaling: tuple[float, float]
+) -> None:
+    source = write_input(tmp_path / "case.nii.gz", slope=scaling[0], intercept=scaling[1])
+    clean = read_back(source)[None]
+    attack = {
+        "pgd": PGD(80, "HU", steps=2),
+        "bias": BiasFieldAttack(0.3, steps=2),
+        "elastic": ElasticAttack(2.0, control_spacing=8.0, steps=2),
+    }[kind]
+    model = AttackedModel(
+        tiny_segmentation_network(),
+        intensity={"a_min": -1000, "a_max": 2400},
+        image_units="HU",
+        stored_grid=stored_grid(source),
+    )
+    result = attack(model, clean, (clean > 60).long())
+    path = save_adversarial_nifti(result.adversarial, source, tmp_path / "case_adversarial.nii.gz", clean=clean)
+    assert torch.equal(read_back(path)[None].as_tensor(), torch.as_tensor(result.adversarial))
+    result.verify(read_back(path)[None])
+    assert not torch.equal(torch.as_tensor(result.adversarial), clean.as_tensor())
+
+
+def test_a_bias_field_on_a_floating_point_file_is_judged_with_the_rounding_it_had(tmp_path: Path) -> None:
+    voxels = (60 + 90 * np.random.default_rng(0).normal(size=(10, 9, 8))).astype(np.float32)
+    voxels.flat[:50] = -159.9993  # just above the floor of the window
+    source = tmp_path / "case.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), source)
+    clean = read_back(source)[None]
+    model = AttackedModel(
+        tiny_segmentation_network(),
+        intensity={"a_min": -160, "a_max": 240},
+        image_units="HU",
+        round_to_integer=True,
+    )
+    result = BiasFieldAttack(0.3, zero_mean=True, steps=2)(model, clean, (clean > 60).long())
+    path = save_adversarial_nifti(result.adversarial, source, tmp_path / "case_adversarial.nii.gz", clean=clean)
+    saved = read_back(path)[None]
+    assert torch.equal(saved.as_tensor(), torch.as_tensor(result.adversarial))
+    measured = result.verify(saved)["gain"]  # the file itself rounds nothing
+    assert float(measured.values[0]) <= 30 * (1 + 1e-4)
+    with pytest.raises(BudgetError):
+        result.verify(saved + 2)
+
+
+def test_a_model_with_the_grid_of_another_file_is_refused_before_the_work() -> None:
+    image = torch.rand(1, 1, 6, 6, 6) * 900 - 400
+    options = {"intensity": {"a_min": -160, "a_max": 240}, "image_units": "HU"}
+    model = AttackedModel(tiny_segmentation_network(), stored_grid=StoredGrid(low=0, high=255), **options)
+    with pytest.raises(ValueError, match=r"stored_grid holds 0 to 255, but the image's values lie within -"):
+        PGD(8, "HU")(model, image, (image > 0).long())
+    with pytest.raises(TypeError, match="stored_grid must be a StoredGrid"):
+        AttackedModel(tiny_segmentation_network(), stored_grid=(0, 255), **options)
+    with pytest.raises(ValueError, match="stored_grid needs images in HU"):
+        AttackedModel(tiny_segmentation_network(), stored_grid=StoredGrid())

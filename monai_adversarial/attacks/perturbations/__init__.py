@@ -16,7 +16,7 @@ from monai_adversarial.attacks.perturbations.bias_field import BiasField, BoundB
 from monai_adversarial.attacks.perturbations.chain import BoundChain, Chain
 from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation, ElasticDeformation
 from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
-from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant
+from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant, lowest_corner_determinant
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Parameters",
     "Perturbation",
     "jacobian_determinant",
+    "lowest_corner_determinant",
     "warp_class_map",
     "warp_linear",
     "warp_nearest",

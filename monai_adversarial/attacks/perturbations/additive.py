@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from monai_adversarial.attacks.perturbations.base import (
@@ -12,7 +14,6 @@ from monai_adversarial.attacks.perturbations.base import (
     Perturbation,
     per_sample,
 )
-from monai_adversarial.utils.intensity_map import IntensityMap
 from monai_adversarial.utils.scene import UNITS, Scene
 from monai_adversarial.utils.validation import check_choice, check_positive
 
@@ -83,14 +84,29 @@ class BoundAdditiveNoise(BoundPerturbation):
                 self.radius = per_sample(scene.budget, image) * self.epsilon
             else:
                 self.radius = per_sample(scene.budget * self.epsilon, image)
+        self.mask: torch.Tensor | None
+        self._look(image)
+        if scene.region is None and self.mask is not None and bool(self.mask.all()):
+            self.mask = None
+
+    def rebind(self, perturbation: Perturbation, scene: Scene) -> BoundAdditiveNoise:
+        """The same ball around another image."""
+        made = copy.copy(self)
+        made.scene = scene
+        made._look(scene.image)
+        return made
+
+    def _look(self, image: torch.Tensor) -> None:
+        """What the voxels of an image allow."""
+        scene = self.scene
         mask = torch.ones_like(image, dtype=torch.bool) if scene.region is None else scene.region.expand_as(image)
         if scene.image_units == "HU":
             mask = mask & (image > -1500)
         elif scene.intensity is not None:
             mask = mask & scene.intensity.reachable(image)
-        self.mask = None if scene.region is None and bool(mask.all()) else mask
+        self.mask = mask
         self.count = mask.flatten(1).sum(dim=1).clamp_min(1)
-        self.low, self.high = self._range(image)
+        self.low, self.high = self.valid_range(image)
 
     def _per_sample_unit(self, value: float | torch.Tensor) -> float | torch.Tensor:
         """A radius, or a unit, for each sample of the batch."""
@@ -114,21 +130,6 @@ class BoundAdditiveNoise(BoundPerturbation):
         allowed = self.mask.flatten(1).sum(dim=1).to(image.dtype)
         whole = image[0].numel() if region is None else region.expand_as(image).flatten(1).sum(dim=1).clamp_min(1)
         return allowed / whole
-
-    def _range(self, image: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Lowest and highest value a voxel may take; a voxel that starts outside keeps its own value as the bound."""
-        low: float | torch.Tensor | None
-        high: float | torch.Tensor | None
-        if self.scene.image_units == "HU":
-            low, high = -1024.0, None
-        else:
-            intensity = self.scene.intensity
-            low, high = (None, None) if intensity is None else (intensity.low, intensity.high)
-        low, high = IntensityMap.like(low, image), IntensityMap.like(high, image)
-        return (
-            None if low is None else image.clamp_max(low),
-            None if high is None else image.clamp_min(high),
-        )
 
     @property
     def euclidean_radius(self) -> torch.Tensor:
@@ -156,7 +157,7 @@ class BoundAdditiveNoise(BoundPerturbation):
         return ("linf" if self.norm == "linf" else "l2",)
 
     def zeros(self) -> Parameters:
-        """No noise, in the image's memory format."""
+        """No noise."""
         return (torch.zeros_like(self.scene.image),)
 
     def _draw(self, generators: list[torch.Generator], gaussian: bool) -> torch.Tensor:
@@ -234,19 +235,19 @@ class BoundAdditiveNoise(BoundPerturbation):
         return zero.flatten(1).sum(dim=1) / self.count
 
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Whole numbers; a change that rounding would carry out of the ball (or the region) is rounded toward the
-        clean image instead."""
-        nearest = adversarial.round()
+        """Values of the file's grid; a change that rounding would carry out of the ball (or the region) is rounded
+        toward the clean image instead."""
+        nearest = self.grid.nearest(adversarial)
         change = adversarial - image
-        inward = torch.where(change > 0, torch.floor(adversarial), torch.ceil(adversarial))
+        inward = self.grid.toward(adversarial, change > 0)
         if self.norm == "linf":
-            unsafe = (nearest - image).abs() > self.radius
+            unsafe = (nearest - image).abs() > self.radius + self.grid.slack
         else:  # a Euclidean length grows only where a voxel's change grows
             unsafe = (nearest - image).abs() > change.abs()
         rounded = torch.where(unsafe, inward, nearest)
-        # Between a clean value that is not whole and the noisy one there may be no whole number: the voxel stays clean.
+        # Between a clean value off the grid and the noisy one there may be no value of it: the voxel stays clean.
         allowed = torch.zeros_like(change) + self.radius if self.norm == "linf" else change.abs()
-        rounded = torch.where((rounded - image).abs() > allowed, image, rounded)
+        rounded = torch.where((rounded - image).abs() > allowed + self.grid.slack, image, rounded)
         untouched = change == 0 if self.mask is None else (change == 0) | ~self.mask
         return torch.where(untouched, image, rounded)
 

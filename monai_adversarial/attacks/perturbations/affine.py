@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import torch
 
-from monai_adversarial.attacks.perturbations.base import Measurement, Parameters, Perturbation
+from monai_adversarial.attacks.perturbations.base import Measurement, Parameters, Perturbation, limit_length
 from monai_adversarial.attacks.perturbations.geometric import (
+    NORMS,
     BoundGeometric,
     intensity_changes,
     match_size,
@@ -18,7 +19,7 @@ from monai_adversarial.attacks.perturbations.geometric import (
 )
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.smooth_basis import evaluate_separable
-from monai_adversarial.utils.validation import check_positive
+from monai_adversarial.utils.validation import check_choice, check_positive
 
 __all__ = ["AffineTransform", "BoundAffineTransform"]
 
@@ -33,15 +34,19 @@ class AffineTransform(Perturbation):
 
     Args:
         max_rotation: largest angle about each axis in degrees, up to 180 (one angle in two dimensions, none in one).
-        max_translation: largest translation along each axis in mm.
+        max_translation: largest translation in mm, as ``translation_norm`` measures it.
         max_scale: largest change of scale along each axis as a fraction, below 1: factors from ``1 - max_scale`` to ``1
             + max_scale``.
         max_shear: largest shear, mm per mm, of each axis by each later one.
+        translation_norm: ``"per_axis"``: the translation along each axis is bounded, so that in three dimensions it can
+            be 1.73 times as long; ``"euclidean"``: its length is, and ``max_translation`` is one number.
 
-    Each is one number or one for each angle, axis or pair of axes; 0 leaves that kind of motion out.
+    Each amount is one number or one for each angle, axis or pair of axes; 0 leaves that kind of motion out. Rotation,
+    scale and shear move voxels far from the center further than the translation: ``displacement_euclidean`` in what
+    ``verify`` measures is the longest way of all.
 
     Raises:
-        ValueError: for negative or too large values.
+        ValueError: for negative or too large values, or an unknown norm.
     """
 
     budget_attributes = ("amounts",)
@@ -52,7 +57,13 @@ class AffineTransform(Perturbation):
         max_translation: Amount = 10.0,
         max_scale: Amount = 0.1,
         max_shear: Amount = 0.0,
+        translation_norm: str = "per_axis",
     ) -> None:
+        self.translation_norm = check_choice("translation_norm", translation_norm, NORMS)
+        if translation_norm == "euclidean" and not isinstance(max_translation, (int, float)):
+            raise ValueError(
+                f"max_translation must be one number in mm with translation_norm='euclidean', got {max_translation!r}."
+            )
         self.amounts = {
             "rotation": max_rotation,
             "translation": max_translation,
@@ -92,6 +103,7 @@ class BoundAffineTransform(BoundGeometric):
             )
         image = scene.image
         dimensions = len(scene.spatial_shape)
+        self.translation_norm = perturbation.translation_norm
         self._spacing = scene.require_spacing("max_translation").to(image)
         pairs = dimensions * (dimensions - 1) // 2
         self.counts = {"rotation": pairs, "translation": dimensions, "scale": dimensions, "shear": pairs}
@@ -138,8 +150,14 @@ class BoundAffineTransform(BoundGeometric):
         return match_size(self.random(generators), size((parameters[0].detach(),)), size, self.project)
 
     def project(self, parameters: Parameters) -> Parameters:
-        """Clamp each number."""
-        return (torch.maximum(torch.minimum(parameters[0], self.limit), -self.limit),)
+        """Clamp each number, or the length of the translation."""
+        clamped = torch.maximum(torch.minimum(parameters[0], self.limit), -self.limit)
+        if self.translation_norm == "per_axis":
+            return (clamped,)
+        parts = self._parts((clamped,))
+        given = self._parts(parameters)["translation"]
+        parts["translation"] = limit_length(given, self.limits["translation"][0])
+        return (torch.cat(list(parts.values()), dim=1),)
 
     def _parts(self, parameters: Parameters) -> dict[str, torch.Tensor]:
         parts = parameters[0].split(list(self.counts.values()), dim=1)
@@ -208,10 +226,15 @@ class BoundAffineTransform(BoundGeometric):
         units = {"rotation": "degrees", "translation": "mm", "scale": "fraction", "shear": "ratio"}
         found = {}
         for kind, amounts in self._parts(parameters).items():
+            if kind == "translation" and self.translation_norm == "euclidean":
+                length = amounts.detach().norm(dim=1)
+                found["translation_euclidean"] = Measurement(length, units[kind], self.limits[kind][0])
+                continue
+            name = "translation_axis" if kind == "translation" else kind
             for number, limit in enumerate(self.limits[kind]):
-                found[f"{kind}_{number}"] = Measurement(amounts[:, number].detach().abs(), units[kind], limit)
+                found[f"{name}_{number}"] = Measurement(amounts[:, number].detach().abs(), units[kind], limit)
         with torch.no_grad():
-            found["displacement_length"] = Measurement(self.corner_displacement(parameters), "mm")
+            found["displacement_euclidean"] = Measurement(self.corner_displacement(parameters), "mm")
             determinant = torch.linalg.det(self.matrix(parameters)[0])
             found["jacobian_minimum"] = Measurement(determinant, "ratio")
             expected = self.apply(image, parameters)

@@ -12,15 +12,31 @@ from typing import Any
 import torch
 
 from monai_adversarial.utils.calls import ShownAsCall, shown
+from monai_adversarial.utils.intensity_map import IntensityMap
 from monai_adversarial.utils.scene import Scene
+from monai_adversarial.utils.stored_grid import StoredGrid
 from monai_adversarial.utils.validation import check_positive
 
-__all__ = ["BoundPerturbation", "BudgetError", "Measurement", "Parameters", "Perturbation", "per_sample"]
+__all__ = [
+    "BoundPerturbation",
+    "BudgetError",
+    "Measurement",
+    "Parameters",
+    "Perturbation",
+    "limit_length",
+    "per_sample",
+]
 
 Parameters = tuple[torch.Tensor, ...]
 
 # Room for float32 arithmetic in a comparison of what was measured with what was allowed.
 RELATIVE_TOLERANCE = 1e-4
+# Share of the image's range by which a repeated calculation on another device may differ.
+REPEAT_TOLERANCE = 1e-3
+# HU of air outside the body and of the scanner's padding: no tissue is below.
+LOWEST_HU = -1024.0
+# Parameters far outside any budget, whose projection shows how wide the budget is.
+FAR = 1e6
 
 
 class BudgetError(RuntimeError):
@@ -80,17 +96,38 @@ def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return values.view(-1, *([1] * (like.ndim - 1)))
 
 
+def limit_length(vectors: torch.Tensor, longest: float | torch.Tensor) -> torch.Tensor:
+    """Vectors along dimension 1, those above a length scaled down to it."""
+    length = vectors.norm(dim=1, keepdim=True)
+    return vectors * (longest / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_max(1.0)
+
+
+def _size(parameter: torch.Tensor, norm: str) -> torch.Tensor:
+    """Largest entry, Euclidean length or length of the longest vector of each sample, (batch,)."""
+    if norm == "vector":
+        return parameter.norm(dim=1).flatten(1).amax(dim=1)
+    flat = parameter.flatten(1)
+    return flat.abs().amax(dim=1) if norm == "linf" else flat.norm(dim=1)
+
+
 class BoundPerturbation(ABC):
     """A perturbation tied to one clean batch: pure functions of explicit parameters.
 
     Parameters are a tuple of float tensors with a leading batch dimension; sample ``i`` of the image depends on sample
     ``i`` of each alone. Zero parameters are the identity.
+
+    A subclass defines ``zeros``, ``apply`` and one of ``radii`` (a box or a ball) and ``project`` (any other set). All
+    else has a default that can be replaced where something better is known: ``random``, ``random_control``, ``norms``,
+    ``measure``, ``quantize``. ``verify`` measures for every perturbation that the finished image stays in the range of
+    values and outside the attack's region as it was.
     """
 
     #: the perturbation moves anatomy, so that labels move with the image
     geometric: bool = False
     #: the perturbation honors ``scene.budget``, one factor per sample
     per_sample_budget: bool = False
+    #: what is allowed depends on the voxels of the image, so that a chain ties the perturbation to its input anew
+    follows_voxels: bool = True
 
     def __init__(self, scene: Scene) -> None:
         if scene.budget is not None and not self.per_sample_budget:
@@ -99,42 +136,88 @@ class BoundPerturbation(ABC):
                 "AdditiveNoise only."
             )
         self.scene = scene
+        self._far: Parameters | None = None
+
+    def rebind(self, perturbation: Perturbation, scene: Scene) -> BoundPerturbation:
+        """The same perturbation on another image of the same shape: what a member of a chain gets. No host
+        synchronization where it can be avoided."""
+        return perturbation.bind(scene)
 
     @property
-    @abstractmethod
     def radii(self) -> Parameters:
-        """Per parameter tensor: the half-width of the budget in the parameter's own units, broadcastable over it."""
+        """Per parameter tensor: the half-width of the budget in the parameter's own units, broadcastable over it.
+
+        By default how far ``project`` lets each parameter go.
+        """
+        if type(self).project is BoundPerturbation.project:
+            raise TypeError(
+                f"{type(self).__name__} must define radii (of a box or a ball) or project (on another set)."
+            )
+        if self._far is None:
+            with torch.no_grad():
+                far = self.project(tuple(torch.full_like(zero, FAR) for zero in self.zeros()))
+            self._far = tuple(parameter.abs() for parameter in far)
+        return self._far
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Per parameter tensor: ``"linf"`` (sign steps) or ``"l2"`` (unit gradient steps)."""
+        """Per parameter tensor: ``"linf"`` (a box, sign steps), ``"l2"`` (a ball, unit gradient steps) or ``"vector"``
+        (a ball for each vector along dimension 1, unit gradient steps of each)."""
         return ("linf",) * len(self.radii)
 
     @abstractmethod
     def zeros(self) -> Parameters:
         """Parameters of the identity."""
 
-    @abstractmethod
     def random(self, generators: list[torch.Generator]) -> Parameters:
-        """A feasible random draw, one generator per sample: the start of a search."""
+        """A feasible random draw, one generator per sample: the start of a search.
 
-    @abstractmethod
+        By default uniform in the box of ``radii``, then projected.
+        """
+        draws = self.zeros()
+        for draw in draws:
+            for sample, generator in zip(draw, generators, strict=True):
+                sample.uniform_(-1.0, 1.0, generator=generator)
+        return self.project(tuple(draw * radius for draw, radius in zip(draws, self.radii, strict=True)))
+
     def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
-        """A random draw of the same size as ``parameters``: the control that an attack is compared with."""
+        """A random draw of the same size as ``parameters``: the control that an attack is compared with.
 
-    @abstractmethod
+        By default ``random``, scaled to the size of each parameter tensor in its norm, then projected.
+        """
+        scaled = []
+        for draw, given, norm in zip(self.random(generators), parameters, self.norms, strict=True):
+            found, wanted = (_size(parameter.detach(), norm) for parameter in (draw, given))
+            scaled.append(draw * per_sample(wanted / found.clamp_min(torch.finfo(found.dtype).tiny), draw))
+        return self.project(tuple(scaled))
+
     def project(self, parameters: Parameters) -> Parameters:
-        """The nearest (or a scaled) feasible point. No host synchronization."""
+        """The nearest (or a scaled) feasible point. No host synchronization.
+
+        By default the box or the ball of ``radii``, as ``norms`` says.
+        """
+        projected = []
+        for parameter, radius, norm in zip(parameters, self.radii, self.norms, strict=True):
+            if norm == "linf":
+                projected.append(torch.maximum(torch.minimum(parameter, radius), -radius))
+            elif norm == "vector":
+                projected.append(limit_length(parameter, radius))
+            else:
+                length = per_sample(_size(parameter, norm), parameter)
+                projected.append(parameter * (radius / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_max(1.0))
+        return tuple(projected)
 
     @abstractmethod
     def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """The perturbed image, (batch, channel, spatial...), differentiable in ``image`` and ``parameters``."""
 
-    @abstractmethod
     def measure(
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
     ) -> dict[str, Measurement]:
         """Measure a finished image.
+
+        By default how far the parameters are from feasible ones, as a share of the budget, and whether they explain the
+        image. Replace it to say what an image shows in the budget's own units (HU, mm, percent).
 
         Args:
             image: the clean image.
@@ -142,6 +225,77 @@ class BoundPerturbation(ABC):
             parameters: what made it.
             rounding: largest rounding of a voxel that the file's dtype caused, in image units (0.5 for integer HU).
         """
+        with torch.no_grad():
+            excess = torch.zeros(self.scene.batch, dtype=torch.float64, device=image.device)
+            feasible = self.project(parameters)
+            for given, allowed, radius in zip(parameters, feasible, self.radii, strict=True):
+                width = radius.abs().expand_as(given).flatten(1).amax(dim=1).clamp_min(torch.finfo(radius.dtype).tiny)
+                excess = torch.maximum(excess, _size(given - allowed, "linf").double() / width)
+            difference = (adversarial.double() - self.apply(image, parameters).double()).abs().flatten(1).amax(dim=1)
+        room = 2 * rounding + REPEAT_TOLERANCE * float(image.max() - image.min())
+        return {
+            "outside_budget": Measurement(excess, "of the budget", 0.0, tolerance=RELATIVE_TOLERANCE),
+            "unexplained_change": Measurement(difference, self.scene.image_units, 0.0, tolerance=room),
+        }
+
+    def valid_range(self, image: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Lowest and highest value that each voxel may take: HU from the scanner's padding up, network values inside
+        the window, and in both what the image's file can hold. A voxel that starts outside keeps its own value as the
+        bound; None where nothing is known."""
+        scene = self.scene
+        lows: list[Any] = []
+        highs: list[Any] = []
+        if scene.image_units == "HU":
+            lows.append(LOWEST_HU)
+        elif scene.intensity is not None:
+            lows.append(scene.intensity.low)
+            highs.append(scene.intensity.high)
+        if scene.stored is not None:
+            lows.append(scene.stored.low)
+            highs.append(scene.stored.high)
+        low = high = None
+        for edge in lows:
+            if edge is not None:
+                own = image.clamp_max(IntensityMap.like(edge, image))
+                low = own if low is None else torch.maximum(low, own)
+        for edge in highs:
+            if edge is not None:
+                own = image.clamp_min(IntensityMap.like(edge, image))
+                high = own if high is None else torch.minimum(high, own)
+        return low, high
+
+    def into_range(self, changed: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """``changed`` where it stays in the valid range of ``image``'s voxels, the edge of the range elsewhere; at the
+        edge itself the gradient still flows."""
+        low, high = self.valid_range(image.detach())
+        if low is not None:
+            changed = torch.where(changed < low, low, changed)
+        if high is not None:
+            changed = torch.where(changed > high, high, changed)
+        return changed
+
+    def _measure_surroundings(
+        self, image: torch.Tensor, adversarial: torch.Tensor, rounding: float
+    ) -> dict[str, Measurement]:
+        """What no perturbation may do: leave the valid range of values, or change voxels outside the region."""
+        found = {}
+        low, high = self.valid_range(image)
+        excess: torch.Tensor | None = None
+        for edge, sign in ((low, 1.0), (high, -1.0)):
+            if edge is None:
+                continue
+            if self.geometric:  # anatomy takes its values along
+                edge = per_sample((sign * edge).flatten(1).amin(dim=1) * sign, edge)
+            beyond = (sign * (edge.double() - adversarial.double())).clamp_min(0).flatten(1).amax(dim=1)
+            excess = beyond if excess is None else torch.maximum(excess, beyond)
+        if excess is not None:
+            spacing = float(image.detach().abs().max()) * 4 * torch.finfo(torch.float32).eps
+            room = rounding + spacing
+            found["outside_valid_range"] = Measurement(excess, self.scene.image_units, 0.0, tolerance=room)
+        if self.scene.region is not None:
+            outside = ((adversarial.double() - image.double()).abs() * ~self.scene.region).flatten(1).amax(dim=1)
+            found["change_outside_region"] = Measurement(outside, self.scene.image_units, 0.0, tolerance=rounding)
+        return found
 
     def verify(
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
@@ -152,6 +306,8 @@ class BoundPerturbation(ABC):
             BudgetError: names the budget, the sample, what was measured and what is allowed.
         """
         measured = self.measure(image, adversarial, parameters, rounding)
+        for name, surroundings in self._measure_surroundings(image, adversarial, rounding).items():
+            measured.setdefault(name, surroundings)
         for name, measurement in measured.items():
             for sample in measurement.exceeded():
                 side = "below" if measurement.at_least else "above"
@@ -174,8 +330,14 @@ class BoundPerturbation(ABC):
         return zeros / sum(gradient[0].numel() for gradient in gradients)
 
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """The finished image in whole numbers (integer HU), still inside the budget."""
-        return adversarial.round()
+        """The finished image in values that its file can hold (by default whole numbers), still inside the budget;
+        voxels that were not changed keep their bits."""
+        return torch.where(adversarial == image, image, self.grid.nearest(adversarial))
+
+    @property
+    def grid(self) -> StoredGrid:
+        """The values that finished images are rounded to."""
+        return self.scene.stored or StoredGrid()
 
     def move_soft_label(self, one_hot: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Move soft one-hot labels (batch, class, spatial...) as the image moves; the identity unless geometric."""

@@ -92,6 +92,11 @@ class BiasField(Perturbation):
                 "degree must be at least 1 with zero_mean=True: a constant field without its mean is nothing."
             )
 
+    @property
+    def units(self) -> str | None:
+        """``"HU"`` where the domain or its window only makes sense for images that come in HU."""
+        return "HU" if self.domain == "attenuation" or self.window is not None else None
+
     def bind(self, scene: Scene) -> BoundBiasField:
         """Tie the field to a batch.
 
@@ -108,6 +113,8 @@ class BoundBiasField(BoundPerturbation):
     The parameter holds the coefficients of the logarithm of the gain, (batch, functions) for Legendre polynomials in
     the order of MONAI's ``RandBiasField``, (batch, controls along each axis) for B-splines.
     """
+
+    follows_voxels = False
 
     def __init__(self, perturbation: BiasField, scene: Scene) -> None:
         super().__init__(scene)
@@ -230,7 +237,28 @@ class BoundBiasField(BoundPerturbation):
             width: Any = self.high - self.low
             value = (image - self.low).clamp_min(0).clamp_max(width)
             shaded = image + torch.where(image < self.high, (value * gain).clamp_max(width) - value, 0)
+        if self.domain == "image" or self.scene.stored is not None:  # the others stay in the range by themselves
+            shaded = self.into_range(shaded, image)
         return shaded if self.scene.region is None else torch.where(self.scene.region, shaded, image)
+
+    @torch.no_grad()
+    def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Values of the file's grid; a gain that rounding would carry out of the budget is rounded toward the clean
+        image instead."""
+        value = image - self._offset
+        gains = (value / (1 + self.max_gain), value * (1 + self.max_gain))
+        low, high = torch.minimum(*gains) + self._offset, torch.maximum(*gains) + self._offset
+        rounded = self.grid.nearest(adversarial)
+        inward = self.grid.toward(adversarial, adversarial > image)
+        rounded = torch.where((rounded < low) | (rounded > high), inward, rounded)
+        # Between a clean value off the grid and the shaded one there may be no value of it: the voxel stays clean.
+        rounded = torch.where((rounded < low) | (rounded > high), image, rounded)
+        return torch.where(adversarial == image, image, rounded)
+
+    @property
+    def _offset(self) -> Edge:
+        """The value of no signal, whose gain is nothing."""
+        return {"image": 0.0, "attenuation": AIR, "window": self.low}[self.domain]
 
     def measure(
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
@@ -238,9 +266,13 @@ class BoundBiasField(BoundPerturbation):
         """The gain in percent: the smallest that explains the finished image, voxel by voxel, and that of the
         parameters."""
         before, after = image.double(), adversarial.double()
-        # What a voxel may differ without a gain: rounding to the file's integers and to float32.
-        room = rounding + float(image.abs().max()) * 4 * torch.finfo(torch.float32).eps
-        offset: Edge = {"image": 0.0, "attenuation": AIR, "window": self.low}[self.domain]
+        with torch.no_grad():
+            from_parameters = self.field(parameters).double().abs().flatten(1).amax(dim=1)
+            expected = self.apply(image, parameters)
+        # What a voxel may differ without a gain: rounding, exactly where it happened, and float32.
+        spacing = float(image.abs().max()) * 4 * torch.finfo(torch.float32).eps
+        room = (after - expected.double()).abs().clamp_max(rounding) + spacing
+        offset = self._offset
         value = before - offset
         changeable = value != 0 if self.domain == "image" else value > 0
         if self.domain == "window":
@@ -254,15 +286,13 @@ class BoundBiasField(BoundPerturbation):
         logarithm = torch.maximum(lowest.clamp_min(1.0).log(), -highest.clamp(0.0, 1.0).log())
         measured = torch.where(changeable, logarithm, 0.0).flatten(1).amax(dim=1)
         outside = torch.where(changeable, 0.0, (after - before).abs()).flatten(1).amax(dim=1)
-        with torch.no_grad():
-            from_parameters = self.field(parameters).double().abs().flatten(1).amax(dim=1)
-            expected = self.apply(image, parameters)
         percent = 100 * self.max_gain
         return {
             "gain": Measurement(100 * measured.expm1(), "percent", percent),
             "gain_of_parameters": Measurement(100 * from_parameters.expm1(), "percent", percent),
-            "change_outside_domain": Measurement(outside, self.scene.image_units, 0.0, tolerance=room),
-            "unexplained_change": unexplained_change(self.scene, image, adversarial, expected, rounding),
+            "change_outside_domain": Measurement(outside, self.scene.image_units, 0.0, tolerance=rounding + spacing),
+            # Rounding toward the clean image goes up to a whole step.
+            "unexplained_change": unexplained_change(self.scene, image, adversarial, expected, 2 * rounding),
             **intensity_changes(self.scene, image, adversarial),
         }
 

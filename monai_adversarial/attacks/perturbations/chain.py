@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -15,7 +17,8 @@ __all__ = ["BoundChain", "Chain"]
 
 
 class Chain(Perturbation):
-    """Apply several perturbations in order, each within its own budget (as Chen et al. 2022, AdvChain).
+    """Apply several perturbations in order, each within its own budget around the image that it gets (as Chen et al.
+    2022, AdvChain).
 
     Args:
         perturbations: at least one; the first is applied first.
@@ -37,6 +40,11 @@ class Chain(Perturbation):
         """Every member with ``factor`` times its budget."""
         return Chain([member.scaled(factor) for member in self.perturbations])
 
+    @property
+    def units(self) -> str | None:
+        """``"HU"`` where a member's budget is in HU."""
+        return "HU" if any(getattr(member, "units", None) == "HU" for member in self.perturbations) else None
+
     def bind(self, scene: Scene) -> BoundChain:
         """Tie every member to the same batch."""
         return BoundChain(self, scene)
@@ -47,10 +55,29 @@ class BoundChain(BoundPerturbation):
 
     def __init__(self, perturbation: Chain, scene: Scene) -> None:
         super().__init__(scene)
-        self.members = tuple(member.bind(scene) for member in perturbation.perturbations)
-        self.names = tuple(f"{i}_{type(member).__name__}" for i, member in enumerate(perturbation.perturbations))
+        self.kinds = perturbation.perturbations
+        self.members = tuple(member.bind(scene) for member in self.kinds)
+        self.names = tuple(f"{i}_{type(member).__name__}" for i, member in enumerate(self.kinds))
         self.geometric = any(member.geometric for member in self.members)
+        self.follows_voxels = any(member.follows_voxels for member in self.members)
         self.counts = tuple(len(member.radii) for member in self.members)
+        # Up to here each member's input must be known before the next one's budget is.
+        self.last_follower = max((i for i, member in enumerate(self.members) if member.follows_voxels), default=0)
+
+    def rebind(self, perturbation: Perturbation, scene: Scene) -> BoundChain:
+        """The same chain on another image; the members are tied to what they get when they get it."""
+        made = copy.copy(self)
+        made.scene = scene
+        if made.members[0].follows_voxels:
+            made.members = (made.members[0].rebind(self.kinds[0], scene), *made.members[1:])
+        return made
+
+    def _on(self, index: int, image: torch.Tensor) -> BoundPerturbation:
+        """A member tied to the image that it gets."""
+        member = self.members[index]
+        if index == 0 or not member.follows_voxels:
+            return member
+        return member.rebind(self.kinds[index], replace(self.scene, image=image))
 
     def _each(self, parameters: Parameters) -> Iterator[tuple[BoundPerturbation, Parameters]]:
         if len(parameters) != sum(self.counts):
@@ -59,6 +86,20 @@ class BoundChain(BoundPerturbation):
         for member, count in zip(self.members, self.counts, strict=True):
             yield member, parameters[start : start + count]
             start += count
+
+    def _follow(
+        self, parameters: Parameters, make: Callable[[BoundPerturbation, Parameters], Parameters]
+    ) -> Parameters:
+        """New parameters of every member, made on the image that the new parameters of the members before it give."""
+        image = self.scene.image
+        made: list[torch.Tensor] = []
+        for index, (member, own) in enumerate(self._each(parameters)):
+            new = make(self._on(index, image), own)
+            made.extend(new)
+            if index < self.last_follower:
+                with torch.no_grad():
+                    image = member.apply(image, new)
+        return tuple(made)
 
     @property
     def radii(self) -> Parameters:
@@ -76,15 +117,15 @@ class BoundChain(BoundPerturbation):
 
     def random(self, generators: list[torch.Generator]) -> Parameters:
         """A random draw of every member."""
-        return tuple(draw for member in self.members for draw in member.random(generators))
+        return self._follow(self.zeros(), lambda member, _: member.random(generators))
 
     def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
         """A control of every member."""
-        return tuple(draw for member, own in self._each(parameters) for draw in member.random_control(generators, own))
+        return self._follow(parameters, lambda member, own: member.random_control(generators, own))
 
     def project(self, parameters: Parameters) -> Parameters:
-        """Each member in its own budget."""
-        return tuple(projected for member, own in self._each(parameters) for projected in member.project(own))
+        """Each member in its own budget around the image that it gets."""
+        return self._follow(parameters, lambda member, own: member.project(own))
 
     def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Apply the members in order."""
@@ -105,11 +146,14 @@ class BoundChain(BoundPerturbation):
 
     @torch.no_grad()
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Whole numbers as the last member makes them, whose budget is held against the finished image."""
-        *before, (last, last_parameters) = self._each(parameters)
+        """Values of the file's grid as the last member makes them, whose budget is held against the finished image."""
+        *before, (_, last_parameters) = self._each(parameters)
+        given = image
         for member, own in before:
-            image = member.apply(image, own)
-        return last.quantize(image, adversarial, last_parameters)
+            given = member.apply(given, own)
+        finished = self._on(len(before), given).quantize(given, adversarial, last_parameters)
+        # What the last member left as it got it lies off the grid where an earlier one has changed it.
+        return torch.where(adversarial == image, image, self.grid.nearest(finished))
 
     def measure(
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
@@ -124,7 +168,7 @@ class BoundChain(BoundPerturbation):
             last = index == len(self.members) - 1
             with torch.no_grad():
                 after = adversarial if last else member.apply(image, own)
-            measured = member.measure(image, after, own, rounding if last else 0.0)
+            measured = self._on(index, image).measure(image, after, own, rounding if last else 0.0)
             found.update({f"{self.names[index]}_{name}": value for name, value in measured.items()})
             image = after
         return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Smooth elastic deformation bounded in mm along each axis, as a plain displacement or as a diffeomorphism."""
+"""Smooth elastic deformation bounded in mm, as a plain displacement or as a diffeomorphism."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from collections.abc import Sequence
 
 import torch
 
-from monai_adversarial.attacks.perturbations.base import Measurement, Parameters, Perturbation, per_sample
+from monai_adversarial.attacks.perturbations.base import (
+    Measurement,
+    Parameters,
+    Perturbation,
+    limit_length,
+    per_sample,
+)
 from monai_adversarial.attacks.perturbations.geometric import (
+    NORMS,
     BoundGeometric,
     intensity_changes,
     match_size,
@@ -17,11 +24,11 @@ from monai_adversarial.attacks.perturbations.geometric import (
     shared_spacing,
     unexplained_change,
 )
-from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant
+from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant, lowest_corner_determinant
 from monai_adversarial.attacks.perturbations.warp import warp_linear
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.smooth_basis import bspline_matrix, evaluate_separable, linear_matrix
-from monai_adversarial.utils.validation import check_count, check_positive
+from monai_adversarial.utils.validation import check_choice, check_count, check_positive
 
 __all__ = ["BoundElasticDeformation", "ElasticDeformation"]
 
@@ -30,29 +37,37 @@ NODES_PER_CONTROL = 8
 # Share of the allowed logarithm of the Jacobian determinant that is used; the rest is room for the integration's error.
 CERTIFICATE_MARGIN = 0.9
 INVERSE_ITERATIONS = 20
+# Corrections of a velocity whose measured Jacobian determinant breaks the bound, by these factors at least and at most.
+CORRECTIONS, SMALLEST_CORRECTION, LARGEST_CORRECTION = 3, 0.98, 0.5
 
 
 class ElasticDeformation(Perturbation):
     """Smooth deformation from a cubic B-spline grid of controls in mm.
 
     Diffeomorphic: the controls are a stationary velocity, integrated to a deformation by scaling and squaring (Arsigny
-    et al. 2006; as an attack Chen et al. 2022, AdvMorph). No voxel moves further than ``max_displacement`` along an
-    axis, because B-spline, integration and interpolation only ever average. The volume of no voxel shrinks below
-    ``min_jacobian``: the logarithm of the Jacobian determinant is the integral of the velocity's divergence along the
-    path, and the velocity is scaled so that the divergence, with or without any of its axes (at the border the field
-    stops to vary along one), stays above ``log(min_jacobian)``. The bound is our reconstruction.
+    et al. 2006; as an attack Chen et al. 2022, AdvMorph). No voxel moves further than ``max_displacement``, because
+    B-spline, integration and interpolation only ever average. No volume shrinks below ``min_jacobian``, neither around
+    a voxel nor at a corner of a cell between voxels: the logarithm of the Jacobian determinant is the integral of the
+    velocity's divergence along the path, and the velocity is scaled so that the divergence, with or without any of its
+    axes (at the border the field stops to vary along one), stays above ``log(min_jacobian)``. Where the determinant
+    that the voxels show is still lower, because they sample a strong shear too coarsely, the velocity is scaled
+    further. The bound is our reconstruction.
 
     Free: the controls are the displacement itself, which may fold.
 
     Args:
-        max_displacement: largest displacement in mm, one number or one for each axis of the image; 0 is the identity.
+        max_displacement: largest displacement in mm; 0 is the identity. With ``norm="per_axis"`` one number or one for
+            each axis of the image.
+        norm: ``"euclidean"``: the length of the displacement of every voxel is at most ``max_displacement``;
+            ``"per_axis"``: its part along each axis is, so that in three dimensions a voxel can move 1.73 times as far.
         control_spacing: distance of the controls in mm.
         diffeomorphic: integrate a velocity instead of a plain displacement.
         min_jacobian: lower bound of the Jacobian determinant of a diffeomorphic deformation, between 0 and 1.
         integration_steps: number of squarings; by default enough for steps below half a voxel.
 
     Raises:
-        ValueError: for negative or non-finite values, or ``min_jacobian`` outside (0, 1).
+        ValueError: for negative or non-finite values, ``min_jacobian`` outside (0, 1), an unknown norm, or one number
+            per axis with a norm that is not per axis.
     """
 
     budget_attributes = ("max_displacement",)
@@ -64,7 +79,14 @@ class ElasticDeformation(Perturbation):
         diffeomorphic: bool = True,
         min_jacobian: float = 0.1,
         integration_steps: int | None = None,
+        norm: str = "euclidean",
     ) -> None:
+        self.norm = check_choice("norm", norm, NORMS)
+        if self.norm != "per_axis" and not isinstance(max_displacement, (int, float)):
+            raise ValueError(
+                f"max_displacement must be one number in mm with norm={self.norm!r}, got {max_displacement!r}: one for "
+                "each axis goes with norm='per_axis'."
+            )
         count = 1 if isinstance(max_displacement, (int, float)) else len(max_displacement)
         per_axis("max_displacement", max_displacement, count)
         self.max_displacement = max_displacement
@@ -98,6 +120,7 @@ class BoundElasticDeformation(BoundGeometric):
         image, shape = scene.image, scene.spatial_shape
         dimensions = len(shape)
         control_spacing = perturbation.control_spacing
+        self.norm = perturbation.norm
         self.diffeomorphic, self.min_jacobian = perturbation.diffeomorphic, perturbation.min_jacobian
         spacing = shared_spacing(scene, "max_displacement")
         self._spacing = torch.tensor([spacing], dtype=image.dtype, device=image.device)
@@ -135,6 +158,8 @@ class BoundElasticDeformation(BoundGeometric):
         # Neighboring controls differ by 2 limits at most, which may already be too little to reach the bound.
         steepest = sum(2 * limit / control_spacing for limit in self.limits)
         self.certified = not self.diffeomorphic or steepest <= -self.lowest_divergence
+        #: largest control at which neighbors cannot differ by too much
+        self.sure_limit = -self.lowest_divergence * control_spacing / (2 * dimensions)
         # Euler steps below a quarter of a voxel and an eighth of the shrinking: (1 - x / n)^n is then within the margin
         # of exp(-x).
         longest = max(limit / s for limit, s in zip(self.limits, spacing, strict=True))
@@ -162,8 +187,13 @@ class BoundElasticDeformation(BoundGeometric):
 
     @property
     def radii(self) -> Parameters:
-        """The largest displacement in mm along each axis."""
-        return (self.limit,)
+        """The largest displacement in mm: its length, or along each axis."""
+        return (self.limit[:, :1] if self.norm == "euclidean" else self.limit,)
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Steps along the gradient of each control where its length is bounded, sign steps otherwise."""
+        return ("vector" if self.norm == "euclidean" else "linf",)
 
     def zeros(self) -> Parameters:
         """No displacement."""
@@ -178,24 +208,57 @@ class BoundElasticDeformation(BoundGeometric):
 
     @torch.no_grad()
     def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
-        """Random controls with the same largest displacement along each axis, as far as the budget allows."""
+        """Random controls with the same largest displacement (its length, or along each axis), as far as the budget
+        allows."""
 
         def size(candidate: Parameters) -> torch.Tensor:
+            if self.norm == "euclidean":
+                return per_sample(self.longest_displacement(candidate), candidate[0])
             return self.largest_displacement(candidate).view(-1, len(self.limits), *[1] * len(self.limits))
 
         return match_size(self.random(generators), size((parameters[0].detach(),)), size, self.project)
 
     def project(self, parameters: Parameters) -> Parameters:
-        """Clamp the controls, then scale a velocity whose divergence would break the bound of the Jacobian
+        """Bound each control, then scale a velocity whose divergence would break the bound of the Jacobian
         determinant."""
-        controls = torch.maximum(torch.minimum(parameters[0], self.limit), -self.limit)
+        if self.norm == "euclidean":
+            controls = limit_length(parameters[0], self.limits[0])
+        else:
+            controls = torch.maximum(torch.minimum(parameters[0], self.limit), -self.limit)
         if self.allowed is not None:
             controls = controls * self.allowed
         if not self.certified:
             shrinking = self.shrinking(controls).flatten(1).amin(dim=1)
             scale = (self.lowest_divergence / shrinking.clamp_max(-torch.finfo(controls.dtype).tiny)).clamp_max(1.0)
-            controls = controls * per_sample(scale, controls)
+            controls = self._hold_jacobian(controls * per_sample(scale, controls))
         return (controls,)
+
+    @torch.no_grad()
+    def _hold_jacobian(self, controls: torch.Tensor) -> torch.Tensor:
+        """Shrink a velocity until the determinant that is measured on the voxels holds the bound: the divergence says
+        nothing about shear, which a coarse grid can turn into a fold."""
+        for correction in range(CORRECTIONS + 1):
+            lowest = self._lowest_determinant(controls)
+            holds = lowest >= self.min_jacobian
+            if controls.device.type == "cpu" and bool(holds.all()):  # elsewhere to ask would wait for the device
+                break
+            if correction < CORRECTIONS:
+                # The logarithm is about proportional to the velocity.
+                tiny = torch.finfo(lowest.dtype).tiny
+                wanted = SMALLEST_CORRECTION * math.log(self.min_jacobian) / lowest.clamp_min(tiny).log()
+                scale = torch.where(lowest > 0, wanted, LARGEST_CORRECTION).clamp(
+                    LARGEST_CORRECTION, SMALLEST_CORRECTION
+                )
+            else:
+                scale = (self.sure_limit / controls.abs().flatten(1).amax(dim=1)).clamp_max(1.0)
+            controls = torch.where(per_sample(holds, controls), controls, controls * per_sample(scale, controls))
+        return controls
+
+    def _lowest_determinant(self, controls: torch.Tensor) -> torch.Tensor:
+        """Lowest Jacobian determinant around a voxel or in a cell between voxels, (batch,)."""
+        moved = self.displacement((controls,))
+        around = jacobian_determinant(moved).flatten(1).amin(dim=1)
+        return torch.minimum(around, lowest_corner_determinant(moved))
 
     def shrinking(self, controls: torch.Tensor) -> torch.Tensor:
         """Sum over the axes of the negative part of the velocity's derivative along them, per unit time, at the
@@ -231,20 +294,24 @@ class BoundElasticDeformation(BoundGeometric):
     def measure(
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
     ) -> dict[str, Measurement]:
-        """Largest displacement along each axis and Jacobian determinant of the full-resolution deformation, and whether
-        it explains the finished image."""
+        """Largest displacement in the budget's norm and Jacobian determinant of the full-resolution deformation, and
+        whether it explains the finished image."""
         with torch.no_grad():
             moved = self.displacement_mm(parameters)
             expected = self.apply(image, parameters)
             determinant = jacobian_determinant(moved, self.spacing).flatten(1)
+            lowest = torch.minimum(determinant.amin(dim=1), lowest_corner_determinant(moved, self.spacing))
         largest = moved.abs().flatten(2).amax(dim=2)
+        euclidean = self.norm == "euclidean"
         found = {
-            f"displacement_axis_{axis}": Measurement(largest[:, axis], "mm", limit)
-            for axis, limit in enumerate(self.limits)
+            "displacement_euclidean": Measurement(
+                moved.norm(dim=1).flatten(1).amax(dim=1), "mm", self.limits[0] if euclidean else None
+            )
         }
-        found["displacement_length"] = Measurement(moved.norm(dim=1).flatten(1).amax(dim=1), "mm")
+        for axis, limit in enumerate(() if euclidean else self.limits):
+            found[f"displacement_axis_{axis}"] = Measurement(largest[:, axis], "mm", limit)
         bound = self.min_jacobian if self.diffeomorphic else None
-        found["jacobian_minimum"] = Measurement(determinant.amin(dim=1), "ratio", bound, at_least=True)
+        found["jacobian_minimum"] = Measurement(lowest, "ratio", bound, at_least=True)
         found["jacobian_maximum"] = Measurement(determinant.amax(dim=1), "ratio")
         found["folded_fraction"] = Measurement((determinant <= 0).double().mean(dim=1), "fraction")
         found["unexplained_change"] = unexplained_change(self.scene, image, adversarial, expected, rounding)

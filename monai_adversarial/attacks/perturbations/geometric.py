@@ -9,15 +9,28 @@ from dataclasses import replace
 
 import torch
 
-from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
+from monai_adversarial.attacks.perturbations.base import (
+    REPEAT_TOLERANCE,
+    BoundPerturbation,
+    Measurement,
+    Parameters,
+)
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.validation import check_choice, check_positive
 
-__all__ = ["BoundGeometric", "intensity_changes", "match_size", "per_axis", "shared_spacing", "unexplained_change"]
+__all__ = [
+    "NORMS",
+    "BoundGeometric",
+    "intensity_changes",
+    "match_size",
+    "per_axis",
+    "shared_spacing",
+    "unexplained_change",
+]
 
-# Share of the image's range by which a repeated calculation on another device may differ.
-REPEAT_TOLERANCE = 1e-3
+#: how a displacement is measured: the length of its vector, or along each axis of the image by itself
+NORMS = ("euclidean", "per_axis")
 
 
 def per_axis(name: str, value: float | Sequence[float], count: int) -> tuple[float, ...]:
@@ -94,6 +107,7 @@ class BoundGeometric(BoundPerturbation):
     displacement(p)``."""
 
     geometric = True
+    follows_voxels = False
 
     @abstractmethod
     def displacement(self, parameters: Parameters, inverse: bool = False) -> torch.Tensor:
@@ -154,3 +168,7 @@ class BoundGeometric(BoundPerturbation):
     def largest_displacement(self, parameters: Parameters) -> torch.Tensor:
         """Largest displacement along each axis in mm, (batch, dimension)."""
         return self.displacement_mm(parameters).detach().abs().flatten(2).amax(dim=2)
+
+    def longest_displacement(self, parameters: Parameters) -> torch.Tensor:
+        """Length of the longest displacement in mm, (batch,)."""
+        return self.displacement_mm(parameters).detach().norm(dim=1).flatten(1).amax(dim=1)

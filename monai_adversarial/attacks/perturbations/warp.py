@@ -140,7 +140,7 @@ class _LinearWarp(torch.autograd.Function):
         need_derivatives = ctx.needs_input_grad[1]
         source = image.reshape(batch, channels, -1)
         voxels = source.shape[2]
-        moved = torch.empty_like(source)
+        moved = torch.empty_like(source, memory_format=torch.contiguous_format)
         slopes = source.new_empty(batch, channels, len(shape), voxels) if need_derivatives else None
         offsets = _offsets(shape)
         for b in range(batch):
@@ -169,9 +169,9 @@ class _LinearWarp(torch.autograd.Function):
             to_displacement = slopes[:, 0] * grad[:, :1]
             for c in range(1, channels):
                 to_displacement.addcmul_(slopes[:, c], grad[:, c : c + 1])
-            to_displacement = to_displacement.view(batch, len(shape), *shape)
+            to_displacement = to_displacement.reshape(batch, len(shape), *shape)
         if displacement is not None:
-            to_image = torch.zeros_like(grad)
+            to_image = torch.zeros_like(grad, memory_format=torch.contiguous_format)
             offsets = _offsets(shape)
             for b in range(batch):
                 for box in _boxes(shape, grad.device):
@@ -262,7 +262,7 @@ def _mixed_cells(label: torch.Tensor) -> torch.Tensor:
         if length > 1:
             low = torch.minimum(low.narrow(axis, 0, length - 1), low.narrow(axis, 1, length - 1))
             high = torch.maximum(high.narrow(axis, 0, length - 1), high.narrow(axis, 1, length - 1))
-    mixed = torch.zeros_like(label, dtype=torch.bool)
+    mixed = torch.zeros_like(label, dtype=torch.bool, memory_format=torch.contiguous_format)
     mixed[tuple(slice(0, length) for length in low.shape)] = low != high
     return mixed
 
@@ -297,7 +297,7 @@ def warp_nearest(volume: torch.Tensor, displacement: torch.Tensor) -> torch.Tens
     batch, channels, *shape = volume.shape
     _check(volume, displacement, shape)
     source = volume.reshape(batch, channels, -1)
-    moved = torch.empty_like(source)
+    moved = torch.empty_like(source, memory_format=torch.contiguous_format)
     displacement = displacement.detach()
     for b in range(batch):
         for box in _boxes(shape, volume.device):

@@ -19,7 +19,8 @@ class ElasticAttack(Attack):
     certificate is our own).
 
     Args:
-        max_displacement: in mm, one number or one per axis.
+        max_displacement: in mm; one number, or one per axis with ``norm="per_axis"``.
+        norm: ``"euclidean"`` bounds the length of each voxel's displacement, ``"per_axis"`` its part along each axis.
         control_spacing: distance of the cubic B-spline's control points in mm.
         diffeomorphic: integrate a stationary velocity, so that anatomy never folds.
         min_jacobian: lowest Jacobian determinant of a diffeomorphic deformation.
@@ -36,6 +37,7 @@ class ElasticAttack(Attack):
         min_jacobian: float = 0.1,
         steps: int = 10,
         relative_step: float = 0.25,
+        norm: str = "euclidean",
         **options: Any,
     ) -> None:
         deformation = ElasticDeformation(
@@ -43,6 +45,7 @@ class ElasticAttack(Attack):
             control_spacing=control_spacing,
             diffeomorphic=diffeomorphic,
             min_jacobian=min_jacobian,
+            norm=norm,
         )
         super().__init__(deformation, search=SteepestAscent(relative_step), steps=steps, **options)
 
@@ -52,9 +55,10 @@ class AffineAttack(Attack):
 
     Args:
         max_rotation: degrees about each axis.
-        max_translation: mm along each axis.
+        max_translation: mm, as ``translation_norm`` measures it.
         max_scale: largest relative change of size, 0.1 for 10 %.
         max_shear: largest shear.
+        translation_norm: ``"per_axis"`` bounds the translation along each axis, ``"euclidean"`` its length.
         steps: gradient evaluations.
         relative_step: step as a fraction of the budget.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
@@ -68,9 +72,14 @@ class AffineAttack(Attack):
         max_shear: float = 0.0,
         steps: int = 10,
         relative_step: float = 0.25,
+        translation_norm: str = "per_axis",
         **options: Any,
     ) -> None:
         transform = AffineTransform(
-            max_rotation=max_rotation, max_translation=max_translation, max_scale=max_scale, max_shear=max_shear
+            max_rotation=max_rotation,
+            max_translation=max_translation,
+            max_scale=max_scale,
+            max_shear=max_shear,
+            translation_norm=translation_norm,
         )
         super().__init__(transform, search=SteepestAscent(relative_step), steps=steps, **options)

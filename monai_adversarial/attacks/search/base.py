@@ -18,9 +18,11 @@ SEARCH_STREAM = 2_000_000
 
 def steepest_direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
     """The direction of unit size that raises a linear function most: signs for ``"linf"``, the unit gradient per
-    sample for ``"l2"``."""
+    sample for ``"l2"``, that of each vector along dimension 1 for ``"vector"``."""
     if norm == "linf":
         return gradient.sign()
+    if norm == "vector":
+        return gradient / gradient.norm(dim=1, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
     length = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
     return gradient / length.view(-1, *([1] * (gradient.ndim - 1)))
 

@@ -20,6 +20,7 @@ from monai_adversarial.attacks.perturbations import (
     Perturbation,
 )
 from monai_adversarial.utils.scene import Scene
+from monai_adversarial.utils.stored_grid import StoredGrid
 from tests.attacks.perturbations.scenes import WINDOW, hounsfield_scene, leaves
 from tests.helpers import LinearNetwork, random_image
 
@@ -98,6 +99,45 @@ def test_whole_numbers_keep_a_whole_budget() -> None:
     parameters = bound.project((torch.full_like(scene.image, 99.0),))
     finished = bound.quantize(scene.image, bound.apply(scene.image, parameters), parameters)
     assert torch.equal(finished, scene.image + 8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(NORMS),
+    st.floats(0.1, 20),
+    st.sampled_from([(1.0, 0.0), (0.5, 0.25), (2.0, -100.0), (0.1, 3.3), (37.5, -1024.0)]),
+    st.integers(0, 9999),
+)
+def test_values_of_a_files_grid_stay_inside_the_budget_and_the_type(
+    norm: str, epsilon: float, scaling: tuple[float, float], seed: int
+) -> None:
+    step, intercept = scaling
+    scene = hounsfield_scene((6, 5, 4), seed=seed % 7, dtype=torch.float64)
+    low, high = intercept, 255 * step + intercept  # unsigned bytes
+    on_grid = (((scene.image - intercept) / step).round().clamp(0, 255) * step + intercept).float()
+    scene = replace(scene, image=on_grid, stored=StoredGrid(step, intercept, low, high))
+    bound = AdditiveNoise(epsilon, norm, "HU").bind(scene)
+    parameters = bound.random(scene.generators())
+    finished = bound.quantize(scene.image, bound.apply(scene.image, parameters), parameters)
+    bound.verify(scene.image, finished, parameters)  # without room for rounding
+    place = (finished.double() - intercept) / step
+    assert float((place - place.round()).abs().max()) < 1e-2
+    assert float(place.min()) > -1e-2 and float(place.max()) < 255.01
+    # Only a grid coarser than the budget may undo a change.
+    assert step > epsilon or norm != "linf" or not torch.equal(finished, scene.image)
+
+
+def test_a_saturated_file_gets_noise_in_the_directions_that_it_can_store() -> None:
+    image = torch.tensor([0.0, 3.0, 128.0, 250.0, 255.0]).view(1, 1, 5)
+    scene = Scene(image, (0,), image_units="HU", stored=StoredGrid(low=0, high=255))
+    bound = AdditiveNoise(8.0, units="HU").bind(scene)
+    for sign, expected in ((1.0, [8.0, 8.0, 8.0, 5.0, 0.0]), (-1.0, [0.0, -3.0, -8.0, -8.0, -8.0])):
+        (noise,) = bound.project((torch.full_like(image, sign * 99),))
+        assert noise.flatten().tolist() == expected
+        finished = bound.quantize(image, bound.apply(image, (noise,)), (noise,))
+        bound.verify(image, finished, (noise,))
+    with pytest.raises(BudgetError, match="outside_valid_range of sample 0 is 5 HU"):
+        bound.verify(image, image + 5, (torch.full_like(image, 5.0),))
 
 
 @pytest.mark.parametrize("norm", NORMS)

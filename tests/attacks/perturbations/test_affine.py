@@ -88,10 +88,28 @@ def test_every_number_stays_inside_its_budget(
     measured = bound.verify(scene.image, bound.apply(scene.image, parameters).round(), parameters, rounding=0.5)
     for kind, limit in {"rotation": rotation, "translation": translation, "scale": scale, "shear": shear}.items():
         for number in range(3):
-            assert float(measured[f"{kind}_{number}"].values.max()) <= limit * (1 + 1e-6) + 1e-9
+            name = "translation_axis" if kind == "translation" else kind
+            assert float(measured[f"{name}_{number}"].values.max()) <= limit * (1 + 1e-6) + 1e-9
     # the corner has the largest displacement of all voxels
     everywhere = bound.displacement_mm(parameters).norm(dim=1).flatten(1).amax(dim=1)
-    torch.testing.assert_close(measured["displacement_length"].values, everywhere, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(measured["displacement_euclidean"].values, everywhere, rtol=1e-4, atol=1e-4)
+
+
+def test_a_euclidean_translation_is_bounded_by_its_length() -> None:
+    scene = hounsfield_scene((8, 7, 6), batch=2, dtype=torch.float64)
+    bound = AffineTransform(5.0, 6.0, translation_norm="euclidean").bind(scene)
+    assert "translation_norm='euclidean'" in repr(AffineTransform(translation_norm="euclidean"))
+    far = torch.cat([parameter(translation={0: 99.0, 1: 99.0, 2: 99.0}), parameter(translation={1: 4.0, 2: -4.0})])
+    (near,) = bound.project((far,))
+    torch.testing.assert_close(near[:, 3:6].norm(dim=1), torch.tensor([6.0, 32**0.5], dtype=torch.float64))
+    assert torch.equal(near[1], far[1])
+    measured = bound.verify(scene.image, bound.apply(scene.image, (near,)), (near,))
+    assert measured["translation_euclidean"].limit == 6.0 and "translation_axis_0" not in measured
+    box = parameter(translation={0: 5.0, 1: 5.0, 2: 5.0}).expand(2, -1)
+    with pytest.raises(BudgetError, match="translation_euclidean of sample 0 is 8.66025 mm"):
+        bound.verify(scene.image, bound.apply(scene.image, (box,)), (box,))
+    with pytest.raises(ValueError, match="max_translation must be one number"):
+        AffineTransform(max_translation=(1.0, 2.0, 3.0), translation_norm="euclidean")
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (3, 4, 3)])

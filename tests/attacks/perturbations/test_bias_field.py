@@ -16,6 +16,7 @@ from monai_adversarial.attacks.perturbations import BiasField, BudgetError
 from monai_adversarial.attacks.search import AutoPGD, Search, SteepestAscent
 from monai_adversarial.utils.intensity import IntensityMap
 from monai_adversarial.utils.scene import Scene
+from monai_adversarial.utils.stored_grid import StoredGrid
 from tests.attacks.perturbations.scenes import WINDOW, hounsfield_scene, leaves
 
 DOMAINS = ("window", "attenuation", "image")
@@ -116,6 +117,63 @@ def test_an_image_outside_the_budget_is_refused(domain: str) -> None:
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("fraction", [0.0, 0.37])
+def test_rounding_keeps_the_gain_without_any_room_for_it(domain: str, fraction: float) -> None:
+    # A voxel of a floating point file just above the window's floor: half a HU there is 75702 percent.
+    scene = hounsfield_scene()
+    image = scene.image.round() + fraction
+    image.view(-1)[:6] = torch.tensor([-174.9993, -174.6, -174.4, -999.9993, 0.0007, -0.0007])
+    scene = replace(scene, image=image)
+    bound = BiasField(max_gain=0.3, domain=domain).bind(scene)
+    for parameters in (bound.random(scene.generators()), bound.project((torch.full_like(bound.zeros()[0], 9.0),))):
+        shaded = bound.apply(image, parameters)
+        finished = bound.quantize(image, shaded, parameters)
+        gain = bound.measure(image, finished, parameters)["gain"]
+        assert gain.tolerance == 0.0 and gain.exceeded() == []
+        assert float((finished - shaded).abs().max()) <= 1.0
+        changed = finished != image
+        assert torch.equal(finished[changed], finished[changed].round()) and bool(changed.any())
+        assert torch.equal(finished[shaded == image], image[shaded == image])
+        bound.verify(image, finished, parameters, rounding=0.5)
+
+
+def test_room_for_rounding_is_given_only_where_rounding_happened() -> None:
+    image = torch.full((1, 1, 4), 25.0)
+    bound = BiasField(max_gain=0.2, degree=0).bind(Scene(image, (0,), intensity=WINDOW, image_units="HU"))
+    parameters = (torch.full((1, 1), math.log(1.2)),)
+    expected = bound.apply(image, parameters)
+    assert float(bound.verify(image, expected, parameters, rounding=0.5)["gain"].values[0]) == pytest.approx(
+        20, abs=0.01
+    )
+    # A file that rounds is judged with what it rounded, and no more.
+    bound.verify(image, expected + 0.5, parameters, rounding=0.5)
+    with pytest.raises(BudgetError, match="gain of sample 0"):
+        bound.verify(image, expected + 0.6, parameters, rounding=0.5)
+    with pytest.raises(BudgetError, match="gain of sample 0"):
+        bound.verify(image, expected + 0.5, parameters)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_field_stays_in_the_range_of_the_file(domain: str) -> None:
+    scene = hounsfield_scene()
+    scene = replace(scene, image=scene.image.round().clamp(-100, 155), stored=StoredGrid(low=-100, high=155))
+    bound = BiasField(max_gain=0.5, domain=domain).bind(scene)
+    parameters = bound.random(scene.generators())
+    finished = bound.quantize(scene.image, bound.apply(scene.image, parameters), parameters)
+    assert float(finished.min()) >= -100 and float(finished.max()) <= 155
+    bound.verify(scene.image, finished, parameters, rounding=0.5)
+
+
+def test_the_images_own_values_are_multiplied_within_the_valid_range() -> None:
+    image = torch.tensor([-2048.0, -1024.0, -1000.0, 500.0]).view(1, 1, 4)
+    bound = BiasField(0.3, degree=0, domain="image").bind(Scene(image, (0,), image_units="HU"))
+    parameters = (torch.full((1, 1), math.log(1.3)),)
+    shaded = bound.apply(image, parameters)
+    torch.testing.assert_close(shaded.flatten(), torch.tensor([-2048.0, -1024.0, -1024.0, 650.0]))
+    bound.verify(image, shaded, parameters)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("form", FORMS)
 def test_zero_parameters_are_the_identity(domain: str, form: dict) -> None:
     scene = hounsfield_scene()
@@ -202,6 +260,9 @@ def test_region_keeps_the_rest_unchanged() -> None:
         assert torch.equal(shaded[~region], scene.image[~region])
         assert not torch.equal(shaded, scene.image)
         bound.verify(scene.image, shaded, parameters)
+        rounded = bound.quantize(scene.image, shaded, parameters)
+        assert torch.equal(rounded[~region], scene.image[~region])
+        bound.verify(scene.image, rounded, parameters, rounding=0.5)
         with pytest.raises(BudgetError, match="change_outside_domain"):
             bound.verify(scene.image, torch.where(region, shaded, scene.image + 1), parameters)
 

@@ -6,11 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monai_adversarial.attacks import ElasticAttack
 from monai_adversarial.attacks.perturbations import BudgetError, ElasticDeformation, jacobian_determinant
 from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation
+from monai_adversarial.attacks.perturbations.jacobian import lowest_corner_determinant
 from monai_adversarial.attacks.perturbations.warp import warp_linear
 from monai_adversarial.utils.scene import Scene
 from tests.attacks.perturbations.scenes import hounsfield_scene, leaves
+from tests.helpers import tiny_segmentation_network
 
 SPACING = (1.0, 1.5, 3.0)
 
@@ -38,7 +41,7 @@ def test_displacement_stays_inside_the_budget_along_each_axis(
     limits: tuple[float, float, float], control_spacing: float, diffeomorphic: bool, size: float, seed: int
 ) -> None:
     scene = hounsfield_scene((14, 12, 8), SPACING, batch=2, seed=seed % 5)
-    bound = ElasticDeformation(limits, control_spacing, diffeomorphic).bind(scene)
+    bound = ElasticDeformation(limits, control_spacing, diffeomorphic, norm="per_axis").bind(scene)
     (zero,) = bound.zeros()
     draw = torch.randn(zero.shape, generator=torch.Generator().manual_seed(seed)) * size
     parameters = bound.project((draw,))
@@ -51,10 +54,56 @@ def test_displacement_stays_inside_the_budget_along_each_axis(
     torch.testing.assert_close(bound.project(parameters), parameters, atol=1e-6, rtol=1e-5)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0, 8), st.sampled_from([8.0, 12.0, 40.0]), st.booleans(), st.floats(0.1, 30), st.integers(0, 10_000))
+def test_no_displacement_is_longer_than_a_euclidean_budget(
+    limit: float, control_spacing: float, diffeomorphic: bool, size: float, seed: int
+) -> None:
+    scene = hounsfield_scene((14, 12, 8), SPACING, batch=2, seed=seed % 5)
+    bound = ElasticDeformation(limit, control_spacing, diffeomorphic).bind(scene)
+    (zero,) = bound.zeros()
+    draw = torch.randn(zero.shape, generator=torch.Generator().manual_seed(seed)) * size
+    for parameters in (bound.project((draw,)), bound.random(scene.generators())):
+        measured = bound.verify(scene.image, bound.apply(scene.image, parameters), parameters)
+        assert float(bound.displacement_mm(parameters).norm(dim=1).max()) <= limit * (1 + 1e-4) + 1e-6
+        assert measured["displacement_euclidean"].limit == limit
+        assert "displacement_axis_0" not in measured
+        torch.testing.assert_close(bound.project(parameters), parameters, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("control_spacing", [8.0, 12.0])
+def test_a_euclidean_budget_does_no_less_harm_than_a_box_inside_it(control_spacing: float) -> None:
+    network = tiny_segmentation_network(features=8)
+    image = hounsfield_scene((16, 16, 16), (1.0, 1.0, 1.0), batch=2).image / 200
+    with torch.no_grad():
+        label = network(image).argmax(dim=1, keepdim=True)
+    found = {}
+    for norm, budget in (("euclidean", 4.0), ("per_axis", 4.0 / 3**0.5)):
+        attack = ElasticAttack(budget, control_spacing=control_spacing, steps=8, norm=norm)
+        result = attack(network, image, label, spacing=1.0)
+        assert float(result.budgets["displacement_euclidean"].values.max()) <= 4.0 * (1 + 1e-4)
+        found[norm] = result.objective.mean()
+    assert float(found["euclidean"]) >= 0.99 * float(found["per_axis"])
+
+
+def test_a_euclidean_budget_is_reached_along_a_diagonal_and_named_with_its_norm() -> None:
+    scene = hounsfield_scene((14, 12, 8), SPACING)
+    deformation = ElasticDeformation(5.0, 12.0)
+    assert "norm='euclidean'" in repr(deformation)
+    bound = deformation.bind(scene)
+    parameters = bound.project((torch.full_like(bound.zeros()[0], 99.0),))
+    in_mm = bound.displacement_mm(parameters)
+    torch.testing.assert_close(in_mm, torch.full_like(in_mm, 5 / 3**0.5), rtol=1e-4, atol=0)
+    per_axis = ElasticDeformation(5.0, 12.0, norm="per_axis").bind(scene)
+    parameters = per_axis.project((torch.full_like(bound.zeros()[0], 99.0),))
+    # What "5 mm" was before it had a norm.
+    assert float(per_axis.longest_displacement(parameters)) == pytest.approx(5 * 3**0.5, rel=1e-3)
+
+
 @pytest.mark.parametrize("diffeomorphic", [True, False])
 def test_a_constant_displacement_reaches_the_budget_exactly(diffeomorphic: bool) -> None:
     scene = hounsfield_scene((14, 12, 8), SPACING)
-    bound = ElasticDeformation((2.0, 3.0, 3.0), 12.0, diffeomorphic).bind(scene)
+    bound = ElasticDeformation((2.0, 3.0, 3.0), 12.0, diffeomorphic, norm="per_axis").bind(scene)
     parameters = bound.project((torch.full_like(bound.zeros()[0], 99.0),))
     expected = torch.tensor([2.0 / 1.0, 3.0 / 1.5, 3.0 / 3.0]).view(1, 3, 1, 1, 1)
     displacement = bound.displacement(parameters)
@@ -115,6 +164,44 @@ def test_jacobian_bound_holds_against_an_attack_on_it() -> None:
     assert 0.2 < min(lowest) < 0.35  # the attack comes close
 
 
+def attack_the_corners(bound: BoundElasticDeformation, steps: int = 16) -> float:
+    """The lowest determinant at the corner of a cell that gradient steps on the controls find."""
+    (controls,) = bound.project((bound.random(bound.scene.generators())[0].sign() * bound.limit,))
+    lowest = []
+    for step in range(steps):
+        controls = controls.detach().requires_grad_()
+        moved = bound.displacement((controls,))
+        lowest.append(float(lowest_corner_determinant(moved.detach()).min()))
+        determinant = lowest_corner_determinant(moved).sum() + jacobian_determinant(moved).min()
+        (gradient,) = torch.autograd.grad(-determinant, controls)
+        gradient = gradient.sign() if step % 2 else gradient / gradient.abs().max()
+        (controls,) = bound.project((controls.detach() + 0.15 * bound.limit * gradient,))
+    return min(lowest)
+
+
+@pytest.mark.parametrize("norm", ["euclidean", "per_axis"])
+@pytest.mark.parametrize("min_jacobian", [0.1, 0.02])
+@pytest.mark.parametrize(("control_spacing", "displacement"), [(12.0, 8.0), (8.0, 15.0)])
+def test_jacobian_bound_holds_at_the_corners_of_cells(
+    norm: str, min_jacobian: float, control_spacing: float, displacement: float
+) -> None:
+    scene = hounsfield_scene((18, 16, 8), (1.0, 1.0, 3.0))
+    bound = ElasticDeformation(displacement, control_spacing, min_jacobian=min_jacobian, norm=norm).bind(scene)
+    assert attack_the_corners(bound) >= min_jacobian
+
+
+def test_shear_cannot_fold_the_voxels_although_nothing_shrinks() -> None:
+    # Controls that slide along each other leave the divergence at 0 and fold a coarse grid.
+    scene = hounsfield_scene((18, 16, 8), (1.0, 1.0, 3.0))
+    bound = ElasticDeformation(15.0, 8.0, norm="per_axis").bind(scene)
+    for seed in range(6):
+        draw = torch.randn(bound.zeros()[0].shape, generator=torch.Generator().manual_seed(seed)) * 50
+        parameters = bound.project((draw,))
+        measured = bound.verify(scene.image, bound.apply(scene.image, parameters), parameters)
+        assert float(measured["jacobian_minimum"].values[0]) >= 0.1
+        assert float(parameters[0].abs().max()) > 1.0
+
+
 def test_a_free_displacement_may_fold_and_says_so() -> None:
     scene = hounsfield_scene((24, 24), (1.0, 1.0))
     bound = ElasticDeformation(12.0, 5.0, diffeomorphic=False).bind(scene)
@@ -127,7 +214,7 @@ def test_a_free_displacement_may_fold_and_says_so() -> None:
 @pytest.mark.parametrize("diffeomorphic", [True, False])
 def test_pull_back_undoes_the_motion(diffeomorphic: bool) -> None:
     scene = hounsfield_scene((32, 32, 20), (1.0, 1.0, 2.0))
-    bound = ElasticDeformation(4.0, 16.0, diffeomorphic).bind(scene)
+    bound = ElasticDeformation(4.0, 16.0, diffeomorphic, norm="per_axis").bind(scene)
     parameters = bound.random(scene.generators())
     assert float(inverse_error(bound, parameters).max()) < (0.5 if diffeomorphic else 0.01)
     moved = bound.apply(scene.image, parameters)
@@ -197,17 +284,23 @@ def test_region_confines_the_motion() -> None:
         displacement = bound.displacement(parameters)
         assert float((displacement * ~region).abs().max()) == 0
         assert float(displacement.abs().max()) > 0.3
+        moved = bound.apply(scene.image, parameters)
+        for finished in (moved, bound.quantize(scene.image, moved, parameters)):
+            assert torch.equal(finished[~region], scene.image[~region])
+        bound.verify(scene.image, bound.quantize(scene.image, moved, parameters), parameters, rounding=0.5)
     with pytest.raises(ValueError, match="region"):
         ElasticDeformation(2.0, 32.0).bind(scene)
 
 
-def test_control_has_the_attacks_largest_displacement() -> None:
+@pytest.mark.parametrize("norm", ["euclidean", "per_axis"])
+def test_control_has_the_attacks_largest_displacement(norm: str) -> None:
     scene = hounsfield_scene((24, 20, 12), SPACING, batch=2)
-    bound = ElasticDeformation(5.0, 12.0).bind(scene)
+    bound = ElasticDeformation(5.0, 12.0, norm=norm).bind(scene)
     attack = bound.project((bound.random(scene.generators())[0] * 0.8,))
     control = bound.random_control(scene.generators(stream=1), attack)
     assert not torch.allclose(attack[0], control[0])
-    sizes = [bound.largest_displacement(p) for p in (attack, control)]
+    size = bound.longest_displacement if norm == "euclidean" else bound.largest_displacement
+    sizes = [size(p) for p in (attack, control)]
     torch.testing.assert_close(sizes[0], sizes[1], rtol=0.05, atol=0.02)
 
 
@@ -220,8 +313,11 @@ def test_an_image_that_the_parameters_do_not_explain_is_refused() -> None:
     with pytest.raises(BudgetError, match="unexplained_change"):
         bound.verify(scene.image, finished + 5, parameters)
     too_far = (torch.full_like(parameters[0], 7.0),)
-    with pytest.raises(BudgetError, match="displacement_axis_0"):
+    with pytest.raises(BudgetError, match=r"displacement_euclidean of sample 0 is 12\.1244 mm"):
         bound.verify(scene.image, bound.apply(scene.image, too_far), too_far)
+    box = ElasticDeformation(5.0, 12.0, norm="per_axis").bind(scene)
+    with pytest.raises(BudgetError, match="displacement_axis_0"):
+        box.verify(scene.image, box.apply(scene.image, too_far), too_far)
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
@@ -245,7 +341,9 @@ def test_bad_input_is_named() -> None:
         (lambda: ElasticDeformation(integration_steps=0), "integration_steps"),
         (lambda: ElasticDeformation().bind(no_spacing), "spacing is missing"),
         (lambda: ElasticDeformation().bind(different), "spacing must be the same"),
-        (lambda: ElasticDeformation((1.0, 2.0)).bind(different.select([0])), "max_displacement"),
+        (lambda: ElasticDeformation((1.0, 2.0), norm="per_axis").bind(different.select([0])), "max_displacement"),
+        (lambda: ElasticDeformation((1.0, 2.0, 3.0)), "max_displacement must be one number.*norm='per_axis'"),
+        (lambda: ElasticDeformation(norm="l1"), "norm must be one of 'euclidean', 'per_axis'"),
     ]
     for make, name in cases:
         with pytest.raises(ValueError, match=name):
