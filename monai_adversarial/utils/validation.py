@@ -192,11 +192,9 @@ def check_logits(logits: Any, image: torch.Tensor) -> None:
             "pass output=<index, key or callable> to the AttackedModel to pick the tensor to attack."
         )
     if logits.ndim != image.ndim or logits.shape[0] != image.shape[0] or logits.shape[2:] != image.shape[2:]:
-        hint = ": one answer for a whole image is no segmentation, which is what can be attacked"
         raise ValueError(
             f"the network must return logits of shape ({image.shape[0]}, classes, "
-            f"{', '.join(map(str, image.shape[2:]))}) on the image's grid, got {tuple(logits.shape)}"
-            f"{hint if logits.ndim <= 2 else ''}."
+            f"{', '.join(map(str, image.shape[2:]))}) on the image's grid, got {tuple(logits.shape)}."
         )
     if not logits.is_floating_point():
         raise TypeError(f"the network must return floating point logits, got {logits.dtype} (remove the argmax).")

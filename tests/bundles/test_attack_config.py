@@ -84,25 +84,70 @@ def test_every_report_is_there(attacked: Path) -> None:
         assert (attacked / name).stat().st_size > 0, name
 
 
-@pytest.mark.parametrize("kind", ["weights", "image", "units", "attack"])
-def test_bad_input_is_one_sentence_and_leaves_no_file(phantom: Path, tmp_path: Path, kind: str) -> None:
+QUICK = ["--attacks#pgd#steps", "1", "--selected", "pgd"]
+
+
+@pytest.mark.parametrize("kind", ["weights", "units", "attack", "names"])
+def test_bad_settings_are_one_sentence_and_leave_no_file(phantom: Path, tmp_path: Path, kind: str) -> None:
     data, output = tmp_path / "data", tmp_path / "out"
     shutil.copytree(phantom / "images", data)
     overrides = {
         "weights": ["--checkpoint", str(tmp_path / "missing.pt")],
-        "image": [],
         "units": ["--attacks#pgd#units", "hounsfield"],
         "attack": ["--selected", "nonsense"],
+        "names": [*QUICK, "--class_names", "['background', 'liver']"],
     }[kind]
-    if kind == "image":
-        next(data.glob("*.nii.gz")).write_bytes(b"not a volume")
     done = run(tmp_path, "--dataset_dir", str(data), "--output_dir", str(output), *overrides)
     assert done.returncode != 0
-    says = {"weights": "missing.pt", "image": ".nii.gz", "units": "units must be one of", "attack": "nonsense"}[kind]
+    says = {
+        "weights": "missing.pt",
+        "units": "units must be one of",
+        "attack": "nonsense",
+        "names": "class_names must name each of the network's 8 output channels, background first, got 2 names",
+    }[kind]
     sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(sentences) == 1 and says in sentences[0], done.stderr[-2000:]
     assert "Traceback (most recent call last)" not in done.stderr
     assert not output.exists() or not any(path.is_file() for path in output.rglob("*"))
+
+
+def test_bad_cases_do_not_stop_good_ones_and_the_exit_status_says_so(tmp_path: Path) -> None:
+    """A truncated file, one that is no volume and one with NaN beside a good one, a float32 one and none without."""
+    data, output = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    write_ct_phantoms(tmp_path / "small", 1, seed=1000, section="test", progress=False, size=(32, 32, 24))
+    source = next((tmp_path / "small" / "images").glob("*.nii.gz"))
+    for name in ("a", "b", "c", "d", "e"):
+        shutil.copy(source, data / f"{name}.nii.gz")
+    whole = nib.load(source)
+    voxels = np.asarray(whole.dataobj, np.float32)
+    (data / "b.nii.gz").write_bytes(source.read_bytes()[:-5000])
+    (data / "c.nii.gz").write_bytes(b"not a volume")
+    nib.save(nib.Nifti1Image(np.where(voxels > 200, np.nan, voxels), whole.affine), data / "d.nii.gz")
+    nib.save(nib.Nifti1Image(voxels + np.float32(0.25), whole.affine), data / "e.nii.gz")
+    options = ["--dataset_dir", str(data), "--output_dir", str(output), "--attacks#pgd#steps", "1"]
+    options += ["--attacks#bias_field#steps", "1", "--selected", "pgd,bias_field"]
+    done = run(tmp_path, *options)
+    assert done.returncode != 0 and "Traceback (most recent call last)" not in done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "6 of 10 cells failed, the tables cover what is done" in sentence
+    assert all(f"{name}.nii.gz" in sentence for name in "bcd") and "NaN" in sentence
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["cases"] == ["case_000", "case_004"] and summary["attacks"] == {}
+    for attack in ("pgd", "bias_field"):
+        assert summary["against_clean_prediction"][attack]["cases"] == 2
+        for case in ("case_001", "case_002", "case_003"):
+            assert set(json.loads((output / attack / f"{case}.json").read_text())) >= {"failed", "case", "attack"}
+    saved = nib.load(output / "pgd" / "case_004_adversarial.nii.gz")
+    assert saved.get_data_dtype() == np.float32
+    assert np.abs(np.asarray(saved.dataobj) - voxels - 0.25).max() <= 8.001
+    # Mended, the same command runs what is missing and ends well.
+    for name in "bcd":
+        shutil.copy(source, data / f"{name}.nii.gz")
+    again = run(tmp_path, *options)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "4 of 10 cells are done already, 6 to go" in again.stdout
+    assert json.loads((output / "summary.json").read_text())["failed"] == []
 
 
 def test_one_key_makes_another_config_adversarial(phantom: Path, tmp_path: Path) -> None:
