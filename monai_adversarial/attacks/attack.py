@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.attacks.scored_run import ScoredRun
 from monai_adversarial.attacks.search import Search, SteepestAscent
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.doubts import doubt, warn_once
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.intensity import MOST_OUTSIDE
@@ -217,7 +217,13 @@ class Attack:
         with self.scope(model, image) as (predictor, clean):
             scene = replace(
                 self._scene(
-                    predictor, clean, image, region, spacing, self.random_start or not self.search.uses_gradients
+                    predictor,
+                    clean,
+                    image,
+                    region,
+                    spacing,
+                    needs_seeds=self.random_start or not self.search.uses_gradients,
+                    training=True,
                 ),
                 budget=budget_of(clean, budget),
             )
@@ -254,12 +260,17 @@ class Attack:
         region: torch.Tensor | None,
         spacing: Any,
         needs_seeds: bool = True,
+        training: bool = False,
     ) -> Scene:
-        if predictor.units == "HU" and float(clean.abs().max()) <= 10.0:
-            raise ValueError(
-                f"image_units is 'HU' but the image's values lie within {float(clean.min()):.3g} to "
-                f"{float(clean.max()):.3g}: it looks "
-                "already scaled; give the AttackedModel intensity= (the map that scaled it) and image_units='network'."
+        # A constant image, such as a crop of padding, says nothing about its units.
+        low, high = (float(edge) for edge in torch.aminmax(clean)) if predictor.units == "HU" else (0.0, 0.0)
+        if max(-low, high) <= 10.0 and low < high:
+            doubt(
+                predictor.model.network,
+                "HU",
+                f"image_units is 'HU' but the image's values lie within {low:.3g} to {high:.3g}: it looks "
+                "already scaled; give the AttackedModel intensity= (the map that scaled it) and image_units='network'.",
+                training,
             )
         scene = Scene(
             image=clean,
@@ -270,27 +281,31 @@ class Attack:
             intensity=predictor.model.intensity,
             image_units=predictor.units,
         )
-        self._check_scale(scene)
+        self._check_scale(scene, predictor.model, training)
         return scene
 
-    def _check_scale(self, scene: Scene) -> None:
+    def _check_scale(self, scene: Scene, model: AttackedModel, training: bool) -> None:
         """A map that did not make this image freezes its voxels, and a budget in the wrong units swamps it: both would
         pass for a result."""
         clean, intensity = scene.image, scene.intensity
         if scene.image_units == "network" and intensity is not None:
             outside = intensity.fraction_outside(clean)
             if outside > MOST_OUTSIDE:
-                raise ValueError(
+                sentence = (
                     f"intensity maps to {intensity.low:g} to {intensity.high:g}, but {outside:.0%} of the "
                     f"image's voxels lie far outside ({float(clean.min()):.3g} to {float(clean.max()):.3g}): it is not "
-                    "the map that scaled this image."
+                    "the map that scaled this image"
                 )
+                if training:
+                    sentence += ", or an augmentation came after it: their voxels are moved too, as far as the budget"
+                doubt(model.network, "intensity", f"{sentence}.", training)
         epsilon, units = getattr(self.perturbation, "epsilon", None), getattr(self.perturbation, "units", None)
         if units == "network" and epsilon is not None and getattr(self.perturbation, "norm", None) == "linf":
             span = float(clean.max() - clean.min())
             if epsilon > span > 0:
-                warnings.warn(
+                warn_once(
+                    model.network,
+                    "epsilon",
                     f"epsilon is {epsilon:g} in the network's units, more than the whole range of the image "
                     f"({span:.3g}): pass units='HU' and intensity= if it is meant in HU.",
-                    stacklevel=2,
                 )

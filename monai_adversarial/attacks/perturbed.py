@@ -11,14 +11,17 @@ import torch
 from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks.ascent import Ascent, zero_fraction
+from monai_adversarial.attacks.gradients import ExpectationOverTransformation
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 from monai_adversarial.attacks.reference import Reference
 from monai_adversarial.metrics.dice import hard_prediction
+from monai_adversarial.models.doubts import warn_once
+from monai_adversarial.models.first_batch import say_random
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene
-from monai_adversarial.utils.validation import check_logits
+from monai_adversarial.utils.validation import LabelMisfit, check_logits
 
 if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack
@@ -93,7 +96,16 @@ def perturb_batch(
         if not known:  # the number of classes is what the first forward pass tells
             assert label is not None
             classes = int(logits.shape[1])
-            seen = Reference.read(predictor.model, label, classes)
+            try:
+                seen = Reference.read(predictor.model, label, classes)
+            except LabelMisfit as misfit:
+                warn_once(
+                    predictor.model.network,
+                    "label",
+                    f"{misfit} Such batches are attacked against the network's own clean prediction.",
+                )
+                known.append(_reference_of_network(attack, predictor, scene, "prediction", None))
+                return known[0]
             wanted = seen.objective_classes(attack.classes, predictor.model)
             known.append(seen.target(class_mask(wanted, classes, label.device)))
         return known[0]
@@ -101,6 +113,8 @@ def perturb_batch(
     ascent = Ascent(attack, predictor, bound, target_of, stream, start, attack.random_start)
     for step in ascent:
         found = step.found
+    if predictor.drew_random_numbers and not isinstance(attack.gradient, ExpectationOverTransformation):
+        say_random(predictor.model)
     parameters = ascent.parameters
     with torch.no_grad():
         adversarial = bound.apply(scene.image, parameters)

@@ -13,7 +13,7 @@ from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Para
 from monai_adversarial.metrics.dice import mean_foreground_dice
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.utils.validation import check_label_range
+from monai_adversarial.utils.validation import LabelMisfit, check_label_range
 
 __all__ = ["Reference"]
 
@@ -67,7 +67,7 @@ class Reference:
         if bool(exclusive.all()):
             return
         if (model.activation or model.found_activation) == "softmax":
-            raise ValueError(
+            raise LabelMisfit(
                 f"label has {label.shape[1]} channels that overlap or leave voxels empty, but the model's classes are "
                 "exclusive (softmax): pass activation='sigmoid' for independent channels, or a class map."
             )

@@ -39,7 +39,9 @@ class AttackResult:
         queries: forward passes that did not serve a backward pass.
         zero_gradient_fraction: mean share of gradient entries that were exactly zero, (batch,): voxels that a sign step
             could not move.
-        reference_is_prediction: no label was given.
+        reference_is_prediction: scores are against the network's own clean prediction.
+        reference_reason: why, in a few words: no label was given, or it could not fit; empty with a label.
+        facts: what is known of the attacked model, and where it was read; see ``AttackedModel.facts``.
         image: image channels of the clean batch, plain tensor.
         bound: perturbation tied to the clean batch.
         clean_label: reference that belongs to the clean anatomy.
@@ -64,6 +66,8 @@ class AttackResult:
     bound: BoundPerturbation = field(repr=False)
     clean_label: torch.Tensor = field(repr=False)
     image_channels: tuple[int, ...] | None = None
+    reference_reason: str = ""
+    facts: tuple[str, ...] = ()
 
     def verify(self, saved: torch.Tensor, rounding: float = 0.0) -> dict[str, Measurement]:
         """Measure the image that was read back from a file and raise where it left the budget.

@@ -10,12 +10,14 @@ from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
 from monai_adversarial.attacks.ascent import Ascent, check_start, zero_fraction
+from monai_adversarial.attacks.gradients import ExpectationOverTransformation
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.perturbed import class_mask
 from monai_adversarial.attacks.reference import Reference
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.metrics.success import success
+from monai_adversarial.models.first_batch import check_label_fits, say_random
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene
@@ -45,6 +47,7 @@ class ScoredRun:
         self.backwards = 0
         logits = predictor.read_clean(scene.image)
         classes = int(logits.shape[1])
+        labeled = label is not None
         if label is None and attack.targeted:
             raise ValueError("a targeted attack needs label=, the segmentation that the attacker wants to see.")
         if label is None:
@@ -57,13 +60,28 @@ class ScoredRun:
             weight = region[:, 0].to(scene.image.dtype)
         wanted = self.reference.objective_classes(attack.classes, predictor.model)
         self.target = self.reference.target(class_mask(wanted, classes, scene.image.device), weight)
-        self.clean_dice = self.reference.dice(hard_prediction(logits, self.activation))
+        prediction = hard_prediction(logits, self.activation)
+        self.clean_dice = self.reference.dice(prediction)
+        if not predictor.model.checked:
+            self._check_first_batch(logits, prediction, labeled)
         self.parameters: Parameters = self.bound.zeros()
         self.objective = torch.full_like(self.clean_dice, -torch.inf)
         self.solved = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
         self.zero_fractions: list[torch.Tensor] = []
         self.history: list[torch.Tensor] = []
         self._search()
+
+    def _check_first_batch(self, logits: torch.Tensor, prediction: torch.Tensor, labeled: bool) -> None:
+        """What is said once of a model."""
+        model, reference = self.predictor.model, self.reference
+        model.checked = True
+        if labeled and not self.attack.targeted:
+            check_label_fits(model, prediction, reference.label, reference.classes, self.activation)
+        averages = isinstance(self.attack.gradient, ExpectationOverTransformation)
+        if self.predictor.drew_random_numbers and not averages:
+            again = self.predictor.score(self.scene.image)
+            if not torch.equal(again, logits):
+                say_random(model, float((hard_prediction(again, self.activation) != prediction).double().mean()))
 
     def _search(self) -> None:
         attack = self.attack
@@ -195,8 +213,10 @@ class ScoredRun:
             queries=self.predictor.forwards - self.backwards,
             zero_gradient_fraction=torch.stack(self.zero_fractions).nanmean(dim=0),
             reference_is_prediction=label is None,
+            reference_reason="no label was given" if label is None else "",
+            facts=self.predictor.model.facts,
             image=clean,
             bound=self.bound,
-            image_channels=self.predictor.model.image_channels,
+            image_channels=self.predictor.model.channels_in(image),
             clean_label=self.reference.with_ignored(self.predictor.model.ignore_index),
         )

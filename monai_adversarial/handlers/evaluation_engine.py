@@ -15,7 +15,7 @@ from monai.engines import Evaluator, PrepareBatch, PrepareBatchDefault, Supervis
 from monai.engines.utils import IterationEvents, engine_apply_transform
 from monai.transforms import Compose, Decollated, MapTransform, SaveClassificationd, SaveImage, SaveImaged
 
-from monai_adversarial.utils.modules import modules_of, unwrap
+from monai_adversarial.utils.modules import bare_network, modules_of
 
 __all__ = [
     "EnginePostprocessing",
@@ -45,13 +45,6 @@ def add_first(engine: Evaluator, event: Events, handler: Callable[..., Any]) -> 
     engine.add_event_handler(event, handler)
     handlers = _handlers(engine, event)
     handlers.insert(0, handlers.pop())
-
-
-def bare_network(network: Any) -> Any:
-    """The network without ``DistributedDataParallel`` and ``torch.compile``."""
-    inner = unwrap(network)
-    inner = getattr(inner, "_orig_mod", inner)
-    return inner if inner is network else bare_network(inner)
 
 
 def check_network(network: Any, device: torch.device | None) -> None:

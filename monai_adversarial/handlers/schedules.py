@@ -3,21 +3,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
+from monai_adversarial.utils.draws import chance
 from monai_adversarial.utils.validation import check_count, check_positive
 
 __all__ = ["LinearSchedule", "Schedule", "UniformSchedule", "chance"]
 
 #: (epochs that have passed, with fraction; iteration from 1) -> value
 Schedule = Callable[[float, int], float]
-
-
-def chance(seed: int, *numbers: int) -> float:
-    """A number from 0 to 1 that depends on its arguments alone: the same on every rank and after a restart."""
-    digest = hashlib.blake2b(",".join(map(str, (seed, *numbers))).encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 class LinearSchedule:

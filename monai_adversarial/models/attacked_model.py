@@ -42,7 +42,8 @@ class AttackedModel:
         round_to_integer: images are stored as whole numbers (integer HU), so that adversarial images are rounded to
             them, inside the budget; needs ``image_units="HU"``.
         image_channels: the input channels that are image; the others are guidance (clicks, prior masks) and stay as
-            they are. None: all are image.
+            they are. A number is that many first channels; a negative one all but that many last channels. None: all
+            are image.
         output: index, key or callable that picks the attacked tensor from what the network returns; None for a tensor
             and for the first of several resolutions.
         output_values: ``"logits"`` or ``"probabilities"`` (a network that ends in softmax or sigmoid). None: seen on
@@ -74,7 +75,7 @@ class AttackedModel:
         intensity: Any = None,
         image_units: str | None = None,
         round_to_integer: bool = False,
-        image_channels: Sequence[int] | None = None,
+        image_channels: Sequence[int] | int | None = None,
         output: Any = None,
         output_values: str | None = None,
         activation: str | None = None,
@@ -100,13 +101,7 @@ class AttackedModel:
         self.round_to_integer = check_flag("round_to_integer", round_to_integer)
         if self.round_to_integer and self.image_units != "HU":
             raise ValueError("round_to_integer needs images in HU: pass image_units='HU'.")
-        self.image_channels = (
-            None
-            if image_channels is None
-            else tuple(check_count("image_channels", channel, minimum=0) for channel in image_channels)
-        )
-        if self.image_channels is not None and len(set(self.image_channels)) != len(self.image_channels or (0, 0)):
-            raise ValueError(f"image_channels must name different input channels, got {list(self.image_channels)}.")
+        self.image_channels = _check_channels(image_channels)
         self.output = output
         self.output_values = (
             None if output_values is None else check_choice("output_values", output_values, OUTPUT_VALUES)
@@ -126,7 +121,7 @@ class AttackedModel:
         self.compile_network = check_flag("compile_network", compile_network)
         self.facts = tuple(facts)
         # What the first batch has shown.
-        self._found: dict[str, str | None] = {"output_values": None, "activation": None}
+        self._found: dict[str, Any] = {"output_values": None, "activation": None, "checked": False}
 
     @property
     def found_output_values(self) -> str | None:
@@ -145,6 +140,70 @@ class AttackedModel:
     @found_activation.setter
     def found_activation(self, activation: str) -> None:
         self._found["activation"] = activation
+
+    @property
+    def checked(self) -> bool:
+        """Whether a first batch was looked at: what there is to say about it was said."""
+        return bool(self._found["checked"])
+
+    @checked.setter
+    def checked(self, done: bool) -> None:
+        self._found["checked"] = done
+
+    @classmethod
+    def from_engine(cls, engine: Any, image_key: str = "image", **told: Any) -> AttackedModel:
+        """Read the model from a live MONAI engine.
+
+        Network and inferer are the engine's own. The intensity map and guidance channels are read from the transform
+        of its dataset, softmax or sigmoid from its postprocessing or loss, the scoring precision from ``amp``. Each
+        finding is a sentence in ``facts``.
+
+        Args:
+            engine: ``SupervisedEvaluator`` or ``SupervisedTrainer``.
+            image_key: where the image is in the dataset's items.
+            told: further arguments of ``AttackedModel``, for what cannot be read.
+
+        Raises:
+            TypeError: for an engine that does not segment one image with one network, in one sentence.
+            ValueError: where what is told contradicts what was read; the sentence shows both.
+        """
+        from monai_adversarial.models.from_engine import model_from_engine
+
+        return model_from_engine(engine, image_key, **told)
+
+    @classmethod
+    def from_evaluator(cls, evaluator: Any, image_key: str = "image", **told: Any) -> AttackedModel:
+        """The same as ``from_engine``."""
+        return cls.from_engine(evaluator, image_key, **told)
+
+    @classmethod
+    def from_parts(
+        cls,
+        network: Callable[..., Any],
+        inferer: Callable[..., Any] | None = None,
+        preprocessing: Any = None,
+        postprocessing: Any = None,
+        *,
+        loss: Any = None,
+        image_key: str = "image",
+        **told: Any,
+    ) -> AttackedModel:
+        """Read the model from the parts of a pipeline, where there is no engine.
+
+        Args:
+            network, inferer: what is attacked.
+            preprocessing: transform that makes what the network sees: intensity map and guidance channels.
+            postprocessing: transform of the network's answer: softmax or sigmoid.
+            loss: loss that the network was trained with, where the postprocessing does not say.
+            image_key: where the image is in the items of ``preprocessing``.
+            told: further arguments of ``AttackedModel``.
+
+        Raises:
+            ValueError: where what is told contradicts what was read; the sentence shows both.
+        """
+        from monai_adversarial.models.from_engine import model_from_parts
+
+        return model_from_parts(network, inferer, preprocessing, postprocessing, loss=loss, image_key=image_key, **told)
 
     @classmethod
     def wrap(cls, model: Any) -> AttackedModel:
@@ -167,7 +226,7 @@ class AttackedModel:
             raise TypeError(f"an AttackedModel has no {unknown[0]!r}: it has {', '.join(given)}.")
         made = type(self)(**{**given, **changes})
         if not {"network", "output", "output_values", "activation"} & set(changes):
-            made.__dict__.update({name: value for name, value in vars(self).items() if name.startswith("_")})
+            made._found = self._found
         return made
 
     def with_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AttackedModel:
@@ -187,24 +246,36 @@ class AttackedModel:
         """Units in which images come, for a budget in ``budget_units``: a bare network takes images as they are."""
         return self.image_units or ("HU" if budget_units == "HU" else "network")
 
+    def channels_in(self, image: torch.Tensor) -> tuple[int, ...] | None:
+        """Where the image channels sit among the input channels; None where they are all of them.
+
+        Raises:
+            ValueError: where ``image_channels`` names one that the image does not have, or leaves none.
+        """
+        named, count = self.image_channels, image.shape[1]
+        if named is None:
+            return None
+        if isinstance(named, int):
+            if not -count < named <= count:
+                what = f"the first {named}" if named > 0 else f"all but the last {-named}"
+                raise ValueError(f"image_channels={named} means {what} channels, but the image has {count}.")
+            return tuple(range(named if named > 0 else count + named))
+        if max(named) >= count:
+            raise ValueError(f"image_channels must name channels 0 to {count - 1} of the image, got {list(named)}.")
+        return named
+
     def image_part(self, image: torch.Tensor) -> torch.Tensor:
         """The channels that are image, (batch, channel, spatial...).
 
         Raises:
-            ValueError: where ``image_channels`` names one that the image does not have.
+            ValueError: see ``channels_in``.
         """
-        channels = self.image_channels
-        if channels is None:
-            return image
-        if max(channels) >= image.shape[1]:
-            raise ValueError(
-                f"image_channels must name channels 0 to {image.shape[1] - 1} of the image, got {list(channels)}."
-            )
-        return image[:, list(channels)]
+        channels = self.channels_in(image)
+        return image if channels is None else image[:, list(channels)]
 
     def whole_image(self, part: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """``image`` with its image channels replaced by ``part``."""
-        channels = self.image_channels
+        channels = self.channels_in(image)
         if channels is None:
             return part
         pieces = list(image.split(1, dim=1))
@@ -223,3 +294,17 @@ class AttackedModel:
                 continue
             parts.append(f"{name}={value!r}")
         return f"AttackedModel({', '.join(parts)})"
+
+
+def _check_channels(channels: Sequence[int] | int | None) -> tuple[int, ...] | int | None:
+    """``image_channels`` as it is kept."""
+    if channels is None:
+        return None
+    if isinstance(channels, int):
+        if isinstance(channels, bool) or channels == 0:
+            raise ValueError(f"image_channels must name at least one input channel, got {channels!r}.")
+        return channels
+    named = tuple(check_count("image_channels", channel, minimum=0) for channel in channels)
+    if len(set(named)) != len(named or (0, 0)):
+        raise ValueError(f"image_channels must name different input channels, got {list(named)}.")
+    return named

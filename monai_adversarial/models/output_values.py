@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from monai_adversarial.utils.modules import AroundNetwork
 from monai_adversarial.utils.plain import as_plain
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _over_channels(args: Any, kwargs: Any) -> bool:
     return dim in (1, 1 - image.ndim)
 
 
-class FinalActivation(nn.Module):
+class FinalActivation(AroundNetwork):
     """A network, without the softmax or sigmoid that its answer comes from while ``bypass`` is set.
 
     Attributes:
@@ -122,12 +122,9 @@ class FinalActivation(nn.Module):
     """
 
     def __init__(self, network: Callable[..., Any]) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.bypass = False
         self.found = False
-        # Only its own flag: eval() would reach the network.
-        self.training = isinstance(network, nn.Module) and network.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's answer."""

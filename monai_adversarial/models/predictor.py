@@ -12,11 +12,11 @@ from torch import nn
 
 from monai_adversarial.inferers.memory_bounded import memory_bounded
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.first_batch import axes_sentence, check_answer, random_state
 from monai_adversarial.models.output_values import FinalActivation, log_odds, read_output_values
 from monai_adversarial.utils.modules import modules_of, unwrap
 from monai_adversarial.utils.plain import as_plain, detached
 from monai_adversarial.utils.precision import Precision
-from monai_adversarial.utils.validation import check_logits
 
 __all__ = ["Predictor"]
 
@@ -37,6 +37,7 @@ class Predictor:
         precision: where the network computes in the attack's steps; logits come back in float32 (float64 for float64
             images).
         forwards: samples that went forward, all calls together.
+        drew_random_numbers: whether the first pass took random numbers from torch's generators, as active dropout does.
 
     Raises:
         ValueError: when weights are in half precision or on another device than the image.
@@ -52,6 +53,7 @@ class Predictor:
         # Scores and references: torch's own kernels, in the arithmetic that the network is deployed in.
         self.scoring = Precision(model.scoring_precision, plain)
         self.forwards = 0
+        self.drew_random_numbers = False
         inferer = model.inferer
         if inferer is not None:
             if hasattr(inferer, "for_image"):
@@ -134,7 +136,7 @@ class Predictor:
             TypeError, ValueError: for an answer that is no segmentation, NaN, or values that contradict the model.
         """
         with torch.no_grad():
-            raw = self._raw(image, self._scored_network if scored else self._network)
+            raw = self._first(image, self._scored_network if scored else self._network)
             self._learn(raw, image)
             return self._as_logits(raw, bypassed=False)
 
@@ -142,14 +144,28 @@ class Predictor:
         """As a call; for attacks without a clean pass, whose first step is the first that is seen of the network."""
         if self.model.found_output_values is not None:
             return self(image)
-        raw = self._raw(image, self._network)
+        raw = self._first(image, self._network)
         self._learn(raw.detach() if isinstance(raw, torch.Tensor) else raw, image)
         if self._final.bypass:
             return self(image)
         return self._as_logits(raw, bypassed=False)
 
+    def _first(self, image: torch.Tensor, network: Callable[..., Any]) -> Any:
+        """The first pass of a batch: watched for random numbers, and explained where torch cannot run it."""
+        before = random_state(image.device)
+        try:
+            raw = self._raw(image, network)
+        except RuntimeError as error:
+            sentence = axes_sentence(self.model, image)
+            if sentence is None:
+                raise
+            raise ValueError(sentence) from error
+        after = random_state(image.device)
+        self.drew_random_numbers = not all(map(torch.equal, before, after))
+        return raw
+
     def _learn(self, raw: Any, image: torch.Tensor) -> None:
-        check_logits(raw, image)
+        check_answer(self.model, raw, image)
         if not bool(torch.isfinite(raw).all()):
             raise ValueError(
                 "the network returned NaN or infinite logits for the clean image: check its weights and the "
@@ -197,6 +213,6 @@ def _attacked_tensor(raw: Any, output: Any, image: torch.Tensor) -> Any:
     elif isinstance(raw, (list, tuple)) and len(raw) == 1:
         raw = raw[0]
     if not isinstance(raw, torch.Tensor):
-        return raw  # check_logits says what is wrong with it
+        return raw  # check_answer says what is wrong with it
     raw = as_plain(raw)
     return raw.to(image.dtype) if raw.is_floating_point() else raw

@@ -8,13 +8,20 @@ change nothing.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["current_draw", "draw_seed", "random_draw"]
+__all__ = ["chance", "current_draw", "draw_seed", "random_draw"]
 
 _in_force: list[int] = []
+
+
+def chance(seed: int, *numbers: int) -> float:
+    """A number from 0 to 1 that depends on its arguments alone: the same on every rank and after a restart."""
+    digest = hashlib.blake2b(",".join(map(str, (seed, *numbers))).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 @contextmanager

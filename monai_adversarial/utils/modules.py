@@ -10,7 +10,26 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["describe_callable", "frozen", "modules_of", "unwrap"]
+__all__ = ["AroundNetwork", "bare_network", "describe_callable", "frozen", "modules_of", "unwrap"]
+
+
+class AroundNetwork(nn.Module):
+    """A module that stands for a network: inferers find the network's own attributes on it."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+        # Only its own flag: eval() would reach the network.
+        self.training = isinstance(network, nn.Module) and network.training
+
+    def __getattr__(self, name: str) -> Any:
+        modules = self.__dict__.get("_modules", {})
+        if name in modules:
+            return modules[name]
+        network = self.__dict__.get("network", modules.get("network"))
+        if network is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        return getattr(network, name)
 
 
 def unwrap(predict: Any) -> Any:
@@ -19,6 +38,13 @@ def unwrap(predict: Any) -> Any:
     if isinstance(predict, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return predict.module
     return predict
+
+
+def bare_network(network: Any) -> Any:
+    """The network without ``DistributedDataParallel`` and ``torch.compile``."""
+    inner = unwrap(network)
+    inner = getattr(inner, "_orig_mod", inner)
+    return inner if inner is network else bare_network(inner)
 
 
 def modules_of(predict: Any) -> list[nn.Module]:

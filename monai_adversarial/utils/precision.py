@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from monai_adversarial.utils.fast_kernels import FastKernels
+from monai_adversarial.utils.modules import AroundNetwork
 
 __all__ = ["FLOAT16_LOSS_SCALE", "PRECISIONS", "Precision", "has_native_bfloat16"]
 
@@ -119,12 +120,10 @@ class Precision:
         return str(self.dtype).removeprefix("torch.")
 
 
-class _NetworkInPrecision(nn.Module):
+class _NetworkInPrecision(AroundNetwork):
     def __init__(self, network: Callable[..., Any], precision: Precision) -> None:
-        super().__init__()
-        self.network, self.precision = network, precision
-        # Only its own flag: eval() would reach the network.
-        self.training = isinstance(network, nn.Module) and network.training
+        super().__init__(network)
+        self.precision = precision
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with self.precision.autocast():

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 __all__ = [
+    "LabelMisfit",
     "check_choice",
     "check_count",
     "check_flag",
@@ -24,6 +25,10 @@ __all__ = [
     "check_region",
     "holds_booleans",
 ]
+
+
+class LabelMisfit(ValueError):
+    """A label that is no segmentation of the image by the network's classes."""
 
 
 def check_positive(name: str, value: float, allow_zero: bool = False) -> float:
@@ -118,11 +123,11 @@ def check_label(label: Any, image: torch.Tensor, name: str = "label") -> None:
         raise TypeError(f"{name} must be a torch.Tensor or MetaTensor, got {type(label).__name__}.")
     expected = (image.shape[0], "1 or number of classes", *image.shape[2:])
     if label.ndim != image.ndim or label.shape[0] != image.shape[0] or label.shape[2:] != image.shape[2:]:
-        raise ValueError(f"{name} must have shape {expected} to fit the image, got {tuple(label.shape)}.")
+        raise LabelMisfit(f"{name} must have shape {expected} to fit the image, got {tuple(label.shape)}.")
     if not bool(torch.isfinite(label).all()) if label.is_floating_point() else False:
-        raise ValueError(f"{name} must be finite, got NaN or infinite values.")
+        raise LabelMisfit(f"{name} must be finite, got NaN or infinite values.")
     if label.is_floating_point() and not bool((label == label.round()).all()):
-        raise ValueError(f"{name} must hold whole numbers (class indices or one-hot), got fractions.")
+        raise LabelMisfit(f"{name} must hold whole numbers (class indices or one-hot), got fractions.")
 
 
 def check_label_range(label: torch.Tensor, classes: int, name: str = "label") -> None:
@@ -136,16 +141,16 @@ def check_label_range(label: torch.Tensor, classes: int, name: str = "label") ->
         highest = int(label.max())
         limit = max(classes - 1, 1)  # one output channel: a sigmoid network with foreground 1
         if highest > limit:
-            raise ValueError(
+            raise LabelMisfit(
                 f"{name} must hold class indices 0 to {limit} for a network with {classes} output channels, got "
                 f"{highest}."
             )
     elif label.shape[1] != classes:
-        raise ValueError(
+        raise LabelMisfit(
             f"{name} is one-hot with {label.shape[1]} channels but the network has {classes} output channels."
         )
     elif int(label.max()) > 1:
-        raise ValueError(f"{name} with {classes} channels must be one-hot (0 or 1), got the value {int(label.max())}.")
+        raise LabelMisfit(f"{name} with {classes} channels must be one-hot (0 or 1), got the value {int(label.max())}.")
 
 
 def check_logits(logits: Any, image: torch.Tensor) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from monai_adversarial.attacks import PGD, ElasticAttack
 from monai_adversarial.engines import PrepareBatchAdversarial
+from monai_adversarial.models import AttackedModel
 from tests.helpers import random_image, random_label, tiny_segmentation_network
 
 SHAPE = (1, 8, 8, 8)
@@ -51,7 +52,7 @@ def test_evaluator_scores_the_attacked_batch_and_keeps_the_clean_one():
     seen = []
     clean_engine = evaluator(lambda *a, **k: PrepareBatchAdversarial(None, network)(*a, **k), network, data)
     clean_engine.run()
-    prepare = PrepareBatchAdversarial(PGD(0.3, steps=4), network, SimpleInferer())
+    prepare = PrepareBatchAdversarial(PGD(0.3, steps=4), AttackedModel(network, SimpleInferer()))
     engine = evaluator(prepare, network, data)
 
     @engine.on("MODEL_COMPLETED")
@@ -68,7 +69,7 @@ def test_evaluator_scores_the_attacked_batch_and_keeps_the_clean_one():
 
 def test_evaluation_through_the_engines_own_sliding_window():
     network, inferer = tiny_segmentation_network(), SlidingWindowInferer(4, 2, 0.5)
-    prepare = PrepareBatchAdversarial(PGD(0.05, steps=2), network, inferer)
+    prepare = PrepareBatchAdversarial(PGD(0.05, steps=2), AttackedModel(network, inferer))
     engine = evaluator(prepare, network, loader(1), inferer)
     engine.run()
     assert prepare.last_result.success.shape == (1,)
@@ -159,11 +160,14 @@ def test_one_key_overlay_from_a_config():
                     "_target_": "monai_adversarial.attacks.PGD",
                     "epsilon": 8,
                     "units": "HU",
-                    "intensity": {"a_min": -160, "a_max": 240},
                     "steps": 2,
                 },
-                "network": "@network",
-                "inferer": "@inferer",
+                "model": {
+                    "_target_": "monai_adversarial.models.AttackedModel",
+                    "network": "@network",
+                    "inferer": "@inferer",
+                    "intensity": {"a_min": -160, "a_max": 240},
+                },
             },
         }
     )

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the first batch shows of a model: a task that is no segmentation, an axis too few, a label that does not fit, a
+network that is random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.doubts import warn_once
+from monai_adversarial.utils.modules import modules_of
+from monai_adversarial.utils.validation import check_logits
+
+__all__ = ["axes_sentence", "check_answer", "check_label_fits", "random_state", "say_random"]
+
+#: a clean Dice below this share of what the volumes of label and prediction allow is no overlap to speak of
+LEAST_SHARE = 0.05
+#: volumes that allow less say nothing: a network that finds almost nothing, or an organ at the edge of a crop
+LEAST_ALLOWED = 0.1
+#: Dice from which a label value is taken to mean another class of the network
+CLEARLY_THE_SAME = 0.5
+
+
+def axes_sentence(model: AttackedModel, image: torch.Tensor) -> str | None:
+    """What is wrong with the image's number of axes, from the network's first convolution; None where they fit."""
+    convolution = next(
+        (
+            part
+            for network in modules_of(model.network)
+            for part in network.modules()
+            if isinstance(part, nn.modules.conv._ConvNd)
+        ),
+        None,
+    )
+    if convolution is None:
+        return None
+    wanted, given = len(convolution.kernel_size), image.ndim - 2
+    if given == wanted - 1 and image.shape[1] != convolution.in_channels:
+        return (
+            f"the batch axis is missing: the network is {wanted}D and needs (batch, channel, {wanted} spatial axes), "
+            f"got an image of shape {tuple(image.shape)}: pass image[None] and label[None]."
+        )
+    if given == wanted + 1:
+        return (
+            f"the network is {wanted}D but the image of shape {tuple(image.shape)} has {given} spatial axes: run it "
+            "slice by slice with inferer=SliceInferer(...)."
+        )
+    return None
+
+
+def check_answer(model: AttackedModel, raw: Any, image: torch.Tensor) -> None:
+    """Refuse what is no segmentation of the image, before any work.
+
+    Raises:
+        TypeError: for boxes, several tensors or integers.
+        ValueError: for one answer per image, another grid or a missing axis.
+    """
+    first = raw[0] if isinstance(raw, (list, tuple)) and raw else raw
+    if isinstance(first, dict) and any("box" in str(name) for name in first):
+        raise TypeError("the network returns boxes, as a detector does: only segmentation networks are attacked.")
+    if isinstance(raw, torch.Tensor):
+        fits = raw.ndim == image.ndim and raw.shape[0] == image.shape[0] and raw.shape[2:] == image.shape[2:]
+        axes = axes_sentence(model, image)
+        # An inferer may run a 2D network on volumes; a 3D network takes an image without its batch axis for a batch.
+        if axes is not None and (not fits or axes.startswith("the batch axis")):
+            raise ValueError(axes)
+        if raw.ndim <= 2 and not fits:
+            raise ValueError(
+                f"the network returns {tuple(raw.shape)}, one answer per image, as a classifier does: only "
+                "segmentation networks, which answer for each voxel, are attacked."
+            )
+    check_logits(raw, image)
+
+
+def check_label_fits(
+    model: AttackedModel, prediction: torch.Tensor, label: torch.Tensor, classes: int, activation: str
+) -> None:
+    """Warn where the label has hardly a voxel in common with the clean prediction although both have foreground.
+
+    Args:
+        model: what is attacked.
+        prediction: class map (batch, 1, spatial...), or masks (batch, class, spatial...) for sigmoid.
+        label: class map or masks.
+        classes: number of the network's output channels.
+        activation: ``"softmax"`` (class 0 is background) or ``"sigmoid"``.
+    """
+    names = list(range(1 if activation == "softmax" else 0, classes))
+    common, labeled, predicted = _overlaps(prediction, label, classes, activation)
+    common, labeled, predicted = (table[names] for table in (common[:, names], labeled, predicted))
+    total = (labeled[:, None] + predicted[None, :]).clamp_min(1)
+    dice = 2 * common / total
+    own = dice.diagonal()
+    allowed = 2 * torch.minimum(labeled, predicted) / total.diagonal()
+    present = (labeled > 0) & (predicted > 0) & (allowed >= LEAST_ALLOWED)
+    if not bool(present.any()) or bool((own > LEAST_SHARE * allowed)[present].any()):
+        return
+    hints = []
+    for row in (labeled > 0).nonzero().flatten().tolist():
+        best = int(dice[row].argmax())
+        if best != row and float(dice[row, best]) > CLEARLY_THE_SAME:
+            number = names[row] if classes > 1 else 1
+            hints.append(f"label value {number} is the network's class {names[best]} (Dice {dice[row, best]:.2f})")
+    hint = f"; {', '.join(hints)}: label values are permuted" if hints else ""
+    warn_once(
+        model.network,
+        "label",
+        f"the label does not fit the network: the clean Dice is at most {float(own[present].max()):.3f} where the "
+        f"volumes of label and prediction allow {float(allowed[present].max()):.3f}{hint}. Check label values, "
+        "orientation, grid and weights: an attack has nothing to take from such a segmentation.",
+    )
+
+
+def _overlaps(
+    prediction: torch.Tensor, label: torch.Tensor, classes: int, activation: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Voxels in common (label class, predicted class), and in each, on the CPU in float64."""
+    if activation == "softmax":
+        index = label.argmax(dim=1) if label.shape[1] > 1 else label[:, 0].long()
+        pairs = torch.bincount(index.flatten() * classes + prediction[:, 0].flatten().long(), minlength=classes**2)
+        common = pairs.view(classes, classes).cpu().double()
+        return common, common.sum(dim=1), common.sum(dim=0)
+    common = torch.zeros(classes, classes, dtype=torch.float64)
+    labeled, predicted = torch.zeros(classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64)
+    masks = label.shape[1] > 1 or classes == 1
+    for row in range(classes):
+        true = label[:, row] > 0 if masks else label[:, 0] == row
+        labeled[row], predicted[row] = float(true.sum()), float((prediction[:, row] > 0).sum())
+        for column in range(classes):
+            common[row, column] = float((true & (prediction[:, column] > 0)).sum())
+    return common, labeled, predicted
+
+
+def random_state(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The state of the generators that dropout draws from."""
+    states = (torch.get_rng_state(),)
+    return (*states, torch.cuda.get_rng_state(device)) if device.type == "cuda" else states
+
+
+def say_random(model: AttackedModel, share: float | None = None) -> None:
+    """Warn that the network is random although it is in evaluation mode.
+
+    Args:
+        model: what is attacked.
+        share: of the voxels that two clean predictions disagree on, where it is known.
+    """
+    differ = "" if share is None else f": two clean predictions differ in {share:.1%} of the voxels"
+    warn_once(
+        model.network,
+        "random",
+        f"the network draws random numbers in evaluation mode (dropout that stays active?){differ}. An attack that "
+        "sees one draw is weaker than one that averages: pass gradient=ExpectationOverTransformation(20), and read "
+        "scores as those of one draw.",
+    )

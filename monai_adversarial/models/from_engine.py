@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model under attack, read from a live engine or from the parts of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from monai.utils import CommonKeys
+
+from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.engine_parts import (
+    check_engine,
+    postprocessing_of,
+    preprocessing_of,
+    scoring_precision_of,
+)
+from monai_adversarial.models.guidance import image_channels_of
+from monai_adversarial.models.pipeline_intensity import describe_map, intensity_of, same_map
+from monai_adversarial.models.read_postprocessing import (
+    activation_of_loss,
+    activation_of_postprocessing,
+    classes_of_postprocessing,
+)
+from monai_adversarial.utils.intensity import as_intensity_map
+from monai_adversarial.utils.modules import bare_network, describe_callable
+
+__all__ = ["model_from_engine", "model_from_parts"]
+
+
+def model_from_engine(engine: Any, image_key: str = CommonKeys.IMAGE, **told: Any) -> AttackedModel:
+    """See ``AttackedModel.from_engine``."""
+    check_engine(engine)
+    if not hasattr(engine, "network"):
+        raise ValueError("the engine is not complete yet: read it after it was made, or when it starts.")
+    told.setdefault("scoring_precision", scoring_precision_of(engine))
+    return model_from_parts(
+        bare_network(engine.network),
+        engine.inferer,
+        preprocessing_of(engine),
+        postprocessing_of(engine),
+        loss=getattr(engine, "loss_function", None),
+        image_key=image_key,
+        **told,
+    )
+
+
+def model_from_parts(
+    network: Callable[..., Any],
+    inferer: Callable[..., Any] | None = None,
+    preprocessing: Any = None,
+    postprocessing: Any = None,
+    *,
+    loss: Any = None,
+    image_key: str = CommonKeys.IMAGE,
+    **told: Any,
+) -> AttackedModel:
+    """See ``AttackedModel.from_parts``."""
+    behind = "" if inferer is None else f" behind `{describe_callable(inferer)}`"
+    facts = [f"attacks `{describe_callable(network)}`{behind}"]
+    facts += _read_intensity(preprocessing, image_key, told)
+    facts += _read_activation(postprocessing, loss, told)
+    facts += _read_guidance(preprocessing, image_key, told)
+    classes = _declared_classes(network) or classes_of_postprocessing(postprocessing)
+    if classes is not None:
+        facts.append(f"{classes} classes" if classes > 1 else "1 output channel")
+    if told.get("scoring_precision", "float32") != "float32":
+        facts.append(f"scored in {told['scoring_precision']}")
+    told["facts"] = (*facts, *told.get("facts", ()))
+    return AttackedModel(network, inferer, **told)
+
+
+def _declared_classes(network: Any) -> int | None:
+    count = getattr(network, "out_channels", None)
+    return count if isinstance(count, int) and not isinstance(count, bool) else None
+
+
+def _read_intensity(preprocessing: Any, image_key: str, told: dict[str, Any]) -> list[str]:
+    found, place = intensity_of(preprocessing, image_key)
+    if found is None:
+        given = as_intensity_map(told.get("intensity"))
+        if given is not None:
+            return [f"{describe_map(given)} as told" + (f" ({place})" if place else "")]
+        if place is None:
+            return []
+        told.setdefault("image_units", "network")
+        return [f"no map to HU: {place}"]
+    if told.get("image_units", "network") != "network":
+        raise ValueError(
+            f"image_units={told['image_units']!r} was told, but {place} maps {describe_map(found)} before the network: "
+            "images come in the network's values; leave image_units out."
+        )
+    given = as_intensity_map(told.get("intensity"))
+    if given is not None and not same_map(given, found):
+        raise ValueError(
+            f"the intensity map {describe_map(given)} was told, but {place} maps {describe_map(found)}: leave "
+            "intensity out, or tell the pipeline's map."
+        )
+    told["intensity"] = found
+    return [f"{describe_map(found)} from {place}"]
+
+
+def _read_activation(postprocessing: Any, loss: Any, told: dict[str, Any]) -> list[str]:
+    found = activation_of_postprocessing(postprocessing) or activation_of_loss(loss)
+    given = told.get("activation")
+    if found is None:
+        return [] if given is None else [f"{given} as told"]
+    if given is not None and given != found[0]:
+        raise ValueError(
+            f"activation={given!r} was told, but {found[1]} says {found[0]!r}: leave activation out, or correct the "
+            "pipeline."
+        )
+    told["activation"] = found[0]
+    return [f"{found[0]} from {found[1]}"]
+
+
+def _read_guidance(preprocessing: Any, image_key: str, told: dict[str, Any]) -> list[str]:
+    found = image_channels_of(preprocessing, image_key)
+    given = told.get("image_channels")
+    if found is None:
+        return [] if given is None else [f"image channels {given} as told"]
+    count, places = found
+    if count > 0:
+        said = "the first input channel is image" if count == 1 else f"the first {count} input channels are image"
+    else:
+        said = "the last input channel is guidance" if count == -1 else f"the last {-count} input channels are guidance"
+    if isinstance(given, int) or given is None:
+        agrees = given in (None, count)
+    else:  # what is added in the end cannot be told from a list of channels before the first batch
+        agrees = count < 0 or [*given] == [*range(count)]
+    if not agrees:
+        raise ValueError(f"image_channels={given!r} was told, but {said} by {places}: leave image_channels out.")
+    told["image_channels"] = count if given is None else given
+    return [f"{said}, from {places}"]

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the first batch shows, and how loudly it is said."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from monai_adversarial.attacks import PGD, ExpectationOverTransformation
+from monai_adversarial.models import AttackedModel
+from monai_adversarial.models.doubts import doubt, warn_once
+from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 4, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.conv(image).mean(dim=(2, 3, 4))
+
+
+class ActiveDropout(nn.Module):
+    """Dropout that stays on in evaluation mode, as Monte Carlo dropout is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.dropout = tiny_segmentation_network(), nn.Dropout(0.5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.dropout.train()
+        return self.network(self.dropout(image))
+
+
+def said(call: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(warning.message) for warning in caught]
+
+
+IMAGE = random_image((1, 1, 8, 8, 8))
+
+
+@pytest.mark.parametrize("label", [None, random_label((1, 1, 8, 8, 8))])
+def test_a_classifier_is_refused(label: torch.Tensor | None) -> None:
+    network = Classifier()
+    for attack in (PGD(0.1, steps=1), PGD(0.1, steps=1).perturb):
+        reference = {"reference": "prediction"} if label is None and attack.__class__ is not PGD else {}
+        with pytest.raises(ValueError, match=r"the network returns \(1, 4\), one answer per image, as a classifier"):
+            attack(network, IMAGE, label, **reference)
+
+
+@pytest.mark.parametrize("answer", [[{"box": torch.zeros(0, 6)}], {"boxes": torch.zeros(0, 6)}, ({"box_scores": 1},)])
+def test_a_detector_is_refused(answer: Any) -> None:
+    with pytest.raises(TypeError, match="the network returns boxes, as a detector does"):
+        PGD(0.1, steps=1)(lambda image: answer, IMAGE)
+
+
+def test_a_missing_batch_axis_is_named() -> None:
+    network = tiny_segmentation_network()
+    label = random_label((1, 8, 8, 8))
+    for given in (None, label):
+        with pytest.raises(
+            ValueError, match=r"batch axis is missing: the network is 3D .* got an image of shape \(1, 8"
+        ):
+            PGD(0.1, steps=1)(network, IMAGE[0], given)
+
+
+def test_a_two_dimensional_network_on_a_volume_is_named() -> None:
+    with pytest.raises(ValueError, match=r"the network is 2D but the image .* 3 spatial axes: .*SliceInferer"):
+        PGD(0.1, steps=1)(tiny_segmentation_network(spatial_dims=2), IMAGE)
+
+
+def test_permuted_label_values_are_said_once() -> None:
+    network = tiny_segmentation_network(seed=2)
+    with torch.no_grad():
+        clean = network(IMAGE).argmax(dim=1, keepdim=True)
+    # All three classes, so that values can be permuted.
+    assert clean.unique().tolist() == [0, 1, 2]
+    permuted = torch.tensor([0, 2, 1])[clean]
+    messages = said(lambda: [PGD(0.1, steps=1)(network, IMAGE, permuted) for _ in range(2)])
+    assert len(messages) == 1
+    assert "the label does not fit the network: the clean Dice is at most 0.000" in messages[0]
+    assert "label value 1 is the network's class 2 (Dice 1.00)" in messages[0]
+    assert "label value 2 is the network's class 1 (Dice 1.00)" in messages[0]
+
+
+def test_a_shifted_sigmoid_label_is_said_and_a_fitting_one_is_not() -> None:
+    image = torch.zeros(1, 1, 4, 4, 4)
+    image[..., :2, :, :] = 1.0
+    network = AttackedModel(LinearNetwork((10.0,), (-5.0,)))
+    right = (image > 0.5).long()
+    assert said(lambda: PGD(0.01, steps=1)(network, image, right)) == []
+    network = AttackedModel(LinearNetwork((10.0,), (-5.0,)))
+    messages = said(lambda: PGD(0.01, steps=1)(network, image, 1 - right))
+    assert len(messages) == 1 and "where the volumes of label and prediction allow 1.000" in messages[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_labels_and_targets_raise_no_doubt(seed: int) -> None:
+    network, label = tiny_segmentation_network(seed=seed), random_label((1, 1, 8, 8, 8))
+    assert said(lambda: PGD(0.1, steps=1)(network, IMAGE, label)) == []
+    other = (1 + tiny_segmentation_network(seed=seed)(IMAGE).argmax(dim=1, keepdim=True)) % 3
+    assert said(lambda: PGD(0.1, steps=1, targeted=True)(tiny_segmentation_network(seed=seed), IMAGE, other)) == []
+
+
+def test_a_network_that_is_random_in_evaluation_mode_is_noticed() -> None:
+    network = ActiveDropout().eval()
+    messages = said(lambda: PGD(0.1, steps=1)(network, IMAGE))
+    assert len(messages) == 1 and "draws random numbers in evaluation mode" in messages[0]
+    assert "two clean predictions differ in" in messages[0] and "ExpectationOverTransformation(20)" in messages[0]
+    assert said(lambda: PGD(0.1, steps=1)(network, IMAGE)) == []  # once
+    averaged = PGD(0.1, steps=1, gradient=ExpectationOverTransformation(2))
+    assert said(lambda: averaged(ActiveDropout().eval(), IMAGE)) == []
+
+
+def test_training_on_a_random_network_warns_once_and_goes_on() -> None:
+    network = ActiveDropout().train()
+    label = random_label((1, 1, 8, 8, 8))
+    messages = said(lambda: [PGD(0.1, steps=2).perturb(network, IMAGE, label, stream=i) for i in range(3)])
+    assert len(messages) == 1 and "draws random numbers in evaluation mode" in messages[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_rounding_and_ordinary_dropout_are_not_randomness(precision: str) -> None:
+    network = nn.Sequential(tiny_segmentation_network(), nn.Dropout3d(0.5)).train()
+    model = AttackedModel(network, precision=precision, scoring_precision=precision)
+    found: list[Any] = []
+    assert said(lambda: found.append(PGD(0.1, steps=2)(model, IMAGE))) == []
+    assert found[0].forwards == 1 + 2 + 1 + 1  # clean, steps, last point, score: the check costs no pass
+
+
+def test_a_label_of_overlapping_masks_makes_the_answer_independent() -> None:
+    label = torch.zeros(1, 3, 8, 8, 8, dtype=torch.uint8)
+    label[:, :2, :4] = 1
+    model = AttackedModel(tiny_segmentation_network())
+    PGD(0.1, steps=1)(model, IMAGE, label)
+    assert model.found_activation == "sigmoid"
+    with pytest.raises(ValueError, match="exclusive"):
+        PGD(0.1, steps=1)(AttackedModel(tiny_segmentation_network(), activation="softmax"), IMAGE, label)
+
+
+def test_doubts_end_no_training_and_are_said_once_for_each_network() -> None:
+    one, other = nn.Identity(), nn.Identity()
+    with pytest.raises(ValueError, match="odd"):
+        doubt(one, "topic", "odd", training=False)
+    assert said(lambda: [doubt(one, "topic", "odd", training=True) for _ in range(3)]) == ["odd"]
+    assert said(lambda: [doubt(one, "other topic", "strange", training=True)]) == ["strange"]
+    assert warn_once(nn.DataParallel(one), "topic", "odd") is False
+    assert said(lambda: warn_once(other, "topic", "odd")) == ["odd"]
