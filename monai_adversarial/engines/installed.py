@@ -139,9 +139,6 @@ class Installed:
         if self._held is not None and self._held[1].image.shape == image.shape:
             batchdata, label = self._held[0], self._held[1].label
         adversarial, moved = self.attacker.attacked(batchdata, (image, label, args, kwargs))
-        if isinstance(adversarial, MetaTensor) and isinstance(image, MetaTensor):
-            # Engines reset what their preprocessing noted in the tensor that they handed over.
-            adversarial.applied_operations = image.applied_operations
         self._made = [(CommonKeys.IMAGE, image, adversarial), (CommonKeys.LABEL, label, moved)]
         self._hand_over(self.engine)
         return adversarial
@@ -149,10 +146,12 @@ class Installed:
     def _hand_over(self, engine: Any) -> None:
         """Postprocessing and metrics find the attacked image where the engine has put the clean one."""
         output = engine.state.output
-        if isinstance(output, dict):
-            for key, old, new in self._made:
-                if old is not None and output.get(key) is old:
-                    output[key] = new
+        for key, old, new in self._made:
+            if isinstance(output, dict) and old is not None and output.get(key) is old:
+                output[key] = new
+            if isinstance(new, MetaTensor) and isinstance(old, MetaTensor):
+                # An engine may have reset, in its own tensor, what its preprocessing had noted for the way back.
+                new.applied_operations = old.applied_operations
 
 
 class _AttackedInferer:

@@ -9,11 +9,13 @@ from typing import Any
 from monai.utils import CommonKeys
 
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.doubts import warn_once
 from monai_adversarial.models.engine_parts import (
     check_engine,
     postprocessing_of,
     preprocessing_of,
     scoring_precision_of,
+    steps_of,
 )
 from monai_adversarial.models.guidance import image_channels_of
 from monai_adversarial.models.pipeline_intensity import describe_map, intensity_of, same_map
@@ -59,7 +61,7 @@ def model_from_parts(
     behind = "" if inferer is None else f" behind `{describe_callable(inferer)}`"
     facts = [f"attacks `{describe_callable(network)}`{behind}"]
     facts += _read_intensity(preprocessing, image_key, told)
-    facts += _read_activation(postprocessing, loss, told)
+    facts += _read_activation(network, postprocessing, loss, told)
     facts += _read_guidance(preprocessing, image_key, told)
     classes = _declared_classes(network) or classes_of_postprocessing(postprocessing)
     if classes is not None:
@@ -100,9 +102,18 @@ def _read_intensity(preprocessing: Any, image_key: str, told: dict[str, Any]) ->
     return [f"{describe_map(found)} from {place}"]
 
 
-def _read_activation(postprocessing: Any, loss: Any, told: dict[str, Any]) -> list[str]:
+def _read_activation(network: Any, postprocessing: Any, loss: Any, told: dict[str, Any]) -> list[str]:
     found = activation_of_postprocessing(postprocessing) or activation_of_loss(loss)
     given = told.get("activation")
+    if found is None and given is None and steps_of(postprocessing):
+        warn_once(
+            network,
+            "activation",
+            "neither the postprocessing nor a loss says whether the network's answer is read by softmax or sigmoid: "
+            "several channels are taken for exclusive classes. Pass activation=, and check that the task is a "
+            "segmentation.",
+        )
+        return ["softmax or sigmoid not said by the pipeline"]
     if found is None:
         return [] if given is None else [f"{given} as told"]
     if given is not None and given != found[0]:

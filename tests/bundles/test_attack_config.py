@@ -110,17 +110,11 @@ def test_one_key_makes_another_config_adversarial(phantom: Path, tmp_path: Path)
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(
         """
-validate#evaluator#prepare_batch:
+adversary:
   _target_: monai_adversarial.engines.PrepareBatchAdversarial
-  attack:
-    _target_: monai_adversarial.attacks.PGD
-    epsilon: 8
-    units: HU
-    steps: 5
-    step_size: 4
-    intensity: {a_min: -160, a_max: 240}
-  network: "@network"
-  inferer: "@validate#inferer"
+  attack: {_target_: monai_adversarial.attacks.PGD, epsilon: 8, units: HU, steps: 5, step_size: 4}
+  engine: "@validate#evaluator"
++initialize: ["@adversary"]
 """
     )
     dice = {}
@@ -136,6 +130,9 @@ validate#evaluator#prepare_batch:
             timeout=600,
         )
         assert done.returncode == 0, done.stderr[-3000:]
+        fact = "-160..240 HU -> 0..1 from `preprocessing#"
+        assert (fact in done.stdout + done.stderr) == (name == "attacked")
+        assert ("PGD budget 8 HU = 0.0200" in done.stdout + done.stderr) == (name == "attacked")
         lines = (tmp_path / name / "metrics.csv").read_text().split()
         rows = dict(line.split(",") for line in lines)
         dice[name] = float(rows["val_mean_dice"])

@@ -70,8 +70,16 @@ def test_the_spleen_bundles_facts_are_read_and_said() -> None:
         ([], None),
     ],
 )
+@pytest.mark.filterwarnings("ignore:neither the postprocessing nor a loss")
 def test_activation_is_read_from_the_postprocessing(steps: list[Any], activation: str | None) -> None:
     assert AttackedModel.from_evaluator(evaluator(postprocessing=steps)).activation == activation
+
+
+def test_an_answer_that_the_pipeline_does_not_explain_is_a_warning() -> None:
+    engine = evaluator(postprocessing=[EnsureTyped("pred")])
+    with pytest.warns(UserWarning, match="neither the postprocessing nor a loss says"):
+        model = AttackedModel.from_evaluator(engine)
+    assert "softmax or sigmoid not said by the pipeline" in model.facts
 
 
 @pytest.mark.parametrize(
