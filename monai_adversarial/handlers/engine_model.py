@@ -118,8 +118,13 @@ def learned_logits(model: AttackedModel, raw: Any) -> torch.Tensor:
     return as_logits(model, answer)
 
 
-def inference_of(model: AttackedModel) -> Callable[..., Any]:
-    """``(image, network) -> raw``: the model's inferer with its further inputs of the network."""
-    inferer, args, kwargs = model.inferer, model.network_args, model.network_kwargs
-    assert inferer is not None  # that of the engine at least
-    return lambda image, network: inferer(image, network, *args, **kwargs)
+def inference_of(model: AttackedModel, inferer: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """``(image, network) -> raw``: an inferer with the model's further inputs of the network.
+
+    Args:
+        model: the model.
+        inferer: instead of its own.
+    """
+    used, args, kwargs = inferer or model.inferer, model.network_args, model.network_kwargs
+    assert used is not None  # that of the engine at least
+    return lambda image, network: used(image, network, *args, **kwargs)
