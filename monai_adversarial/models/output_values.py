@@ -26,6 +26,8 @@ __all__ = ["FinalActivation", "log_odds", "looks_like", "read_output_values"]
 
 # Probabilities are rounded to bfloat16 where the network ran in it, and stitched from windows.
 SUM_TOLERANCE = 0.02
+# Logits of a network that has learned little, or of a crop of padding, may lie this close together within 0 to 1.
+NARROW = 0.5
 _SOFTMAX = {torch.softmax, F.softmax, torch.Tensor.softmax}
 _SIGMOID = {torch.sigmoid, F.sigmoid, torch.Tensor.sigmoid}
 
@@ -46,12 +48,16 @@ def looks_like(raw: torch.Tensor) -> str:
     return "softmax" if float((total - 1).abs().max()) <= SUM_TOLERANCE else "sigmoid"
 
 
-def read_output_values(model: AttackedModel, raw: torch.Tensor) -> str:
+def read_output_values(
+    model: AttackedModel, raw: torch.Tensor, ends_in_activation: Callable[[], bool] | None = None
+) -> str:
     """``"logits"`` or ``"probabilities"``; found ones are noted in the model.
 
     Args:
         model: what is attacked; what it says of its output is checked.
         raw: what its network returned for a clean batch.
+        ends_in_activation: says whether the network was seen to end in a softmax or sigmoid; asked where the values
+            alone could be logits that lie within 0 to 1 by chance. None: it was not.
 
     Raises:
         ValueError: where the values contradict ``output_values`` or ``activation``.
@@ -63,6 +69,9 @@ def read_output_values(model: AttackedModel, raw: torch.Tensor) -> str:
         if model.output_values == "probabilities":
             raise ValueError(f"output_values is 'probabilities', but {seen}: they are logits; leave output_values out.")
         return "logits"
+    if kind == "sigmoid" and model.output_values is None and high - low < NARROW:
+        if ends_in_activation is None or not ends_in_activation():
+            return "logits"
     if model.output_values == "logits":
         # Small random networks may answer within 0..1 by chance: a claim of logits is then taken, unless sums are one.
         if kind == "softmax":

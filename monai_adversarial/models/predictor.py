@@ -171,7 +171,17 @@ class Predictor:
                 "the network returned NaN or infinite logits for the clean image: check its weights and the "
                 "intensity map."
             )
-        self._use(read_output_values(self.model, raw))
+        self._use(read_output_values(self.model, raw, lambda: self._ends_in_activation(image)))
+
+    def _ends_in_activation(self, image: torch.Tensor) -> bool:
+        """Whether the network's answer is seen to come out of a softmax or sigmoid; costs a forward pass."""
+        self._final.bypass = True
+        try:
+            with torch.no_grad():
+                self._raw(image, self._network)
+            return self._final.found
+        finally:
+            self._final.bypass = False
 
     def _use(self, values: str) -> None:
         self.model.found_output_values = values
