@@ -15,7 +15,7 @@ from torch import nn
 from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.perturbed import REFERENCES
 from monai_adversarial.engines.batch import Batch
-from monai_adversarial.handlers.engine_model import Told
+from monai_adversarial.handlers.engine_model import Told, inference_of
 from monai_adversarial.handlers.loss_term import AdversarialLossTerm
 from monai_adversarial.handlers.reference_network import ReferenceNetwork, frozen_outputs, reference_logits
 from monai_adversarial.handlers.teacher import AveragedTeacher
@@ -166,7 +166,7 @@ class AdversarialDistillation(AdversarialLossTerm):
         assert teacher is not None
         if self._teacher_model is None or self._teacher_model.network is not teacher:
             self._teacher_model = self.model_for(batch).replace(network=teacher)
-        outputs = frozen_outputs(teacher, batch.image, batch.with_arguments(engine.inferer))
+        outputs = frozen_outputs(teacher, batch.image, inference_of(self.model_for(batch), engine.inferer))
         self.teacher_outputs = reference_logits(self._teacher_model, outputs)
         attack = self.attack_of(engine)
         if attack is not None:

@@ -12,7 +12,6 @@ from torch import nn
 
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.output_values import log_odds, read_output_values
-from monai_adversarial.utils.modules import unwrap
 
 __all__ = [
     "Told",
@@ -56,21 +55,34 @@ def told_argument(told: Told, name: str) -> Any:
 
 
 def model_of(engine: SupervisedTrainer | SupervisedEvaluator, told: Told = None) -> AttackedModel:
-    """The model under attack: the engine's network behind its inferer, with what was told.
+    """The model under attack: what ``AttackedModel.from_engine`` reads, with what was told.
 
     Args:
         engine: a trainer or evaluator that knows its network.
         told: an ``AttackedModel`` (without an inferer it gets the engine's), a mapping of some of its arguments, a
             network to attack instead of the engine's, or None.
+
+    Raises:
+        TypeError, ValueError: for an engine that does not segment, and for what contradicts its pipeline.
     """
-    read = AttackedModel(unwrap(engine.network), engine.inferer)
-    if told is None:
-        return read
     if isinstance(told, AttackedModel):
-        return told if told.inferer is not None else told.replace(inferer=read.inferer)
-    if isinstance(told, Mapping):
-        return read.replace(**told)
-    return read.replace(network=told)
+        facts = _told_facts(told)
+    elif isinstance(told, Mapping):
+        facts = dict(told)
+    else:
+        facts = {} if told is None else {"network": told}
+    network, inferer = facts.pop("network", None), facts.pop("inferer", None)
+    read = AttackedModel.from_engine(engine, **facts)
+    if inferer is not None:
+        read = read.replace(inferer=inferer)
+    return read if network is None else read.replace(network=network)
+
+
+def _told_facts(model: AttackedModel) -> dict[str, Any]:
+    """The arguments of a model that are not left at their defaults."""
+    plain = vars(AttackedModel(model.network))
+    given = {name: value for name, value in vars(model).items() if not name.startswith("_")}
+    return {name: value for name, value in given.items() if name == "network" or value != plain[name]}
 
 
 def attacked_tensor(model: AttackedModel, raw: Any) -> torch.Tensor:
@@ -106,8 +118,13 @@ def learned_logits(model: AttackedModel, raw: Any) -> torch.Tensor:
     return as_logits(model, answer)
 
 
-def inference_of(model: AttackedModel) -> Callable[..., Any]:
-    """``(image, network) -> raw``: the model's inferer with its further inputs of the network."""
-    inferer, args, kwargs = model.inferer, model.network_args, model.network_kwargs
-    assert inferer is not None  # that of the engine at least
-    return lambda image, network: inferer(image, network, *args, **kwargs)
+def inference_of(model: AttackedModel, inferer: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """``(image, network) -> raw``: an inferer with the model's further inputs of the network.
+
+    Args:
+        model: the model.
+        inferer: instead of its own.
+    """
+    used, args, kwargs = inferer or model.inferer, model.network_args, model.network_kwargs
+    assert used is not None  # that of the engine at least
+    return lambda image, network: used(image, network, *args, **kwargs)

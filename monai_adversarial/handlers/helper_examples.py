@@ -12,7 +12,7 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.handlers.engine_model import Told
+from monai_adversarial.handlers.engine_model import Told, inference_of
 from monai_adversarial.handlers.loss_term import AdversarialLossTerm
 from monai_adversarial.handlers.reference_network import ReferenceNetwork
 from monai_adversarial.losses.hat import HATLoss
@@ -118,7 +118,8 @@ class HelperAdversarialTraining(AdversarialLossTerm):
         assert self.batch is not None and self.perturbed is not None and self.standard is not None
         image, attacked = as_plain(self.batch.image), as_plain(self.perturbed.adversarial)
         helper = self.logits_of(self.forward(engine, self.batch, image + self.helper_scale * (attacked - image)))
-        standard = self.standard.logits(attacked, self.batch.with_arguments(engine.inferer), self.model_for(self.batch))
+        model = self.model_for(self.batch)
+        standard = self.standard.logits(attacked, inference_of(model, engine.inferer), model)
         label = self.batch.label if self.loss_function.balanced else None  # type: ignore[attr-defined]
         return self.loss_function(
             self.logits_of(clean), adversarial, label, helper_logits=helper, standard_logits=standard

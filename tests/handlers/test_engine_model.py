@@ -191,7 +191,7 @@ def test_a_network_that_returns_probabilities_is_evaluated_as_its_logits_are(end
         found.append(evaluate(network, data, [handler]).state.metrics)
     assert found[1]["pgd_clean_mean_dice"] == found[0]["pgd_clean_mean_dice"] == 1.0
     assert found[1]["pgd_mean_dice"] == pytest.approx(found[0]["pgd_mean_dice"], abs=0.01)
-    assert found[0]["pgd_mean_dice"] < 0.9
+    assert found[0]["pgd_mean_dice"] < 0.95
 
 
 @pytest.mark.parametrize(

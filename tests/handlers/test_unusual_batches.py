@@ -148,6 +148,33 @@ def test_padding_as_the_last_batch_does_not_count_in_the_check_of_fast_training(
     assert handler.robust_dice is None or handler.robust_dice < 0.5
 
 
+class Sure(nn.Module):
+    """A network that has learned nothing: it answers 0.3 and 0.6 everywhere, as logits or behind a sigmoid."""
+
+    def __init__(self, end: bool) -> None:
+        super().__init__()
+        self.conv, self.end = nn.Conv3d(1, 2, 1), end
+        with torch.no_grad():
+            self.conv.weight.fill_(0.01)
+            self.conv.bias.copy_(torch.tensor([0.3, 0.6]))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.conv(image).sigmoid() if self.end else self.conv(image)
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_logits_within_0_and_1_by_chance_are_no_probabilities(end: bool) -> None:
+    def loss(outputs: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return outputs.square().mean()
+
+    handler = AdversarialTraining(PGD(0.05, steps=1))
+    engine = trainer(Sure(end), [handler], partly_labeled(0), loss=loss, max_epochs=2)
+    engine.run()
+    assert handler.model is not None and engine.state.iteration == 2
+    assert handler.model.found_output_values == ("probabilities" if end else "logits")
+    assert handler.model.activation_of(2) == ("sigmoid" if end else "softmax")
+
+
 def partly_labeled(ignored: int) -> list[dict[str, torch.Tensor]]:
     """Two samples with half of the label missing."""
     made = []
