@@ -11,7 +11,7 @@ from torch import nn
 
 from monai_adversarial.inferers.memory_bounded import memory_bounded
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.models.first_batch import check_answer, random_state
+from monai_adversarial.models.first_batch import check_answer, random_state, refuse_boxes
 from monai_adversarial.models.output_values import FinalActivation, log_odds, read_output_values
 from monai_adversarial.utils.modules import modules_of, unwrap
 from monai_adversarial.utils.plain import as_plain, detached
@@ -260,9 +260,8 @@ class Predictor:
                 ) from None
         if isinstance(raw, torch.Tensor):
             is_stack = raw.ndim == image.ndim + 1 and raw.shape[:1] + raw.shape[3:] == image.shape[:1] + image.shape[2:]
-            if (
-                is_stack
-            ):  # deep supervision of MONAI's DynUNet: (batch, level, class, spatial...), full resolution first
+            # Deep supervision of MONAI's DynUNet: (batch, level, class, spatial...), full resolution first.
+            if is_stack:
                 self._note(f"level 0 of {raw.shape[1]} stacked outputs of the network is attacked")
                 return raw[:, 0]
             return raw
@@ -273,6 +272,7 @@ class Predictor:
             if len(fits) == 1:
                 self._note(f"output {fits[0]} of the network's {len(raw)} is attacked: the one on the image's grid")
                 return raw[fits[0]]
+        refuse_boxes(raw)
         raise TypeError(
             f"the network must return one tensor of logits, or one on the image's grid "
             f"{tuple(image.shape[2:])} among several, got {_shapes_of(raw)}: pass output=<index, key or callable> to "
