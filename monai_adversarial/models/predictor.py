@@ -265,6 +265,7 @@ class Predictor:
                 self._note(f"level 0 of {raw.shape[1]} stacked outputs of the network is attacked")
                 return raw[:, 0]
             return raw
+        refuse_boxes(raw)
         if isinstance(raw, (list, tuple)) and len(raw) == 1:
             return raw[0]
         if isinstance(raw, (list, tuple)):
@@ -272,7 +273,6 @@ class Predictor:
             if len(fits) == 1:
                 self._note(f"output {fits[0]} of the network's {len(raw)} is attacked: the one on the image's grid")
                 return raw[fits[0]]
-        refuse_boxes(raw)
         raise TypeError(
             f"the network must return one tensor of logits, or one on the image's grid "
             f"{tuple(image.shape[2:])} among several, got {_shapes_of(raw)}: pass output=<index, key or callable> to "
