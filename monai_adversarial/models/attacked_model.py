@@ -373,11 +373,13 @@ def _shown(value: Any) -> str:
     """A value in one short line: tensors and networks by their kind."""
     if isinstance(value, torch.Tensor):
         return f"<tensor {tuple(value.shape)}>"
+    if isinstance(value, (IntensityMap, ReadIntensity)):
+        return f"<{value}>"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {_shown(part)}" for key, part in value.items()) + "}"
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return f"({', '.join(map(_shown, value))}{',' if len(value) == 1 else ''})"
-    return describe_callable(value) if callable(value) and not isinstance(value, IntensityMap) else repr(value)
+    return describe_callable(value) if callable(value) else repr(value)
 
 
 def _check_channels(channels: Sequence[int] | int | None) -> tuple[int, ...] | int | None:
