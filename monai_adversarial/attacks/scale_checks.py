@@ -96,11 +96,13 @@ def _doubts_of_map(scene: Scene) -> Iterator[tuple[str, bool, str]]:
     outside = intensity.fraction_outside(clean)
     ends = f"{_text(intensity.low)} to {_text(intensity.high)}"
     if outside > MOST_OUTSIDE:
+        raw = max(abs(lowest), abs(highest)) > SCALED
         yield (
             "outside",
             True,
-            f"intensity maps to {ends}, but {outside:.0%} of the image's voxels lie far outside ({values}): it is not "
-            "the map that scaled this image, or an augmentation came after it.",
+            f"intensity maps to {ends}, but {outside:.0%} of the image's voxels lie far outside ({values}): "
+            + ("if the image is in HU, pass image_units='HU'; else " if raw else "")
+            + "it is not the map that scaled this image, or an augmentation came after it.",
         )
         return
     if not intensity.is_uniform:
