@@ -132,6 +132,8 @@ def _doubts_of_budget(scene: Scene, noise: AdditiveNoise) -> Iterator[tuple[str,
     bound = noise.bind(scene)
     assert isinstance(bound, BoundAdditiveNoise)
     amount = f"epsilon is {noise.epsilon:g} {_named(noise.units)}"
+    if noise.units == "network" and scene.image_units == "HU" and isinstance(bound.epsilon, float):
+        amount += f" ({bound.epsilon:.6g} HU)"
     if noise.norm != "l2":
         flat = scene.image.flatten(2)
         span = flat.amax(dim=2) - flat.amin(dim=2)

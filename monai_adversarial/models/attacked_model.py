@@ -57,7 +57,7 @@ class AttackedModel:
         activation: ``"softmax"`` (exclusive classes) or ``"sigmoid"`` (independent channels). None: sigmoid for one
             output channel, softmax otherwise, unless the answer or the label shows that channels overlap.
         class_names: names of the output channels (with softmax the background first), or a mapping of channel to
-            name; None for ``class_1``, ``class_2``, ...
+            name, of which the named ones are scored; None for ``class_1``, ``class_2``, ...
         scored_classes: channels or names of the classes that scores count; None for all foreground classes.
         ignore_index: value of label voxels that count in no objective and no score, for example 255 or -1.
         network_args: further positional inputs of the network, after the image.
