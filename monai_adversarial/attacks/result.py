@@ -68,13 +68,12 @@ class AttackResult:
             could not move.
         reference_is_prediction: scores are against the network's own clean prediction.
         reference_reason: why, in a few words: no label was given, or it could not fit; empty with a label.
-        facts: what is known of the attacked model, and where it was read; see ``AttackedModel.facts``.
         image: image channels of the clean batch, plain tensor.
         bound: perturbation tied to the clean batch.
         clean_label: reference that belongs to the clean anatomy.
         attack: the attack, as a call that makes an equal one.
         model: what was attacked.
-        facts: what is known of it and where that was read.
+        facts: what is known of it and where that was read; see ``AttackedModel.findings``.
         success_rule: what counts as a success.
         image_channels: where ``image`` sits among the input channels; None where it is all of them.
     """
@@ -126,7 +125,7 @@ class AttackResult:
         """Measure the image that was read back from a file and raise where it left the budget.
 
         Args:
-            saved: (batch, channel, spatial...) in the attack's image domain.
+            saved: (batch, channel, spatial...) in the units of the clean image.
             rounding: largest rounding by the file's dtype, in image units: 0.5 for integer HU. Where the attack has
                 rounded to the model's own grid, at least that of the grid.
 
