@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from monai_adversarial.attacks.ascent import Ascent, zero_fraction
 from monai_adversarial.attacks.gradients import ExpectationOverTransformation
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
-from monai_adversarial.attacks.reference import Reference
+from monai_adversarial.attacks.reference import Reference, class_mask
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.models.doubts import warn_once
 from monai_adversarial.models.first_batch import say_random
@@ -27,7 +26,7 @@ from monai_adversarial.utils.validation import LabelMisfit, check_logits
 if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack
 
-__all__ = ["REFERENCES", "Perturbed", "class_mask", "perturb_batch"]
+__all__ = ["REFERENCES", "Perturbed", "perturb_batch"]
 
 REFERENCES = ("label", "prediction", "probabilities")
 
@@ -59,21 +58,6 @@ class Perturbed:
     def pulled_from_inside(self) -> torch.Tensor | None:
         """Boolean (batch, 1, spatial...): what ``pull_back`` reads from inside the volume; None for all voxels."""
         return self.bound.pulled_from_inside(self.parameters)
-
-
-def class_mask(wanted: Sequence[int] | None, classes: int, device: torch.device) -> torch.Tensor | None:
-    """Boolean (class,) of the classes that an objective counts; None for all.
-
-    Raises:
-        ValueError: for no class, or one that the network does not have.
-    """
-    if wanted is None:
-        return None
-    if not wanted or max(wanted) >= classes:
-        raise ValueError(f"classes must name some of the network's classes 0 to {classes - 1}, got {list(wanted)}.")
-    mask = torch.zeros(classes, dtype=torch.bool, device=device)
-    mask[list(wanted)] = True
-    return mask
 
 
 def perturb_batch(

@@ -15,7 +15,22 @@ from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.utils.validation import LabelMisfit, check_label_range
 
-__all__ = ["Reference"]
+__all__ = ["Reference", "class_mask"]
+
+
+def class_mask(wanted: Sequence[int] | None, classes: int, device: torch.device) -> torch.Tensor | None:
+    """Boolean (class,) of the classes that an objective counts; None for all.
+
+    Raises:
+        ValueError: for no class, or one that the network does not have.
+    """
+    if wanted is None:
+        return None
+    if not wanted or max(wanted) >= classes:
+        raise ValueError(f"classes must name some of the network's classes 0 to {classes - 1}, got {list(wanted)}.")
+    mask = torch.zeros(classes, dtype=torch.bool, device=device)
+    mask[list(wanted)] = True
+    return mask
 
 
 @dataclass(frozen=True)

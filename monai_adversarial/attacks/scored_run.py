@@ -12,8 +12,7 @@ from tqdm import tqdm
 from monai_adversarial.attacks.ascent import Ascent, check_start, zero_fraction
 from monai_adversarial.attacks.gradients import ExpectationOverTransformation
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
-from monai_adversarial.attacks.perturbed import class_mask
-from monai_adversarial.attacks.reference import Reference
+from monai_adversarial.attacks.reference import Reference, class_mask
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.metrics.success import success

@@ -4,6 +4,7 @@ network that is random."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.doubts import warn_once
 from monai_adversarial.utils.validation import check_logits
 
-__all__ = ["check_answer", "check_label_fits", "random_state", "say_random"]
+__all__ = ["check_answer", "check_label_fits", "random_state", "refuse_boxes", "say_random"]
 
 #: a clean Dice below this share of what the volumes of label and prediction allow is no overlap to speak of
 LEAST_SHARE = 0.05
@@ -22,16 +23,24 @@ LEAST_ALLOWED = 0.1
 CLEARLY_THE_SAME = 0.5
 
 
+def refuse_boxes(raw: Any) -> None:
+    """Refuse what a detector returns.
+
+    Raises:
+        TypeError: for a dictionary, or a list of them, that holds boxes.
+    """
+    first = raw[0] if isinstance(raw, (list, tuple)) and raw else raw
+    if isinstance(first, Mapping) and any("box" in str(name) for name in first):
+        raise TypeError("the network returns boxes, as a detector does: only segmentation networks are attacked.")
+
+
 def check_answer(raw: Any, image: torch.Tensor) -> None:
     """Refuse what is no segmentation of the image, before any work.
 
     Raises:
-        TypeError: for boxes, several tensors or integers.
+        TypeError: for several tensors or integers.
         ValueError: for one answer per image, or another grid.
     """
-    first = raw[0] if isinstance(raw, (list, tuple)) and raw else raw
-    if isinstance(first, dict) and any("box" in str(name) for name in first):
-        raise TypeError("the network returns boxes, as a detector does: only segmentation networks are attacked.")
     if isinstance(raw, torch.Tensor):
         fits = raw.ndim == image.ndim and raw.shape[0] == image.shape[0] and raw.shape[2:] == image.shape[2:]
         if raw.ndim <= 2 and not fits:

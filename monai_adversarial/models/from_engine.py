@@ -66,6 +66,7 @@ def read_parts(
     facts += _read_intensity(preprocessing, image_key, told)
     facts += _read_activation(network, postprocessing, loss, told, training)
     facts += _read_guidance(preprocessing, image_key, told)
+    facts += _read_ignored(loss, told)
     classes = _declared_classes(network) or classes_of_postprocessing(postprocessing)
     if classes is not None:
         facts.append(f"{classes} classes" if classes > 1 else "1 output channel")
@@ -123,6 +124,22 @@ def _read_activation(network: Any, postprocessing: Any, loss: Any, told: dict[st
         )
     told["activation"] = found[0]
     return [f"{found[0]} from {found[1]}"]
+
+
+def _read_ignored(loss: Any, told: dict[str, Any]) -> list[str]:
+    """The label value that a loss leaves out, such as ``CrossEntropyLoss(ignore_index=255)``; torch's default of -100
+    stands for none."""
+    value = getattr(loss, "ignore_index", None)
+    if isinstance(value, bool) or not isinstance(value, int) or value == -100:
+        return []
+    given = told.get("ignore_index")
+    if given is not None and given != value:
+        raise ValueError(
+            f"ignore_index={given} was told, but the loss ({type(loss).__name__}) ignores {value}: leave ignore_index "
+            "out, or correct the loss."
+        )
+    told["ignore_index"] = value
+    return [f"label value {value} is ignored, as in the loss"]
 
 
 def _read_guidance(preprocessing: Any, image_key: str, told: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from monai_adversarial.inferers.memory_bounded import memory_bounded
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.models.first_batch import check_answer, random_state
+from monai_adversarial.models.first_batch import check_answer, random_state, refuse_boxes
 from monai_adversarial.models.output_values import FinalActivation, log_odds, read_output_values
 from monai_adversarial.utils.modules import modules_of, unwrap
 from monai_adversarial.utils.plain import as_plain, detached
@@ -262,12 +262,12 @@ class Predictor:
                 ) from None
         if isinstance(raw, torch.Tensor):
             is_stack = raw.ndim == image.ndim + 1 and raw.shape[:1] + raw.shape[3:] == image.shape[:1] + image.shape[2:]
-            if (
-                is_stack
-            ):  # deep supervision of MONAI's DynUNet: (batch, level, class, spatial...), full resolution first
+            # Deep supervision of MONAI's DynUNet: (batch, level, class, spatial...), full resolution first.
+            if is_stack:
                 self._note(f"level 0 of {raw.shape[1]} stacked outputs of the network is attacked")
                 return raw[:, 0]
             return raw
+        refuse_boxes(raw)
         if isinstance(raw, (list, tuple)) and len(raw) == 1:
             return raw[0]
         if isinstance(raw, (list, tuple)):

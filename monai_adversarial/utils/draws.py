@@ -9,6 +9,7 @@ change nothing.
 from __future__ import annotations
 
 import hashlib
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,9 +32,14 @@ class InForce:
 
     def __init__(self, name: str) -> None:
         self._key = f"monai_adversarial.{name}"
+        # The same for torch.compile, which cannot look at thread-local objects; networks are compiled in the main
+        # thread only.
+        self._traced: list[Any] = []
 
     def get(self) -> tuple[Any, ...]:
         """What is in force, the latest last; empty outside."""
+        if torch.compiler.is_compiling():
+            return tuple(self._traced)
         return torch._C._get_obj_in_tls(self._key) if torch._C._is_key_in_tls(self._key) else ()
 
     @contextmanager
@@ -47,6 +53,8 @@ class InForce:
             self._set(before)
 
     def _set(self, values: tuple[Any, ...]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._traced[:] = values
         if values:
             torch._C._stash_obj_in_tls(self._key, values)
         elif torch._C._is_key_in_tls(self._key):  # nothing stays behind when the thread ends

@@ -145,7 +145,7 @@ def check_label_range(label: torch.Tensor, classes: int, name: str = "label") ->
     """Raise unless the class indices (or the one-hot channels) of ``label`` fit a network with ``classes`` outputs."""
     lowest, highest = int(label.min()), int(label.max())
     if lowest < 0:
-        raise ValueError(
+        raise LabelMisfit(
             f"{name} must hold class indices >= 0, got {lowest}: a value that marks voxels without a label is the "
             "model's ignore_index."
         )

@@ -54,7 +54,7 @@ ATTACKS = [
     MIFGSM(epsilon=0.1, momentum=0.9),
     APGD(0.02, units="fraction", restarts=2, classes=(1, 2), early_stop=True),
     BiasFieldAttack(0.2, domain="image"),
-    ElasticAttack((1.0, 2.0, 3.0), control_spacing=8.0),
+    ElasticAttack((1.0, 2.0, 3.0), control_spacing=8.0, norm="per_axis"),
     AffineAttack(5, objective="segpgd", targeted=True, success_threshold=0.9),
     Attack(AdditiveNoise(0.1), DiceCE(0.5, smooth=1e-3), AutoPGD(), BackwardPassSubstitute("identity")),
     Attack(
@@ -77,7 +77,7 @@ PARTS: list[Any] = [
     AdditiveNoise(1 / 7, "l2").scaled(1 / 3),
     BiasField(window=(-160, 240), degree=2),
     AffineTransform(1.0, (1, 2, 3)),
-    ElasticDeformation((1, 2, 3), diffeomorphic=False),
+    ElasticDeformation((1, 2, 3), diffeomorphic=False, norm="per_axis"),
 ]
 
 

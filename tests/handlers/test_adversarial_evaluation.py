@@ -188,7 +188,7 @@ def test_own_postprocessing_replaces_the_evaluators():
 def test_a_geometric_attack_is_scored_against_the_moved_label():
     network = tiny_segmentation_network()
     data = [{key: MetaTensor(value, affine=torch.eye(4)) for key, value in item.items()} for item in items(network, 2)]
-    attack = ElasticAttack(max_displacement=1.0, control_spacing=6.0, steps=3)
+    attack = ElasticAttack(max_displacement=1.7, control_spacing=6.0, steps=3)
     evaluation = AdversarialEvaluation(attack, "elastic")
     engine = evaluator(network, data, val_handlers=[evaluation])
     engine.run()

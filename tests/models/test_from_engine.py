@@ -206,3 +206,12 @@ def test_other_tasks_are_refused_in_one_sentence() -> None:
     )
     with pytest.raises(TypeError, match="the detector RetinaNetDetector, which returns boxes"):
         AttackedModel.from_evaluator(evaluator(network=detector()))
+
+
+def test_what_the_loss_ignores_is_ignored() -> None:
+    network = tiny_segmentation_network()
+    read = AttackedModel.from_parts(network, loss=nn.CrossEntropyLoss(ignore_index=255))
+    assert read.ignore_index == 255 and "label value 255 is ignored, as in the loss" in read.facts
+    assert AttackedModel.from_parts(network, loss=nn.CrossEntropyLoss()).ignore_index is None
+    with pytest.raises(ValueError, match=r"ignore_index=-1 was told, but the loss \(CrossEntropyLoss\) ignores 255"):
+        AttackedModel.from_parts(network, loss=nn.CrossEntropyLoss(ignore_index=255), ignore_index=-1)

@@ -15,6 +15,7 @@ from monai.transforms import Compose, EnsureChannelFirst, LoadImage, SaveImage
 
 from monai_adversarial.attacks import PGD
 from monai_adversarial.inferers import PurifiedInferer
+from monai_adversarial.models import AttackedModel
 from monai_adversarial.transforms import (
     BiasFieldCorrection,
     BitDepthReduction,
@@ -84,14 +85,17 @@ def test_map_that_did_not_scale_the_image_is_refused() -> None:
 
 def test_an_attack_that_maps_before_the_purifier_is_noticed() -> None:
     image, label = hounsfield()[None], random_label((1, 1, 12, 12, 12))
-    attack = PGD(8, units="HU", image_units="HU", intensity=WINDOW, steps=1)
-    inferer = SlidingWindowInferer((12, 12, 12))
+    attack, inferer = PGD(8, units="HU", steps=1), SlidingWindowInferer((12, 12, 12))
+
+    def model(purifier: TotalVariationDenoise) -> AttackedModel:
+        defended = PurifiedInferer(inferer, purifier)
+        return AttackedModel(tiny_segmentation_network(), defended, image_units="HU", intensity=WINDOW)
+
     with pytest.warns(UserWarning, match="TotalVariationDenoise counts in HU"):
-        attack(tiny_segmentation_network(), image, label, inferer=PurifiedInferer(inferer, TotalVariationDenoise()))
+        attack(model(TotalVariationDenoise()), image, label)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        right = PurifiedInferer(inferer, TotalVariationDenoise(intensity=WINDOW))
-        attack(tiny_segmentation_network(), image, label, inferer=right)
+        attack(model(TotalVariationDenoise(intensity=WINDOW)), image, label)
 
 
 def test_a_volume_without_channel_dimension_is_refused(tmp_path) -> None:
