@@ -349,7 +349,7 @@ def _classify(
             touched = tracked & frozenset(key for key, over in pairs if over is True)
         if not touched:
             return None, None, None
-    if _leaves_intensities(transform):
+    if _leaves_intensities(transform, touched):
         return None, None, None
     exact = _SAME if type(transform) in SMOOTHING else map_of_transform(transform)
     if len(tracked) > 1 and (exact is None or touched != tracked):
@@ -364,8 +364,11 @@ def _classify(
     return "fitted", None, None
 
 
-def _leaves_intensities(transform: Any) -> bool:
-    if isinstance(transform, (CastToType, CastToTyped)):
+def _leaves_intensities(transform: Any, touched: frozenset[Hashable]) -> bool:
+    if isinstance(transform, CastToTyped):
+        pairs = zip(transform.keys, transform.dtype, strict=True)
+        return gives_floats([kind for key, kind in pairs if key in touched])
+    if isinstance(transform, CastToType):
         return gives_floats(transform.dtype)
     if isinstance(transform, MAY_CHANGE):
         return False
