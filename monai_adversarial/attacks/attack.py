@@ -189,7 +189,7 @@ class Attack(ShownAsCall):
 
         Nothing is scored and no budget is measured afterwards (the projection keeps it); what an evaluation needs is in
         ``__call__``. Samples whose objective was NaN come back clean, with one warning. ``restarts``, ``early_stop``
-        and ``round_to_integer`` are not used.
+        and the model's ``round_to_integer`` and ``stored_grid`` are not used.
 
         Args:
             model, image, label, region, spacing: see ``__call__``.

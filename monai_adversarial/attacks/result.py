@@ -68,13 +68,12 @@ class AttackResult:
             could not move.
         reference_is_prediction: scores are against the network's own clean prediction.
         reference_reason: why, in a few words: no label was given, or it could not fit; empty with a label.
-        facts: what is known of the attacked model, and where it was read; see ``AttackedModel.facts``.
         image: image channels of the clean batch, plain tensor.
         bound: perturbation tied to the clean batch.
         clean_label: reference that belongs to the clean anatomy.
         attack: the attack, as a call that makes an equal one.
         model: what was attacked.
-        facts: what is known of it and where that was read.
+        facts: what is known of it and where that was read; see ``AttackedModel.findings``.
         success_rule: what counts as a success.
         image_channels: where ``image`` sits among the input channels; None where it is all of them.
     """
@@ -126,7 +125,7 @@ class AttackResult:
         """Measure the image that was read back from a file and raise where it left the budget.
 
         Args:
-            saved: (batch, channel, spatial...) in the attack's image domain.
+            saved: (batch, channel, spatial...) in the units of the clean image.
             rounding: largest rounding by the file's dtype, in image units: 0.5 for integer HU. Where the attack has
                 rounded to the model's own grid, at least that of the grid.
 
@@ -156,6 +155,8 @@ class AttackResult:
         with torch.no_grad():
             parameters = self.bound.random_control(generators, self.parameters)
             image = self.bound.apply(self.image, parameters)
+            if self.bound.scene.stored is not None:  # in the values of the file, as the adversarial image is
+                image = self.bound.quantize(self.image, image, parameters)
             label = self.bound.move_label(self.clean_label, parameters)
         if self.image_channels is not None:
             whole = as_plain(as_tensor("adversarial", self.adversarial)).to(image).clone()

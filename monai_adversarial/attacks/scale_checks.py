@@ -96,11 +96,13 @@ def _doubts_of_map(scene: Scene) -> Iterator[tuple[str, bool, str]]:
     outside = intensity.fraction_outside(clean)
     ends = f"{_text(intensity.low)} to {_text(intensity.high)}"
     if outside > MOST_OUTSIDE:
+        raw = max(abs(lowest), abs(highest)) > SCALED
         yield (
             "outside",
             True,
-            f"intensity maps to {ends}, but {outside:.0%} of the image's voxels lie far outside ({values}): it is not "
-            "the map that scaled this image, or an augmentation came after it.",
+            f"intensity maps to {ends}, but {outside:.0%} of the image's voxels lie far outside ({values}): "
+            + ("if the image is in HU, pass image_units='HU'; else " if raw else "")
+            + "it is not the map that scaled this image, or an augmentation came after it.",
         )
         return
     if not intensity.is_uniform:
@@ -130,6 +132,8 @@ def _doubts_of_budget(scene: Scene, noise: AdditiveNoise) -> Iterator[tuple[str,
     bound = noise.bind(scene)
     assert isinstance(bound, BoundAdditiveNoise)
     amount = f"epsilon is {noise.epsilon:g} {_named(noise.units)}"
+    if noise.units == "network" and scene.image_units == "HU" and isinstance(bound.epsilon, float):
+        amount += f" ({bound.epsilon:.6g} HU)"
     if noise.norm != "l2":
         flat = scene.image.flatten(2)
         span = flat.amax(dim=2) - flat.amin(dim=2)

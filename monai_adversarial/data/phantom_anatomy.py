@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anatomy of the abdominal CT phantom: organs as implicit shapes in millimetres, painted in HU.
+"""Anatomy of the abdominal CT phantom: organs as implicit shapes in millimeters, painted in HU.
 
 Coordinates are patient RAS+ in mm with the origin near the first lumbar vertebra: x grows to the patient's right, y to
 anterior, z to superior. Left organs therefore have negative x.

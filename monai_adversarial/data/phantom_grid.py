@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The voxel grid of a phantom, and smooth random fields that live in millimetres rather than in voxels."""
+"""The voxel grid of a phantom, and smooth random fields that live in millimeters rather than in voxels."""
 
 from __future__ import annotations
 

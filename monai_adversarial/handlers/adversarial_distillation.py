@@ -317,7 +317,7 @@ def self_distillation(
         temperature, decay, task_weight, adversarial_weight: see :class:`AdversarialDistillation`.
         options: further arguments of it.
 
-    Source: reconstruction; the survey names self-distillation without a formula. The average is the "mean teacher" of
+    Source: reconstruction, no formula was published with the name. The average is the "mean teacher" of
     Tarvainen and Valpola 2017.
     """
     return AdversarialDistillation(

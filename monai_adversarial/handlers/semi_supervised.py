@@ -58,7 +58,7 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
         TypeError, ValueError: for arguments or an engine that do not fit.
         KeyError: for unlabeled batches without ``image_key``.
 
-    Source: Li et al. 2021 (survey reference 57) for the loss; teacher and confidence are a reconstruction for
+    Source: Li et al. 2021 for the loss; teacher and confidence are a reconstruction for
     segmentation.
     """
 

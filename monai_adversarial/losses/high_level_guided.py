@@ -12,6 +12,7 @@ from torch import nn
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.precision import Precision
 from monai_adversarial.utils.validation import check_positive
+from monai_adversarial.utils.weights import load_weights
 
 __all__ = ["HighLevelGuidedLoss"]
 
@@ -45,8 +46,6 @@ class HighLevelGuidedLoss(nn.Module):
     ) -> None:
         super().__init__()
         if weights is not None:
-            from monai_adversarial.utils.weights import load_weights  # the campaign imports much
-
             load_weights(network, weights)
         self.network = network.requires_grad_(False).eval()
         self.pixel_weight = check_positive("pixel_weight", pixel_weight, allow_zero=True)

@@ -44,12 +44,12 @@ def organ_channels(
     Args:
         network_classes: output channels of the network.
         activation: ``"softmax"`` (channel 0 is the background) or ``"sigmoid"`` (every channel is an organ).
-        class_names: names in the order of the channels, or a mapping of channel to name; with softmax the background
-            comes first. None: ``"class_1"``, ``"class_2"``, ...
+        class_names: one name for each channel, in order, or a mapping of some channels to names, which are scored then;
+            with softmax the background comes first. None: ``"class_1"``, ``"class_2"``, ...
         classes: the channels or names to score; None for all organs.
 
     Raises:
-        ValueError: for a name or channel that the network does not have.
+        ValueError: for a name or channel that the network does not have, and a list that names some channels only.
     """
     first = 1 if activation == "softmax" else 0
     if class_names is None:
@@ -62,6 +62,14 @@ def organ_channels(
         if network_classes == 1 and len(given) == 2:  # "background" and the organ
             given = {0: list(given.values())[1]}
         names = {int(channel): str(name) for channel, name in given.items()}
+    if class_names is not None and not isinstance(class_names, Mapping):
+        complete = {network_classes, 2} if network_classes == 1 else {network_classes}
+        if len(class_names) not in complete:
+            raise ValueError(
+                f"class_names holds {len(class_names)} names, but the network has {network_classes} output channels "
+                f"({activation}): name each of them, or give a mapping of channel to name to score some, got "
+                f"{list(class_names)}."
+            )
     if not names or max(names) >= network_classes or min(names) < 0:
         raise ValueError(
             f"class_names must name channels of a network with {network_classes} output channels ({activation}), got "

@@ -57,7 +57,7 @@ class AttackedModel:
         activation: ``"softmax"`` (exclusive classes) or ``"sigmoid"`` (independent channels). None: sigmoid for one
             output channel, softmax otherwise, unless the answer or the label shows that channels overlap.
         class_names: names of the output channels (with softmax the background first), or a mapping of channel to
-            name; None for ``class_1``, ``class_2``, ...
+            name, of which the named ones are scored; None for ``class_1``, ``class_2``, ...
         scored_classes: channels or names of the classes that scores count; None for all foreground classes.
         ignore_index: value of label voxels that count in no objective and no score, for example 255 or -1.
         network_args: further positional inputs of the network, after the image.
@@ -373,11 +373,13 @@ def _shown(value: Any) -> str:
     """A value in one short line: tensors and networks by their kind."""
     if isinstance(value, torch.Tensor):
         return f"<tensor {tuple(value.shape)}>"
+    if isinstance(value, (IntensityMap, ReadIntensity)):
+        return f"<{value}>"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {_shown(part)}" for key, part in value.items()) + "}"
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return f"({', '.join(map(_shown, value))}{',' if len(value) == 1 else ''})"
-    return describe_callable(value) if callable(value) and not isinstance(value, IntensityMap) else repr(value)
+    return describe_callable(value) if callable(value) else repr(value)
 
 
 def _check_channels(channels: Sequence[int] | int | None) -> tuple[int, ...] | int | None:

@@ -42,7 +42,7 @@ IMAGE_CLASSES = 3
 
 
 class BiasFieldCorrection(Purifier):
-    """Estimate a smooth gain and divide it out: the answer to a bias-field attack (``AdvBiasField``).
+    """Estimate a smooth gain and divide it out: the answer to a bias-field attack (``BiasFieldAttack``).
 
     The logarithm of the gain is a Legendre polynomial, as in the attack. It is fitted by expectation maximization
     (Wells et al. 1996): every block of soft tissue belongs to one of a few classes or to none, and the polynomial

@@ -15,9 +15,11 @@ from torch import nn
 from monai_adversarial.purifiers.base import Purifier
 from monai_adversarial.purifiers.context import ImageContext
 from monai_adversarial.purifiers.window import check_window, window_in_image, within_window
+from monai_adversarial.utils.hashing import network_hash
 from monai_adversarial.utils.intensity import IntensityMap
 from monai_adversarial.utils.precision import PRECISIONS, Precision
 from monai_adversarial.utils.validation import check_choice, check_fraction
+from monai_adversarial.utils.weights import load_weights
 
 __all__ = ["LearnedPurifier"]
 
@@ -70,10 +72,6 @@ class LearnedPurifier(Purifier):
         if network is not None and not isinstance(network, nn.Module):
             raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")
         own = self.default_network() if network is None else copy.deepcopy(network)
-        # Imported here: the campaign imports purifiers.
-        from monai_adversarial.utils.hashing import network_hash
-        from monai_adversarial.utils.weights import load_weights
-
         if weights is not None:
             load_weights(own, weights)
         self.weights = None if weights is None else str(weights)

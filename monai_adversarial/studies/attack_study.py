@@ -18,11 +18,12 @@ from monai_adversarial.attacks import Attack
 from monai_adversarial.data.saving import read_back, read_reference
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.studies.attack_unit import LoadedCase, Unit, UnitSettings, unit_files
+from monai_adversarial.studies.labeled_classes import LabeledClasses
 from monai_adversarial.studies.measurement import common_settings, model_settings, network_hashes
 from monai_adversarial.studies.records import safe_name
 from monai_adversarial.studies.reports.report import AttackReport
 from monai_adversarial.studies.scoring import device_of, named_model, scored_organs
-from monai_adversarial.studies.study import Cell, Failure, Study, chosen_names
+from monai_adversarial.studies.study import Cell, Failure, SettingsError, Study, chosen_names
 from monai_adversarial.utils.hashing import describe, file_hash
 from monai_adversarial.utils.validation import check_choice, check_count
 
@@ -39,7 +40,8 @@ class AttackStudy(Study):
     record. What is recorded is not run again, and one bad case does not stop the others (see ``Study``).
     ``results.csv``, ``summary.json``, ``summary.txt`` and ``overview.png`` then cover all records that hold, those of
     attacks that are not selected this time included. Cases that are scored against a label and cases that are scored
-    against the network's own clean prediction are never averaged together.
+    against the network's own clean prediction are never averaged together. Classes that occur in no label of the data
+    set are not scored unless the model names them in ``scored_classes``, and the report says so.
 
     The dataset must give images in scanner space, as read from their files: preprocessing belongs into the attacked
     function (see ``monai_adversarial.inferers.ScannerSpaceInferer``), so that budgets are in HU and the result can be
@@ -94,7 +96,7 @@ class AttackStudy(Study):
             raise TypeError("attacks must map at least one name to an Attack.")
         if not len(tuple(window)) == 2 or not window[1] > window[0]:
             raise ValueError(f"window must give two HU values in rising order, got {tuple(window)}.")
-        self.model = named_model(model, class_names)
+        self.model = self._told = named_model(model, class_names)
         organs = scored_organs(self.model)
         if self.model.activation == "sigmoid" and len(organs) > 1:
             raise ValueError(
@@ -111,6 +113,7 @@ class AttackStudy(Study):
             panels=bool(panels),
             save_predictions=bool(save_predictions),
         )
+        self._labeled = LabeledClasses()
         self._entries: dict[str, tuple[int, dict[str, Any]]] = {}
         self._inputs: dict[str, dict[str, str]] = {}
         self._shared: dict[str, Any] = {}
@@ -129,6 +132,12 @@ class AttackStudy(Study):
             raise TypeError(
                 f"dataset must be a MONAI Dataset whose data are dictionaries with a file path under "
                 f"{self.image_key!r}, got {type(self.dataset).__name__}."
+            )
+        several = next((d[self.image_key] for d in data if isinstance(d[self.image_key], (list, tuple))), None)
+        if several is not None:
+            raise SettingsError(
+                f"a study saves one file for each image, but a case has {len(several)} channels in files of their own "
+                f"({', '.join(Path(file).name for file in several[:4])}): join them into one file."
             )
         return [{"case_id": f"case_{index:03d}"} | dict(entry) for index, entry in enumerate(data)]
 
@@ -155,6 +164,11 @@ class AttackStudy(Study):
         super().forget()
         self._inputs.clear()
         self._entries = {case["case_id"]: (index, case) for index, case in enumerate(self.cases)}
+        if self.reference == "label":
+            labels = [case[self.label_key] for case in self.cases if isinstance(case.get(self.label_key), str)]
+            self.model = self._labeled.scored(self._told, labels)
+            if self.model is not self._told:
+                print(self.model.facts[-1], flush=True)
         self._networks = network_hashes(self.model)
         self._shared = {
             **common_settings(),

@@ -15,10 +15,9 @@ from monai_adversarial.attacks import Attack, AttackResult
 from monai_adversarial.data.saving import (
     read_back,
     read_reference,
-    round_to_stored,
     save_adversarial_nifti,
     save_label_nifti,
-    stored_step,
+    stored_grid,
     volume_name,
 )
 from monai_adversarial.metrics import OrganScores, mean_score, score_segmentation, score_visibility
@@ -99,10 +98,10 @@ class Unit:
     ) -> None:
         self.attack, self.settings, self.cell, self.case = attack, settings, cell, case
         self.reference = read_reference(case.image_file)
-        self.step, self.intercept = stored_step(self.reference)
-        # Whole HU are rounded to only where the file holds them: in any other file they would be a change of their own.
-        whole = self.step == 1.0 and float(self.intercept).is_integer()
-        self.model = model if whole or not model.round_to_integer else model.replace(round_to_integer=False)
+        # The attack rounds once, to what the file can hold, inside the budget: the saved voxels are its own.
+        self.grid = stored_grid(self.reference)
+        in_hounsfield = model.image_units == "HU"
+        self.model = model.replace(round_to_integer=False, stored_grid=self.grid) if in_hounsfield else model
         self.spacing: list[float] = []
 
     def run(self, output_dir: Path) -> dict[str, Any]:
@@ -125,13 +124,9 @@ class Unit:
 
         places = unit_files(output_dir, self.cell, self.case.image_file)
         files = {"adversarial": places["adversarial"]}
-        # Rounding must not enlarge the largest change, which keeps every L-infinity budget whatever its value.
-        largest = float((as_plain(result.adversarial) - clean).abs().max())
-        save_adversarial_nifti(
-            result.adversarial, reference, files["adversarial"], self.cell.attack, clean=clean, epsilon=largest
-        )
+        save_adversarial_nifti(result.adversarial, reference, files["adversarial"], self.cell.attack)
         saved = as_plain(read_back(files["adversarial"]))[None].to(clean)
-        measured = result.verify(saved, rounding=self.step / 2)
+        measured = result.verify(saved, rounding=0.0 if self.grid is None else self.grid.rounding)
 
         prediction = {"clean": self.case.clean_prediction, "adversarial": class_map(self._predict(saved))}
         label = {"clean": class_map(result.clean_label), "adversarial": class_map(result.label)}
@@ -220,9 +215,6 @@ class Unit:
         for stream in range(self.settings.controls):
             image, moved = result.random_control(stream)
             plain = as_plain(image)
-            if self.step > 0:
-                largest = float((plain - result.image).abs().max())
-                plain = round_to_stored(plain, result.image, largest, self.step, self.intercept)
             prediction = class_map(self._predict(plain))
             scores = {"": self._score(prediction, class_map(moved))}
             if geometric:

@@ -130,12 +130,13 @@ class IntensityMap:
 
     def fraction_outside(self, image: torch.Tensor) -> float:
         """The share of an image's voxels that lie more than a quarter of the window outside what this map gives, which
-        it therefore did not scale; 0 for a map that does not clip."""
+        it therefore did not scale; 0 for a map that does not clip. Voxels that the pipeline holds may lie anywhere."""
         if self.low is None or self.high is None:
             return 0.0
         low, high = self.like(self.low, image), self.like(self.high, image)
         room = 0.25 * (high - low)
-        return float(((image < low - room) | (image > high + room)).float().mean())
+        outside = (image < low - room) | (image > high + room)
+        return float((outside & ~self._holds(image)).float().mean())
 
     def reachable(self, image: torch.Tensor) -> torch.Tensor:
         """Boolean, like an image in network values: voxels that a change of the raw image moves as the map says. Those
@@ -145,11 +146,15 @@ class IntensityMap:
             fine = fine & (image > self.like(self.low, image))
         if self.high is not None:
             fine = fine & (image < self.like(self.high, image))
-        if self.held is not None:
-            held = torch.as_tensor(self.like(self.held, image), dtype=image.dtype, device=image.device)
-            room = HELD_ROUNDINGS * torch.finfo(torch.float32).eps * held.abs().clamp_min(1.0)
-            fine = fine & ~((image - held).abs() <= room)
-        return fine
+        return fine & ~self._holds(image)
+
+    def _holds(self, image: torch.Tensor) -> torch.Tensor:
+        """Boolean, like an image in network values: voxels at the value at which the pipeline holds some."""
+        if self.held is None:
+            return torch.zeros_like(image, dtype=torch.bool)
+        held = torch.as_tensor(self.like(self.held, image), dtype=image.dtype, device=image.device)
+        room = HELD_ROUNDINGS * torch.finfo(torch.float32).eps * held.abs().clamp_min(1.0)
+        return (image - held).abs() <= room
 
     def then(self, second: IntensityMap) -> IntensityMap:
         """This map followed by another one, which takes its network values as HU."""

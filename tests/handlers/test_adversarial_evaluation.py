@@ -476,6 +476,8 @@ def test_names_of_organs():
     assert organ_channels(4, "softmax", classes=[1, "class_3"]) == {1: "class_1", 3: "class_3"}
     with pytest.raises(ValueError, match="3 output channels"):
         organ_channels(3, "softmax", ["background", "a", "b", "c"])
+    with pytest.raises(ValueError, match="holds 2 names, but the network has 3 output channels"):
+        organ_channels(3, "softmax", ["background", "a"])
     with pytest.raises(ValueError, match="classes must be some of"):
         organ_channels(3, "softmax", classes=["kidney"])
 

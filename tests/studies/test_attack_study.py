@@ -624,3 +624,59 @@ def test_the_displacement_of_a_chain_composes_its_members() -> None:
     assert 0.1 < float(found.abs().max()) <= 4.1
     noise = PGD(epsilon=5, units="HU", steps=1)(Threshold(), image)
     assert displacement_in_mm(noise) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "slope"),
+    [("uint8", 0, 255, None), ("int16", -1000, 32767, None), ("uint16", 0, 3000, None), ("int16", -200, 400, 0.1)],
+)
+def test_files_at_the_end_of_their_type_are_attacked_inside_it(
+    tmp_path: Path, dtype: str, low: int, high: int, slope: float | None
+) -> None:
+    label = np.zeros(SHAPE, np.uint8)
+    label[5:14, 5:14, 4:12] = 1
+    values = np.where(label > 0, 120, 20) + 3 * np.random.default_rng(0).normal(size=SHAPE)
+    values[:3], values[-2:] = low, high
+    image = nibabel.Nifti1Image((values.clip(low, high) / (slope or 1)).round().astype(dtype), np.eye(4))
+    image.header.set_slope_inter(slope, None if slope is None else 0.0)
+    for folder, part in (("images", image), ("labels", nibabel.Nifti1Image(label, np.eye(4)))):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        nibabel.save(part, tmp_path / "data" / folder / "a.nii.gz")
+    chosen = {
+        "pgd": PGD(8, units="HU", steps=2),
+        "bias": BiasFieldAttack(0.3, domain="window", window=(0, 255), steps=2),
+    }
+    make_study(tmp_path / "data", tmp_path / "out", chosen).run()
+    before = np.asarray(nibabel.load(tmp_path / "data/images/a.nii.gz").get_fdata())
+    for name in chosen:
+        saved = nibabel.load(tmp_path / f"out/{name}/a_adversarial.nii.gz")
+        assert saved.get_data_dtype() == np.dtype(dtype)
+        change = np.abs(saved.get_fdata() - before)
+        assert 0 < change.max() <= (8 + 1e-4 if name == "pgd" else 77)
+        assert record_of(tmp_path / "out", name, "a")["reference"] == "label"
+
+
+def test_organs_that_no_label_of_the_data_set_knows_are_not_scored(tmp_path: Path) -> None:
+    for seed, name in enumerate(("first", "second")):
+        write_case(tmp_path / "data", name, seed)
+        path = tmp_path / "data" / "labels" / f"{name}.nii.gz"
+        known = nibabel.load(path)
+        only_first = np.where(np.asarray(known.dataobj) == 1, 1, 0).astype(np.uint8)  # as in data sets of one organ
+        nibabel.save(nibabel.Nifti1Image(only_first, known.affine), path)
+    chosen = {"pgd": PGD(30.5, units="HU", steps=1)}
+    made = make_study(tmp_path / "data", tmp_path / "out", chosen)
+    made.run()
+    record = record_of(tmp_path / "out", "pgd", "first")
+    assert list(record["scores"]["clean"]) == [NAMES[1]]
+    assert f"scored classes: {NAMES[1]}; in no label of this data set: {NAMES[2]}" in record["facts"]
+    told = AttackedModel(Threshold(), image_units="HU", class_names=NAMES, scored_classes=NAMES[1:])
+    make_study(tmp_path / "data", tmp_path / "told", chosen, model=told).run()
+    assert list(record_of(tmp_path / "told", "pgd", "first")["scores"]["clean"]) == list(NAMES[1:])
+
+
+def test_channels_in_several_files_are_refused_before_work(tmp_path: Path) -> None:
+    write_case(tmp_path / "data", "first", 0)
+    case = {"image": ["a_0000.nii.gz", "a_0001.nii.gz"], "case_id": "a"}
+    made = AttackStudy(Threshold(), Dataset([case]), attacks(), tmp_path / "out", NAMES, progress=False)
+    with pytest.raises(ValueError, match=r"2 channels in files of their own \(a_0000.nii.gz, a_0001.nii.gz\)"):
+        made.run()

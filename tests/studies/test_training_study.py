@@ -96,7 +96,7 @@ def test_trainings_and_cases_are_computed_once(scans: Path, tmp_path: Path, monk
         "dual, adversarial branch",
     ]
     # Another seed: a new training.
-    with pytest.raises(AssertionError, match="trained again"):
+    with pytest.raises(StudyError, match="trained again"):
         study(scans, tmp_path, seeds=[1]).run()
 
 

@@ -238,3 +238,10 @@ def test_arguments_in_hu_need_one_increasing_map() -> None:
         GaussianDenoise(1.0, intensity=IntensityMap(-1.0, 0.0))
     with pytest.raises(ValueError, match="intensity must be one map for all voxels and channels here"):
         as_one_map(NormalizeIntensity([1.0, 2.0], [1.0, 2.0], channel_wise=True))
+
+
+def test_voxels_that_are_held_outside_the_window_were_scaled_by_the_map() -> None:
+    found = IntensityMap(0.0025, 0.4, 0.5, 1.0, held=0.0)
+    image = torch.tensor([[[[0.0, 0.5, 0.75, 1.0]]]])
+    assert found.fraction_outside(image) == 0.0
+    assert IntensityMap(0.0025, 0.4, 0.5, 1.0).fraction_outside(image) == 0.25
