@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from monai.engines import SupervisedTrainer
 from monai.utils import CommonKeys
 
 from monai_adversarial.models.doubts import warn_once
@@ -22,6 +23,7 @@ from monai_adversarial.models.read_postprocessing import (
     activation_of_loss,
     activation_of_postprocessing,
     classes_of_postprocessing,
+    custom_reading,
 )
 from monai_adversarial.utils.modules import bare_network, describe_callable
 
@@ -42,6 +44,7 @@ def read_engine(engine: Any, image_key: str = CommonKeys.IMAGE, **told: Any) -> 
         postprocessing_of(engine),
         loss=getattr(engine, "loss_function", None),
         image_key=image_key,
+        training=isinstance(engine, SupervisedTrainer),
         **told,
     )
 
@@ -54,13 +57,14 @@ def read_parts(
     *,
     loss: Any = None,
     image_key: str = CommonKeys.IMAGE,
+    training: bool = False,
     **told: Any,
 ) -> dict[str, Any]:
-    """Arguments of ``AttackedModel``; see ``AttackedModel.from_parts``."""
+    """Arguments of ``AttackedModel``; see ``AttackedModel.from_parts``. In a training a doubt is a warning."""
     behind = "" if inferer is None else f" behind `{describe_callable(inferer)}`"
     facts = [f"attacks `{describe_callable(network)}`{behind}"]
     facts += _read_intensity(preprocessing, image_key, told)
-    facts += _read_activation(network, postprocessing, loss, told)
+    facts += _read_activation(network, postprocessing, loss, told, training)
     facts += _read_guidance(preprocessing, image_key, told)
     facts += _read_ignored(loss, told)
     classes = _declared_classes(network) or classes_of_postprocessing(postprocessing)
@@ -93,9 +97,15 @@ def _read_intensity(preprocessing: Any, image_key: str, told: dict[str, Any]) ->
     return [fact]
 
 
-def _read_activation(network: Any, postprocessing: Any, loss: Any, told: dict[str, Any]) -> list[str]:
+def _read_activation(network: Any, postprocessing: Any, loss: Any, told: dict[str, Any], training: bool) -> list[str]:
     found = activation_of_postprocessing(postprocessing) or activation_of_loss(loss)
     given = told.get("activation")
+    own = custom_reading(postprocessing)
+    if found is None and given is None and own is not None and not training:
+        raise ValueError(
+            f"{own} reads the network's answer in its own way, and nothing says that its channels are classes: only "
+            "segmentations by softmax or sigmoid are attacked; pass activation= if this is one."
+        )
     if found is None and given is None and steps_of(postprocessing):
         warn_once(
             network,

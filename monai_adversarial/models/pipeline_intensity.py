@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from monai.data import CacheDataset
 from monai.transforms import (
     NormalizeIntensityd,
     ScaleIntensityd,
@@ -14,8 +15,8 @@ from monai.transforms import (
 from monai.utils import CommonKeys
 
 from monai_adversarial.models.engine_parts import preprocessing_of, steps_of
-from monai_adversarial.models.read_intensity import check_agrees, read_intensity
-from monai_adversarial.models.recorded_intensity import install_recorders
+from monai_adversarial.models.read_intensity import check_agrees, pipeline_steps, read_intensity
+from monai_adversarial.models.recorded_intensity import RecordedIntensity, install_recorders
 from monai_adversarial.utils.intensity import as_intensity_map
 
 __all__ = ["AS_TOLD", "intensity_of", "record_maps"]
@@ -63,12 +64,20 @@ def record_maps(engine: Any, image_key: str = CommonKeys.IMAGE) -> None:
     preprocessing = preprocessing_of(engine)
     if preprocessing is None:
         return
+    new = any(
+        step.kind == "fitted" and not isinstance(step.transform, RecordedIntensity)
+        for step in pipeline_steps(preprocessing, image_key)
+    )
+    if not new:
+        return
     recorded = install_recorders(preprocessing, image_key)
+    dataset = engine.data_loader.dataset
+    while getattr(dataset, "transform", None) is not preprocessing:
+        dataset = dataset.dataset
     if recorded is not preprocessing:
-        dataset = engine.data_loader.dataset
-        while getattr(dataset, "transform", None) is not preprocessing:
-            dataset = dataset.dataset
         dataset.transform = recorded
+    if isinstance(dataset, CacheDataset) and not dataset.runtime_cache:
+        dataset.set_data(dataset.data)  # what it holds was made without recorders
 
 
 def _scaled_before_merging(preprocessing: Any, image_key: str) -> str | None:

@@ -235,6 +235,8 @@ class Predictor:
         if self.inferer is None:
             raw = network(seen, *args, **kwargs)
         else:
+            # Some inferers copy their input, which torch refuses for a tensor with a history.
+            seen.__deepcopy__ = lambda memo: seen.clone()  # type: ignore[method-assign]
             raw = self.inferer(seen, network, *args, **kwargs)
         picked = self._picked(raw, image)
         if not isinstance(picked, torch.Tensor):

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from monai.transforms import (
     CastToType,
@@ -20,6 +19,8 @@ from monai.transforms import (
     CopyItemsd,
     CuCIM,
     CuCIMd,
+    GaussianSmooth,
+    GaussianSmoothd,
     ImageFilter,
     ImageFilterd,
     LabelToMask,
@@ -29,6 +30,8 @@ from monai.transforms import (
     MapLabelValue,
     MapLabelValued,
     MapTransform,
+    MedianSmooth,
+    MedianSmoothd,
     OneOf,
     RandomOrder,
     SomeOf,
@@ -41,7 +44,7 @@ from monai.transforms import (
 from monai.transforms.traits import RandomizableTrait
 
 from monai_adversarial.models.guidance import GUIDANCE
-from monai_adversarial.utils.intensity import as_intensity_map, map_of_transform
+from monai_adversarial.utils.intensity import as_intensity_map, gives_floats, map_of_transform
 from monai_adversarial.utils.intensity_fit import LARGEST_RESIDUAL, Fit, map_of_rows
 from monai_adversarial.utils.intensity_map import IntensityMap
 from monai_adversarial.utils.modules import describe_callable
@@ -71,8 +74,11 @@ MAY_CHANGE = (
     *(CuCIM, CuCIMd, ImageFilter, ImageFilterd, LabelToMask, LabelToMaskd, Lambda, Lambdad),
     *(MapLabelValue, MapLabelValued, TorchIO, TorchIOd, TorchVision, TorchVisiond),
 )
+#: they mix neighbors, as resampling does: values stay in their units, and a change is no larger behind them than before
+SMOOTHING = (GaussianSmooth, GaussianSmoothd, MedianSmooth, MedianSmoothd)
 #: two fits of the same global map differ by less than this share
 SAME_FIT = 1e-3
+_SAME = IntensityMap(1.0, 0.0)
 
 
 class UnknownIntensity(ValueError):
@@ -148,7 +154,8 @@ class ReadIntensity:
             places = " and ".join(self.where(step) for step in self.steps)
             return f"{self.exact} from {places}"
         parts = [
-            f"{self.where(step)} ({step.name}{'' if step.exact is None else f': {step.exact}'})" for step in self.steps
+            f"{self.where(step)} ({step.name}{'' if step.exact in (None, _SAME) else f': {step.exact}'})"
+            for step in self.steps
         ]
         return f"fitted for each image at {' and '.join(parts)}"
 
@@ -157,7 +164,7 @@ class ReadIntensity:
 
 
 def _in_turn(maps: Sequence[IntensityMap]) -> IntensityMap:
-    found = maps[0] if maps else IntensityMap(1.0, 0.0)
+    found = maps[0] if maps else _SAME
     for one in maps[1:]:
         found = found.then(one)
     return found
@@ -174,6 +181,8 @@ class PipelineStep:
         kind: ``"exact"``, ``"fitted"`` or ``"unknown"``.
         exact: the map, for ``"exact"``.
         why: the sentence, for ``"unknown"``.
+        sources: for a custom transform that makes the image from others, what was done to the intensities of each;
+            None for a key without a known map.
     """
 
     index: tuple[int, ...]
@@ -182,6 +191,7 @@ class PipelineStep:
     kind: str
     exact: IntensityMap | None = None
     why: str | None = None
+    sources: Mapping[Hashable, IntensityMap | None] | None = None
 
 
 def read_intensity(preprocessing: Any, image_key: str = "image", name: str = "preprocessing") -> ReadIntensity:
@@ -205,6 +215,10 @@ def read_intensity(preprocessing: Any, image_key: str = "image", name: str = "pr
         label = _name(step.transform)
         if step.exact is None and keeps_zeros(step.transform):
             label += ", zeros stay zero"
+        if step.sources is not None:
+            label += _said_of_sources(step.sources)
+        if type(step.transform) in SMOOTHING:
+            label += ", the budget counts behind it"
         steps.append(IntensityStep(step.index, label, step.exact))
     return ReadIntensity(tuple(steps), None, name)
 
@@ -212,14 +226,57 @@ def read_intensity(preprocessing: Any, image_key: str = "image", name: str = "pr
 def pipeline_steps(preprocessing: Any, image_key: str, name: str = "preprocessing") -> list[PipelineStep]:
     """The steps of a pipeline that change the image's intensities, in order."""
     flat = list(_flat(preprocessing))
-    keys = _keys_of_image([transform for _, transform, _ in flat], image_key)
+    transforms = [transform for _, transform, _ in flat]
+    keys = _keys_of_image(transforms, image_key)
+    maker = _maker(transforms, image_key)
     found = []
-    for (index, transform, container), tracked in zip(flat, keys, strict=True):
+    for number, ((index, transform, container), tracked) in enumerate(zip(flat, keys, strict=True)):
         place = "#".join((name, *map(str, index)))
         kind, exact, why = _classify(transform, tracked, place)
         if kind:
-            found.append(PipelineStep(index, transform, container, kind, exact, why))
+            sources = _maps_of_keys(transforms[:number]) if number == maker else None
+            found.append(PipelineStep(index, transform, container, kind, exact, why, sources))
     return found
+
+
+def _maker(transforms: Sequence[Any], image_key: Hashable) -> int | None:
+    """Number of the custom transform that makes the image from others, which dictionary transforms have worked on
+    before; None where the image is there from the start."""
+    seen: set[Hashable] = set()
+    for number, transform in enumerate(transforms):
+        bare = _unwrapped(transform)
+        keys = getattr(bare, "keys", None)
+        if isinstance(bare, (*CHOICES, ConcatItemsd, CopyItemsd)) or (keys is not None and image_key in keys):
+            return None
+        if isinstance(bare, MapTransform) and keys is not None:
+            seen.update(keys)
+        elif seen and not f"{type(bare).__module__}.".startswith("monai."):
+            return number
+    return None
+
+
+def _maps_of_keys(transforms: Sequence[Any]) -> dict[Hashable, IntensityMap | None]:
+    """What dictionary transforms have done to the intensities of each of their keys; None for what is not known."""
+    maps: dict[Hashable, IntensityMap | None] = {}
+    for transform in transforms:
+        for key in getattr(transform, "keys", ()):
+            kind, exact, _ = _classify(transform, frozenset({key}), "")
+            before = maps.setdefault(key, _SAME)
+            if kind == "exact" and before is not None and exact is not None:
+                maps[key] = before.then(exact)
+            elif kind:
+                maps[key] = None
+    return maps
+
+
+def _said_of_sources(sources: Mapping[Hashable, IntensityMap | None]) -> str:
+    scaled: dict[str, list[str]] = {}
+    for key, one in sources.items():
+        if one is not None and one != _SAME:
+            scaled.setdefault(str(one), []).append(str(key))
+    if not scaled:
+        return ", makes the image from others"
+    return ", makes the image from others: " + ", ".join(f"{'/'.join(keys)} {one}" for one, keys in scaled.items())
 
 
 def _flat(transform: Any, index: tuple[int, ...] = (), container: Compose | None = None) -> Iterator[Any]:
@@ -292,9 +349,9 @@ def _classify(
             touched = tracked & frozenset(key for key, over in pairs if over is True)
         if not touched:
             return None, None, None
-    if _leaves_intensities(transform):
+    if _leaves_intensities(transform, touched):
         return None, None, None
-    exact = map_of_transform(transform)
+    exact = _SAME if type(transform) in SMOOTHING else map_of_transform(transform)
     if len(tracked) > 1 and (exact is None or touched != tracked):
         why = (
             f"{place} ({type(transform).__name__}) changes intensities of images before ConcatItemsd joins them "
@@ -302,24 +359,21 @@ def _classify(
         )
         return "unknown", None, why
     if exact is not None:
-        return (None, None, None) if exact == IntensityMap(1.0, 0.0) else ("exact", exact, None)
+        said = exact != _SAME or type(transform) in SMOOTHING
+        return ("exact", exact, None) if said else (None, None, None)
     return "fitted", None, None
 
 
-def _leaves_intensities(transform: Any) -> bool:
-    if isinstance(transform, (CastToType, CastToTyped)):
-        kinds = transform.dtype if isinstance(transform.dtype, (tuple, list)) else (transform.dtype,)
-        return all(_is_float(kind) for kind in kinds)
+def _leaves_intensities(transform: Any, touched: frozenset[Hashable]) -> bool:
+    if isinstance(transform, CastToTyped):
+        pairs = zip(transform.keys, transform.dtype, strict=True)
+        return gives_floats([kind for key, kind in pairs if key in touched])
+    if isinstance(transform, CastToType):
+        return gives_floats(transform.dtype)
     if isinstance(transform, MAY_CHANGE):
         return False
     # Not what is derived from them: it may do anything besides.
     return f"{type(transform).__module__}.".startswith(NO_INTENSITY)
-
-
-def _is_float(kind: Any) -> bool:
-    if isinstance(kind, torch.dtype):
-        return kind.is_floating_point
-    return bool(np.issubdtype(np.dtype(kind), np.floating))
 
 
 def map_of_batch(read: ReadIntensity, image: torch.Tensor) -> IntensityMap:

@@ -13,7 +13,7 @@ from torch import nn
 
 from monai_adversarial.models.engine_parts import steps_of
 
-__all__ = ["activation_of_loss", "activation_of_postprocessing", "classes_of_postprocessing"]
+__all__ = ["activation_of_loss", "activation_of_postprocessing", "classes_of_postprocessing", "custom_reading"]
 
 
 def _at(transform: Any, values: Any, key: str) -> Any:
@@ -58,6 +58,19 @@ def classes_of_postprocessing(postprocessing: Any, key: str = CommonKeys.PRED) -
             count = _at(step, step.to_onehot, key)
             if isinstance(count, int) and not isinstance(count, bool) and count > 1:
                 return count
+    return None
+
+
+def custom_reading(postprocessing: Any, key: str = CommonKeys.PRED) -> str | None:
+    """The sentence part that names the first transform of the network's answer that is not MONAI's own; None without.
+
+    Args:
+        postprocessing: transform of the network's answer.
+        key: where the answer is in the engine's output.
+    """
+    for number, step in enumerate(steps_of(postprocessing)):
+        if not f"{type(step).__module__}.".startswith("monai.") and key in getattr(step, "keys", ()):
+            return f"`postprocessing#{number}` ({type(step).__name__})"
     return None
 
 

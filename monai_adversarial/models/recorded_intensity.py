@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from monai.transforms import InvertibleTransform, MapTransform, Transform
 
 from monai_adversarial.models.read_intensity import IntensityStep, keeps_zeros, pipeline_steps
 from monai_adversarial.utils.intensity_fit import LARGEST_RESIDUAL, Fit, fit_intensity, sampled_places
+from monai_adversarial.utils.intensity_map import IntensityMap
 
 __all__ = ["RecordedIntensity", "install_recorders"]
 
@@ -88,7 +89,54 @@ class RecordedInvertibleMap(RecordedMapTransform, InvertibleTransform):
     """A recorded dictionary transform with an inverse."""
 
 
-def _recorded(transform: Any, image_key: str, record: str) -> RecordedIntensity:
+class RecordedMaker(RecordedInvertible):
+    """A recorded transform of dictionaries that makes the image from others: the record holds what was done to the
+    intensities of the image that each channel is a copy of. The image leaves it as a ``MetaTensor``.
+
+    Args:
+        transform, image_key, record: see :class:`RecordedIntensity`.
+        sources: what was done to the intensities of each key's image; None where it is not known.
+    """
+
+    def __init__(
+        self, transform: Any, image_key: str, record: str, sources: Mapping[Hashable, IntensityMap | None]
+    ) -> None:
+        super().__init__(transform, image_key, record)
+        self.sources = dict(sources)
+
+    def __call__(self, data: Any) -> Any:
+        """The transform's answer."""
+        if not isinstance(data, Mapping) or self.image_key in data:
+            return super().__call__(data)
+        others = {key: _as_tensor(value) for key, value in data.items() if _is_image(value) and value.ndim > 1}
+        answer = self.recorded_transform(data)
+        after = _image_of(answer, self.image_key)
+        if not _is_image(after) or after.ndim < 2:
+            return answer
+        rows = [self._fit(channel, others).row() for channel in _as_tensor(after)]
+        image = after if isinstance(after, MetaTensor) else MetaTensor(torch.as_tensor(after))
+        image.meta[self.record] = torch.tensor(rows, dtype=torch.float64)
+        answer[self.image_key] = image
+        return answer
+
+    def _fit(self, channel: torch.Tensor, others: Mapping[Hashable, torch.Tensor]) -> Fit:
+        """What was done to the image that a channel is a copy of."""
+        for key, image in others.items():
+            found = self.sources.get(key, IntensityMap(1.0, 0.0))
+            copied = any(
+                one.shape == channel.shape and torch.equal(one.to(channel.dtype), channel) for one in (image, *image)
+            )
+            if copied and found is not None and found.is_uniform:
+                low, high = (torch.inf if end is None else float(end) for end in (found.low, found.high))
+                return Fit(float(found.scale), float(found.offset), -low if found.low is None else low, high)
+        return Fit(1.0, 0.0, residual=torch.inf)
+
+
+def _recorded(
+    transform: Any, image_key: str, record: str, sources: Mapping[Hashable, IntensityMap | None] | None
+) -> RecordedIntensity:
+    if sources is not None:
+        return RecordedMaker(transform, image_key, record, sources)
     invertible = isinstance(transform, InvertibleTransform)
     if isinstance(transform, MapTransform):
         kind: type[RecordedIntensity] = RecordedInvertibleMap if invertible else RecordedMapTransform
@@ -116,7 +164,7 @@ def install_recorders(preprocessing: Any, image_key: str = "image") -> Any:
         if step.kind != "fitted" or isinstance(step.transform, RecordedIntensity):
             continue
         record = IntensityStep(step.index, "", None).record
-        recorded = _recorded(step.transform, image_key, record)
+        recorded = _recorded(step.transform, image_key, record, step.sources)
         if step.container is None:
             return recorded
         place = step.index[-1]
@@ -141,7 +189,7 @@ class _Before:
             isinstance(data, Mapping) and any(_is_image(value) and value.ndim > 2 for value in data.values())
         )
         if _is_image(image) and image.ndim > 1:
-            self.image = image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
+            self.image = _as_tensor(image)
             rows = _rows(self.image)
             self.places = [sampled_places(row) for row in rows]
             self.values = [row[at].double() for row, at in zip(rows, self.places, strict=True)]
@@ -189,6 +237,10 @@ class _Before:
         kind = torch.promote_types(self.image.dtype, after.dtype)
         step = max(1, flat.numel() // SOUGHT)
         return bool(torch.isin(flat[::step].to(kind), self.image.to(kind)).all())
+
+
+def _as_tensor(value: Any) -> torch.Tensor:
+    return value.as_tensor() if isinstance(value, MetaTensor) else torch.as_tensor(value)
 
 
 def _is_image(value: Any) -> bool:

@@ -13,7 +13,7 @@ import torch
 
 from monai_adversarial.utils.intensity_map import MOST_OUTSIDE, IntensityMap
 
-__all__ = ["MOST_OUTSIDE", "IntensityMap", "as_intensity_map", "as_one_map", "map_of_transform"]
+__all__ = ["IntensityMap", "MOST_OUTSIDE", "as_intensity_map", "as_one_map", "gives_floats", "map_of_transform"]
 
 #: arguments of ``from_window``: those that must be given, and all
 _NEEDED, _KNOWN = ("a_min", "a_max"), ("a_min", "a_max", "b_min", "b_max", "clip")
@@ -63,7 +63,7 @@ def map_of_transform(transform: Any) -> IntensityMap | None:
     elif known in inner:
         transform = getattr(transform, inner[known])
         known = type(transform)
-    if not _gives_floats(getattr(transform, "dtype", None)):
+    if not gives_floats(getattr(transform, "dtype", None)):
         return None
     if known is monai.ScaleIntensityRange:
         return _of_range(transform)
@@ -82,9 +82,14 @@ def map_of_transform(transform: Any) -> IntensityMap | None:
     return None
 
 
-def _gives_floats(dtype: Any) -> bool:
+def gives_floats(dtype: Any) -> bool:
+    """Whether a transform that was given this type, or one for each of its keys, makes floating point values."""
     if dtype is None:
         return True
+    if isinstance(dtype, (tuple, list)):
+        return all(gives_floats(one) for one in dtype)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
     if isinstance(dtype, torch.dtype):
         return dtype.is_floating_point
     return np.issubdtype(np.dtype(dtype), np.floating)

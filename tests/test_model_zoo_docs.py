@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of docs/model_zoo.md are the CSV file beside it, and no row of it flatters."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.doc_tables import DOCS
+from benchmarks.model_zoo import OVERLAY, with_tables
+from benchmarks.zoo_cases import CASES, HU, SHARE
+from monai_adversarial.studies.reports.tables import read_rows
+
+PAGE = (DOCS / "model_zoo.md").read_text(encoding="utf-8")
+ROWS = read_rows(DOCS / "model_zoo.csv")
+NOT_SEGMENTATION = {
+    *("lung_nodule_ct_detection", "breast_density_classification"),
+    *("vista2d", "pathology_nuclei_segmentation_classification"),
+}
+
+
+def test_tables_are_made_of_the_csv_file() -> None:
+    assert with_tables(PAGE, DOCS) == PAGE
+
+
+def test_every_config_has_a_row_and_every_segmentation_is_attacked() -> None:
+    assert [(row["bundle"], row["config"]) for row in ROWS] == [(case.bundle, case.config) for case in CASES]
+    assert {row["bundle"] for row in ROWS if row["outcome"] != "attacked"} == NOT_SEGMENTATION
+    assert {row["outcome"] for row in ROWS} == {"attacked", "refused"}
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row["outcome"] == "attacked"], ids=lambda row: row["said"][:40])
+def test_no_batch_is_left_out_and_the_printed_budget_is_used(row: dict) -> None:
+    assert row["attacked"] == row["iterations"] > 0
+    assert row["share_of_budget"] == pytest.approx(1, abs=1e-3)
+    if row["budget"] == "8 HU":
+        assert row["file_change"] == pytest.approx(row["largest_change"], rel=0.02) or row["file_change"] == ""
+        if "budget 8 HU = " in row["said"]:
+            assert row["largest_change"] == pytest.approx(float(row["said"].rsplit("= ", 1)[1]), abs=1e-4)
+
+
+def test_the_overlays_of_the_page_are_those_that_ran() -> None:
+    for budget in (HU, SHARE):
+        assert OVERLAY.format(engine="evaluator", **budget) in PAGE
