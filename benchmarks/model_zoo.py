@@ -28,6 +28,7 @@ from typing import Any
 import nibabel
 import torch
 
+import monai_adversarial
 from benchmarks.doc_tables import DOCS, replace_table
 from benchmarks.zoo_cases import CASES, Case
 from monai_adversarial.studies.reports.tables import csv_text, read_rows
@@ -44,22 +45,6 @@ COLUMNS = (
     *("file_change", "reference", "clean_dice", "adversarial_dice", "seconds", "said", "needs"),
 )
 SECONDS = 600
-
-
-def stub_torchvision() -> None:
-    """Declare torchvision's compiled operators where they do not fit this torch, so that its Python parts import."""
-    with contextlib.suppress(Exception):
-        import torchvision  # noqa: F401
-
-        return
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    for name in ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"):
-        for variant in (name, f"q{name}", f"_{name}_backward"):
-            library.define(f"{variant}(Tensor x) -> Tensor")
-    library.define("_cuda_version(Tensor x) -> Tensor")
-    stub_torchvision.library = library  # type: ignore[attr-defined]
 
 
 def _filled(value: Any, root: Path, data: Path) -> Any:
@@ -94,8 +79,14 @@ def _workflow(case: Case, root: Path, data: Path, output: Path, overlay: Path) -
     return ConfigWorkflow(config_file=[*files, str(overlay)], **options, **given)
 
 
-def file_change(engine: Any, amount: int, folder: Path) -> float | None:
-    """The largest change of the network's input when a block of the first case's file is raised by ``amount``.
+def file_change(engine: Any, amount: int, folder: Path, image_channels: int | None) -> float | None:
+    """The largest change of the network's image, guidance left out, when a block of the first case's file is raised.
+
+    Args:
+        engine: where the dataset is.
+        amount: by which the block is raised, in the file's values.
+        folder: for the raised file.
+        image_channels: number of channels that are image; None for all.
 
     Returns:
         None for images that are no NIfTI files.
@@ -118,12 +109,11 @@ def file_change(engine: Any, amount: int, folder: Path) -> float | None:
         return None
     transform = preprocessing_of(engine)
     before, after = (torch.as_tensor(transform(dict(one))["image"]).float() for one in (item, raised))
-    return float((after - before).abs().max())
+    return float((after - before)[:image_channels].abs().max())
 
 
 def run(case: Case, zoo: Path, work: Path) -> dict[str, Any]:
     """Run one config with the overlay; what it said, and what was measured on the batches that it attacked."""
-    stub_torchvision()
     from ignite.engine import Events
 
     from monai_adversarial.engines import PrepareBatchAdversarial
@@ -180,14 +170,15 @@ def run(case: Case, zoo: Path, work: Path) -> dict[str, Any]:
             row["outcome"] = "attacked"
             row["said"] = next(line for line in said.getvalue().splitlines() if line.startswith("attacks `"))
             if unit == "HU":
-                row["file_change"] = file_change(engine, case.budget["epsilon"], work)
+                channels = engine.prepare_batch.model.image_channels
+                row["file_change"] = file_change(engine, case.budget["epsilon"], work, channels)
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raised_in = traceback.extract_tb(cause.__traceback__)[-1].filename
-        row["outcome"] = "refused" if "monai_adversarial" in raised_in else "failed"
+        row["outcome"] = "refused" if Path(monai_adversarial.__file__).parent in Path(raised_in).parents else "failed"
         row["said"] = f"{cause}".splitlines()[0]
     finally:
         PrepareBatchAdversarial.attacked = inner  # type: ignore[method-assign]
@@ -258,12 +249,16 @@ def main() -> int:
         for case in CASES:
             file = work / "rows" / f"{case.name}.json"
             if not file.exists() and (given.only is None or case.bundle in given.only):
-                command = [sys.executable, "-m", "benchmarks.model_zoo", "--zoo", given.zoo, "--work", work]
+                command = [sys.executable, "-m", "benchmarks.zoo_process", "--zoo", given.zoo, "--work", work]
                 with open(work / f"{case.name}.log", "w") as log, contextlib.suppress(subprocess.TimeoutExpired):
                     subprocess.run([*command, "--one", case.name], stdout=log, stderr=log, timeout=SECONDS)
-            print(case.name, json.loads(file.read_text())["outcome"] if file.exists() else "no row", flush=True)
+                print(case.name, json.loads(file.read_text())["outcome"] if file.exists() else "no row", flush=True)
         files = [work / "rows" / f"{case.name}.json" for case in CASES]
-        rows = [json.loads(file.read_text()) for file in files if file.exists()]
+        missing = [file.stem for file in files if not file.exists()]
+        if missing:
+            print(f"the page stays as it is: {len(missing)} rows are missing ({', '.join(missing)})", file=sys.stderr)
+            return 1
+        rows = [json.loads(file.read_text()) for file in files]
         (DOCS / "model_zoo.csv").write_text(csv_text(rows), encoding="utf-8")
     page = DOCS / "model_zoo.md"
     page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -17,6 +17,9 @@ NOT_SEGMENTATION = {
     *("vista2d", "pathology_nuclei_segmentation_classification"),
 }
 
+#: pipelines that round images to half precision, or scale them by statistics that a change moves
+ROUNDED = {(f"{name}_segmentation", "evaluate") for name in ("wholeBody_ct", "pancreas_ct_dints", "multi_organ")}
+
 
 def test_tables_are_made_of_the_csv_file() -> None:
     assert with_tables(PAGE, DOCS) == PAGE
@@ -33,7 +36,8 @@ def test_no_batch_is_left_out_and_the_printed_budget_is_used(row: dict) -> None:
     assert row["attacked"] == row["iterations"] > 0
     assert row["share_of_budget"] == pytest.approx(1, abs=1e-3)
     if row["budget"] == "8 HU":
-        assert row["file_change"] == pytest.approx(row["largest_change"], rel=0.02) or row["file_change"] == ""
+        close = 0.04 if (row["bundle"], row["config"]) in ROUNDED else 0.01
+        assert row["file_change"] == pytest.approx(row["largest_change"], rel=close)
         if "budget 8 HU = " in row["said"]:
             assert row["largest_change"] == pytest.approx(float(row["said"].rsplit("= ", 1)[1]), abs=1e-4)
 

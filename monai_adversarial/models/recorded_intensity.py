@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -120,16 +121,23 @@ class RecordedMaker(RecordedInvertible):
         return answer
 
     def _fit(self, channel: torch.Tensor, others: Mapping[Hashable, torch.Tensor]) -> Fit:
-        """What was done to the image that a channel is a copy of."""
+        """What was done to the image that a channel is a copy of; no fit where that is none, or not one only."""
+        found: list[IntensityMap] = []
         for key, image in others.items():
-            found = self.sources.get(key, IntensityMap(1.0, 0.0))
-            copied = any(
+            same = (
                 one.shape == channel.shape and torch.equal(one.to(channel.dtype), channel) for one in (image, *image)
             )
-            if copied and found is not None and found.is_uniform:
-                low, high = (torch.inf if end is None else float(end) for end in (found.low, found.high))
-                return Fit(float(found.scale), float(found.offset), -low if found.low is None else low, high)
-        return Fit(1.0, 0.0, residual=torch.inf)
+            one = self.sources.get(key, IntensityMap(1.0, 0.0))
+            if any(same) and one is not None and one.is_uniform and one not in found:
+                found.append(one)
+        if len(found) != 1:
+            return Fit(1.0, 0.0, residual=torch.inf)
+        scale, offset, low, high, held, held_at = (None if n is None else float(n) for n in found[0].values)
+        assert scale is not None and offset is not None
+        made = Fit(scale, offset, -torch.inf if low is None else low, torch.inf if high is None else high)
+        if held is None:
+            return made
+        return replace(made, held=held, held_at=torch.nan if held_at is None else held_at)
 
 
 def _recorded(

@@ -19,10 +19,10 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
-from monai.transforms import Compose, GaussianSmooth, ScaleIntensityRanged
+from monai.transforms import Compose, GaussianSmooth, NormalizeIntensityd, ScaleIntensityRanged
 from PIL import Image
 
-from monai_adversarial.models import install_recorders, map_of_batch, read_intensity
+from monai_adversarial.models import UnknownIntensity, install_recorders, map_of_batch, read_intensity
 from tests.bundles.zoo_parts import JoinPhases
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -506,3 +506,22 @@ def test_the_image_is_joined_to_the_bit() -> None:
     recorded = recorded[None]
     found = map_of_batch(read_intensity(pipeline), recorded)
     assert torch.as_tensor(found.scale).flatten().tolist() == pytest.approx([0.02, 1.0])
+
+
+def test_voxels_that_a_phase_holds_are_held_and_a_phase_of_unclear_origin_is_unknown() -> None:
+    steps = [
+        NormalizeIntensityd(PHASES[:1], subtrahend=10.0, divisor=50.0, nonzero=True),
+        NormalizeIntensityd(PHASES[1:], subtrahend=0.0, divisor=20.0),
+        JoinPhases(PHASES, "image"),
+    ]
+    pipeline = install_recorders(Compose(steps))
+    one, two = torch.rand(1, 4, 4, 4) * 100 + 1, torch.rand(1, 4, 4, 4) * 100
+    one[:, 0] = 0
+    image = pipeline({"artery": MetaTensor(one.clone()), "vein": MetaTensor(two.clone())})["image"][None]
+    found = map_of_batch(read_intensity(pipeline), image)
+    reachable = found.reachable(image.as_tensor())[0]
+    assert torch.equal(reachable[0], one[0] != 0) and bool(reachable[1].all())
+    empty = MetaTensor(torch.zeros(1, 4, 4, 4))
+    image = pipeline({"artery": empty.clone(), "vein": empty.clone()})["image"][None]
+    with pytest.raises(UnknownIntensity, match="JoinPhases"):  # two maps lead to the same voxels
+        map_of_batch(read_intensity(pipeline), image)
