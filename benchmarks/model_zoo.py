@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One overlay on the bundles of MONAI's Model Zoo: the table of ``docs/model_zoo.md``.
 
-    git clone https://github.com/Project-MONAI/model-zoo
-    python -m benchmarks.model_zoo --zoo model-zoo [--only spleen_ct_segmentation ...]
+    python -m benchmarks.model_zoo --zoo CHECKOUT [--only spleen_ct_segmentation ...]
 
 Each config runs in a process of its own, on a copy of the bundle below ``--work``, with random weights and tiny
 made-up data (``zoo_data.py``). A row that is there already is not run again. Without ``--zoo`` the page is written
