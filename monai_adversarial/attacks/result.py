@@ -156,6 +156,8 @@ class AttackResult:
         with torch.no_grad():
             parameters = self.bound.random_control(generators, self.parameters)
             image = self.bound.apply(self.image, parameters)
+            if self.bound.scene.stored is not None:  # in the values of the file, as the adversarial image is
+                image = self.bound.quantize(self.image, image, parameters)
             label = self.bound.move_label(self.clean_label, parameters)
         if self.image_channels is not None:
             whole = as_plain(as_tensor("adversarial", self.adversarial)).to(image).clone()

@@ -25,7 +25,6 @@ __all__ = [
     "save_adversarial_nifti",
     "save_label_nifti",
     "stored_grid",
-    "stored_step",
     "volume_name",
 ]
 
@@ -94,12 +93,6 @@ def _scaling(reference: Any) -> tuple[float, float]:
     """Slope and intercept of a file: value = stored * slope + intercept."""
     slope, intercept = getattr(reference.dataobj, "slope", None), getattr(reference.dataobj, "inter", None)
     return 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
-
-
-def stored_step(reference: Any) -> tuple[float, float]:
-    """Distance in HU of two values that a file can store (0 for floating point files), and its intercept in HU."""
-    slope, intercept = _scaling(reference)
-    return (abs(slope) if reference.get_data_dtype().kind in "iu" else 0.0), intercept
 
 
 def stored_grid(reference: str | os.PathLike[str] | Any) -> StoredGrid | None:

@@ -15,10 +15,9 @@ from monai_adversarial.attacks import Attack, AttackResult
 from monai_adversarial.data.saving import (
     read_back,
     read_reference,
-    round_to_stored,
     save_adversarial_nifti,
     save_label_nifti,
-    stored_step,
+    stored_grid,
     volume_name,
 )
 from monai_adversarial.metrics import OrganScores, mean_score, score_segmentation, score_visibility
@@ -99,10 +98,8 @@ class Unit:
     ) -> None:
         self.attack, self.settings, self.cell, self.case = attack, settings, cell, case
         self.reference = read_reference(case.image_file)
-        self.step, self.intercept = stored_step(self.reference)
-        # Whole HU are rounded to only where the file holds them: in any other file they would be a change of their own.
-        whole = self.step == 1.0 and float(self.intercept).is_integer()
-        self.model = model if whole or not model.round_to_integer else model.replace(round_to_integer=False)
+        # Rounded once, to what the file holds: in a file of other steps whole HU would be a change of their own.
+        self.model = model.replace(round_to_integer=False, stored_grid=stored_grid(self.reference))
         self.spacing: list[float] = []
 
     def run(self, output_dir: Path) -> dict[str, Any]:
@@ -125,13 +122,9 @@ class Unit:
 
         places = unit_files(output_dir, self.cell, self.case.image_file)
         files = {"adversarial": places["adversarial"]}
-        # Rounding must not enlarge the largest change, which keeps every L-infinity budget whatever its value.
-        largest = float((as_plain(result.adversarial) - clean).abs().max())
-        save_adversarial_nifti(
-            result.adversarial, reference, files["adversarial"], self.cell.attack, clean=clean, epsilon=largest
-        )
+        save_adversarial_nifti(result.adversarial, reference, files["adversarial"], self.cell.attack)
         saved = as_plain(read_back(files["adversarial"]))[None].to(clean)
-        measured = result.verify(saved, rounding=self.step / 2)
+        measured = result.verify(saved)
 
         prediction = {"clean": self.case.clean_prediction, "adversarial": class_map(self._predict(saved))}
         label = {"clean": class_map(result.clean_label), "adversarial": class_map(result.label)}
@@ -168,6 +161,7 @@ class Unit:
             shape=list(clean.shape[2:]),
             spacing_mm=[round(step_mm, 6) for step_mm in self.spacing],
             geometric=geometric,
+            scored_classes=list(self.organs.values()),
             visibility=score_visibility(saved[0, 0], clean[0, 0], self.settings.window, axial_axis),
             random_visibility=controls[0]["visibility"],
             zero_gradient_fraction=float(result.zero_gradient_fraction[0]),
@@ -220,9 +214,6 @@ class Unit:
         for stream in range(self.settings.controls):
             image, moved = result.random_control(stream)
             plain = as_plain(image)
-            if self.step > 0:
-                largest = float((plain - result.image).abs().max())
-                plain = round_to_stored(plain, result.image, largest, self.step, self.intercept)
             prediction = class_map(self._predict(plain))
             scores = {"": self._score(prediction, class_map(moved))}
             if geometric:
