@@ -144,7 +144,7 @@ def _bias_field(max_gain: float, domain: str, zero_mean: bool = True) -> Callabl
 
 def _elastic(max_displacement: float) -> Callable[..., Attack]:
     def make(steps: int, **options: Any) -> Attack:
-        return ElasticAttack(max_displacement, steps=steps, objective="dice", classes=(LIVER,), **options)
+        return ElasticAttack(max_displacement, norm="per_axis", steps=steps, objective="dice", classes=(LIVER,), **options)
 
     return make
 
@@ -159,8 +159,8 @@ ROWS = (
     Row("bias_window_10_any_mean", "the same, brightness may change", "10 % gain", _bias_field(0.1, "window", False)),
     Row("bias_attenuation_30", "bias field, attenuation", "30 % gain", _bias_field(0.3, "attenuation")),
     Row("bias_attenuation_3", "bias field, attenuation", "3 % gain", _bias_field(0.03, "attenuation")),
-    Row("elastic_5", "diffeomorphic deformation", "5 mm", _elastic(5.0)),
-    Row("elastic_3", "diffeomorphic deformation", "3 mm", _elastic(3.0)),
+    Row("elastic_5", "diffeomorphic deformation", "5 mm per axis", _elastic(5.0)),
+    Row("elastic_3", "diffeomorphic deformation", "3 mm per axis", _elastic(3.0)),
     Row("pgd_16_network_grid", "PGD on the network's own 144³ grid", "16 HU", _pgd(16), network_grid=True),
     Row("pgd_16_fold1", "PGD, liver's Dice, fold 1", "16 HU", _pgd(16), fold=1),
 )

@@ -209,7 +209,7 @@ class AttackStudy(Study):
         """The classes in the label of a case; none where it cannot be read."""
         index, entry = self._entries[case]
         try:
-            key = str(entry[self.label_key]), file_hash(entry[self.label_key])
+            key = str(entry[self.label_key]), self._checked_inputs(case)[self.label_key]
             if key not in self._label_values:
                 self._label_values[key] = values_of(label_of(self.dataset, index, self.label_key))
         except Exception:  # its cell fails and says why
