@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
@@ -71,7 +72,8 @@ class AdversarialEvaluation(RobustEvaluation):
     =============================  =====================================================================================
 
     An organ that is absent from both prediction and label is skipped; predicted but absent from the label counts 0
-    (MONAI's ``MeanDice`` skips it). ``engine.state.metric_details`` holds the values of every case for MONAI's
+    (MONAI's ``MeanDice`` skips it), and a warning names the organs for which no label of the run has a voxel.
+    ``engine.state.metric_details`` holds the values of every case for MONAI's
     ``MetricsSaver``.
 
     As handler, or as key metric, by which MONAI's ``CheckpointSaver(save_key_metric=True)`` chooses the checkpoint::
@@ -160,6 +162,7 @@ class AdversarialEvaluation(RobustEvaluation):
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._evaluate)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._say_unlabeled)
         engine.add_event_handler(Events.COMPLETED, forgets_batches)
         engine.add_event_handler(Events.TERMINATE, forgets_batches)
         if hasattr(engine, "network"):
@@ -221,6 +224,7 @@ class AdversarialEvaluation(RobustEvaluation):
     def _reset(self) -> None:
         self._clean: list[torch.Tensor] = []
         self._robust: list[torch.Tensor] = []
+        self._labeled: set[str] = set()
         self._batches = self._iterations = 0
         self._scores: RobustDice | None = None
 
@@ -319,9 +323,35 @@ class AdversarialEvaluation(RobustEvaluation):
         for prediction, reference in zip(predictions, references, strict=True):
             prediction, reference = _tensor(prediction), _tensor(reference)
             reference = reference.to(prediction.device)
+            self._labeled |= self._organs_in(reference, classes)
             found = organ_dice(prediction, reference, self._organs, classes, activation, self._valid(reference))
             rows.append(list(found.values()))
         return torch.tensor(rows, dtype=torch.float64)
+
+    def _organs_in(self, reference: torch.Tensor, classes: int) -> set[str]:
+        """Names of the organs that one case's label holds."""
+        masks = reference.shape[0] > 1 or classes == 1
+        return {
+            name
+            for channel, name in self._organs.items()
+            if bool((reference[channel] > 0 if masks else reference == channel).any())
+        }
+
+    def _say_unlabeled(self, engine: SupervisedEvaluator) -> None:
+        """An organ that no label holds and the network finds counts 0, which may be the labels' fault."""
+        if not self._robust or idist.get_world_size() > 1:  # a process sees its own labels only
+            return
+        scores = torch.cat([*self._clean, *self._robust])
+        found = [
+            name for name, of_organ in zip(self._organs.values(), scores.T, strict=True) if of_organ.isfinite().any()
+        ]
+        absent = [name for name in found if name not in self._labeled]
+        if absent:
+            engine.logger.warning(
+                f"{type(self).__name__} {self.name!r}: no label of this run holds {', '.join(absent)}, but the network "
+                "finds them, so that they count 0: where the data set does not label them, name the labeled classes in "
+                "scored_classes of model=."
+            )
 
     def _valid(self, reference: torch.Tensor) -> torch.Tensor | None:
         """Voxels of one case's label that are not ignored."""

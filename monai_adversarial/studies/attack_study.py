@@ -12,19 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import list_data_collate
 
 from monai_adversarial.attacks import Attack
 from monai_adversarial.data.saving import read_back, read_reference
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.studies.attack_unit import LoadedCase, Unit, UnitSettings, unit_files
-from monai_adversarial.studies.labeled_classes import LabeledClasses
-from monai_adversarial.studies.measurement import common_settings, model_settings, network_hashes
+from monai_adversarial.studies.labeled_classes import label_of, scored_where_labeled, values_of
+from monai_adversarial.studies.measurement import (
+    CLEAN_PREDICTION,
+    LABEL,
+    common_settings,
+    model_settings,
+    network_hashes,
+)
 from monai_adversarial.studies.records import safe_name
 from monai_adversarial.studies.reports.report import AttackReport
 from monai_adversarial.studies.scoring import device_of, named_model, scored_organs
 from monai_adversarial.studies.study import Cell, Failure, SettingsError, Study, chosen_names
 from monai_adversarial.utils.hashing import describe, file_hash
+from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_choice, check_count
 
 __all__ = ["AttackStudy"]
@@ -45,10 +53,16 @@ class AttackStudy(Study):
 
     The dataset must give images in scanner space, as read from their files: preprocessing belongs into the attacked
     function (see ``monai_adversarial.inferers.ScannerSpaceInferer``), so that budgets are in HU and the result can be
-    saved in the input's own grid. Every score of the adversarial image is computed on the file read back.
+    saved in the input's own grid: it is rounded once, to the values that the file's type and scaling can hold, inside
+    the budget. Every score of the adversarial image is computed on the file read back.
+
+    Classes that no label of the dataset holds (data sets that label some organs only) are not scored, and the
+    objective does not count them; the summary and every record name them. ``scored_classes`` of the model says
+    otherwise.
 
     Args:
-        model: what is attacked: an ``AttackedModel`` with ``image_units="HU"``, or a bare network that takes HU.
+        model: what is attacked: an ``AttackedModel`` with ``image_units="HU"``, or a bare network that takes the values
+            of the files.
         dataset: MONAI ``Dataset`` whose ``data`` are dictionaries with the paths of image and label.
         attacks: name -> attack; names become folder names.
         output_dir: where results go; created if needed.
@@ -96,7 +110,7 @@ class AttackStudy(Study):
             raise TypeError("attacks must map at least one name to an Attack.")
         if not len(tuple(window)) == 2 or not window[1] > window[0]:
             raise ValueError(f"window must give two HU values in rising order, got {tuple(window)}.")
-        self.model = self._told = named_model(model, class_names)
+        self.model = _in_file_values(named_model(model, class_names))
         organs = scored_organs(self.model)
         if self.model.activation == "sigmoid" and len(organs) > 1:
             raise ValueError(
@@ -117,6 +131,10 @@ class AttackStudy(Study):
         self._entries: dict[str, tuple[int, dict[str, Any]]] = {}
         self._inputs: dict[str, dict[str, str]] = {}
         self._shared: dict[str, Any] = {}
+        self._models: dict[str, AttackedModel] = {}
+        self._model_settings: dict[str, Any] = {}
+        self._unlabeled: list[str] = []
+        self._label_values: dict[tuple[str, str], frozenset[int]] = {}
         self._networks: list[str] = []
         self._file_hashes: dict[tuple[str, int, int], str] = {}
 
@@ -126,6 +144,7 @@ class AttackStudy(Study):
 
         Raises:
             TypeError: for a dataset without file paths.
+            SettingsError: for an image in several files.
         """
         data = getattr(self.dataset, "data", None)
         if not isinstance(data, Sequence) or not all(isinstance(d, Mapping) and self.image_key in d for d in data):
@@ -133,11 +152,12 @@ class AttackStudy(Study):
                 f"dataset must be a MONAI Dataset whose data are dictionaries with a file path under "
                 f"{self.image_key!r}, got {type(self.dataset).__name__}."
             )
-        several = next((d[self.image_key] for d in data if isinstance(d[self.image_key], (list, tuple))), None)
-        if several is not None:
+        several = [entry[self.image_key] for entry in data if isinstance(entry[self.image_key], (list, tuple))]
+        if several:
             raise SettingsError(
-                f"a study saves one file for each image, but a case has {len(several)} channels in files of their own "
-                f"({', '.join(Path(file).name for file in several[:4])}): join them into one file."
+                f"every case needs its image in one file, but {len(several)} of {len(data)} cases have one file for "
+                f"each channel ({', '.join(Path(file).name for file in several[0])}): AttackStudy cannot save "
+                "adversarial images of several files; attack such images in a script or with Adv* transforms."
             )
         return [{"case_id": f"case_{index:03d}"} | dict(entry) for index, entry in enumerate(data)]
 
@@ -172,16 +192,47 @@ class AttackStudy(Study):
         self._networks = network_hashes(self.model)
         self._shared = {
             **common_settings(),
-            "model": model_settings(self.model),
             "reference": self.reference,
             "settings": describe(self.unit_settings),
         }
+        labeled, self._unlabeled = self._scored_by_labels()
+        self._models = {LABEL: labeled, CLEAN_PREDICTION: self.model}
+        self._model_settings = {reference: model_settings(model) for reference, model in self._models.items()}
+
+    def _scored_by_labels(self) -> tuple[AttackedModel, list[str]]:
+        """The model for cases with a label, and the classes that no label holds."""
+        with_label = [name for name in self._entries if self._reference_of(name) == LABEL]
+        if self.model.scored_classes is not None or not with_label:
+            return self.model, []
+        values = frozenset().union(*map(self._values_of_label, with_label))
+        if not values:  # no label can be read: their cells fail, each with its reason
+            return self.model, []
+        model, absent = scored_where_labeled(self.model, values)
+        if absent:
+            print(model.facts[-1], flush=True)
+        return model, absent
+
+    def _values_of_label(self, case: str) -> frozenset[int]:
+        """The classes in the label of a case; none where it cannot be read."""
+        index, entry = self._entries[case]
+        try:
+            key = str(entry[self.label_key]), self._checked_inputs(case)[self.label_key]
+            if key not in self._label_values:
+                self._label_values[key] = values_of(label_of(self.dataset, index, self.label_key))
+        except Exception:  # its cell fails and says why
+            return frozenset()
+        return self._label_values[key]
+
+    def _reference_of(self, case: str) -> str:
+        labeled = self.label_key in self._entry(case) and self.reference == "label"
+        return LABEL if labeled else CLEAN_PREDICTION
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Model, attack and the content of the input files."""
         attack = self.attacks[cell.attack]
         return {
             **self._shared,
+            "model": self._model_settings[self._reference_of(cell.case)],
             "attack": [repr(type(attack)), describe(attack)],
             "inputs": self._checked_inputs(cell.case),
         }
@@ -245,7 +296,8 @@ class AttackStudy(Study):
                     read_back(entry[key])  # says in one sentence what is wrong with the file, if the file is the reason
             raise
         device = device_of(self.model)
-        label = batch[self.label_key] if self.label_key in entry and self.reference == "label" else None
+        label = batch[self.label_key] if self._reference_of(case) == LABEL else None
+        _check_values(case, batch[self.image_key], entry[self.image_key])
         return LoadedCase(
             image_file=str(entry[self.image_key]),
             image=batch[self.image_key].to(device),
@@ -257,7 +309,9 @@ class AttackStudy(Study):
         """Attack one case and write its files."""
         attack = copy.copy(self.attacks[cell.attack])
         attack.progress = attack.progress or (self.progress and sys.stderr.isatty())  # of steps, not into log files
-        return Unit(self.model, attack, self.unit_settings, cell, case).run(self.output_dir)
+        reference = self._reference_of(cell.case)
+        record = Unit(self._models[reference], attack, self.unit_settings, cell, case).run(self.output_dir)
+        return record | {"unlabeled_classes": self._unlabeled if reference == LABEL else []}
 
     def write_report(self, records: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
         """Write the tables and the overview."""
@@ -276,3 +330,25 @@ class AttackStudy(Study):
             if key in entry:
                 sentence = sentence.replace(str(entry[key]), f"<{key} of {failure.cell.case}>")
         return sentence
+
+
+def _in_file_values(model: AttackedModel) -> AttackedModel:
+    """The model for images as their files hold them."""
+    if model.image_units == "network":
+        raise ValueError(
+            "AttackStudy attacks images as their files hold them, in HU, but the model has image_units='network': pass "
+            "image_units='HU', with what lies between file and network in the model's intensity or inferer."
+        )
+    return model if model.image_units else model.replace(image_units="HU")
+
+
+def _check_values(case: str, image: torch.Tensor, file: str) -> None:
+    """An image that is not as its file holds it would be saved as something that it is not."""
+    plain, stored = (as_plain(volume).detach().cpu().float().squeeze() for volume in (image, read_back(file)))
+    room = 1e-5 * float(stored.abs().nan_to_num().max())
+    if plain.shape == stored.shape and not torch.allclose(plain, stored, rtol=1e-5, atol=room, equal_nan=True):
+        raise ValueError(
+            f"the image of {case} reaches the attack with other voxels than its file holds: the dataset must only load "
+            "(LoadImaged, EnsureChannelFirstd); preprocessing belongs into the inferer "
+            "(monai_adversarial.inferers.ScannerSpaceInferer)."
+        )

@@ -98,10 +98,8 @@ class Unit:
     ) -> None:
         self.attack, self.settings, self.cell, self.case = attack, settings, cell, case
         self.reference = read_reference(case.image_file)
-        # The attack rounds once, to what the file can hold, inside the budget: the saved voxels are its own.
-        self.grid = stored_grid(self.reference)
-        in_hounsfield = model.image_units == "HU"
-        self.model = model.replace(round_to_integer=False, stored_grid=self.grid) if in_hounsfield else model
+        # Rounded once, to what the file holds: in a file of other steps whole HU would be a change of their own.
+        self.model = model.replace(round_to_integer=False, stored_grid=stored_grid(self.reference))
         self.spacing: list[float] = []
 
     def run(self, output_dir: Path) -> dict[str, Any]:
@@ -126,7 +124,7 @@ class Unit:
         files = {"adversarial": places["adversarial"]}
         save_adversarial_nifti(result.adversarial, reference, files["adversarial"], self.cell.attack)
         saved = as_plain(read_back(files["adversarial"]))[None].to(clean)
-        measured = result.verify(saved, rounding=0.0 if self.grid is None else self.grid.rounding)
+        measured = result.verify(saved)
 
         prediction = {"clean": self.case.clean_prediction, "adversarial": class_map(self._predict(saved))}
         label = {"clean": class_map(result.clean_label), "adversarial": class_map(result.label)}
@@ -163,6 +161,7 @@ class Unit:
             shape=list(clean.shape[2:]),
             spacing_mm=[round(step_mm, 6) for step_mm in self.spacing],
             geometric=geometric,
+            scored_classes=list(self.organs.values()),
             visibility=score_visibility(saved[0, 0], clean[0, 0], self.settings.window, axial_axis),
             random_visibility=controls[0]["visibility"],
             zero_gradient_fraction=float(result.zero_gradient_fraction[0]),

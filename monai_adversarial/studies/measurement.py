@@ -33,7 +33,7 @@ __all__ = [
     "norm_of",
 ]
 
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 LABEL, CLEAN_PREDICTION = "label", "clean prediction"
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]

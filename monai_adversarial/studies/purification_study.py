@@ -25,6 +25,7 @@ from monai_adversarial.inferers import PurifiedInferer
 from monai_adversarial.metrics.dice import mean_of_defined
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.purifiers.base import Purifier
+from monai_adversarial.studies.labeled_classes import scored_where_labeled, values_of_all
 from monai_adversarial.studies.measurement import (
     LABEL,
     common_settings,
@@ -86,9 +87,10 @@ class PurificationStudy(Study):
       without it.
 
     Dice is the mean over organs; an organ absent from both label and prediction is left out, an organ in only one of
-    them counts 0. Random defenses are scored as the mean of ``draws`` draws that no attacker saw. A cell is one case
-    under one attack with one defense; finished cells (with the same defense, attack, model, image and package
-    version) are not run again, and one bad case does not stop the others (see ``Study``).
+    them counts 0, and organs that no label of the dataset holds are not scored, which is said. Random defenses are
+    scored as the mean of ``draws`` draws that no attacker saw. A cell is one case under one attack with one defense;
+    finished cells (with the same defense, attack, model, image and package version) are not run again, and one bad case
+    does not stop the others (see ``Study``).
 
     Args:
         model: what is attacked: an ``AttackedModel`` with the undefended inferer, or a bare network.
@@ -99,7 +101,7 @@ class PurificationStudy(Study):
         output_dir: for ``purification.csv``, ``purification_cases.csv``, ``purification.png``, ``purification.md`` and
             the records.
         class_names: names of the network's classes, background first; None for those of the model.
-        organs: names of the classes that are scored; None for all but the background.
+        organs: names of the classes that are scored; None for all that the labels hold.
         samples: draws per gradient against random defenses.
         adaptive_steps: steps of the attack on the defended inferer, one number or one per attack (``{"pgd": 20}``);
             None, and for attacks that are not named, as many as the attack has.
@@ -156,6 +158,7 @@ class PurificationStudy(Study):
             raise ValueError(f"organs must be among {', '.join(names.values())}, got {unknown[0]!r}.")
         self.dataset, self.defenses, self.attacks = dataset, dict(defenses), dict(attacks)
         self.organs = {index: name for index, name in names.items() if organs is None or name in organs}
+        self._look_at_labels = organs is None and self.model.scored_classes is None
         self.samples, self.draws = check_count("samples", samples), check_count("draws", draws)
         self.adaptive_steps = {
             name: check_count("adaptive_steps", steps)
@@ -217,6 +220,12 @@ class PurificationStudy(Study):
         """Read images and weights anew."""
         super().forget()
         self._hashes.clear()
+        if self._look_at_labels and (values := values_of_all(self.dataset, self.label_key)):
+            self._look_at_labels = False
+            self.model, absent = scored_where_labeled(self.model, values)
+            self.organs = scored_organs(self.model)
+            if absent:
+                print(self.model.facts[-1], flush=True)
         self._networks = network_hashes(self.model)
         self._shared = {**common_settings(), "model": model_settings(self.model), "organs": self.organs}
 

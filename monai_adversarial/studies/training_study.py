@@ -23,6 +23,7 @@ from monai_adversarial.attacks import Attack
 from monai_adversarial.metrics import organ_names
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks.dual_normalization import has_dual_normalization, normalization
+from monai_adversarial.studies.labeled_classes import labeled_organs, unlabeled_fact, values_of_all
 from monai_adversarial.studies.measurement import (
     LABEL,
     common_settings,
@@ -70,8 +71,9 @@ class TrainingStudy(Study):
     (see ``Study``); only cases that every attack has finished are in the tables.
 
     Scores are the mean Dice over the foreground classes; a class absent from both label and prediction is left out, a
-    class in only one of them counts 0. Labels move with geometric attacks. ``worst`` is, per case, the lowest Dice over
-    all attacks that are marked as intensity attacks by ``worst_of``.
+    class in only one of them counts 0, and classes that no label holds are not scored, which is said. Labels move with
+    geometric attacks. ``worst`` is, per case, the lowest Dice over all attacks that are marked as intensity attacks by
+    ``worst_of``.
 
     Args:
         trainings: name -> config files, relative to the bundle's root.
@@ -145,6 +147,8 @@ class TrainingStudy(Study):
             for made in (_Network(name, domain, one),)
         }
         self._opened: AttackedModel | None = None
+        # What is said of the model once the labels were read.
+        self._of_labels: dict[str, Any] | None = None
         self._attack_settings = {key: [describe(member) for member in members] for key, members in self.attacks.items()}
         self.data_name, self.seed = data_name, check_count("seed", seed, minimum=0)
 
@@ -201,6 +205,15 @@ class TrainingStudy(Study):
         """Weights may have been trained again; the held-out cases are read once."""
         super().forget()
         self._weight_hashes.clear()
+        if self._of_labels is None and (values := values_of_all(self.dataset, "label")):
+            found = labeled_organs(self.classes, values)
+            absent = [name for index, name in self.classes.items() if index not in found]
+            self._of_labels = {}
+            if absent:
+                fact = unlabeled_fact(found.values(), absent)
+                self._of_labels = {"scored_classes": list(found.values()), "facts": [fact]}
+                print(fact, flush=True)
+            self.classes = found
 
     def write_report(self, records: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
         """Write the tables and the figure."""
@@ -299,7 +312,7 @@ class TrainingStudy(Study):
         """The trained network, through one branch of its normalization."""
         made = self._networks[network]
         module = self.network(made.training, self._weights(made.training, made.seed)[0])
-        self._opened = AttackedModel(module, class_names=self.class_names)
+        self._opened = AttackedModel(module, class_names=self.class_names, **(self._of_labels or {}))
         try:
             with normalization(module, made.domain):
                 yield

@@ -8,21 +8,39 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.utils import set_determinism
 
 from monai_adversarial.data.phantom import write_ct_phantoms
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "ct_abdomen_unet"
+ATTACK = str(BUNDLE / "configs" / "attack.yaml")
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a config leaves behind in a process: determinism, and the hook that says errors in a sentence."""
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    yield
+    set_determinism(None)
+
+
+def run_here(config: str | list[str], **overrides: Any) -> None:
+    """The same without a process of its own, which imports everything again."""
+    monai.bundle.run(config_file=config, bundle_root=str(BUNDLE), **overrides)
 
 
 def run(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """``python -m monai.bundle run`` on attack.yaml, from another directory than the repository."""
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(BUNDLE / "configs" / "attack.yaml")]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", ATTACK]
     return subprocess.run(
         [*command, "--bundle_root", str(BUNDLE), *overrides],
         cwd=directory,
@@ -42,10 +60,20 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom of few voxels, for what does not depend on how good the network is."""
+    folder = tmp_path_factory.mktemp("small")
+    write_ct_phantoms(folder, 1, seed=1000, section="test", progress=False, size=(32, 32, 24))
+    return folder
+
+
+@pytest.fixture(scope="module")
 def attacked(phantom: Path) -> Path:
-    """The output of the three default attacks."""
+    """The output of the three default attacks, with fewer steps than a user's."""
     output = phantom / "attacked"
-    done = run(phantom, "--dataset_dir", str(phantom), "--output_dir", str(output))
+    steps = {"pgd": "8", "bias_field": "5", "elastic": "4"}
+    shorter = [word for name, count in steps.items() for word in (f"--attacks#{name}#steps", count)]
+    done = run(phantom, "--dataset_dir", str(phantom), "--output_dir", str(output), *shorter)
     assert done.returncode == 0, done.stderr[-3000:]
     return output
 
@@ -84,39 +112,54 @@ def test_every_report_is_there(attacked: Path) -> None:
         assert (attacked / name).stat().st_size > 0, name
 
 
-QUICK = ["--attacks#pgd#steps", "1", "--selected", "pgd"]
+BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "units": ({"attacks#pgd#units": "hounsfield"}, "units must be one of"),
+    "attack": ({"selected": "nonsense"}, "nonsense"),
+    "names": (
+        {"attacks#pgd#steps": 1, "selected": "pgd", "class_names": ["background", "liver"]},
+        "class_names must name each of the network's 8 output channels, background first, got 2 names",
+    ),
+}
 
 
-@pytest.mark.parametrize("kind", ["weights", "units", "attack", "names"])
-def test_bad_settings_are_one_sentence_and_leave_no_file(phantom: Path, tmp_path: Path, kind: str) -> None:
-    data, output = tmp_path / "data", tmp_path / "out"
-    shutil.copytree(phantom / "images", data)
-    overrides = {
-        "weights": ["--checkpoint", str(tmp_path / "missing.pt")],
-        "units": ["--attacks#pgd#units", "hounsfield"],
-        "attack": ["--selected", "nonsense"],
-        "names": [*QUICK, "--class_names", "['background', 'liver']"],
-    }[kind]
-    done = run(tmp_path, "--dataset_dir", str(data), "--output_dir", str(output), *overrides)
-    assert done.returncode != 0
-    says = {
-        "weights": "missing.pt",
-        "units": "units must be one of",
-        "attack": "nonsense",
-        "names": "class_names must name each of the network's 8 output channels, background first, got 2 names",
-    }[kind]
-    sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(sentences) == 1 and says in sentences[0], done.stderr[-2000:]
-    assert "Traceback (most recent call last)" not in done.stderr
+@pytest.mark.parametrize("kind", BAD_SETTINGS)
+@pytest.mark.usefixtures("in_this_process")
+def test_bad_settings_are_one_sentence_and_leave_no_file(
+    small: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides, says = BAD_SETTINGS[kind]
+    output = tmp_path / "out"
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # what is printed of it is what counts
+        run_here(ATTACK, dataset_dir=str(small / "images"), output_dir=str(output), **overrides)
+    capsys.readouterr()
+    sys.excepthook(caught.type, caught.value, caught.tb)
+    check_one_sentence(capsys.readouterr().err, says)
     assert not output.exists() or not any(path.is_file() for path in output.rglob("*"))
 
 
-def test_bad_cases_do_not_stop_good_ones_and_the_exit_status_says_so(tmp_path: Path) -> None:
+def test_the_process_ends_with_one_sentence_and_its_exit_status(small: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    missing = str(tmp_path / "missing.pt")
+    done = run(tmp_path, "--dataset_dir", str(small), "--output_dir", str(output), "--checkpoint", missing)
+    assert done.returncode != 0
+    check_one_sentence(done.stderr, "missing.pt")
+    assert not output.exists()
+
+
+def check_one_sentence(printed: str, says: str) -> None:
+    sentences = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == 1 and says in sentences[0], printed[-2000:]
+    assert "Traceback (most recent call last)" not in printed
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_bad_cases_do_not_stop_good_ones_and_the_exit_status_says_so(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A truncated file, one that is no volume and one with NaN beside a good one, a float32 one and none without."""
     data, output = tmp_path / "data", tmp_path / "out"
     data.mkdir()
-    write_ct_phantoms(tmp_path / "small", 1, seed=1000, section="test", progress=False, size=(32, 32, 24))
-    source = next((tmp_path / "small" / "images").glob("*.nii.gz"))
+    source = next((small / "images").glob("*.nii.gz"))
     for name in ("a", "b", "c", "d", "e"):
         shutil.copy(source, data / f"{name}.nii.gz")
     whole = nib.load(source)
@@ -127,6 +170,7 @@ def test_bad_cases_do_not_stop_good_ones_and_the_exit_status_says_so(tmp_path: P
     nib.save(nib.Nifti1Image(voxels + np.float32(0.25), whole.affine), data / "e.nii.gz")
     options = ["--dataset_dir", str(data), "--output_dir", str(output), "--attacks#pgd#steps", "1"]
     options += ["--attacks#bias_field#steps", "1", "--selected", "pgd,bias_field"]
+    options += ["--pixdim", "[9.6, 9.6, 12.0]"]  # few windows
     done = run(tmp_path, *options)
     assert done.returncode != 0 and "Traceback (most recent call last)" not in done.stderr
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -144,13 +188,17 @@ def test_bad_cases_do_not_stop_good_ones_and_the_exit_status_says_so(tmp_path: P
     # Mended, the same command runs what is missing and ends well.
     for name in "bcd":
         shutil.copy(source, data / f"{name}.nii.gz")
-    again = run(tmp_path, *options)
-    assert again.returncode == 0, again.stderr[-2000:]
-    assert "4 of 10 cells are done already, 6 to go" in again.stdout
+    one_step: dict[str, Any] = {"attacks#pgd#steps": 1, "attacks#bias_field#steps": 1, "selected": "pgd,bias_field"}
+    one_step["pixdim"] = [9.6, 9.6, 12.0]
+    run_here(ATTACK, dataset_dir=str(data), output_dir=str(output), **one_step)
+    assert "4 of 10 cells are done already, 6 to go" in capsys.readouterr().out
     assert json.loads((output / "summary.json").read_text())["failed"] == []
 
 
-def test_one_key_makes_another_config_adversarial(phantom: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_one_key_makes_another_config_adversarial(
+    phantom: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The overlay of the README on the bundle's own evaluate config, which knows nothing of attacks."""
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(
@@ -162,24 +210,16 @@ adversary:
 +initialize: ["@adversary"]
 """
     )
+    evaluate, logging_file = str(BUNDLE / "configs" / "evaluate.yaml"), str(BUNDLE / "configs" / "logging.conf")
     dice = {}
-    for name, configs in (("clean", ["evaluate.yaml"]), ("attacked", ["evaluate.yaml", "overlay.yaml"])):
-        paths = [str(overlay if config == "overlay.yaml" else BUNDLE / "configs" / config) for config in configs]
-        done = subprocess.run(
-            [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(paths), "--bundle_root", str(BUNDLE)]
-            + ["--dataset_dir", str(phantom), "--output_dir", str(tmp_path / name)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        fact = "-160..240 HU -> 0..1 from `preprocessing#"
-        assert (fact in done.stdout + done.stderr) == (name == "attacked")
-        assert ("PGD budget 8 HU = 0.0200" in done.stdout + done.stderr) == (name == "attacked")
-        lines = (tmp_path / name / "metrics.csv").read_text().split()
-        rows = dict(line.split(",") for line in lines)
+    for name, configs in (("clean", [evaluate]), ("attacked", [evaluate, str(overlay)])):
+        output = tmp_path / name
+        run_here(configs, dataset_dir=str(phantom), output_dir=str(output), logging_file=logging_file)
+        printed = capfd.readouterr()
+        said = printed.out + printed.err
+        assert ("-160..240 HU -> 0..1 from `preprocessing#" in said) == (name == "attacked")
+        assert ("PGD budget 8 HU = 0.0200" in said) == (name == "attacked")
+        rows = dict(line.split(",") for line in (output / "metrics.csv").read_text().split())
         dice[name] = float(rows["val_mean_dice"])
     assert dice["clean"] > 0.8
     assert dice["attacked"] < dice["clean"] - 0.2

@@ -188,7 +188,7 @@ def test_own_postprocessing_replaces_the_evaluators():
 def test_a_geometric_attack_is_scored_against_the_moved_label():
     network = tiny_segmentation_network()
     data = [{key: MetaTensor(value, affine=torch.eye(4)) for key, value in item.items()} for item in items(network, 2)]
-    attack = ElasticAttack(max_displacement=1.7, control_spacing=6.0, steps=3)
+    attack = ElasticAttack(max_displacement=1.0, control_spacing=6.0, steps=3, norm="per_axis")
     evaluation = AdversarialEvaluation(attack, "elastic")
     engine = evaluator(network, data, val_handlers=[evaluation])
     engine.run()
@@ -444,6 +444,21 @@ def test_dice_of_absent_organs_and_of_all_formats():
         torch.testing.assert_close(dice, expected, equal_nan=True)
     with pytest.raises(ValueError, match="must have 1 or 5 channels on one grid"):
         organ_dice(hot[0][:3], label, {1: "liver"}, classes, "softmax")
+
+
+def test_organs_that_no_label_holds_are_named(caplog: pytest.LogCaptureFixture):
+    """As labels of data sets that label some organs: what is found beside them counts 0, until it is told."""
+    network = tiny_segmentation_network()
+    data = items(network, 2)
+    for item in data:
+        item["label"] = item["label"] * (item["label"] == 1)
+    for told, warned in ((None, True), ({"scored_classes": [1]}, False)):
+        engine = evaluator(network, data, val_handlers=[AdversarialEvaluation(pgd(), model=told)])
+        caplog.clear()
+        engine.run()
+        said = "no label of this run holds class_2, but the network finds them"
+        assert (said in caplog.text) == warned
+        assert ("adversarial_dice_class_2" in engine.state.metrics) == warned
 
 
 def test_success_counts_acceptable_cases_and_means_skip_what_is_not_defined():

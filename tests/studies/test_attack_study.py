@@ -21,7 +21,14 @@ import pytest
 import torch
 from monai.data import Dataset
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    Flipd,
+    LoadImaged,
+    MapLabelValued,
+    ScaleIntensityRanged,
+)
 
 import monai_adversarial.studies.attack_unit as unit_module
 from monai_adversarial.attacks import (
@@ -432,6 +439,126 @@ def test_float_files_are_attacked_in_their_own_values(tmp_path: Path) -> None:
         for measured in record_of(out, attack, "b")["measurements"].values():
             assert measured["bound"] != "upper" or measured["value"] <= measured["limit"] * 1.0001 + 1
     assert np.asarray(nibabel.load(out / "pgd" / "a_adversarial.nii.gz").dataobj).dtype == np.int16
+
+
+# dtype, slope, intercept, lowest and highest value of the image; most reach the end of what their type holds.
+GRIDS: dict[str, tuple[type, float, float, float, float]] = {
+    "uint8": (np.uint8, 1.0, 0.0, 0.0, 255.0),
+    "int16_saturated": (np.int16, 1.0, 0.0, -1000.0, 32767.0),
+    "uint16": (np.uint16, 1.0, 0.0, 0.0, 3000.0),
+    "tenths": (np.int16, 0.1, 0.0, -1000.0, 3000.0),
+    "slope_8": (np.int16, 8.0, -1024.0, -1024.0, 3072.0),
+    "slope_3_uint8": (np.uint8, 3.0, -160.0, -160.0, 605.0),
+}
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+def test_integer_files_get_values_that_they_hold_inside_budget_and_type(tmp_path: Path, kind: str) -> None:
+    """Rounded once, to the file's own grid: the file holds what was scored, and needs no room for rounding."""
+    dtype, slope, intercept, low, high = GRIDS[kind]
+    write_case(tmp_path / "data", "a", 0)
+    path = tmp_path / "data" / "images" / "a.nii.gz"
+    hu = np.asarray(nibabel.load(path).dataobj, np.float64)
+    hu[:3], hu[-2:], hu[3, 3:6], hu[3, 6:9] = low, high, low + slope, high - slope
+    stored = np.clip(np.rint((hu - intercept) / slope), np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
+    image = nibabel.Nifti1Image(stored, nibabel.load(path).affine)
+    image.header.set_slope_inter(slope, intercept)
+    nibabel.save(image, path)
+    chosen = {
+        "pgd": PGD(epsilon=20, units="HU", steps=3),
+        "pgd_l2": Attack(AdditiveNoise(400.0, units="HU", norm="l2"), steps=3),
+        "bias_field": BiasFieldAttack(0.3, domain="window", window=(-160, 240), steps=2),
+        "elastic": ElasticAttack(3.0, steps=1),
+    }
+    model = AttackedModel(Threshold(), image_units="HU", round_to_integer=True)
+    out = tmp_path / "out"
+    make_study(tmp_path / "data", out, chosen, model=model, panels=False).run()
+    before = np.asarray(nibabel.load(path).dataobj.get_unscaled(), np.int64)
+    for attack in chosen:
+        saved = nibabel.load(out / attack / "a_adversarial.nii.gz")
+        assert saved.get_data_dtype() == dtype
+        after = np.asarray(saved.dataobj.get_unscaled(), np.int64)
+        assert not np.array_equal(after, before)
+        limits = record_of(out, attack, "a")["measurements"]
+        upper = [m for m in limits.values() if m["bound"] == "upper" and m["limit"]]
+        assert upper and all(m["value"] <= m["limit"] * (1 + 1e-5) for m in upper), limits
+        if attack == "pgd":
+            assert np.abs(after - before).max() == int(20 / slope + 1e-6)
+            assert limits["noise_linf"]["value"] == pytest.approx(int(20 / slope + 1e-6) * slope, abs=1e-3)
+            at_the_end = np.isin(before, (np.iinfo(dtype).min, np.iinfo(dtype).max))
+            assert (after[at_the_end] != before[at_the_end]).any() or not at_the_end.any()
+
+
+def test_classes_that_no_label_holds_are_not_scored_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As LiTS and IRCADb label some organs: the network finds bone, rightly, where no label says so."""
+    for seed, name in enumerate("abc"):
+        write_case(tmp_path / "data", name, seed, labelled=name != "c")
+    for path in (tmp_path / "data" / "labels").iterdir():
+        label = nibabel.load(path)
+        liver = np.asarray(label.dataobj) * (np.asarray(label.dataobj) == 1)
+        nibabel.save(nibabel.Nifti1Image(liver.astype(np.uint8), label.affine), path)
+    said = "scored classes: liver; not labeled in this data set: bone"
+    summary = make_study(tmp_path / "data", tmp_path / "out", one_step()).run()
+    assert said in capsys.readouterr().out
+    record = record_of(tmp_path / "out", "pgd", "a")
+    assert list(record["scores"]["clean"]) == record["scored_classes"] == ["liver"]
+    assert record["unlabeled_classes"] == ["bone"] and said in record["facts"]
+    assert record["mean"]["clean"]["dice"] == record["scores"]["clean"]["liver"]["dice"] > 0.6
+    assert record["mean"]["adversarial"]["invented"] == []
+    entry = summary["attacks"]["pgd"]
+    assert entry["scored_classes"] == ["liver"] and entry["unlabeled_classes"] == ["bone"]
+    text = (tmp_path / "out" / "summary.txt").read_text()
+    assert "Scored classes: liver; not labeled in this data set: bone." in text
+    # Without a label the reference is the prediction, which has both.
+    alone = record_of(tmp_path / "out", "pgd", "c")
+    assert alone["scored_classes"] == ["liver", "bone"] and alone["unlabeled_classes"] == []
+    # What is told counts: an organ that no label holds and the network finds is 0.
+    told = AttackedModel(Threshold(), image_units="HU", scored_classes=["liver", "bone"])
+    make_study(tmp_path / "data", tmp_path / "told", one_step(), model=told).run()
+    record = record_of(tmp_path / "told", "pgd", "a")
+    assert record["scores"]["clean"]["bone"]["dice"] == 0.0 and record["unlabeled_classes"] == []
+
+
+def test_labels_are_read_as_the_dataset_gives_them(tmp_path: Path) -> None:
+    """A dataset may give its labels the network's class indices: what the files hold does not count then."""
+    write_case(tmp_path / "data", "a", 0)
+    path = tmp_path / "data" / "labels" / "a.nii.gz"
+    label = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image((np.asarray(label.dataobj) * 7).astype(np.uint8), label.affine), path)
+    made = make_study(tmp_path / "data", tmp_path / "out", one_step())
+    with pytest.raises(SettingsError, match=r"the labels hold the values \[0, 7, 14\] and so none of the network's"):
+        made.run()
+    made = make_study(tmp_path / "data", tmp_path / "out", one_step())
+    made.dataset.transform = Compose([made.dataset.transform, MapLabelValued("label", [7, 14], [1, 2])])
+    made.run()
+    assert record_of(tmp_path / "out", "pgd", "a")["scored_classes"] == ["liver", "bone"]
+
+
+def test_images_of_several_files_are_refused_before_any_work(tmp_path: Path) -> None:
+    for name in ("a_0000", "a_0001"):
+        write_case(tmp_path / "data", name, 0)
+    (tmp_path / "data" / "labels" / "a_0000.nii.gz").rename(tmp_path / "data" / "labels" / "a.nii.gz")
+    (tmp_path / "data" / "labels" / "a_0001.nii.gz").unlink()
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / kind).rename(tmp_path / "data" / f"{kind}Tr")
+    made = make_study(tmp_path / "data", tmp_path / "out", one_step())
+    with pytest.raises(SettingsError, match="1 of 1 cases have one file for each channel .a_0000.nii.gz, a_0001.nii"):
+        made.run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_was_turned_or_scaled_on_the_way_is_refused(tmp_path: Path) -> None:
+    write_case(tmp_path / "data", "a", 0)
+    made = make_study(tmp_path / "data", tmp_path / "out", one_step())
+    load = made.dataset.transform
+    for change in (Flipd("image", 0), ScaleIntensityRanged("image", -160, 240, 0, 1)):
+        made.dataset.transform = Compose([load, change])
+        with pytest.raises(StudyError, match="reaches the attack with other voxels than its file holds"):
+            made.run()
+    with pytest.raises(ValueError, match="image_units='network'"):
+        make_study(tmp_path, tmp_path / "out", model=AttackedModel(Threshold(), image_units="network"))
 
 
 def test_records_of_others_and_changed_ones_are_named_and_run_again(

@@ -190,6 +190,23 @@ def test_one_case_has_no_interval_and_the_table_shows_none(tmp_path):
         assert [row["organ"] for row in csv.DictReader(stream)] == ["one", "two", "mean"]
 
 
+def test_classes_that_no_label_holds_are_not_scored_and_named(tmp_path, capsys):
+    """As data sets that label some organs: the network finds the other organ, rightly, and no label says so."""
+    items = dataset(2)
+    for item in items:
+        item["label"] = item["label"] * (item["label"] == 1)
+    said = "scored classes: one; not labeled in this data set: two"
+    study(tmp_path, dataset_items=items).run(selected=["rounded"])
+    assert said in capsys.readouterr().out
+    record = json.loads((tmp_path / "records" / "rounded" / "pgd_case_000.json").read_text())
+    assert list(record["scores"]["clean"]) == ["one"] and said in record["facts"]
+    assert record["mean"]["clean_undefended"]["dice"] == 1.0
+    told = study(tmp_path / "told", dataset_items=items, organs=["one", "two"])
+    told.run(selected=["rounded"])
+    record = json.loads((tmp_path / "told" / "records" / "rounded" / "pgd_case_000.json").read_text())
+    assert record["mean"]["clean_undefended"]["dice"] == 0.5
+
+
 class WithoutSecond:
     """A data set whose second case cannot be read until it is mended."""
 
@@ -212,7 +229,7 @@ def test_a_case_that_cannot_be_read_fails_alone_and_is_tried_again(tmp_path):
     made = study(tmp_path, dataset_items=items)
     with pytest.raises(StudyError, match=r"2 of 6 cells failed, .*case_001 pgd .*cannot be read \(/data/scan_1.nii\)"):
         made.run()
-    assert items.loaded == [0, 1, 2]  # each case once
+    assert items.loaded == [0, 1, 2, 0, 1, 2]  # the labels, then each case once
     assert {row["cases"] for row in read_rows(tmp_path / "purification.csv")} == {2}
     failed = json.loads((tmp_path / "records" / "gain" / "pgd_case_001.json").read_text())
     assert failed["failed"] == "cannot be read (/data/scan_1.nii)."

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 import torch
 from monai.data import Dataset
-from monai.transforms import Compose, DivisiblePadd, EnsureChannelFirstd, EnsureTyped, LoadImaged, ScaleIntensityd
+from monai.transforms import (
+    Compose,
+    DivisiblePadd,
+    EnsureChannelFirstd,
+    EnsureTyped,
+    LoadImaged,
+    MapLabelValued,
+    ScaleIntensityd,
+)
 
 from monai_adversarial.attacks import FGSM, PGD
 from monai_adversarial.data import image_label_pairs
@@ -98,6 +106,16 @@ def test_trainings_and_cases_are_computed_once(scans: Path, tmp_path: Path, monk
     # Another seed: a new training.
     with pytest.raises(StudyError, match="trained again"):
         study(scans, tmp_path, seeds=[1]).run()
+
+
+def test_classes_that_no_label_holds_are_not_scored(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = study(scans, tmp_path)
+    made.dataset.transform = Compose([made.dataset.transform, MapLabelValued("label", [2], [0])])
+    made.forget()
+    assert made.classes == {1: "one"}
+    assert "scored classes: one; not labeled in this data set: two" in capsys.readouterr().out
 
 
 def test_a_training_that_fails_names_its_log_and_leaves_no_weights(scans: Path, tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ class AttackReport:
             "zero_gradient_fraction": summarize((r["zero_gradient_fraction"] for r in records), self.seed),
             "cost": {key: sum(record["cost"][key] for record in records) for key in first["cost"]},
             "configuration": first["configuration"],
+            "scored_classes": first["scored_classes"],
+            "unlabeled_classes": first["unlabeled_classes"],
             "facts": first["facts"],
         }
 
@@ -175,6 +177,12 @@ class AttackReport:
         for definition, names in definitions.items():
             whose = "" if len(definitions) == 1 else f" of {', '.join(names)}"
             text += [f"Success{whose}: {definition}; a share of the cases."]
+        absent = {", ".join(f["unlabeled_classes"]): ", ".join(f["scored_classes"]) for _, f in entries}
+        text += [
+            f"Scored classes: {scored}; not labeled in this data set: {names}."
+            for names, scored in absent.items()
+            if names
+        ]
         if any(found["geometric"] for _, found in entries):
             text += ["Attacks that move anatomy: against the label moved with it; below, against the original label."]
         if found_of[UNLABELLED]:

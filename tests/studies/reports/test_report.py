@@ -61,6 +61,8 @@ def record(
         },
         "success_definition": "mean organ Dice below 50% of the clean image's",
         "facts": [],
+        "scored_classes": ["liver"],
+        "unlabeled_classes": [],
         "success": adversarial is not None and adversarial < 0.5,
         "zero_gradient_fraction": 0.25,
         "cost": {"forwards": 22, "backwards": 20, "queries": 2, "attack_seconds": 3.0, "total_seconds": 4.0},
