@@ -144,7 +144,9 @@ def _bias_field(max_gain: float, domain: str, zero_mean: bool = True) -> Callabl
 
 def _elastic(max_displacement: float) -> Callable[..., Attack]:
     def make(steps: int, **options: Any) -> Attack:
-        return ElasticAttack(max_displacement, norm="per_axis", steps=steps, objective="dice", classes=(LIVER,), **options)
+        return ElasticAttack(
+            max_displacement, norm="per_axis", steps=steps, objective="dice", classes=(LIVER,), **options
+        )
 
     return make
 

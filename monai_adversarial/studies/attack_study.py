@@ -48,8 +48,7 @@ class AttackStudy(Study):
     record. What is recorded is not run again, and one bad case does not stop the others (see ``Study``).
     ``results.csv``, ``summary.json``, ``summary.txt`` and ``overview.png`` then cover all records that hold, those of
     attacks that are not selected this time included. Cases that are scored against a label and cases that are scored
-    against the network's own clean prediction are never averaged together. Classes that occur in no label of the data
-    set are not scored unless the model names them in ``scored_classes``, and the report says so.
+    against the network's own clean prediction are never averaged together.
 
     The dataset must give images in scanner space, as read from their files: preprocessing belongs into the attacked
     function (see ``monai_adversarial.inferers.ScannerSpaceInferer``), so that budgets are in HU and the result can be
@@ -127,7 +126,6 @@ class AttackStudy(Study):
             panels=bool(panels),
             save_predictions=bool(save_predictions),
         )
-        self._labeled = LabeledClasses()
         self._entries: dict[str, tuple[int, dict[str, Any]]] = {}
         self._inputs: dict[str, dict[str, str]] = {}
         self._shared: dict[str, Any] = {}
@@ -184,11 +182,6 @@ class AttackStudy(Study):
         super().forget()
         self._inputs.clear()
         self._entries = {case["case_id"]: (index, case) for index, case in enumerate(self.cases)}
-        if self.reference == "label":
-            labels = [case[self.label_key] for case in self.cases if isinstance(case.get(self.label_key), str)]
-            self.model = self._labeled.scored(self._told, labels)
-            if self.model is not self._told:
-                print(self.model.facts[-1], flush=True)
         self._networks = network_hashes(self.model)
         self._shared = {
             **common_settings(),
