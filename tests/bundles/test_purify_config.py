@@ -44,6 +44,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_table_of_selected_purifiers_resumes(phantom: Path, tmp_path: Path) -> None:
     options = ["--dataset_dir", str(phantom), "--output_dir", str(tmp_path), "--selected", "median,bit_depth"]
     options += ["--attacks#pgd#steps", "2", "--attacks#bias_field#steps", "1", "--attacks#elastic#steps", "1"]
+    options += ["--adaptive_steps", "{'pgd': 3, 'bias_field': 2, 'elastic': 2}"]
     done = run("purify.yaml", tmp_path, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = read_rows(tmp_path / "purification.csv")
