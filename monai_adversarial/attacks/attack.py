@@ -21,7 +21,6 @@ from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.attacks.scale_checks import check_scale
 from monai_adversarial.attacks.scored_run import ScoredRun
 from monai_adversarial.attacks.search import Search, SteepestAscent
-from monai_adversarial.metrics.success import success_rule
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import keep_freed_memory
@@ -167,8 +166,6 @@ class Attack(ShownAsCall):
         result.adversarial = given.image_back(result.adversarial)
         if label is not None:
             result.label = given.label_back(result.label)
-        result.attack, result.model, result.facts = repr(self), known, known.findings
-        result.success_rule = success_rule(self.success_threshold, self.targeted)
         return result
 
     def perturb(

@@ -15,7 +15,7 @@ from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Para
 from monai_adversarial.attacks.reference import Reference, class_mask
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.metrics.dice import hard_prediction
-from monai_adversarial.metrics.success import success
+from monai_adversarial.metrics.success import success, success_rule
 from monai_adversarial.models.first_batch import check_label_fits, say_random
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.arrays import StoredAs
@@ -221,7 +221,10 @@ class ScoredRun:
             zero_gradient_fraction=torch.stack(self.zero_fractions).nanmean(dim=0),
             reference_is_prediction=label is None,
             reference_reason="no label was given" if label is None else "",
-            facts=self.predictor.model.facts,
+            attack=repr(attack),
+            model=self.predictor.model,
+            facts=self.predictor.model.findings,
+            success_rule=success_rule(attack.success_threshold, attack.targeted),
             image=clean,
             bound=self.bound,
             image_channels=self.predictor.model.channels_in(image),

@@ -54,11 +54,6 @@ class FoundCase:
     label: Path | None = None
     masks: tuple[tuple[str, Path], ...] = ()
 
-    @property
-    def is_labeled(self) -> bool:
-        """Whether there is a label in any form."""
-        return self.label is not None or bool(self.masks)
-
 
 def cases_of_folder(root: Path) -> list[FoundCase]:
     """The cases below a folder; empty where it holds none.

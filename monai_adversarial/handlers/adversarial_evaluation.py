@@ -30,7 +30,6 @@ from monai_adversarial.handlers.evaluation_base import RobustEvaluation
 from monai_adversarial.handlers.evaluation_engine import (
     EnginePostprocessing,
     RememberedBatch,
-    bare_network,
     check_labels,
     check_network,
     evaluating,
@@ -42,7 +41,7 @@ from monai_adversarial.metrics.dice import hard_prediction, organ_dice
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.metrics.robust_dice import RobustDice
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.utils.modules import describe_callable
+from monai_adversarial.utils.modules import bare_network, describe_callable
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_count, check_fraction
 

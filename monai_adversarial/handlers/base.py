@@ -33,7 +33,7 @@ from monai_adversarial.handlers.schedules import Schedule, chance
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.networks.dual_normalization import dual_normalizations, has_dual_normalization, normalization
 from monai_adversarial.utils.allocator import keep_freed_memory
-from monai_adversarial.utils.modules import unwrap
+from monai_adversarial.utils.modules import bare_network, unwrap
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_choice, check_count, check_fraction
 
@@ -66,11 +66,6 @@ class InstalledPrepareBatch(PrepareBatch):
         prepared = self.inner(batchdata, device, non_blocking, **kwargs)
         self.handler.prepared_batches += 1
         return self.handler.prepare(self.engine, batchdata, prepared)
-
-
-def _plain_network(network: Any) -> Any:
-    """Past ``DistributedDataParallel`` and ``torch.compile``."""
-    return getattr(unwrap(network), "_orig_mod", unwrap(network))
 
 
 def _same_device(one: torch.device, other: torch.device) -> bool:
@@ -184,7 +179,7 @@ class TrainingHandler(ABC):
     def attacks_what_is_trained(self, engine: SupervisedTrainer) -> bool:
         """Whether the model's network is the trainer's, also behind wrappers."""
         assert self.model is not None
-        return _plain_network(self.model.network) is _plain_network(engine.network)
+        return bare_network(self.model.network) is bare_network(engine.network)
 
     def iteration_completed(self, engine: SupervisedTrainer) -> None:
         """Stop a training whose iterations pass the handler by: it would be a clean one.

@@ -15,13 +15,12 @@ from monai.engines import Evaluator, PrepareBatch, PrepareBatchDefault, Supervis
 from monai.engines.utils import IterationEvents, engine_apply_transform
 from monai.transforms import Compose, Decollated, MapTransform, SaveClassificationd, SaveImage, SaveImaged
 
-from monai_adversarial.utils.modules import bare_network, modules_of
+from monai_adversarial.utils.modules import modules_of
 
 __all__ = [
     "EnginePostprocessing",
     "RememberedBatch",
     "add_first",
-    "bare_network",
     "check_labels",
     "check_network",
     "evaluating",
