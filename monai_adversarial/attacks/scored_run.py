@@ -61,6 +61,7 @@ class ScoredRun:
         wanted = self.reference.objective_classes(attack.classes, predictor.model)
         self.target = self.reference.target(class_mask(wanted, classes, scene.image.device), weight)
         prediction = hard_prediction(logits, self.activation)
+        self.clean_prediction = prediction
         self.clean_dice = self.reference.dice(prediction)
         if not predictor.model.checked:
             self._check_first_batch(logits, prediction, labeled)
@@ -202,7 +203,8 @@ class ScoredRun:
             adversarial = stored(clean, adversarial)
             budgets = self.bound.verify(clean, adversarial, self.parameters, rounding)
             reference = self.reference if attack.targeted else self.reference.moved(self.bound, self.parameters)
-            dice = reference.dice(hard_prediction(self.predictor.score(adversarial), self.activation))
+            prediction = hard_prediction(self.predictor.score(adversarial), self.activation)
+            dice = reference.dice(prediction)
             moved = reference.with_ignored(self.predictor.model.ignore_index)
             whole = self.predictor.model.whole_image(adversarial, detached(image))
         return AttackResult(
@@ -214,6 +216,8 @@ class ScoredRun:
             success=self._succeeded(dice, self.clean_dice),
             clean_dice=self.clean_dice,
             adversarial_dice=dice,
+            clean_prediction=self.clean_prediction,
+            prediction=prediction,
             budgets=budgets,
             forwards=self.predictor.forwards,
             backwards=self.backwards,
