@@ -83,7 +83,7 @@ def zero_fraction(bound: BoundPerturbation, found: Evaluation) -> torch.Tensor:
 
 def _without_nan(gradient: torch.Tensor) -> torch.Tensor:
     """Entries that are NaN move nothing: as zeros they are counted among those that could not move."""
-    return torch.where(gradient.isnan(), 0.0, gradient)
+    return gradient.masked_fill_(gradient.isnan(), 0.0)
 
 
 class Ascent:
@@ -152,6 +152,7 @@ class Ascent:
             with torch.no_grad():
                 self.parameters = self.search.advance(point, found.gradients, found.ranks, step)
             yield Step(point, found)
+            del point, found  # before the next evaluation needs the memory
 
     def _evaluate(self, function: ObjectiveFunction, point: Parameters) -> Evaluation:
         if self.attack.search.uses_gradients:

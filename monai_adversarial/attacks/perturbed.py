@@ -98,8 +98,9 @@ def perturb_batch(
     ascent = Ascent(attack, predictor, bound, target_of, stream, start, attack.random_start)
     lost = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
     for step in ascent:
-        found = step.found
-        lost |= found.values.isnan()
+        lost |= step.found.values.isnan()
+        values, frozen = step.found.values, zero_fraction(bound, step.found)
+        del step  # before the next one needs the memory
     if predictor.drew_random_numbers and not isinstance(attack.gradient, ExpectationOverTransformation):
         say_random(predictor.model)
     parameters = _without_lost(attack, bound, ascent.parameters, lost)
@@ -112,8 +113,8 @@ def perturb_batch(
         adversarial=convert_to_dst_type(predictor.model.whole_image(adversarial, detached(image)), dst=image)[0],
         label=moved_label,
         parameters=parameters,
-        objective=found.values,
-        zero_gradient_fraction=zero_fraction(bound, found),
+        objective=values,
+        zero_gradient_fraction=frozen,
         bound=bound,
     )
 

@@ -162,6 +162,7 @@ class ScoredRun:
                     self.predictor.use_samples(left)
                     scene, target = scene.select(keep), target.select(rows)
                     ascent.select(rows, attack.perturbation.bind(scene), target)
+            del step  # before the next one needs the memory
         if everyone and restart == attack.restarts - 1 and len(left) == self.scene.batch:
             image = self._finished(ascent.parameters)
             scored = ascent.answer_and_ranks(image)

@@ -31,13 +31,13 @@ class _Differentiated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, image: torch.Tensor, values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        ctx.save_for_backward(gradient)
+        ctx.gradient = gradient
         return values.clone()
 
     @staticmethod
     def backward(ctx, above: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        (gradient,) = ctx.saved_tensors
-        return gradient * per_sample(above, gradient), None, None
+        gradient, ctx.gradient = ctx.gradient, None  # one backward pass, in the memory of the gradient itself
+        return gradient.mul_(per_sample(above, gradient)), None, None
 
 
 class Totals:

@@ -9,6 +9,8 @@ that still wait for a window are held.
 from __future__ import annotations
 
 import itertools
+import math
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +19,8 @@ import torch
 __all__ = ["WindowCells"]
 
 Box = tuple[slice, ...]
+# Smaller blocks than this are no trouble to any allocator.
+_LEAST_BYTES = 2**12
 Cell = tuple[int, ...]
 
 
@@ -82,12 +86,12 @@ class WindowCells:
                 piece = piece * weight.to(piece.device)
             waiting = self._open.get(cell)
             if waiting is None:
-                total = torch.zeros(piece.shape, dtype=self.dtype, device=self.device)
+                total = _zeros(piece.shape, self.dtype, self.device)
                 shape = (1, 1, *piece.shape[2:])
                 weights = None
                 # One window alone without weights is its own mean.
                 if weight is not None or self._expected[cell] > 1:
-                    weights = torch.zeros(shape, dtype=self.dtype, device=self.device)
+                    weights = _zeros(shape, self.dtype, self.device)
                 waiting = self._open[cell] = _Open(total, weights, self._expected[cell])
             waiting.total += piece.to(self.device)
             if waiting.weights is not None:
@@ -98,3 +102,12 @@ class WindowCells:
                 if waiting.weights is not None:
                     waiting.total /= waiting.weights
                 yield place, waiting.total
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros in memory of their own on a CPU: cells outlive the window that they begin in, and would sit in the heap
+    where the next window's tensors want to be, so that the heap grows with every window."""
+    size = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or size < _LEAST_BYTES:
+        return torch.zeros(tuple(shape), dtype=dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(tuple(shape))

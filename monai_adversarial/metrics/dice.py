@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
+from monai_adversarial.utils.slabs import count_true, slabs
+
 __all__ = ["class_dice", "class_map_dtype", "hard_prediction", "mean_foreground_dice", "mean_of_defined", "organ_dice"]
 
 
@@ -58,20 +60,37 @@ def class_dice(
         prediction, reference = (
             x.argmax(dim=1, keepdim=True) if x.shape[1] > 1 else x for x in (prediction, reference)
         )
+        table = _overlaps(prediction, reference, valid, classes)
+        both, found, true = table.diagonal(dim1=1, dim2=2), table.sum(dim=1), table.sum(dim=2)
+        where = torch.as_tensor(list(channels), device=table.device)
+        return 2.0 * both[:, where] / (found + true)[:, where]  # 0 / 0 is NaN
     masks = reference.shape[1] > 1 or classes == 1
     scores = []
     for channel in channels:
-        if activation == "softmax":
-            found, true = prediction == channel, reference == channel
-        else:
-            found = prediction[:, channel : channel + 1] > 0
-            true = reference[:, channel : channel + 1] > 0 if masks else reference == channel
+        found = prediction[:, channel : channel + 1] > 0
+        true = reference[:, channel : channel + 1] > 0 if masks else reference == channel
         if valid is not None:
             found, true = found & valid, true & valid
-        both = (found & true).flatten(1).sum(dim=1)
-        size = found.flatten(1).sum(dim=1) + true.flatten(1).sum(dim=1)
-        scores.append(2.0 * both / size)  # 0 / 0 is NaN
+        scores.append(2.0 * count_true(found & true) / (count_true(found) + count_true(true)))
     return torch.stack(scores, dim=1)
+
+
+def _overlaps(
+    prediction: torch.Tensor, reference: torch.Tensor, valid: torch.Tensor | None, classes: int
+) -> torch.Tensor:
+    """Number of voxels (batch, class in the reference, class in the prediction), int64."""
+    batch = prediction.shape[0]
+    # One more row for voxels that do not count.
+    table = torch.zeros(batch, (classes + 1) * classes, dtype=torch.int64, device=prediction.device)
+    one = torch.ones((), dtype=torch.int64, device=prediction.device)
+    for where in slabs(prediction.shape[2:], batch):
+        box = (slice(None), slice(None), *where)
+        pairs = reference[box].long()
+        if valid is not None:
+            pairs = torch.where(valid[box], pairs, classes)
+        pairs = (pairs * classes).add_(prediction[box]).flatten(1)
+        table.scatter_add_(1, pairs, one.expand_as(pairs))
+    return table.view(batch, classes + 1, classes)[:, :classes]
 
 
 def mean_foreground_dice(

@@ -15,7 +15,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,9 +53,11 @@ class OutputSummary:
     """
 
     channels: int
-    _ends: list[torch.Tensor] = field(default_factory=list)
-    _deviations: list[torch.Tensor] = field(default_factory=list)
-    _sums: list[torch.Tensor] = field(default_factory=list)
+    # Kept up to date in place: a list of small tensors that outlive the large ones beside them breaks up the heap.
+    _ends: torch.Tensor | None = field(default=None, init=False)
+    _deviation: torch.Tensor | None = field(default=None, init=False)
+    _sums: torch.Tensor | None = field(default=None, init=False)
+    _pieces: int = field(default=0, init=False)
 
     @classmethod
     def of(cls, raw: torch.Tensor) -> OutputSummary:
@@ -69,15 +70,24 @@ class OutputSummary:
         """Some voxels of the answer, (batch, class, spatial...). It does not wait for the device."""
         values = piece.detach()
         total = values.sum(dim=1)
-        self._ends.append(torch.stack(torch.aminmax(values)))
-        self._deviations.append((total - 1).abs().amax())
-        self._sums.append(total.sum())
+        low, high = torch.aminmax(values)
+        if self._ends is None or self._deviation is None or self._sums is None:
+            self._ends = torch.stack([low, high])
+            self._deviation = torch.zeros_like(low)
+            self._sums = torch.zeros(2, dtype=torch.float64, device=values.device)
+        self._ends[0] = torch.minimum(self._ends[0], low)
+        self._ends[1] = torch.maximum(self._ends[1], high)
+        self._deviation.copy_(torch.maximum(self._deviation, (total - 1).abs_().amax()))
+        self._pieces += 1
+        # Two sums with different weights of the pieces: what two random passes share by chance they do not share.
+        self._sums += torch.stack([total.sum(), total.sum() * self._pieces])
 
-    @cached_property
+    @property
     def ends(self) -> tuple[float, float]:
         """Lowest and highest value; NaN where one is."""
-        table = torch.stack(self._ends)
-        return float(table[:, 0].amin()), float(table[:, 1].amax())
+        assert self._ends is not None
+        low, high = self._ends.tolist()
+        return low, high
 
     @property
     def is_finite(self) -> bool:
@@ -92,11 +102,13 @@ class OutputSummary:
             return "logits"
         if self.channels == 1:
             return "sigmoid"
-        return "softmax" if float(torch.stack(self._deviations).amax()) <= SUM_TOLERANCE else "sigmoid"
+        assert self._deviation is not None
+        return "softmax" if float(self._deviation) <= SUM_TOLERANCE else "sigmoid"
 
     def equals(self, other: OutputSummary) -> bool:
         """Whether another pass over the same pieces gave the same sums: the network is not random then."""
-        return torch.equal(torch.stack(self._sums), torch.stack(other._sums))
+        assert self._sums is not None and other._sums is not None
+        return torch.equal(self._sums, other._sums)
 
 
 @dataclass(frozen=True)

@@ -289,15 +289,15 @@ class Predictor:
         """What earlier batches have shown of the output's values."""
         return OutputReading(self.model.found_output_values or "logits", self.model.activation_of(classes))
 
-    def _reading_of(self, piece: torch.Tensor | None) -> OutputReading:
-        """What the output's values are as far as one piece of the first answer tells."""
-        assert piece is not None
-        classes = int(piece.shape[1])
+    def _reading_of(self, seen: OutputSummary | None) -> OutputReading:
+        """What the output's values are as far as the first pieces of an answer tell."""
+        assert seen is not None
+        classes = seen.channels
         if self.model.found_output_values is not None:
             return self._known_reading(classes)
         try:
             final = self._final.activation(self.model.output)
-            found = read_output_values(self.model, OutputSummary.of(piece), final)
+            found = read_output_values(self.model, seen, final)
         except ValueError:  # the whole answer decides
             return self._known_reading(classes)
         return OutputReading(
@@ -323,7 +323,7 @@ class Predictor:
             if builder is None:
                 classes = self.model.found_classes = int(piece.shape[1])
                 # All that is known when the first piece is finished.
-                seen = raw if run is None else run.first
+                seen = OutputSummary.of(raw) if run is None else run.first
                 builder = AnswerBuilder(image, classes, self._reading_of(seen))
             builder.add(rows, where, piece)
             if look_at_pieces is not None:

@@ -12,6 +12,7 @@ from monai_adversarial.inferers.memory_bounded import WindowPlan
 from monai_adversarial.inferers.window_cells import WindowCells
 from monai_adversarial.inferers.window_pass import Index, pack_outputs
 from monai_adversarial.models.first_batch import check_answer
+from monai_adversarial.models.output_values import OutputSummary
 
 __all__ = ["LookAtWindows", "WindowRun"]
 
@@ -28,7 +29,7 @@ class WindowRun:
         as_logits: logits of what was picked.
 
     Attributes:
-        first: output of the first batch of windows that was predicted.
+        first: summary of the output of the first batch of windows that was predicted.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class WindowRun:
     ) -> None:
         self.plan = plan
         self._pick, self._as_logits = pick, as_logits
-        self.first: torch.Tensor | None = None
+        self.first: OutputSummary | None = None
 
     def batches(self) -> list[list[Index]]:
         """Full index (image, channels, spatial slices) of each window in the padded image, in batches of windows."""
@@ -57,7 +58,7 @@ class WindowRun:
         picked = self._pick(pack_outputs(made, self.plan.windows.keys), whole)
         check_answer(picked, whole)
         if self.first is None:
-            self.first = picked.detach()
+            self.first = OutputSummary.of(picked)
         return picked
 
     def logits(self, outputs: torch.Tensor) -> torch.Tensor:

@@ -151,7 +151,7 @@ def percentiles(image: torch.Tensor, at: Sequence[float]) -> list[torch.Tensor]:
 def case_seeds(image: torch.Tensor, seed: int) -> tuple[int, ...]:
     """One seed per sample from ``seed`` and the voxels, so that batch size and order do not change a result."""
     values = image.detach().to(device="cpu", dtype=torch.float32).contiguous()
-    return tuple(zlib.crc32(sample.numpy().tobytes(), seed & 0xFFFFFFFF) for sample in values)
+    return tuple(zlib.crc32(sample.numpy().data, seed & 0xFFFFFFFF) for sample in values)
 
 
 @dataclass(frozen=True)

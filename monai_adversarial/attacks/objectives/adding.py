@@ -86,7 +86,7 @@ def value_and_rank(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``objective.value_and_rank``, slab by slab where logits are large and nothing else forbids it."""
     moving = target.soft is not None and target.soft.requires_grad
-    large = math.prod(logits.shape) > 4 * SLAB_ELEMENTS
+    large = math.prod(logits.shape) > 16 * SLAB_ELEMENTS
     if not large or moving or not isinstance(objective, AdditiveObjective):
         return objective.value_and_rank(logits, target, progress, targeted)
     return _SlabBySlab.apply(logits, objective, target, progress, targeted)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 
@@ -15,6 +16,7 @@ from monai_adversarial.attacks.perturbations.base import (
     per_sample,
 )
 from monai_adversarial.utils.scene import UNITS, Scene
+from monai_adversarial.utils.slabs import count_true, largest, total
 from monai_adversarial.utils.validation import check_choice, check_positive
 
 __all__ = ["AdditiveNoise", "BoundAdditiveNoise"]
@@ -105,7 +107,7 @@ class BoundAdditiveNoise(BoundPerturbation):
         elif scene.intensity is not None:
             mask = mask & scene.intensity.reachable(image)
         self.mask = mask
-        self.count = mask.flatten(1).sum(dim=1).clamp_min(1)
+        self.count = count_true(mask).clamp_min(1)
         self.low, self.high = self.valid_range(image)
 
     def _per_sample_unit(self, value: float | torch.Tensor) -> float | torch.Tensor:
@@ -127,7 +129,7 @@ class BoundAdditiveNoise(BoundPerturbation):
         region, image = self.scene.region, self.scene.image
         if self.mask is None:
             return torch.ones(image.shape[0], dtype=image.dtype, device=image.device)
-        allowed = self.mask.flatten(1).sum(dim=1).to(image.dtype)
+        allowed = count_true(self.mask).to(image.dtype)
         whole = image[0].numel() if region is None else region.expand_as(image).flatten(1).sum(dim=1).clamp_min(1)
         return allowed / whole
 
@@ -213,12 +215,14 @@ class BoundAdditiveNoise(BoundPerturbation):
         else:
             length = noise.flatten(1).norm(dim=1).clamp_min(torch.finfo(noise.dtype).tiny)
             noise = noise * per_sample((self.euclidean_radius / length).clamp_max(1.0), noise)
+        # In place from here on, where no gradient needs what was before.
+        in_place = not (torch.is_grad_enabled() and noise.requires_grad)
         if self.low is not None:
-            noise = torch.maximum(noise, self.low - self.scene.image)
+            noise = torch.maximum(noise, self.low - self.scene.image, out=noise if in_place else None)
         if self.high is not None:
-            noise = torch.minimum(noise, self.high - self.scene.image)
+            noise = torch.minimum(noise, self.high - self.scene.image, out=noise if in_place else None)
         if self.mask is not None:
-            noise = noise * self.mask
+            noise = noise.mul_(self.mask) if in_place else noise * self.mask
         return (noise,)
 
     def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
@@ -244,7 +248,7 @@ class BoundAdditiveNoise(BoundPerturbation):
     def frozen_fraction(self, gradients: Parameters) -> torch.Tensor:
         """Share of zero gradients among the voxels that may change."""
         zero = (gradients[0] == 0) if self.mask is None else (gradients[0] == 0) & self.mask
-        return zero.flatten(1).sum(dim=1) / self.count
+        return count_true(zero) / self.count
 
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Values of the file's grid; a change that rounding would carry out of the ball (or the region) is rounded
@@ -267,16 +271,18 @@ class BoundAdditiveNoise(BoundPerturbation):
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
     ) -> dict[str, Measurement]:
         """Largest change and root-mean-square change, in the budget's units and in HU where they are known."""
-        difference = adversarial.double() - image.double()
         # float32 voxels near 3000 HU are 2.4e-4 apart: not a change of the attacker's choosing.
         spacing = float(image.detach().abs().max()) * torch.finfo(torch.float32).eps
-        found = {f"noise_{self.norm}": self._measure_noise(difference, rounding + spacing)}
+        found = {f"noise_{self.norm}": self._measure_noise(image, adversarial, rounding + spacing)}
+        in_hounsfield: dict[str, torch.Tensor | None]
         if self.scene.one_unit:
-            flat = difference.flatten(1)
-            amounts = {"largest_change": flat.abs().amax(dim=1), "rms_change": flat.norm(dim=1) / self._root_of_count}
+            amounts = {
+                "largest_change": largest(_change, adversarial, image),
+                "rms_change": total(_squared_change, adversarial, image).sqrt() / self._root_of_count,
+            }
             in_hounsfield = {name: self.scene.in_hounsfield(amount) for name, amount in amounts.items()}
         else:
-            changes = self.scene.in_hounsfield(difference)
+            changes = self.scene.in_hounsfield(adversarial.double() - image.double())
             assert changes is not None
             flat = changes.flatten(1)
             in_hounsfield = {
@@ -287,7 +293,9 @@ class BoundAdditiveNoise(BoundPerturbation):
             if values is not None:
                 found[name] = Measurement(values, "HU")
         if self.mask is not None:
-            outside, tolerance = self._in_units((difference.abs() * ~self.mask), rounding)
+            outside, tolerance = self._in_units(
+                lambda a, c, m: _change(a, c) * ~m, rounding, adversarial, image, self.mask
+            )
             found["change_outside_region"] = Measurement(outside, self.units, 0.0, tolerance=tolerance)
         return found
 
@@ -295,14 +303,14 @@ class BoundAdditiveNoise(BoundPerturbation):
     def _root_of_count(self) -> torch.Tensor:
         return self.count.double().sqrt()
 
-    def _measure_noise(self, difference: torch.Tensor, room: float) -> Measurement:
+    def _measure_noise(self, image: torch.Tensor, adversarial: torch.Tensor, room: float) -> Measurement:
         """The noise's norm in the budget's units."""
         limit: float | torch.Tensor
         tolerance: float | torch.Tensor
         if self.norm == "linf":
-            values, tolerance = self._in_units(difference.abs(), room)
+            values, tolerance = self._in_units(_change, room, adversarial, image)
         else:
-            euclidean = difference.flatten(1).norm(dim=1)
+            euclidean = total(_squared_change, adversarial, image).sqrt()
             size = euclidean if self.norm == "l2" else euclidean / self._root_of_count
             if self.norm == "l2":
                 room *= float(self.count.max()) ** 0.5
@@ -318,16 +326,25 @@ class BoundAdditiveNoise(BoundPerturbation):
             limit = self.scene.budget.double() * limit
         return Measurement(values, self.units, limit, tolerance=tolerance)
 
-    def _in_units(self, size: torch.Tensor, room: float) -> tuple[torch.Tensor, float | torch.Tensor]:
-        """The largest of sizes (batch, channel, spatial...) per sample in the budget's units, and the room for rounding
-        there."""
+    def _in_units(
+        self, size: Callable[..., torch.Tensor], room: float, *tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, float | torch.Tensor]:
+        """The largest of a voxelwise size per sample in the budget's units, and the room for rounding there."""
         if not isinstance(self.unit, torch.Tensor):
-            return size.flatten(1).amax(dim=1) / self.unit, room / self.unit
-        largest = size.flatten(2).amax(dim=2)
-        unit = self.unit.double().flatten(1).expand_as(largest)
-        in_units, rooms = _units(largest, unit, room)
+            return largest(size, *tensors) / self.unit, room / self.unit
+        found = size(*tensors).flatten(2).amax(dim=2)
+        unit = self.unit.double().flatten(1).expand_as(found)
+        in_units, rooms = _units(found, unit, room)
         values, channel = in_units.max(dim=1)
         return values, rooms.gather(1, channel[:, None])[:, 0]
+
+
+def _change(adversarial: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    return (adversarial.double() - image.double()).abs_()
+
+
+def _squared_change(adversarial: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    return (adversarial.double() - image.double()).square_()
 
 
 def _units(size: torch.Tensor, unit: torch.Tensor, room: float) -> tuple[torch.Tensor, torch.Tensor]:

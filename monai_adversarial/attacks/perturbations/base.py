@@ -14,6 +14,7 @@ import torch
 from monai_adversarial.utils.calls import ShownAsCall, shown
 from monai_adversarial.utils.intensity_map import IntensityMap
 from monai_adversarial.utils.scene import Scene
+from monai_adversarial.utils.slabs import count_true, largest
 from monai_adversarial.utils.stored_grid import StoredGrid
 from monai_adversarial.utils.validation import check_positive
 
@@ -286,14 +287,16 @@ class BoundPerturbation(ABC):
                 continue
             if self.geometric:  # anatomy takes its values along
                 edge = per_sample((sign * edge).flatten(1).amin(dim=1) * sign, edge)
-            beyond = (sign * (edge.double() - adversarial.double())).clamp_min(0).flatten(1).amax(dim=1)
+            beyond = largest(lambda a, e, s=sign: (s * (e.double() - a.double())).clamp_min(0), adversarial, edge)
             excess = beyond if excess is None else torch.maximum(excess, beyond)
         if excess is not None:
             spacing = float(image.detach().abs().max()) * 4 * torch.finfo(torch.float32).eps
             room = rounding + spacing
             found["outside_valid_range"] = Measurement(excess, self.scene.image_units, 0.0, tolerance=room)
         if self.scene.region is not None:
-            outside = ((adversarial.double() - image.double()).abs() * ~self.scene.region).flatten(1).amax(dim=1)
+            outside = largest(
+                lambda a, c, r: (a.double() - c.double()).abs() * ~r, adversarial, image, self.scene.region
+            )
             found["change_outside_region"] = Measurement(outside, self.scene.image_units, 0.0, tolerance=rounding)
         return found
 
@@ -331,7 +334,7 @@ class BoundPerturbation(ABC):
     def frozen_fraction(self, gradients: Parameters) -> torch.Tensor:
         """Share of each sample's gradient entries that are exactly zero, (batch,): a sign step leaves those parameters
         where they are."""
-        zeros = torch.stack([(gradient == 0).flatten(1).sum(dim=1) for gradient in gradients]).sum(dim=0)
+        zeros = torch.stack([count_true(gradient == 0) for gradient in gradients]).sum(dim=0)
         return zeros / sum(gradient[0].numel() for gradient in gradients)
 
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
