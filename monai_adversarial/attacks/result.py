@@ -60,6 +60,9 @@ class AttackResult:
         success: boolean (batch,); see ``Attack.success_threshold``.
         clean_dice: mean foreground Dice before, (batch,); NaN where the reference has no foreground.
         adversarial_dice: mean foreground Dice afterwards against ``label``, (batch,).
+        clean_prediction: what ``clean_dice`` was computed from, in the scoring precision: class map (batch, 1,
+            spatial...) or, for sigmoid outputs, masks (batch, class, spatial...), small unsigned integers.
+        prediction: what ``adversarial_dice`` was computed from, as ``clean_prediction``.
         budgets: name -> what was measured on ``adversarial``, with its limit and unit.
         forwards: forward passes, counted per sample, checks included.
         backwards: backward passes, counted per sample.
@@ -95,6 +98,8 @@ class AttackResult:
     image: torch.Tensor = field(repr=False)
     bound: BoundPerturbation = field(repr=False)
     clean_label: torch.Tensor = field(repr=False)
+    clean_prediction: torch.Tensor = field(repr=False)
+    prediction: torch.Tensor = field(repr=False)
     image_channels: tuple[int, ...] | None = None
     attack: str = ""
     model: AttackedModel | None = field(default=None, repr=False)

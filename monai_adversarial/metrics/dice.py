@@ -18,14 +18,21 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-__all__ = ["class_dice", "hard_prediction", "mean_foreground_dice", "mean_of_defined", "organ_dice"]
+__all__ = ["class_dice", "class_map_dtype", "hard_prediction", "mean_foreground_dice", "mean_of_defined", "organ_dice"]
 
 
 def hard_prediction(logits: torch.Tensor, activation: str) -> torch.Tensor:
-    """Class map (batch, 1, spatial...) for exclusive classes, masks (batch, class, spatial...) for sigmoid outputs."""
+    """Class map (batch, 1, spatial...) for exclusive classes, masks (batch, class, spatial...) for sigmoid outputs, in
+    the smallest integers that hold the classes."""
     if activation == "sigmoid":
         return (logits > 0).to(torch.uint8)
-    return logits.max(dim=1, keepdim=True).indices  # four times as fast as argmax on a CPU
+    indices = logits.max(dim=1, keepdim=True).indices  # four times as fast as argmax on a CPU
+    return indices.to(class_map_dtype(logits.shape[1]))
+
+
+def class_map_dtype(classes: int) -> torch.dtype:
+    """The smallest integers that hold the numbers of so many classes."""
+    return torch.uint8 if classes <= 256 else torch.int16 if classes <= 2**15 else torch.int32
 
 
 def class_dice(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.metrics.dice import hard_prediction, mean_of_defined, organ_dice
+from monai_adversarial.metrics.dice import mean_of_defined, organ_dice
 from monai_adversarial.metrics.organs import organ_names
 from monai_adversarial.metrics.success import success_rule
 from monai_adversarial.models import AttackedModel
@@ -101,16 +101,15 @@ def predict(model: AttackedModel, image: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode(False), torch.no_grad(), frozen(predictor.networks):
         part = model.image_part(detached(image))
         known = model.found_output_values is not None
-        logits = as_plain(predictor.score(part) if known else predictor.read_clean(part))
-    channels = int(logits.shape[1])
-    activation = model.activation_of(channels)
+        answer = predictor.answer(part) if known else predictor.read_clean(part)
+    channels, activation = answer.classes, answer.activation
     scored_organs(model, channels)
     if activation == "sigmoid" and channels > 1:
         raise SettingsError(
             f"a study scores exclusive classes (or one sigmoid output), but the network has {channels} overlapping "
             "sigmoid classes."
         )
-    return hard_prediction(logits, activation).long()
+    return answer.prediction
 
 
 def class_map(values: torch.Tensor) -> torch.Tensor:
