@@ -16,13 +16,13 @@ __all__ = ["AnnealedDice"]
 
 
 class AnnealedDice(AdditiveObjective):
-    """Soft Dice of ``softmax(k * logits)`` (sigmoid likewise) whose k grows from step to step, plus a little balanced
-    masked cross-entropy.
+    """Soft Dice of ``softmax(k * logits)`` (sigmoid likewise) whose k grows from step to step, plus the balanced masked
+    cross-entropy of the same probabilities, divided by k.
 
     Soft probabilities and cross-entropy move a confident network, whose Dice has hardly a gradient; sharp ones spend
     the last steps on the voxels whose decision is still open, which is what counts against a hardened network. No
     fixed objective is best against both; docs/search.md has the figures. Candidates are compared by the Dice of the
-    sharpest probabilities, hardly different from that of the decisions.
+    decisions, which is what is scored.
 
     Args:
         first_sharpness: k of the first step.
@@ -43,7 +43,7 @@ class AnnealedDice(AdditiveObjective):
         self,
         first_sharpness: float = 0.5,
         last_sharpness: float = 8.0,
-        cross_entropy_weight: float = 0.3,
+        cross_entropy_weight: float = 1.0,
         include_background: bool = False,
         skip_absent: bool = True,
         smooth: float = 1e-5,
@@ -54,22 +54,18 @@ class AnnealedDice(AdditiveObjective):
         self.dice = Dice(include_background, skip_absent, smooth)
         self.cross_entropy = BalancedMaskedCrossEntropy()
 
-    def _done(self, progress: Progress) -> float:
-        """0 in the first step, 1 in the last one and at the point where the run ends."""
-        return min(progress.step / max(progress.steps - 1, 1), 1.0)
+    def sharpness(self, progress: Progress) -> float:
+        """k: that of the last step also at the point where the run ends."""
+        done = min(progress.step / max(progress.steps - 1, 1), 1.0)
+        return self.first_sharpness * (self.last_sharpness / self.first_sharpness) ** done
 
     def parts(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool) -> Parts:
-        done = self._done(progress)
-        sharpness = self.first_sharpness * (self.last_sharpness / self.first_sharpness) ** done
-        sums = self._sums(logits * sharpness, target)
-        with torch.no_grad():
-            sharpest = sums if done == 1.0 else self._sums(logits * self.last_sharpness, target)
-        cross_entropy = self.cross_entropy.value(logits, target, progress, targeted)
-        return cross_entropy, *sums, *(part.detach() for part in sharpest)
-
-    def _sums(self, logits: torch.Tensor, target: Target) -> Parts:
-        """Intersection and predicted sums; those of the reference are known."""
-        return self.dice.parts_of(compare(logits, target, totals=True))[:2]
+        sharpness = self.sharpness(progress)
+        comparison = compare(logits * sharpness, target, totals=True)
+        losses = self.cross_entropy.elements(comparison, progress, targeted) / sharpness
+        # Sums of the reference are known: what is left are intersection and predicted.
+        sums = self.dice.parts_of(comparison)[:2]
+        return comparison.average(losses, balanced=True), *sums, *comparison.decision_sums()
 
     def parts_of_reference(self, target: Target, dtype: torch.dtype) -> Parts:
         """Organs as large as they are, where they are."""
@@ -77,7 +73,7 @@ class AnnealedDice(AdditiveObjective):
         return torch.zeros_like(sums[0][:, 0]), *sums, *sums
 
     def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum of both, and the Dice of the sharpest probabilities."""
+        """The sum of both, and the Dice of the decisions."""
         cross_entropy, *sums = parts
         value = self.cross_entropy_weight * cross_entropy + self.dice.combine(tuple(sums[:2]), target)[0]
         return value, self.dice.combine(tuple(sums[2:]), target)[0]
