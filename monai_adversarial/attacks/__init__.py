@@ -18,6 +18,7 @@ from monai_adversarial.attacks.gradients import (
 )
 from monai_adversarial.attacks.objectives import (
     AdditiveObjective,
+    AnnealedDice,
     BalancedCrossEntropy,
     BalancedMaskedCrossEntropy,
     CosPGD,
@@ -61,6 +62,7 @@ __all__ = [
     "BiasFieldAttack",
     "ElasticAttack",
     "AffineTransform",
+    "AnnealedDice",
     "Attack",
     "AttackResult",
     "AutoPGD",

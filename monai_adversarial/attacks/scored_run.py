@@ -193,7 +193,7 @@ class ScoredRun:
     def _keep_best(self, left: list[int], parameters: Parameters, values: torch.Tensor) -> None:
         values = values.detach().to(self.objective.dtype)
         if len(left) == self.scene.batch:
-            better = values > self.objective
+            better = values >= self.objective  # of equals the later one, whose steps were smaller
             self.objective = torch.where(better, values, self.objective)
             self.parameters = tuple(
                 torch.where(per_sample(better, new), new, old)
@@ -202,7 +202,7 @@ class ScoredRun:
         else:
             where = torch.as_tensor(left, device=values.device)
             old_values = self.objective[where]
-            better = values > old_values
+            better = values >= old_values
             self.objective = self.objective.index_copy(0, where, torch.where(better, values, old_values))
             self.parameters = tuple(
                 old.index_copy(0, where, torch.where(per_sample(better, new), new, old.index_select(0, where)))

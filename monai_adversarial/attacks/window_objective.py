@@ -126,7 +126,7 @@ class WindowObjective:
         self.predictor, self.objective, self.targeted, self.support = predictor, objective, targeted, support
         self.windows_run = 0
         self._slopes: Parts | None = None
-        self._constant: dict[int, list[Parts]] = {}
+        self._constant: dict[tuple[int, int], list[Parts]] = {}
         self._layout: _Layout | None = None
 
     @staticmethod
@@ -151,7 +151,7 @@ class WindowObjective:
         for number, where in enumerate(run.batches()):
             if not layout.counted[number]:
                 continue
-            sums = self._constant.get(number)
+            sums = self._constant.get((number, self._phase(progress)))
             if sums is None:
                 self.windows_run += len(where)
                 moves = gradient is not None and layout.perturbed[number]
@@ -162,10 +162,9 @@ class WindowObjective:
                 if moves:
                     assert gradient is not None
                     connected |= _add_gradient(gradient, where, logits, leaves, above)
-                elif (
-                    not layout.perturbed[number] and self.predictor.is_constant and not self.objective.follows_progress
-                ):
-                    self._constant[number] = sums
+                elif not layout.perturbed[number] and self.predictor.is_constant:
+                    self._constant[number, self._phase(progress)] = sums
+                    self._foresee(number, run, where, logits, target, progress)
                 del leaves, logits, above
             for index, part in zip(where, sums, strict=True):
                 totals.add(index[0].start, part)
@@ -177,9 +176,24 @@ class WindowObjective:
         scale = self.predictor.precision.loss_scale
         return _Differentiated.apply(seen, value, gradient if scale == 1.0 else gradient / scale), rank
 
-    def _stays(self, layout: _Layout, number: int) -> bool:
-        """Whether the sums of a batch of windows are the same in every step."""
-        return not (layout.perturbed[number] or self.objective.follows_progress) and self.predictor.is_constant
+    def _phase(self, progress: Progress) -> int:
+        """What the sums of the same logits depend on."""
+        return progress.step if self.objective.follows_progress else 0
+
+    def _foresee(
+        self,
+        number: int,
+        run: WindowRun,
+        where: list[Index],
+        logits: torch.Tensor,
+        target: Target,
+        progress: Progress,
+    ) -> None:
+        """The sums of windows that never change in the steps to come: much less work than the network again."""
+        if self.objective.follows_progress:
+            for step in range(progress.step + 1, progress.steps):
+                later = Progress(step, progress.steps)
+                self._constant[number, step], _ = self._sums(run, where, logits, target, later, with_gradient=False)
 
     def answer_and_ranks(self, image: torch.Tensor, target: Target, progress: Progress) -> tuple[Answer, torch.Tensor]:
         """The segmentation of ``image`` as it is scored, and the rank of each sample in the same pass."""

@@ -72,10 +72,12 @@ def test_it_takes_one_forward_and_one_backward_pass_per_step(steps: int, options
     assert passes == {"forward": steps + extra, "backward": steps}
 
 
+@pytest.mark.parametrize("steps", ["constant", "falling"])
 @pytest.mark.parametrize("start", ["random", "clean", "given"])
-def test_it_is_projected_gradient_descent_written_out(start: str) -> None:
+def test_it_is_projected_gradient_descent_written_out(start: str, steps: str) -> None:
     network, (image, label) = tiny_segmentation_network().double(), batch()
-    attack = PGD(EPSILON, steps=4, objective="cross_entropy", random_start=start == "random", seed=3)
+    options = {"objective": "cross_entropy", "random_start": start == "random", "seed": 3}
+    attack = PGD(EPSILON, steps=4, step_size=EPSILON / 4 if steps == "constant" else None, **options)
     noise = torch.zeros_like(image)
     given = None
     if start == "random":
@@ -86,11 +88,11 @@ def test_it_is_projected_gradient_descent_written_out(start: str) -> None:
     elif start == "given":  # larger than the ball
         given = (torch.randn(SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64),)
         noise = given[0].clamp(-EPSILON, EPSILON)
-    for _ in range(4):
+    for size in [0.25] * 4 if steps == "constant" else [2.0, 1.5, 1.0, 0.5]:
         point = noise.clone().requires_grad_()
         F.cross_entropy(network(image + point), label[:, 0]).backward()
         assert point.grad is not None
-        noise = (noise + EPSILON / 4 * point.grad.sign()).clamp(-EPSILON, EPSILON)
+        noise = (noise + size * EPSILON * point.grad.sign()).clamp(-EPSILON, EPSILON)
     made = attack.perturb(network, image, label, start=given, stream=5)
     assert torch.equal(made.parameters[0], noise)
     assert torch.equal(made.adversarial, image + noise)
@@ -124,9 +126,10 @@ def test_it_returns_its_last_point_and_not_its_best() -> None:
 
 def test_a_start_lets_an_attack_go_on_where_another_stopped() -> None:
     network, (image, label) = tiny_segmentation_network().double(), batch()
-    whole = PGD(EPSILON, steps=5).perturb(network, image, label)
-    half = PGD(EPSILON, steps=2).perturb(network, image, label)
-    rest = PGD(EPSILON, steps=3).perturb(network, image, label, start=half.parameters)
+    constant: dict[str, Any] = {"step_size": EPSILON / 4, "objective": "dice_ce"}  # no step knows of those before it
+    whole = PGD(EPSILON, steps=5, **constant).perturb(network, image, label)
+    half = PGD(EPSILON, steps=2, **constant).perturb(network, image, label)
+    rest = PGD(EPSILON, steps=3, **constant).perturb(network, image, label, start=half.parameters)
     assert torch.equal(rest.adversarial, whole.adversarial)
     assert not torch.equal(half.adversarial, whole.adversarial)
 
@@ -161,7 +164,7 @@ def test_the_reference_is_what_was_asked_for(kind: str, classes: int) -> None:
     assert point.grad is not None
     expected = (start + EPSILON / 4 * point.grad.sign()).clamp(-EPSILON, EPSILON)
 
-    attack = PGD(EPSILON, steps=1, objective="cross_entropy")
+    attack = PGD(EPSILON, steps=1, step_size=EPSILON / 4, objective="cross_entropy")
     made = attack.perturb(network, image, label % 2 if classes == 1 else label, start=(start,), **options)
     assert torch.equal(made.parameters[0], expected)
     entropy = -torch.xlogy(soft, soft).sum(dim=1).mean()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from monai_adversarial.attacks.objectives.annealed_dice import AnnealedDice
 from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Progress, VoxelwiseObjective
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.comparison import Comparison
@@ -20,6 +21,7 @@ from monai_adversarial.attacks.objectives.target import ACTIVATIONS, Target
 __all__ = [
     "AdditiveObjective",
     "ACTIVATIONS",
+    "AnnealedDice",
     "BalancedCrossEntropy",
     "BalancedMaskedCrossEntropy",
     "Comparison",

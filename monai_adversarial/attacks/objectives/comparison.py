@@ -63,6 +63,11 @@ class Comparison(ABC):
         """What overlap measures such as Dice need, weighted by the target's region."""
 
     @abstractmethod
+    def decision_sums(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """``intersection`` and ``predicted`` of the decisions instead of the probabilities (a tie decides for all that
+        share it), each (batch, class). No gradient."""
+
+    @abstractmethod
     def element_weights(self, balanced: bool) -> torch.Tensor | None:
         """Weights that sum to one in each sample and broadcast to the elements; None where all are equal. Of a target
         that is a part of a volume, the part's share of them.

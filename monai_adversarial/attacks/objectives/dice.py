@@ -24,19 +24,30 @@ class Dice(AdditiveObjective):
         include_background: count class 0 too. Only for softmax: independent channels have no background channel.
         skip_absent: leave out absent classes; False averages all classes as ``monai.losses.DiceLoss`` does.
         smooth: s, added to both sides of the fraction.
+        sharpness: k, by which the logits are multiplied first. Above 1 the soft Dice comes closer to the Dice of the
+            decision itself, and voxels that are decided for good pull less (temperature scaling; as an attack's
+            objective our own).
 
     Raises:
-        ValueError: for ``smooth`` that is not positive; in ``value`` where the target's class mask leaves only the
-            excluded background.
+        ValueError: for ``smooth`` or ``sharpness`` that is not positive; in ``value`` where the target's class mask
+            leaves only the excluded background.
     """
 
-    def __init__(self, include_background: bool = False, skip_absent: bool = True, smooth: float = 1e-5) -> None:
+    def __init__(
+        self,
+        include_background: bool = False,
+        skip_absent: bool = True,
+        smooth: float = 1e-5,
+        sharpness: float = 1.0,
+    ) -> None:
         self.include_background = include_background
         self.skip_absent = skip_absent
         self.smooth = check_positive("smooth", smooth)
+        self.sharpness = check_positive("sharpness", sharpness)
 
     def parts(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool) -> Parts:
-        return self.parts_of(compare(logits, target, totals=True))
+        sharp = logits if self.sharpness == 1 else logits * self.sharpness
+        return self.parts_of(compare(sharp, target, totals=True))
 
     def parts_of(self, comparison: Comparison) -> Parts:
         """The sums of a comparison that was made with ``totals=True``."""

@@ -62,6 +62,16 @@ class HardSoftmax(Comparison):
             raise RuntimeError("class_sums needs a comparison that was made with totals=True.")
         return ClassSums(intersection, totals, self.target.reference_sums(self.logits.dtype))
 
+    @torch.no_grad()
+    def decision_sums(self) -> tuple[torch.Tensor, torch.Tensor]:
+        correct = self.statistics.correct.to(self.logits.dtype)
+        decided = self.logits == self.logits.amax(dim=1, keepdim=True)
+        if self.region is None:
+            predicted = decided.flatten(2).sum(dim=2, dtype=self.logits.dtype)
+        else:
+            correct, predicted = correct * self.region, (decided * self.region.unsqueeze(1)).flatten(2).sum(dim=2)
+        return class_sums(correct, self.index, self.target.classes), predicted
+
     def element_weights(self, balanced: bool) -> torch.Tensor | None:
         chosen = self.target.chosen
         if not balanced and chosen is None and self.region is None:

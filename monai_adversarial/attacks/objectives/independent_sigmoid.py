@@ -72,6 +72,13 @@ class IndependentSigmoid(Comparison):
             return self.target.region_sum(self.reference.dtype)
         return self.region.flatten(1).sum(dim=1)
 
+    @torch.no_grad()
+    def decision_sums(self) -> tuple[torch.Tensor, torch.Tensor]:
+        decided = (self.logits >= 0).to(self.logits.dtype)
+        if self.region is not None:
+            decided = decided * self.region
+        return (decided * self.reference).flatten(2).sum(dim=2), decided.flatten(2).sum(dim=2)
+
     def element_weights(self, balanced: bool) -> torch.Tensor | None:
         if not balanced and self.region is None:
             return None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from monai_adversarial.attacks.objectives.annealed_dice import AnnealedDice
 from monai_adversarial.attacks.objectives.base import Objective
 from monai_adversarial.attacks.objectives.cospgd import CosPGD
 from monai_adversarial.attacks.objectives.cross_entropy import BalancedCrossEntropy, CrossEntropy
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "balanced_masked_cross_entropy": BalancedMaskedCrossEntropy,
     "dice": Dice,
     "dice_ce": DiceCE,
+    "annealed_dice": AnnealedDice,
     "segpgd": SegPGD,
     "cospgd": CosPGD,
     "jensen_shannon": JensenShannon,

@@ -83,6 +83,13 @@ class SoftSoftmax(Comparison):
             return self.target.reference_sums(weighted.dtype)
         return weighted.flatten(2).sum(dim=2)
 
+    @torch.no_grad()
+    def decision_sums(self) -> tuple[torch.Tensor, torch.Tensor]:
+        decided = (self.logits == self.logits.amax(dim=1, keepdim=True)).to(self.logits.dtype)
+        if self.region is not None:
+            decided = decided * self.region.unsqueeze(1)
+        return (decided * self.reference).flatten(2).sum(dim=2), decided.flatten(2).sum(dim=2)
+
     def element_weights(self, balanced: bool) -> torch.Tensor | None:
         chosen = self.target.chosen
         if not balanced and chosen is None and self.region is None:

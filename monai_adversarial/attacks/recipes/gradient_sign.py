@@ -13,18 +13,25 @@ from monai_adversarial.utils.validation import check_positive
 __all__ = ["APGD", "BIM", "FGSM", "MIFGSM", "PGD"]
 
 
-def _relative_step(step_size: float | None, epsilon: float, default: float) -> float:
-    """Step size in the units of epsilon -> fraction of the radius."""
+# Twice the radius already crosses the whole ball.
+CROSSING = 2.0
+
+
+def _search(step_size: float | None, epsilon: float, momentum: float) -> SteepestAscent:
+    """Steps of the given size in the units of epsilon, or falling ones."""
     if step_size is None:
-        return default
+        return SteepestAscent(CROSSING, momentum, "linear")
     step_size = check_positive("step_size", step_size)
-    if epsilon == 0:
-        return default
-    return min(step_size / epsilon, 2.0)  # twice the radius already crosses the whole ball
+    return SteepestAscent(CROSSING if epsilon == 0 else min(step_size / epsilon, CROSSING), momentum)
 
 
 class PGD(Attack):
     """Projected gradient descent (Madry et al. 2018): random start, sign steps, best iterate of each sample.
+
+    By default the steps fall linearly from twice the radius, and the objective is
+    :class:`~monai_adversarial.attacks.AnnealedDice`: on every network measured this reaches in 5 steps what steps of a
+    quarter of the radius along Dice + cross-entropy reach in 20 (docs/search.md). The attack of before is
+    ``PGD(epsilon, step_size=epsilon / 4, objective="dice_ce")``.
 
     Args:
         epsilon: radius of the budget, in ``units``.
@@ -32,9 +39,10 @@ class PGD(Attack):
             image's own range from its 1st to its 99th percentile, for MRI and RGB.
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         steps: gradient evaluations.
-        step_size: in ``units``; None for a quarter of ``epsilon``.
+        step_size: of every step, in ``units``; None for steps that fall linearly from ``2 * epsilon``.
         momentum: decay of the accumulated gradient, 0 for none.
-        options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+        options: further arguments of :class:`~monai_adversarial.attacks.Attack`; ``objective`` is ``"annealed_dice"``
+            by default.
     """
 
     def __init__(
@@ -48,8 +56,12 @@ class PGD(Attack):
         **options: Any,
     ) -> None:
         noise = AdditiveNoise(epsilon, norm, units)
-        search = SteepestAscent(_relative_step(step_size, noise.epsilon, 0.25), momentum)
-        super().__init__(noise, search=search, steps=steps, **options)
+        search = _search(step_size, noise.epsilon, momentum)
+        super().__init__(noise, search=search, steps=steps, **{"objective": "annealed_dice", **options})
+
+
+# Small steps from the clean image: its first gradient is the one that counts, and that of Dice + cross-entropy.
+_FROM_CLEAN: dict[str, Any] = {"random_start": False, "objective": "dice_ce"}
 
 
 class FGSM(PGD):
@@ -63,7 +75,7 @@ class FGSM(PGD):
     """
 
     def __init__(self, epsilon: float, units: str = "network", **options: Any) -> None:
-        super().__init__(epsilon, units, steps=1, step_size=epsilon or None, **{"random_start": False, **options})
+        super().__init__(epsilon, units, steps=1, step_size=epsilon or None, **{**_FROM_CLEAN, **options})
 
 
 class BIM(PGD):
@@ -82,7 +94,7 @@ class BIM(PGD):
     ) -> None:
         if step_size is None and epsilon > 0 and steps > 0:
             step_size = epsilon / steps
-        super().__init__(epsilon, units, steps=steps, step_size=step_size, **{"random_start": False, **options})
+        super().__init__(epsilon, units, steps=steps, step_size=step_size, **{**_FROM_CLEAN, **options})
 
 
 class MIFGSM(PGD):
@@ -108,7 +120,7 @@ class MIFGSM(PGD):
     ) -> None:
         if step_size is None and epsilon > 0 and steps > 0:
             step_size = epsilon / steps
-        options = {"random_start": False, **options}
+        options = {**_FROM_CLEAN, **options}
         super().__init__(epsilon, units, steps=steps, step_size=step_size, momentum=momentum, **options)
 
 

@@ -110,7 +110,14 @@ def test_two_backward_passes_through_one_value_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    "objective", [Dice(include_background=True), DiceCE(skip_absent=False), JensenShannon(balanced=True), Margin(1.0)]
+    "objective",
+    [
+        Dice(include_background=True),
+        Dice(sharpness=3.0),
+        DiceCE(skip_absent=False),
+        JensenShannon(balanced=True),
+        Margin(1.0),
+    ],
 )
 def test_gradient_with_other_settings(objective: Dice | DiceCE | JensenShannon | Margin) -> None:
     for mode in MODES:

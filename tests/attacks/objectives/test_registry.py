@@ -22,6 +22,7 @@ def test_every_name_gives_its_objective() -> None:
         "balanced_masked_cross_entropy",
         "dice",
         "dice_ce",
+        "annealed_dice",
         "segpgd",
         "cospgd",
         "jensen_shannon",
@@ -49,4 +50,6 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
 
 
 def test_the_settings_show_in_the_representation() -> None:
-    assert repr(get_objective("dice")) == "Dice(include_background=False, skip_absent=True, smooth=1e-05)"
+    assert (
+        repr(get_objective("dice")) == "Dice(include_background=False, skip_absent=True, smooth=1e-05, sharpness=1.0)"
+    )

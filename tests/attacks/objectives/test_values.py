@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss, DiceLoss
 
 from monai_adversarial.attacks.objectives import (
+    AnnealedDice,
     CosPGD,
     Dice,
     DiceCE,
@@ -21,7 +22,7 @@ from monai_adversarial.attacks.objectives import (
     Target,
     get_objective,
 )
-from tests.attacks.objectives.cases import PROGRESS, random_logits, random_target
+from tests.attacks.objectives.cases import PROGRESS, chosen_classes, random_logits, random_target
 
 # Two voxels, two classes, both of reference class 0: probability of the reference 3/4 (right) and 1/5 (wrong).
 LOGITS = torch.tensor([[[math.log(3.0), 0.0], [0.0, math.log(4.0)]]], dtype=torch.float64)
@@ -142,6 +143,41 @@ def test_dice_leaves_out_absent_classes_unless_none_is_left() -> None:
     torch.testing.assert_close(value, torch.stack([per_class[0, 0], per_class[1].mean()]))
     everything = Dice(skip_absent=False).value(logits, Target(3, index=index), PROGRESS)
     torch.testing.assert_close(everything, per_class.mean(1))
+
+
+@pytest.mark.parametrize("mode", ["hard", "soft", "sigmoid"])
+def test_sharpness_multiplies_the_logits(mode: str) -> None:
+    logits, target = random_logits(mode), random_target(mode, classes=chosen_classes(mode))
+    expected = Dice().value(4 * logits, target, PROGRESS)
+    torch.testing.assert_close(Dice(sharpness=4.0).value(logits, target, PROGRESS), expected)
+    assert not torch.allclose(expected, Dice().value(logits, target, PROGRESS))
+
+
+def test_sharp_dice_is_the_dice_of_the_decision() -> None:
+    """Softmax far from ties is the decision itself."""
+    logits, target = random_logits("hard"), random_target("hard")
+    decided = F.one_hot(logits.argmax(1), logits.shape[1]).movedim(-1, 1).double()
+    index = target.index.unsqueeze(1)
+    expected = DiceLoss(include_background=False, to_onehot_y=True, reduction="none")(decided, index)
+    value = Dice(sharpness=1e6).value(logits, target, PROGRESS)
+    torch.testing.assert_close(value, expected.flatten(1).mean(1), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["hard", "soft", "sigmoid"])
+def test_annealed_dice_sharpens_from_step_to_step_and_ranks_by_the_decisions(mode: str) -> None:
+    logits, target = random_logits(mode), random_target(mode, region=True, classes=chosen_classes(mode))
+    objective = AnnealedDice(first_sharpness=0.5, last_sharpness=8.0, cross_entropy_weight=0.7)
+    masked = get_objective("balanced_masked_cross_entropy")
+    decisions = Dice(sharpness=1e6).value(logits, target, PROGRESS)
+    # Four doublings in four steps; the point where the run ends is looked at like the last step's.
+    for step, sharpness in enumerate((0.5, 1.0, 2.0, 4.0, 8.0, 8.0)):
+        value, rank = objective.value_and_rank(logits, target, Progress(step, 5))
+        expected = Dice(sharpness=sharpness).value(logits, target, PROGRESS)
+        expected = expected + 0.7 / sharpness * masked.value(sharpness * logits, target, PROGRESS)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(rank, decisions)
+    one, first = (objective.value(logits, target, Progress(0, steps)) for steps in (1, 5))
+    torch.testing.assert_close(one, first)
 
 
 def test_dice_ce_weights_its_parts() -> None:

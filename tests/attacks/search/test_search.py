@@ -46,7 +46,13 @@ def test_steepest_directions():
     ("search", "norm"),
     [
         (search, norm)
-        for search in (SteepestAscent(0.3), SteepestAscent(0.3, momentum=1.0), AutoPGD(), ProjectedAdam(0.2))
+        for search in (
+            SteepestAscent(0.3),
+            SteepestAscent(2.0, schedule="linear"),
+            SteepestAscent(0.3, momentum=1.0),
+            AutoPGD(),
+            ProjectedAdam(0.2),
+        )
         for norm in ("linf", "l2")
         # Adam's voxelwise scaling turns the direction away from the gradient, which is what a Euclidean ball wants.
         if not (isinstance(search, ProjectedAdam) and norm == "l2")
@@ -73,6 +79,51 @@ def test_step_of_momentum_equals_the_formula():
     # velocity = .5 * (.5, -1.5) + (-8, 1) / 4.5 = (-1.53, -.53)
     x = run.advance(x, (gradients[1],), torch.zeros(1), 1)
     torch.testing.assert_close(x[0], torch.tensor([[[[0.0, -2.0]]]]))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sizes"),
+    [
+        ("constant", [2.0, 2.0, 2.0, 2.0]),
+        ("linear", [2.0, 1.5, 1.0, 0.5]),
+        ("cosine", [2.0, 1 + 2**-0.5, 1.0, 1 - 2**-0.5]),
+    ],
+)
+def test_steps_have_the_sizes_of_the_schedule(schedule, sizes):
+    """In a budget that is never reached, the way between two points is the step; the last one still moves."""
+    scene = Scene(torch.zeros(1, 1, 2, 2, dtype=torch.float64), (0,))
+    for norm, length in (("linf", 3.0), ("l2", 3.0), ("rms", 6.0)):
+        bound = AdditiveNoise(3.0, norm).bind(scene)
+        run = SteepestAscent(2.0, schedule=schedule).begin(bound, 4)
+        gradient = torch.ones(1, 1, 2, 2, dtype=torch.float64)
+        for step, size in enumerate(sizes):
+            bound.project = lambda parameters: parameters
+            (x,) = run.advance(bound.zeros(), (gradient,), torch.zeros(1), step)
+            way = x.abs().max() if norm == "linf" else x.norm()
+            assert float(way) == pytest.approx(size * length, rel=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_changes_nothing_in_a_run_of_one_step(schedule):
+    gradient = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    bound = AdditiveNoise(0.1).bind(Scene(torch.zeros(SHAPE, dtype=torch.float64), (0, 1)))
+    moved = [
+        SteepestAscent(0.7, schedule=name).begin(bound, 1).advance(bound.zeros(), (gradient,), torch.zeros(2), 0)[0]
+        for name in ("constant", schedule)
+    ]
+    assert torch.equal(*moved)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_falling_steps_settle_where_constant_ones_jump_over(schedule):
+    """The top of a hill that lies at no multiple of the step."""
+    top = torch.full(SHAPE, 0.137, dtype=torch.float64)
+
+    def distance(search):
+        return float((ascend(search, lambda x: -(x - top).square().flatten(1).sum(1), steps=10)[0] - top).abs().max())
+
+    assert distance(SteepestAscent(2.0, schedule=schedule)) < 0.2 < distance(SteepestAscent(2.0))
+    assert distance(SteepestAscent(2.0, schedule=schedule)) == distance(SteepestAscent(2.0, schedule=schedule))
 
 
 def test_auto_pgd_halves_only_the_sample_that_stalls():
@@ -102,7 +153,12 @@ def test_adam_is_invariant_to_the_scale_of_the_objective():
 
 def test_selected_samples_go_on_as_if_alone():
     weights = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    for search in (SteepestAscent(0.1, momentum=0.9), AutoPGD(), ProjectedAdam(0.1)):
+    for search in (
+        SteepestAscent(0.1, momentum=0.9),
+        SteepestAscent(2.0, schedule="linear"),
+        AutoPGD(),
+        ProjectedAdam(0.1),
+    ):
         scene = Scene(torch.zeros(SHAPE, dtype=torch.float64), (0, 1))
         bound = AdditiveNoise(1.0).bind(scene)
         both, one = search.begin(bound, 8), search.begin(bound, 8)
@@ -126,6 +182,7 @@ def test_selected_samples_go_on_as_if_alone():
     [
         lambda: SteepestAscent(0.0),
         lambda: SteepestAscent(0.1, -1.0),
+        lambda: SteepestAscent(0.1, schedule="exponential"),
         lambda: ProjectedAdam(beta1=1.0),
         lambda: AutoPGD(2.0),
     ],

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The default of PGD is strong for its price: on the bundle's trained network and a phantom that nothing was chosen
+by."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks.strength import BUNDLE, WINDOW, bundle_network, phantom_cases
+from monai_adversarial.attacks import FGSM, PGD, Attack, get_objective
+from monai_adversarial.attacks.objectives import Progress, Target
+from monai_adversarial.models import AttackedModel
+
+SEED, EPSILON = 4000, 8 / 400  # 8 HU of a window of 400 HU
+
+pytestmark = pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").is_file(), reason="the bundle has no weights")
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[torch.Tensor, torch.Tensor]:
+    """The middle of a phantom, where the organs are."""
+    ((image, label),) = phantom_cases(1, "cpu", SEED)
+    middle = tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(image.shape[2:], (64, 48, 32), strict=True))
+    return image[(..., *middle)].contiguous(), label[(..., *middle)].contiguous()
+
+
+@pytest.fixture(scope="module")
+def model() -> AttackedModel:
+    return AttackedModel(bundle_network("cpu"), intensity=WINDOW)
+
+
+def dice_under(attack: Attack, model: AttackedModel, case: tuple[torch.Tensor, torch.Tensor]) -> float:
+    result = attack(model, *case)
+    assert float(result.clean_dice) > 0.6, "there must be something to lose"
+    return float(result.adversarial_dice)
+
+
+def ten_lines(network: torch.nn.Module, image: torch.Tensor, label: torch.Tensor, objective: str, steps: int):
+    """What anybody would write: signs, and steps that fall from twice the budget."""
+    target, noise = Target.from_label(label, 8), torch.zeros_like(image)
+    for step in range(steps):
+        point = noise.clone().requires_grad_()
+        value = get_objective(objective).value(network(image + point), target, Progress(step, steps)).sum()
+        (gradient,) = torch.autograd.grad(value, point)
+        noise = noise + 2 * EPSILON * (1 - step / steps) * gradient.sign()
+        noise = noise.clamp(-EPSILON, EPSILON)
+    return image + noise
+
+
+@pytest.mark.parametrize("objective", ["dice", "balanced_masked_cross_entropy"])
+def test_ten_steps_are_as_strong_as_ten_lines_of_code(model, case, objective) -> None:
+    image, label = case
+    network = model.network
+    simple = ten_lines(network, image, label, objective, 10)
+    simple_dice = float(PGD(0.0, steps=1)(model, simple, label).clean_dice)
+    assert dice_under(PGD(8, "HU", steps=10), model, case) <= simple_dice + 0.005
+
+
+def test_ten_steps_are_stronger_than_twenty_constant_ones(model, case) -> None:
+    constant = dice_under(PGD(8, "HU", steps=20, step_size=2, objective="dice_ce"), model, case)
+    assert dice_under(PGD(8, "HU", steps=10), model, case) < constant
+
+
+def test_more_steps_and_more_budget_never_help_the_network(model, case) -> None:
+    dice = partial(dice_under, model=model, case=case)
+    by_steps = [dice(PGD(8, "HU", steps=steps)) for steps in (1, 3, 10)]
+    assert by_steps == sorted(by_steps, reverse=True)
+    by_budget = [dice(PGD(budget, "HU", steps=3)) for budget in (1, 3, 8)]
+    assert by_budget == sorted(by_budget, reverse=True) and by_budget[-1] < 0.7 * by_budget[0]
+
+
+def test_fgsm_is_one_step_of_its_size_to_the_bit(model, case) -> None:
+    image, label = (part[..., :32, :32, :32].contiguous() for part in case)
+    plain = AttackedModel(model.network, precision="float32")
+    point = image.clone().requires_grad_()
+    value = get_objective("dice_ce").value(model.network(point), Target.from_label(label, 8), Progress(0, 1)).sum()
+    (gradient,) = torch.autograd.grad(value, point)
+    made = FGSM(EPSILON)(plain, image, label)
+    assert torch.equal(made.parameters[0], EPSILON * gradient.sign())
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("l2", 5.0), ("rms", 0.01)])
+def test_euclidean_budgets_are_used_up_and_kept(model, case, norm, epsilon) -> None:
+    result = PGD(epsilon, norm=norm, steps=4)(model, *case)
+    used = result.budgets[f"noise_{norm}"]
+    assert 0.99 * epsilon < float(used.values) <= epsilon * (1 + 1e-5)
+    assert float(result.adversarial_dice) < float(result.clean_dice) - 0.05
