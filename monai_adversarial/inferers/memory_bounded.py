@@ -4,7 +4,8 @@
 Backpropagation through MONAI's sliding window keeps the activations of every window. Here the stitched output is
 computed without a graph; the backward pass takes the gradient on the stitched volume and, window by window, runs the
 network again with a graph and adds the gradient of that window to the gradient of the volume. Stitching is linear, so
-the result equals ordinary backpropagation up to rounding, at the price of a second forward pass.
+the result equals ordinary backpropagation up to rounding, at the price of a second forward pass for the windows whose
+graphs do not fit in memory.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
 
     Autocast and (for networks in training mode, or callables whose mode is unknown) the random state of each
     window's forward pass are restored for its second forward pass. The network must not change between forward
-    and backward; batch normalization in training mode counts each window twice.
+    and backward; batch normalization in training mode counts each window that is computed again twice.
 
     Differences from MONAI, none of which changes a valid result: the outputs of the network are never modified in
     place (so softmax, ReLU or identity at its end are fine); ``buffer_steps`` and ``buffer_dim`` are accepted and have
@@ -76,7 +77,10 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
         buffer_dim: no effect.
         with_coord: pass the coordinates of the windows to the network as second argument.
         keep_windows_megabytes: graphs of the first windows are kept from the forward pass, and not computed again, as
-            far as their activations fit in this many megabytes (2**20 bytes). Default 0: none.
+            far as their activations fit in this many megabytes (2**20 bytes); 0 for none. None: in a third of the
+            memory that is free on the windows' device after the first batch (for networks in training mode as 0).
+            The graph of the last batch is kept in any case, since it is the only one when the backward pass begins.
+            Gradients are the same to the bit.
 
     Raises:
         ValueError: when ``keep_windows_megabytes`` is negative or not finite.
@@ -99,7 +103,7 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
         buffer_steps: int | None = None,
         buffer_dim: int = -1,
         with_coord: bool = False,
-        keep_windows_megabytes: float = 0.0,
+        keep_windows_megabytes: float | None = None,
     ) -> None:
         super().__init__(
             roi_size=roi_size,
@@ -144,7 +148,10 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
         plan = self.plan(inputs, network, *args, **kwargs)
         image, windows = plan.image, plan.windows
         if torch.is_grad_enabled() and image.requires_grad:
-            outputs = stitch_with_input_gradient(image, windows, self.keep_windows_megabytes * _BYTES_PER_MEGABYTE)
+            megabytes = self.keep_windows_megabytes
+            outputs = stitch_with_input_gradient(
+                image, windows, None if megabytes is None else megabytes * _BYTES_PER_MEGABYTE
+            )
         else:
             outputs = windows.stitch(image)
         if plan.is_padded:
@@ -352,7 +359,7 @@ def _crop(
     return (slice(None), slice(None), *spatial)
 
 
-def memory_bounded(inferer: InfererType, keep_windows_megabytes: float = 0.0) -> InfererType:
+def memory_bounded(inferer: InfererType, keep_windows_megabytes: float | None = None) -> InfererType:
     """Give ``inferer`` exact input gradients in the memory of one batch of windows, where that is possible.
 
     A plain :py:class:`monai.inferers.SlidingWindowInferer` or ``SlidingWindowInfererAdapt`` becomes a
@@ -392,7 +399,9 @@ _MEMORY_BOUNDED: dict[type, type[MemoryBoundedSlidingWindowInferer]] = {
 }
 
 
-def _valid_megabytes(value: float) -> float:
+def _valid_megabytes(value: float | None) -> float | None:
+    if value is None:
+        return None
     if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"keep_windows_megabytes must be a finite number >= 0, got {value}.")
+        raise ValueError(f"keep_windows_megabytes must be None or a finite number >= 0, got {value}.")
     return float(value)

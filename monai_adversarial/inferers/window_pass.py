@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
 from monai.utils import optional_import
 from torch.autograd.function import once_differentiable
-from torch.autograd.graph import saved_tensors_hooks
 
+from monai_adversarial.inferers.kept_windows import KeptWindows, window_leaves
 from monai_adversarial.utils.backward_pass import differentiate, in_force, in_force_again
 
 tqdm, _has_tqdm = optional_import("tqdm", name="tqdm")
@@ -190,13 +190,14 @@ class WindowPass:
         return network if isinstance(network, torch.nn.Module) else None
 
 
-def stitch_with_input_gradient(image: torch.Tensor, windows: WindowPass, keep_bytes: float = 0.0) -> Outputs:
+def stitch_with_input_gradient(image: torch.Tensor, windows: WindowPass, keep_bytes: float | None = None) -> Outputs:
     """Stitched outputs whose gradient with respect to ``image`` is computed window by window.
 
     Args:
         image: (B, C, spatial), requires a gradient, at least as large as the window.
         windows: what to run.
-        keep_bytes: memory for graphs that are kept from the forward pass instead of computed again.
+        keep_bytes: memory for graphs that are kept from the forward pass instead of computed again, besides that of the
+            last windows; None for a share of what is free.
 
     Raises:
         ValueError: when an argument of the network requires a gradient, which would be lost.
@@ -209,7 +210,9 @@ def stitch_with_input_gradient(image: torch.Tensor, windows: WindowPass, keep_by
 
 class _WindowByWindow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: torch.Tensor, windows: WindowPass, keep_bytes: float) -> tuple[torch.Tensor, ...]:
+    def forward(
+        ctx: Any, image: torch.Tensor, windows: WindowPass, keep_bytes: float | None
+    ) -> tuple[torch.Tensor, ...]:
         module = windows.module()
         device_type = windows.window_device.type
         ctx.autocast = {
@@ -223,20 +226,14 @@ class _WindowByWindow(torch.autograd.Function):
         watch = may_draw or threading.current_thread() is threading.main_thread()
         ctx.in_force = in_force()
         ctx.random_states = {}
-        ctx.kept = {}
-        keeper = _Keeper(image, module, keep_bytes)
+        ctx.kept = KeptWindows(windows, image, module, keep_bytes)
 
         def run(number: int, where: list[Index]) -> Outputs:
             state = _random_state(windows.window_device) if watch else None
-            if keeper.is_full:
-                outputs = windows.predict([image[index] for index in where], where)
-            else:
-                leaves, outputs, fits = keeper.run(windows, where)
-                if fits:
-                    ctx.kept[number] = (leaves, outputs)
+            outputs = ctx.kept.run(number, where)
             if state is not None and not _is_random_state(windows.window_device, state):
                 ctx.random_states[number] = state
-            return [output.detach() for output in outputs]
+            return outputs
 
         with _frozen(module):
             stitched, sums = windows.blend(image, run)
@@ -248,7 +245,7 @@ class _WindowByWindow(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None]:
-        image, *sums = ctx.saved_tensors
+        image, *_ = ctx.saved_tensors
         windows: WindowPass = ctx.windows
         result = torch.zeros_like(image)
         connected = False
@@ -257,30 +254,39 @@ class _WindowByWindow(torch.autograd.Function):
             _forked_random_state(windows.window_device, bool(ctx.random_states)),
             in_force_again(ctx.in_force),
         ):
-            for number, where in enumerate(windows.batches(image.shape[0])):
-                # a graph that was kept serves once; a second backward pass computes it again
-                leaves, outputs = ctx.kept.pop(number, None) or _recompute(ctx, image, windows, number, where)
-                roots, root_gradients = [], []
-                for output, gradient, weights, grid in zip(outputs, gradients, sums, windows.grids, strict=True):
-                    if gradient is not None and output.requires_grad:
-                        roots.append(output)
-                        root_gradients.append(windows.output_gradient(gradient, weights, grid, where, output.dtype))
-                del outputs
-                if roots:
-                    parts = differentiate(roots, leaves, root_gradients, allow_unused=True)
-                    for index, part in zip(where, parts, strict=True):
-                        if part is not None:
-                            connected = True
-                            result[index] += part
-                    del parts
-                del leaves, roots, root_gradients  # before the next window needs the memory
+            batches = windows.batches(image.shape[0])
+            last = len(batches) - 1
+            # The last graph is in memory already: it goes before another is built, and is added in its turn.
+            ready = {last: _window_gradients(ctx, gradients, last, batches[last])} if last in ctx.kept else {}
+            for number, where in enumerate(batches):
+                if number in ready:
+                    parts = ready.pop(number)
+                else:
+                    parts = _window_gradients(ctx, gradients, number, where)
+                for index, part in zip(where, parts, strict=True):
+                    if part is not None:
+                        connected = True
+                        result[index] += part
         if not connected and any(gradient is not None for gradient in gradients):
             raise RuntimeError("the network's output does not depend differentiably on its input in any window.")
         return result, None, None
 
 
-def _leaves(image: torch.Tensor, where: list[Index]) -> list[torch.Tensor]:
-    return [image[index].detach().requires_grad_() for index in where]
+def _window_gradients(
+    ctx: Any, gradients: Sequence[torch.Tensor | None], number: int, where: list[Index]
+) -> Sequence[torch.Tensor | None]:
+    """Gradient to each window of one batch, None where there is none; its graph is gone afterwards."""
+    image, *sums = ctx.saved_tensors
+    windows: WindowPass = ctx.windows
+    # A graph that was kept serves once; a second backward pass computes it again.
+    leaves, outputs = ctx.kept.pop(number) or _recompute(ctx, image, windows, number, where)
+    roots, root_gradients = [], []
+    for output, gradient, weights, grid in zip(outputs, gradients, sums, windows.grids, strict=True):
+        if gradient is not None and output.requires_grad:
+            roots.append(output)
+            root_gradients.append(windows.output_gradient(gradient, weights, grid, where, output.dtype))
+    del outputs  # not held while the graph is gone through
+    return differentiate(roots, leaves, root_gradients, allow_unused=True) if roots else [None] * len(where)
 
 
 def _recompute(
@@ -289,55 +295,9 @@ def _recompute(
     """Forward pass of some windows with a graph, under the autocast and random state of the first one."""
     if number in ctx.random_states:
         _set_random_state(windows.window_device, ctx.random_states[number])
-    leaves = _leaves(image, where)
+    leaves = window_leaves(image, where)
     with torch.enable_grad(), torch.autocast(**ctx.autocast):
         return leaves, windows.predict(leaves, where)
-
-
-class _Keeper:
-    """Runs windows with a graph as long as their activations fit in a memory budget.
-
-    The cost of a batch of windows is measured on the first one: bytes of distinct storages that autograd saves,
-    without parameters, buffers and the image itself, plus those of the outputs.
-    """
-
-    def __init__(self, image: torch.Tensor, module: torch.nn.Module | None, budget: float) -> None:
-        self.image = image
-        self.remaining = budget
-        self.cost: int | None = None
-        self.is_full = budget <= 0
-        self._free = {_address(image)}
-        if module is not None and not self.is_full:
-            self._free.update(_address(tensor) for tensor in module.parameters())
-            self._free.update(_address(tensor) for tensor in module.buffers())
-
-    def run(self, windows: WindowPass, where: list[Index]) -> tuple[list[torch.Tensor], Outputs, bool]:
-        """Leaves and outputs of some windows, and whether they fit in the budget."""
-        leaves = _leaves(self.image, where)
-        if self.cost is not None:
-            with torch.enable_grad():
-                outputs = windows.predict(leaves, where)
-        else:
-            seen: dict[int, int] = {}
-
-            def count(tensor: torch.Tensor) -> torch.Tensor:
-                if not isinstance(tensor, torch.nn.Parameter) and _address(tensor) not in self._free:
-                    seen[_address(tensor)] = tensor.untyped_storage().nbytes()
-                return tensor.detach()
-
-            with torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
-                outputs = windows.predict(leaves, where)
-            for output in outputs:
-                seen[_address(output)] = output.untyped_storage().nbytes()
-            self.cost = sum(seen.values())
-        fits = self.cost <= self.remaining
-        self.remaining -= self.cost
-        self.is_full = self.cost > self.remaining
-        return leaves, outputs, fits
-
-
-def _address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 @contextmanager

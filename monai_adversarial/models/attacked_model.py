@@ -66,6 +66,9 @@ class AttackedModel:
             in it, float32 elsewhere), ``"float32"``, ``"bfloat16"`` or ``"float16"``. Perturbation and objective stay
             in float32.
         scoring_precision: arithmetic of clean predictions and of scores: what the network is deployed in.
+        checkpoint_layers: layers are run again in the backward pass, so that a step needs about three times the memory
+            of the network's prediction however deep it is; gradients are the same to the bit. None: where the graph
+            would take more than a third of the memory that is free. Not for compiled and TorchScript networks.
         compile_network: run the network through ``torch.compile`` (a slow first call, faster steps).
         facts: sentences that say where the above was read, in reports.
 
@@ -93,6 +96,7 @@ class AttackedModel:
         network_kwargs: Mapping[str, Any] | None = None,
         precision: str = "auto",
         scoring_precision: str = "float32",
+        checkpoint_layers: bool | None = None,
         compile_network: bool = False,
         facts: Sequence[str] = (),
     ) -> None:
@@ -137,6 +141,9 @@ class AttackedModel:
         self.network_kwargs = dict(network_kwargs or {})
         self.precision = check_choice("precision", precision, PRECISIONS)
         self.scoring_precision = check_choice("scoring_precision", scoring_precision, PRECISIONS)
+        self.checkpoint_layers = (
+            None if checkpoint_layers is None else check_flag("checkpoint_layers", checkpoint_layers)
+        )
         self.compile_network = check_flag("compile_network", compile_network)
         self.facts = tuple(facts)
         # What the first batch has shown.
@@ -182,6 +189,11 @@ class AttackedModel:
     @found_classes.setter
     def found_classes(self, classes: int) -> None:
         self._found["classes"] = classes
+
+    @property
+    def graph_sizes(self) -> dict[Any, float]:
+        """Bytes that autograd keeps of the network per input element, by arithmetic, as measured so far."""
+        return self._found.setdefault("graph_sizes", {})
 
     @property
     def findings(self) -> tuple[str, ...]:

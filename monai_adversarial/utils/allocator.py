@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import os
-import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import torch
+
+from monai_adversarial.utils.c_library import glibc
 
 __all__ = ["keep_freed_memory"]
 
@@ -31,21 +29,6 @@ _lock = threading.Lock()
 _depth = 0
 
 
-@functools.lru_cache(maxsize=1)
-def _glibc() -> Any:
-    """The C library, or None where it is not glibc."""
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018  (only glibc has it)
-        library.mallopt.argtypes, library.mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-        library.malloc_trim.argtypes, library.malloc_trim.restype = (ctypes.c_size_t,), ctypes.c_int
-    except (OSError, AttributeError):
-        return None
-    return library
-
-
 def _is_wanted(device: torch.device | str | None) -> bool:
     if device is not None and torch.device(device).type != "cpu":
         return False
@@ -56,7 +39,7 @@ def _is_wanted(device: torch.device | str | None) -> bool:
         "GLIBC_TUNABLES", ""
     ):
         return False
-    return _glibc() is not None
+    return glibc() is not None
 
 
 @contextlib.contextmanager
@@ -80,7 +63,7 @@ def keep_freed_memory(device: torch.device | str | None = None) -> Iterator[None
     if not _is_wanted(device):
         yield
         return
-    library = _glibc()
+    library = glibc()
     with _lock:
         _depth += 1
         if _depth == 1:

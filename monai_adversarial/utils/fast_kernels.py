@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from monai_adversarial.utils.saved_bytes import only_watched
+
 __all__ = ["FastKernels"]
 
 
@@ -104,7 +106,7 @@ def _prelu(input: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
 def _is_watched() -> bool:
     # Activation checkpointing compares what is saved with what is saved when it calls the network again, outside this
     # context: both must use the same kernels.
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    return not only_watched()
 
 
 # A replacement returns None where it does not apply.

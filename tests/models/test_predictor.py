@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from monai_adversarial.attacks import PGD
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.utils import layer_checkpoints
 from tests.helpers import random_image, random_label, tiny_segmentation_network
 
 IMAGE = random_image((2, 1, 8, 8, 8))
@@ -166,6 +167,39 @@ def test_checkpointing_works_in_every_precision(inferer: Any) -> None:
         found = PGD(0.1, steps=2)(model, IMAGE[:1], LABEL[:1])
         expected = PGD(0.1, steps=2)(model.replace(network=model.network.inner), IMAGE[:1], LABEL[:1])
         torch.testing.assert_close(found.objective, expected.objective, rtol=0.02, atol=0.01)
+
+
+@pytest.mark.parametrize("inferer", [None, SlidingWindowInferer(6, 1, 0.5)])
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_layers_that_run_again_change_nothing(inferer: Any, precision: str, softmax: bool) -> None:
+    network = nn.Sequential(tiny_segmentation_network(), nn.Softmax(1)) if softmax else tiny_segmentation_network()
+    found = [
+        PGD(0.1, steps=3)(
+            AttackedModel(network, inferer, precision=precision, checkpoint_layers=again), IMAGE, LABEL
+        ).adversarial
+        for again in (True, False, None)
+    ]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[2], found[1])
+
+
+def test_layers_run_again_by_themselves_where_the_graph_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_checkpoints, "free_bytes", lambda device: 1000)
+    restored = []
+    original = layer_checkpoints.Recomputation.restore
+    monkeypatch.setattr(
+        layer_checkpoints.Recomputation,
+        "restore",
+        lambda self, saved: restored.append(1) or original(self, saved),
+    )
+    network = tiny_segmentation_network()
+    found = PGD(0.1, steps=2)(AttackedModel(network), IMAGE, LABEL).adversarial
+    assert restored
+    count = len(restored)
+    assert torch.equal(
+        found, PGD(0.1, steps=2)(AttackedModel(network, checkpoint_layers=False), IMAGE, LABEL).adversarial
+    )
+    assert len(restored) == count
 
 
 def test_nan_ends_an_evaluation_with_one_sentence() -> None:
