@@ -199,6 +199,7 @@ class Predictor:
         raw = self._raw(image, network)
         after = random_state(image.device)
         self.drew_random_numbers = not all(map(torch.equal, before, after))
+        self.model.found_random = self.model.found_random or self.drew_random_numbers
         return raw
 
     def _learn(self, raw: Any, image: torch.Tensor, training: bool = False) -> None:

@@ -22,9 +22,11 @@ __all__ = [
     "class_map",
     "device_of",
     "dice_of",
+    "listed_names",
     "mean_dice",
     "named_model",
     "predict",
+    "refuse_overlapping",
     "scored_organs",
     "success_definition",
 ]
@@ -38,9 +40,36 @@ def success_definition(attack: Attack) -> str:
 
 
 def named_model(model: Any, class_names: Sequence[str] | Mapping[Any, str] | None) -> AttackedModel:
-    """The model of a study, with the class names given beside it."""
+    """The model of a study, with the class names given beside it, as a list.
+
+    A list names each output channel, so that the first attack finds at its clean pass where it does not fit; a mapping
+    may name some.
+
+    Raises:
+        SettingsError: for a mapping that leaves out a class between others.
+    """
     wrapped = AttackedModel.wrap(model)
-    return wrapped if class_names is None else wrapped.replace(class_names=class_names)
+    given = wrapped.class_names if class_names is None else class_names
+    return wrapped if given is None else wrapped.replace(class_names=listed_names(given))
+
+
+def listed_names(class_names: Sequence[str] | Mapping[Any, str]) -> list[str]:
+    """Class names in the order of the channels, background first.
+
+    Raises:
+        ValueError: for names that cannot be class names.
+        SettingsError: for a mapping that leaves out a class between others.
+    """
+    organs = organ_names(class_names)
+    if not isinstance(class_names, Mapping):
+        return list(class_names)
+    if list(organs) != list(range(1, len(organs) + 1)):
+        raise SettingsError(
+            "class_names must name each of the network's output channels, background first, got names for the "
+            f"channels {', '.join(map(str, organs))}."
+        )
+    background = next((name for index, name in class_names.items() if int(index) == 0), "background")
+    return [str(background), *organs.values()]
 
 
 def device_of(model: AttackedModel) -> torch.device:
@@ -105,12 +134,25 @@ def predict(model: AttackedModel, image: torch.Tensor) -> torch.Tensor:
     channels = int(logits.shape[1])
     activation = model.activation_of(channels)
     scored_organs(model, channels)
-    if activation == "sigmoid" and channels > 1:
+    prediction = hard_prediction(logits, activation)
+    refuse_overlapping(prediction.shape[1])
+    return prediction
+
+
+def refuse_overlapping(channels: int) -> None:
+    """Refuse predictions that are masks.
+
+    Args:
+        channels: of the prediction.
+
+    Raises:
+        SettingsError: where it is not one class map.
+    """
+    if channels > 1:
         raise SettingsError(
             f"a study scores exclusive classes (or one sigmoid output), but the network has {channels} overlapping "
             "sigmoid classes."
         )
-    return hard_prediction(logits, activation).long()
 
 
 def class_map(values: torch.Tensor) -> torch.Tensor:
