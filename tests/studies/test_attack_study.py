@@ -254,7 +254,9 @@ def test_a_study_runs_only_what_is_missing_or_changed(
     monkeypatch.setattr(unit_module.Unit, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert [path.name for path in out.rglob("*.json")] == ["a.json"]
+    assert sorted(path.name for path in out.rglob("*.json")) == ["a.json", "summary.json"]
+    reported = json.loads((out / "summary.json").read_text())
+    assert reported["cases"] == ["a"] and list(reported["attacks"]) == ["pgd"] and (out / "overview.png").exists()
     assert "start again to continue" in capsys.readouterr().err
     monkeypatch.setattr(unit_module.Unit, "run", original)
 
