@@ -13,7 +13,7 @@ from monai_adversarial.studies.scoring import predict, refuse_overlapping
 from monai_adversarial.studies.study import SettingsError
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["clean_prediction", "finished_prediction", "run_attack"]
+__all__ = ["clean_prediction", "finished_prediction", "is_finished", "run_attack"]
 
 
 def run_attack(
@@ -58,6 +58,12 @@ def clean_prediction(result: AttackResult) -> torch.Tensor:
     return result.clean_prediction
 
 
+def is_finished(result: AttackResult, image: torch.Tensor) -> bool:
+    """Whether an image is the attack's to the bit: what was measured and scored of one holds for the other."""
+    finished = result.adversarial
+    return image.dtype == finished.dtype and torch.equal(as_plain(image), as_plain(finished))
+
+
 def finished_prediction(model: AttackedModel, result: AttackResult, image: torch.Tensor | None = None) -> torch.Tensor:
     """Class map (batch, 1, spatial...) of the adversarial image: the one that the attack has scored where ``image`` is
     the attack's to the bit, else the network's answer.
@@ -73,9 +79,7 @@ def finished_prediction(model: AttackedModel, result: AttackResult, image: torch
     Raises:
         SettingsError: for overlapping sigmoid classes.
     """
-    finished = result.adversarial
-    same = image is None or (image.dtype == finished.dtype and torch.equal(as_plain(image), as_plain(finished)))
-    if not same or model.found_random:
-        return predict(model, finished if image is None else image)
+    if model.found_random or not (image is None or is_finished(result, image)):
+        return predict(model, result.adversarial if image is None else image)
     refuse_overlapping(result.prediction.shape[1])
     return result.prediction
