@@ -14,8 +14,10 @@ from monai_adversarial.attacks.gradients import (
     ExactGradient,
     ExpectationOverTransformation,
     GradientEstimator,
+    WindowwiseGradient,
 )
 from monai_adversarial.attacks.objectives import (
+    AdditiveObjective,
     BalancedCrossEntropy,
     BalancedMaskedCrossEntropy,
     CosPGD,
@@ -47,6 +49,8 @@ from monai_adversarial.attacks.search import AutoPGD, ProjectedAdam, Search, Sea
 from monai_adversarial.utils.intensity import IntensityMap
 
 __all__ = [
+    "WindowwiseGradient",
+    "AdditiveObjective",
     "APGD",
     "BIM",
     "FGSM",

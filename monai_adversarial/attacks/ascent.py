@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from monai_adversarial.attacks.gradients.base import Evaluation, ObjectiveFunction
-from monai_adversarial.attacks.objectives import Progress, Target
+from monai_adversarial.attacks.objectives import AdditiveObjective, Progress, Target
+from monai_adversarial.attacks.objectives.adding import add_up, value_and_rank
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.attacks.window_objective import Totals, WindowObjective
+from monai_adversarial.models.answer import Answer
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.draws import random_draw
 
@@ -90,7 +93,7 @@ class Ascent:
         attack: objective, search and gradient.
         predictor: the attacked function.
         bound: perturbation tied to the clean batch.
-        target_of: gives the reference, from the logits of the first step where it depends on them.
+        target_of: gives the reference, from the number of the network's classes.
         stream: number of the random draw (restart, or iteration of a training).
         start: parameters to begin at; None for a random start or the clean image, as ``random_start`` says.
         random_start: begin inside the budget at random.
@@ -104,7 +107,7 @@ class Ascent:
         attack: Attack,
         predictor: Predictor,
         bound: BoundPerturbation,
-        target_of: Callable[[torch.Tensor], Target],
+        target_of: Callable[[int], Target],
         stream: int,
         start: Parameters | None = None,
         random_start: bool = True,
@@ -119,6 +122,24 @@ class Ascent:
         self.parameters: Parameters = tuple(parameter.detach() for parameter in begin)
         self.search = attack.search.begin(bound, attack.steps)
         self.search.stream = stream
+        self.windowed = self._window_objective()
+
+    def _window_objective(self) -> WindowObjective | None:
+        """The objective window by window, where that is asked for and possible."""
+        attack, predictor, image = self.attack, self.predictor, self.bound.scene.image
+        if (
+            not attack.gradient.windowwise
+            or not isinstance(attack.objective, AdditiveObjective)
+            or self.bound.geometric
+            or attack.early_stop  # needs the stitched answer in each step
+            or not WindowObjective.fits(predictor, image)
+        ):
+            return None
+        predictor.learn(image)
+        if predictor.model.found_classes is None:
+            return None
+        local = predictor.inferer is predictor.plain_windows  # a purifier carries a change to other voxels
+        return WindowObjective(predictor, attack.objective, attack.targeted, self.bound.support if local else None)
 
     def __iter__(self) -> Iterator[Step]:
         """Evaluate and move; each step is handed out after the move."""
@@ -156,13 +177,58 @@ class Ascent:
         sign = -1.0 if attack.targeted else 1.0
         predict = self.predictor.first_step if step == 0 else self.predictor
 
-        def function(parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            logits = predict(bound.apply(image, parameters))
-            target = self.target_of(logits)
-            if not attack.targeted:
-                target = moved_target(bound, target, parameters, target.classes, image.dtype)
-            progress = Progress(step, attack.steps)
-            values, ranks = attack.objective.value_and_rank(logits, target, progress, attack.targeted)
-            return sign * values, sign * ranks, logits
+        progress = Progress(step, attack.steps)
+
+        def function(parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+            changed = bound.apply(image, parameters)
+            if self.windowed is not None:
+                assert self.predictor.model.found_classes is not None
+                target = self.target_of(self.predictor.model.found_classes)
+                values, ranks = self.windowed(changed, target, progress)
+                return sign * values, sign * ranks, None
+            logits = predict(changed)
+            target = self._target_at(parameters, int(logits.shape[1]))
+            values, ranks = value_and_rank(attack.objective, logits, target, progress, attack.targeted)
+            return sign * values, sign * ranks, logits if attack.early_stop else None
 
         return function
+
+    def _target_at(self, parameters: Parameters, classes: int) -> Target:
+        """The reference, moved as the image is."""
+        target = self.target_of(classes)
+        if self.attack.targeted:
+            return target
+        return moved_target(self.bound, target, parameters, target.classes, self.bound.scene.image.dtype)
+
+    def answer_and_ranks(self, image: torch.Tensor) -> tuple[Answer, torch.Tensor] | None:
+        """The segmentation of the finished image as it is scored, and what the point where the run ended is compared
+        by, from one pass; None where that takes another one.
+
+        Args:
+            image: made from ``parameters``.
+        """
+        attack, predictor = self.attack, self.predictor
+        objective = attack.objective
+        # A saturated final activation, which steps leave out, hides what the point is worth.
+        in_logits = predictor.model.found_output_values == "logits"
+        if not isinstance(objective, AdditiveObjective) or attack.gradient.averages or not in_logits:
+            return None
+        sign, progress = -1.0 if attack.targeted else 1.0, Progress(attack.steps, attack.steps)
+        classes = predictor.model.found_classes
+        with torch.no_grad(), random_draw(self.stream, attack.steps):
+            if classes is None:
+                return None
+            target = self._target_at(self.parameters, classes)
+            if self.windowed is not None:
+                answer, ranks = self.windowed.answer_and_ranks(image, target, progress)
+                return answer, sign * ranks
+            totals = Totals(image.shape[0])
+
+            def look(rows: slice, where: tuple[slice, ...], logits: torch.Tensor) -> None:
+                part = target.part(rows, where)
+                sums, _ = add_up(objective, logits, part, progress, attack.targeted)
+                for number in range(logits.shape[0]):
+                    totals.add((rows.start or 0) + number, tuple(s[number : number + 1] for s in sums))
+
+            answer = predictor.answer(image, look_at_pieces=look)
+            return answer, sign * totals.finish(objective, target)[1]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from monai_adversarial.attacks.boundary import Given, axes_explained
-from monai_adversarial.attacks.gradients import ExactGradient, GradientEstimator
+from monai_adversarial.attacks.gradients import GradientEstimator, WindowwiseGradient
 from monai_adversarial.attacks.objectives import Objective, get_objective
 from monai_adversarial.attacks.perturbations.base import Parameters, Perturbation
 from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed, perturb_batch
@@ -52,7 +52,8 @@ class Attack(ShownAsCall):
         perturbation: how the image may change.
         objective: what is maximized: a name (see ``get_objective``) or an ``Objective``.
         search: how to move; None for steepest ascent in steps of a quarter of the budget.
-        gradient: how to learn a direction; None for exact gradients.
+        gradient: how to learn a direction; None for exact gradients, window by window where the network runs in windows
+            (``WindowwiseGradient``).
         steps: gradient evaluations per restart.
         restarts: number of runs; the first starts at the clean image when ``random_start`` is False.
         random_start: start inside the budget at random instead of at the clean image.
@@ -96,7 +97,7 @@ class Attack(ShownAsCall):
             SteepestAscent() if search is None else check_instance("search", search, Search, "AutoPGD()")
         )
         self.gradient: GradientEstimator = (
-            ExactGradient()
+            WindowwiseGradient()
             if gradient is None
             else check_instance("gradient", gradient, GradientEstimator, "BackwardPassSubstitute()")
         )
@@ -161,8 +162,8 @@ class Attack(ShownAsCall):
             scene = self._scene(predictor, clean, given.image, _mask("region", region), spacing)
             plain_label = None if given.label is None else detached(given.label)
             counted = _mask("objective_region", objective_region)
-            run = ScoredRun(self, predictor, scene, plain_label, counted, start)
-            result = run.finish(given.image, given.label, given.stored)
+            run = ScoredRun(self, predictor, scene, plain_label, counted, given.stored, start)
+            result = run.finish(given.image, given.label)
         result.adversarial = given.image_back(result.adversarial)
         if label is not None:
             result.label = given.label_back(result.label)

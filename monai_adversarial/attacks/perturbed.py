@@ -78,10 +78,9 @@ def perturb_batch(
     if probabilities is not None or reference != "label":
         known.append(_reference_of_network(attack, predictor, scene, reference, probabilities))
 
-    def target_of(logits: torch.Tensor) -> Target:
+    def target_of(classes: int) -> Target:
         if not known:  # the number of classes is what the first forward pass tells
             assert label is not None
-            classes = int(logits.shape[1])
             try:
                 seen = Reference.read(predictor.model, label, classes)
             except LabelMisfit as misfit:
@@ -150,7 +149,7 @@ def _reference_of_network(
         classes = int(soft.shape[1])
         mask = class_mask(attack.classes, classes, soft.device)
         return Target(classes, soft=soft, class_mask=mask, activation=predictor.model.activation_of(classes))
-    logits = predictor.read_clean(scene.image, scored=False, training=True)
+    logits = predictor.read_clean_logits(scene.image)
     classes = int(logits.shape[1])
     activation, mask = predictor.model.activation_of(classes), class_mask(attack.classes, classes, logits.device)
     if reference == "prediction":

@@ -60,8 +60,8 @@ class AttackResult:
         success: boolean (batch,); see ``Attack.success_threshold``.
         clean_dice: mean foreground Dice before, (batch,); NaN where the reference has no foreground.
         adversarial_dice: mean foreground Dice afterwards against ``label``, (batch,).
-        clean_prediction: what ``clean_dice`` was computed from, in the scoring precision: class map (batch, 1, spatial...)
-            or, for sigmoid outputs, masks (batch, class, spatial...), small unsigned integers.
+        clean_prediction: what ``clean_dice`` was computed from, in the scoring precision: class map (batch, 1,
+            spatial...) or, for sigmoid outputs, masks (batch, class, spatial...), small unsigned integers.
         prediction: what ``adversarial_dice`` was computed from, as ``clean_prediction``.
         budgets: name -> what was measured on ``adversarial``, with its limit and unit.
         forwards: forward passes, counted per sample, checks included.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,12 +11,12 @@ from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
 from monai_adversarial.attacks.ascent import Ascent, check_start, zero_fraction
-from monai_adversarial.attacks.gradients import ExpectationOverTransformation
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.reference import Reference, class_mask
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.metrics.success import success, success_rule
+from monai_adversarial.models.answer import Answer
 from monai_adversarial.models.first_batch import check_label_fits, say_random
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.arrays import StoredAs
@@ -29,8 +30,33 @@ if TYPE_CHECKING:
 __all__ = ["ScoredRun"]
 
 
+@dataclass(frozen=True)
+class Finished:
+    """The point where a run ended, scored.
+
+    Args:
+        image: the finished adversarial batch.
+        prediction: its segmentation.
+        is_best: boolean (batch,), whether it is the best point of the sample.
+    """
+
+    image: torch.Tensor
+    prediction: torch.Tensor
+    is_best: torch.Tensor
+
+
 class ScoredRun:
-    """One attack on one batch."""
+    """One attack on one batch.
+
+    Args:
+        attack: the attack.
+        predictor: the attacked function.
+        scene: the clean batch.
+        label: its label; None for the clean prediction.
+        objective_region: boolean (batch, 1, spatial...), voxels at which the objective counts; None for all.
+        stored: the type in which the adversarial image is handed back.
+        start: parameters at which the first restart begins.
+    """
 
     def __init__(
         self,
@@ -39,32 +65,37 @@ class ScoredRun:
         scene: Scene,
         label: torch.Tensor | None,
         objective_region: torch.Tensor | None,
+        stored: StoredAs,
         start: Parameters | None = None,
     ) -> None:
-        self.attack, self.predictor, self.scene = attack, predictor, scene
+        self.attack, self.predictor, self.scene, self.stored = attack, predictor, scene, stored
+        grid = scene.stored
+        self.rounding = grid.rounding if grid is not None else 0.5 if stored.whole_numbers else 0.0
         self.bound = attack.perturbation.bind(scene)
         self.start = None if start is None else check_start(start, self.bound)
         self.backwards = 0
-        logits = predictor.read_clean(scene.image)
-        classes = int(logits.shape[1])
+        answer = predictor.read_clean(scene.image)
+        classes = answer.classes
         labeled = label is not None
         if label is None and attack.targeted:
             raise ValueError("a targeted attack needs label=, the segmentation that the attacker wants to see.")
         if label is None:
-            label = hard_prediction(logits, predictor.model.activation_of(classes))
+            label = answer.prediction
         self.reference = Reference.read(predictor.model, label.to(scene.image.device), classes)
         self.activation = self.reference.activation
+        if self.activation != answer.activation:  # the label has shown that its classes overlap
+            answer = predictor.answer(scene.image)
         weight = None
         if objective_region is not None:
             region = check_region(detached(objective_region), scene.image, "objective_region")
             weight = region[:, 0].to(scene.image.dtype)
         wanted = self.reference.objective_classes(attack.classes, predictor.model)
         self.target = self.reference.target(class_mask(wanted, classes, scene.image.device), weight)
-        prediction = hard_prediction(logits, self.activation)
-        self.clean_prediction = prediction
-        self.clean_dice = self.reference.dice(prediction)
+        self.clean_prediction = answer.prediction
+        self.clean_dice = self.reference.dice(self.clean_prediction)
         if not predictor.model.checked:
-            self._check_first_batch(logits, prediction, labeled)
+            self._check_first_batch(answer, labeled)
+        self.last: Finished | None = None
         self.parameters: Parameters = self.bound.zeros()
         self.objective = torch.full_like(self.clean_dice, -torch.inf)
         self.solved = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
@@ -72,17 +103,16 @@ class ScoredRun:
         self.history: list[torch.Tensor] = []
         self._search()
 
-    def _check_first_batch(self, logits: torch.Tensor, prediction: torch.Tensor, labeled: bool) -> None:
+    def _check_first_batch(self, answer: Answer, labeled: bool) -> None:
         """What is said once of a model."""
         model, reference = self.predictor.model, self.reference
         model.checked = True
         if labeled and not self.attack.targeted:
-            check_label_fits(model, prediction, reference.label, reference.classes, self.activation)
-        averages = isinstance(self.attack.gradient, ExpectationOverTransformation)
-        if self.predictor.drew_random_numbers and not averages:
-            again = self.predictor.score(self.scene.image)
-            if not torch.equal(again, logits):
-                say_random(model, float((hard_prediction(again, self.activation) != prediction).double().mean()))
+            check_label_fits(model, answer.prediction, reference.label, reference.classes, self.activation)
+        if self.predictor.drew_random_numbers and not self.attack.gradient.averages:
+            again = self.predictor.answer(self.scene.image)
+            if not again.summary.equals(answer.summary):
+                say_random(model, float((again.prediction != answer.prediction).double().mean()))
 
     def _search(self) -> None:
         attack = self.attack
@@ -122,6 +152,7 @@ class ScoredRun:
             self.zero_fractions.append(self._spread(left, zero_fraction(ascent.bound, step.found)))
             bar.update()
             if attack.early_stop:
+                assert step.found.logits is not None
                 keep = self._unsolved(ascent.bound, step.found.logits, left)
                 if not keep:
                     return
@@ -131,6 +162,14 @@ class ScoredRun:
                     self.predictor.use_samples(left)
                     scene, target = scene.select(keep), target.select(rows)
                     ascent.select(rows, attack.perturbation.bind(scene), target)
+        if everyone and restart == attack.restarts - 1 and len(left) == self.scene.batch:
+            image = self._finished(ascent.parameters)
+            scored = ascent.answer_and_ranks(image)
+            if scored is not None:
+                answer, ranks = scored
+                self._keep_best(left, ascent.parameters, ranks)
+                self.last = Finished(image, answer.prediction, self.latest_is_best)
+                return
         self._keep_best(left, ascent.parameters, ascent.last_ranks())
 
     def _unsolved(self, bound: BoundPerturbation, logits: torch.Tensor, left: list[int]) -> list[int]:
@@ -179,13 +218,21 @@ class ScoredRun:
         row[torch.as_tensor(left, device=values.device)] = values.detach()
         return row
 
-    def finish(self, image: torch.Tensor, label: torch.Tensor | None, stored: StoredAs) -> AttackResult:
+    def _finished(self, parameters: Parameters) -> torch.Tensor:
+        """The image of some parameters as it is handed back: in values that its file, or the given type, can hold."""
+        clean = self.scene.image
+        with torch.no_grad():
+            adversarial = self.bound.apply(clean, parameters)
+            if self.rounding:
+                adversarial = self.bound.quantize(clean, adversarial, parameters)
+            return self.stored(clean, adversarial)
+
+    def finish(self, image: torch.Tensor, label: torch.Tensor | None) -> AttackResult:
         """Build the finished image, verify its budget and score it.
 
         Args:
             image: the clean batch with all its channels.
             label: its label, if one was given.
-            stored: the type in which the adversarial image is handed back.
         """
         attack, clean = self.attack, self.scene.image
         lost = torch.isneginf(self.objective).nonzero().flatten().tolist()
@@ -194,16 +241,15 @@ class ScoredRun:
                 f"the objective was NaN at every step for sample {lost[0]}: check the network under "
                 f"{self.predictor.precision}."
             )
+        last = self.last
+        if last is not None and bool(last.is_best.all()):
+            adversarial, prediction = last.image, last.prediction
+        else:
+            adversarial = self._finished(self.parameters)
+            prediction = self.predictor.answer(adversarial).prediction
         with torch.no_grad():
-            adversarial = self.bound.apply(clean, self.parameters)
-            grid = self.scene.stored
-            rounding = grid.rounding if grid is not None else 0.5 if stored.whole_numbers else 0.0
-            if rounding:
-                adversarial = self.bound.quantize(clean, adversarial, self.parameters)
-            adversarial = stored(clean, adversarial)
-            budgets = self.bound.verify(clean, adversarial, self.parameters, rounding)
+            budgets = self.bound.verify(clean, adversarial, self.parameters, self.rounding)
             reference = self.reference if attack.targeted else self.reference.moved(self.bound, self.parameters)
-            prediction = hard_prediction(self.predictor.score(adversarial), self.activation)
             dice = reference.dice(prediction)
             moved = reference.with_ignored(self.predictor.model.ignore_index)
             whole = self.predictor.model.whole_image(adversarial, detached(image))

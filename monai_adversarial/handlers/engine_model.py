@@ -11,7 +11,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import nn
 
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.models.output_values import log_odds, read_output_values
+from monai_adversarial.models.output_values import OutputSummary, log_odds, note_output_values, read_output_values
 
 __all__ = [
     "Told",
@@ -114,7 +114,7 @@ def learned_logits(model: AttackedModel, raw: Any) -> torch.Tensor:
     """Logits of what the network returned; the first time it is found out what its values mean."""
     answer = attacked_tensor(model, raw)
     if model.found_output_values is None:
-        model.found_output_values = read_output_values(model, answer)
+        note_output_values(model, read_output_values(model, OutputSummary.of(answer)))
     return as_logits(model, answer)
 
 

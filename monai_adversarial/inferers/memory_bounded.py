@@ -13,6 +13,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -36,7 +37,7 @@ from monai_adversarial.inferers.purified import PurifiedInferer
 from monai_adversarial.inferers.scanner_space import ScannerSpaceInferer
 from monai_adversarial.inferers.window_pass import WindowPass, pack_outputs, stitch_with_input_gradient
 
-__all__ = ["MemoryBoundedSliceInferer", "MemoryBoundedSlidingWindowInferer", "memory_bounded"]
+__all__ = ["MemoryBoundedSliceInferer", "MemoryBoundedSlidingWindowInferer", "WindowPlan", "memory_bounded"]
 
 InfererType = TypeVar("InfererType")
 _BYTES_PER_MEGABYTE = 2**20
@@ -140,6 +141,27 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
             ValueError: when the inputs do not fit ``roi_size``, an output has other axes than the window, or a gradient
                 with respect to anything but ``inputs`` is asked for.
         """
+        plan = self.plan(inputs, network, *args, **kwargs)
+        image, windows = plan.image, plan.windows
+        if torch.is_grad_enabled() and image.requires_grad:
+            outputs = stitch_with_input_gradient(image, windows, self.keep_windows_megabytes * _BYTES_PER_MEGABYTE)
+        else:
+            outputs = windows.stitch(image)
+        if plan.is_padded:
+            padded = tuple(image.shape[2:])
+            outputs = [output[_crop(tuple(output.shape[2:]), padded, plan.before, plan.shape)] for output in outputs]
+
+        packed = pack_outputs(outputs, windows.keys)
+        # the same conversion as MONAI, so that type and metadata of the result are the same
+        like = MetaTensor([]).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else inputs
+        return convert_to_dst_type(packed, like, device=plan.device)[0]  # type: ignore[return-value]
+
+    def plan(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> WindowPlan:
+        """The windows of a call with the same arguments, for work that looks at one after the other.
+
+        Raises:
+            ValueError: when the inputs do not fit ``roi_size``.
+        """
         condition = kwargs.pop("condition", None)
         device = kwargs.pop("device", self.device)
         kwargs.pop("buffer_steps", None)
@@ -180,18 +202,7 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
             pass_coordinates=self.with_coord,
             progress=self.progress,
         )
-        if torch.is_grad_enabled() and image.requires_grad:
-            outputs = stitch_with_input_gradient(image, windows, self.keep_windows_megabytes * _BYTES_PER_MEGABYTE)
-        else:
-            outputs = windows.stitch(image)
-        if any(after):
-            padded = tuple(image.shape[2:])
-            outputs = [output[_crop(tuple(output.shape[2:]), padded, before, spatial_shape)] for output in outputs]
-
-        packed = pack_outputs(outputs, windows.keys)
-        # the same conversion as MONAI, so that type and metadata of the result are the same
-        like = MetaTensor([]).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else inputs
-        return convert_to_dst_type(packed, like, device=device)[0]  # type: ignore[return-value]
+        return WindowPlan(image, windows, tuple(before), spatial_shape, device)
 
     def _check(self, inputs: torch.Tensor, condition: torch.Tensor | None) -> None:
         if inputs.ndim < 3:
@@ -252,8 +263,8 @@ class MemoryBoundedSliceInferer(MemoryBoundedSlidingWindowInferer):
         super().__init__(*args, **kwargs)
         self.orig_roi_size = ensure_tuple(self.roi_size)
 
-    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the 2D ``network`` on every window of every slice and stitch the outputs.
+    def plan(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> WindowPlan:
+        """The windows of the 2D ``network`` on every slice.
 
         Args:
             inputs: volume of shape (B, C, three spatial axes).
@@ -278,7 +289,7 @@ class MemoryBoundedSliceInferer(MemoryBoundedSlidingWindowInferer):
         window.insert(self.spatial_dim, 1)
         whole = copy.copy(self)  # calls in several threads do not meet
         whole.roi_size = tuple(window)
-        return super(MemoryBoundedSliceInferer, whole).__call__(
+        return super(MemoryBoundedSliceInferer, whole).plan(
             inputs, _SliceNetwork(network, self.spatial_dim + 2), **condition
         )
 
@@ -295,6 +306,39 @@ class _SliceNetwork(torch.nn.Module):
     def forward(self, image: torch.Tensor, condition: torch.Tensor | None = None) -> Any:
         further = () if condition is None else (condition.squeeze(self.axis),)
         return map_outputs(lambda output: output.unsqueeze(self.axis), self.network(image.squeeze(self.axis), *further))
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """The windows of one volume.
+
+    Args:
+        image: (B, C, spatial), padded to the size of a window where it is smaller.
+        windows: the network and where its windows are, on the padded image.
+        before: voxels of padding before the image's own, along each axis.
+        shape: spatial shape without padding.
+        device: of the stitched output; None for that of the inputs.
+    """
+
+    image: torch.Tensor
+    windows: WindowPass
+    before: tuple[int, ...]
+    shape: tuple[int, ...]
+    device: Any
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether the image was smaller than a window."""
+        return tuple(self.image.shape[2:]) != self.shape
+
+    def inside(self, where: Sequence[slice]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """The part of a box of the padded image that belongs to the image: in the image, and within the box."""
+        image, box = [], []
+        for part, first, size in zip(where, self.before, self.shape, strict=True):
+            start, stop = max(part.start - first, 0), min(part.stop - first, size)
+            image.append(slice(start, stop))
+            box.append(slice(start + first - part.start, stop + first - part.start))
+        return tuple(image), tuple(box)
 
 
 def _crop(

@@ -135,21 +135,36 @@ class PurifiedInferer(Inferer):
             TypeError: for ``inputs`` that are no tensor.
             ValueError: for NaN or infinite voxels, and for an image that is not in the units of ``intensity``.
         """
+        stages = self._stages(inputs) if isinstance(inputs, torch.Tensor) else []
+        outputs = self.inferer(self._purified(inputs, stages), network, *args, **kwargs)
+        moved = [(purifier, context) for purifier, context in reversed(stages) if purifier.geometric]
+        return map_outputs(lambda output: _pull_back(output, moved), outputs) if moved else outputs
+
+    @property
+    def is_geometric(self) -> bool:
+        """Whether any purifier moves anatomy, so that outputs have to be moved back."""
+        return any(purifier.geometric for purifier in self.purifiers)
+
+    def purify(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The image as the inner inferer gets it.
+
+        Args and errors are those of a call.
+        """
+        return self._purified(inputs, self._stages(inputs))
+
+    def _purified(self, inputs: torch.Tensor, stages: list[tuple[Purifier, ImageContext]]) -> torch.Tensor:
         if not isinstance(inputs, torch.Tensor):
             raise TypeError(f"inputs must be a tensor (batch, channel, spatial...), got {type(inputs).__name__}.")
         plain = as_plain(inputs)
         image = plain if plain.dtype in (torch.float32, torch.float64) else plain.float()
         self._check(image)
-        stages = self._stages(inputs)
         # An operation like a division by a field must not be rounded to half precision.
         with torch.autocast(image.device.type, enabled=False):
             for purifier, context in stages:
                 image = purifier.apply(image, context)
         if isinstance(inputs, MetaTensor):
             image = convert_to_dst_type(image, inputs, dtype=image.dtype)[0]
-        outputs = self.inferer(image, network, *args, **kwargs)
-        moved = [(purifier, context) for purifier, context in reversed(stages) if purifier.geometric]
-        return map_outputs(lambda output: _pull_back(output, moved), outputs) if moved else outputs
+        return image
 
 
 def _as_purifiers(given: Any) -> tuple[Purifier, ...]:

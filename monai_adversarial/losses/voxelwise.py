@@ -87,22 +87,28 @@ class Reference:
         return soft.unsqueeze(2) if self.activation == "softmax" else torch.stack([1 - soft, soft], dim=1)
 
     @property
+    def _exclusive(self) -> bool:
+        """One class index per voxel is all of the reference."""
+        return self.activation == "softmax" and self.target.index is not None
+
+    @property
     def choice(self) -> torch.Tensor:
         """Class of each decision, int64 (batch, groups, spatial...)."""
-        if self.target.index is not None:
-            return self.target.index.unsqueeze(1)
+        if self._exclusive:
+            assert self.target.index is not None
+            return self.target.index.long().unsqueeze(1)
         return self._distribution.argmax(dim=1)
 
     def pick(self, values: torch.Tensor) -> torch.Tensor:
         """The reference class's part (for soft labels the expectation) of ``values`` (batch, class, groups,
         spatial...)."""
-        if self.target.index is not None:
+        if self._exclusive:
             return values.gather(1, self.choice.unsqueeze(1)).squeeze(1)
         return (self._distribution * values).sum(dim=1)
 
     def miss(self, log_probability: torch.Tensor) -> torch.Tensor:
         """Probability of anything but the reference class, from :func:`log_probabilities`."""
-        if self.target.index is not None:
+        if self._exclusive:
             return -torch.expm1(self.pick(log_probability))  # exact also where the network is sure
         return 1 - self.pick(log_probability.exp())
 

@@ -175,6 +175,15 @@ class AttackedModel:
         self._found["final_activation"] = activation
 
     @property
+    def found_classes(self) -> int | None:
+        """Number of the network's output channels as seen on the first batch; None before."""
+        return self._found.get("classes")
+
+    @found_classes.setter
+    def found_classes(self, classes: int) -> None:
+        self._found["classes"] = classes
+
+    @property
     def findings(self) -> tuple[str, ...]:
         """``facts``, and what the first batch has shown of the output's values."""
         if self.found_output_values != "probabilities":

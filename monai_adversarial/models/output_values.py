@@ -10,9 +10,12 @@ odds, stands for them, which is exact but has no gradient where the activation i
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +28,14 @@ from monai_adversarial.utils.plain import as_plain
 if TYPE_CHECKING:
     from monai_adversarial.models.attacked_model import AttackedModel
 
-__all__ = ["FinalActivation", "log_odds", "looks_like", "read_output_values"]
+__all__ = [
+    "FinalActivation",
+    "OutputReading",
+    "OutputSummary",
+    "log_odds",
+    "note_output_values",
+    "read_output_values",
+]
 
 # Probabilities are rounded to bfloat16 where the network ran in it, and stitched from windows.
 SUM_TOLERANCE = 0.02
@@ -35,24 +45,77 @@ _SOFTMAX = {torch.softmax, F.softmax, torch.Tensor.softmax}
 _SIGMOID = {torch.sigmoid, F.sigmoid, torch.Tensor.sigmoid}
 
 
-def looks_like(raw: torch.Tensor) -> str:
-    """``"softmax"`` or ``"sigmoid"`` for values that are probabilities, ``"logits"`` otherwise.
+@dataclass
+class OutputSummary:
+    """What tells logits from probabilities, gathered from pieces of an answer.
 
     Args:
-        raw: what the network returned for a batch, (batch, class, spatial...).
+        channels: output channels.
     """
-    values = raw.detach()
-    low, high = (float(edge) for edge in torch.aminmax(values))
-    if low < 0 or high > 1 + SUM_TOLERANCE or low == high:
-        return "logits"
-    if values.shape[1] == 1:
-        return "sigmoid"
-    total = values.sum(dim=1)
-    return "softmax" if float((total - 1).abs().max()) <= SUM_TOLERANCE else "sigmoid"
+
+    channels: int
+    _ends: list[torch.Tensor] = field(default_factory=list)
+    _deviations: list[torch.Tensor] = field(default_factory=list)
+    _sums: list[torch.Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, raw: torch.Tensor) -> OutputSummary:
+        """Of a whole answer (batch, class, spatial...)."""
+        made = cls(int(raw.shape[1]))
+        made.add(raw)
+        return made
+
+    def add(self, piece: torch.Tensor) -> None:
+        """Some voxels of the answer, (batch, class, spatial...). It does not wait for the device."""
+        values = piece.detach()
+        total = values.sum(dim=1)
+        self._ends.append(torch.stack(torch.aminmax(values)))
+        self._deviations.append((total - 1).abs().amax())
+        self._sums.append(total.sum())
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """Lowest and highest value; NaN where one is."""
+        table = torch.stack(self._ends)
+        return float(table[:, 0].amin()), float(table[:, 1].amax())
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        return all(math.isfinite(end) for end in self.ends)
+
+    @property
+    def looks_like(self) -> str:
+        """``"softmax"`` or ``"sigmoid"`` for values that are probabilities, ``"logits"`` otherwise."""
+        low, high = self.ends
+        if low < 0 or high > 1 + SUM_TOLERANCE or low == high:
+            return "logits"
+        if self.channels == 1:
+            return "sigmoid"
+        return "softmax" if float(torch.stack(self._deviations).amax()) <= SUM_TOLERANCE else "sigmoid"
+
+    def equals(self, other: OutputSummary) -> bool:
+        """Whether another pass over the same pieces gave the same sums: the network is not random then."""
+        return torch.equal(torch.stack(self._sums), torch.stack(other._sums))
 
 
-def read_output_values(model: AttackedModel, raw: torch.Tensor, final: str | None = None) -> str:
-    """``"logits"`` or ``"probabilities"``; found ones are noted in the model.
+@dataclass(frozen=True)
+class OutputReading:
+    """What output values were taken for.
+
+    Args:
+        values: ``"logits"`` or ``"probabilities"``.
+        activation: what probabilities come from; None for logits.
+        doubt: a sentence where it is a guess.
+    """
+
+    values: str
+    activation: str | None = None
+    doubt: str | None = None
+
+
+def read_output_values(model: AttackedModel, summary: OutputSummary, final: str | None = None) -> OutputReading:
+    """Logits or probabilities, and of which activation; nothing is noted in the model.
 
     Certain are an activation that the answer was seen to come from, values outside 0 to 1, and values that sum to one.
     Values within 0 to 1 of which nothing else is known are taken for probabilities where they reach both ends, and for
@@ -60,19 +123,20 @@ def read_output_values(model: AttackedModel, raw: torch.Tensor, final: str | Non
 
     Args:
         model: what is attacked; what it says of its output is checked.
-        raw: what its network returned for a clean batch.
-        final: the activation that ``raw`` was seen to come from, None where none was seen.
+        summary: of what its network returned for a clean batch.
+        final: the activation that it was seen to come from, None where none was seen.
 
     Raises:
         ValueError: where the values contradict ``output_values`` or ``activation``.
     """
-    kind = looks_like(raw)
-    low, high = (float(edge) for edge in torch.aminmax(raw))
+    kind = summary.looks_like
+    low, high = summary.ends
+    doubt = None
     seen = f"the network returned values from {low:.3g} to {high:.3g}"
     if kind == "logits":
         if model.output_values == "probabilities":
             raise ValueError(f"output_values is 'probabilities', but {seen}: they are logits; leave output_values out.")
-        return "logits"
+        return OutputReading("logits")
     kind = final or kind
     certain = final is not None or kind == "softmax"
     how = f"that come from a {final}" if final else "that sum to 1 over the classes"
@@ -81,18 +145,17 @@ def read_output_values(model: AttackedModel, raw: torch.Tensor, final: str | Non
             raise ValueError(
                 f"output_values is 'logits', but {seen} {how}: they are probabilities; leave output_values out."
             )
-        return "logits"
+        return OutputReading("logits")
     if model.output_values is None and not certain:
         reaches_both_ends = low <= NEAR_AN_END and high >= 1 - NEAR_AN_END
         taken, other = ("probabilities", "logits") if reaches_both_ends else ("logits", "probabilities")
-        warnings.warn(
+        doubt = (
             f"{seen} and no final softmax or sigmoid was found: they are taken for {taken}; pass "
-            f"output_values={other!r} if they are {other}, or {taken!r} to say that this is right.",
-            stacklevel=2,
+            f"output_values={other!r} if they are {other}, or {taken!r} to say that this is right."
         )
         if taken == "logits":
-            return "logits"
-    if model.activation == "softmax" and kind == "sigmoid" and raw.shape[1] > 1:
+            return OutputReading("logits", doubt=doubt)
+    if model.activation == "softmax" and kind == "sigmoid" and summary.channels > 1:
         raise ValueError(
             f"activation is 'softmax', but {seen} that do not sum to 1 over the classes: pass activation='sigmoid' for "
             "a network that ends in sigmoid, or output_values='logits'."
@@ -101,9 +164,16 @@ def read_output_values(model: AttackedModel, raw: torch.Tensor, final: str | Non
         raise ValueError(
             f"activation is 'sigmoid', but {seen} {how}: its classes exclude each other; leave activation out."
         )
-    if model.activation is None:
-        model.found_activation = kind
-    return "probabilities"
+    return OutputReading("probabilities", kind, doubt)
+
+
+def note_output_values(model: AttackedModel, reading: OutputReading) -> None:
+    """Keep in the model what its output values were taken for, and say where it is a guess."""
+    if reading.doubt is not None:
+        warnings.warn(reading.doubt, stacklevel=2)
+    if reading.activation is not None and model.activation is None:
+        model.found_activation = reading.activation
+    model.found_output_values = reading.values
 
 
 def log_odds(probabilities: torch.Tensor, activation: str) -> torch.Tensor:

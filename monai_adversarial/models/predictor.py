@@ -3,21 +3,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from monai_adversarial.inferers.memory_bounded import memory_bounded
+from monai_adversarial.inferers.memory_bounded import (
+    MemoryBoundedSliceInferer,
+    MemoryBoundedSlidingWindowInferer,
+    memory_bounded,
+)
+from monai_adversarial.inferers.purified import PurifiedInferer
+from monai_adversarial.models.answer import Answer, AnswerBuilder
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.first_batch import check_answer, random_state, refuse_boxes
-from monai_adversarial.models.output_values import FinalActivation, log_odds, read_output_values
+from monai_adversarial.models.output_values import (
+    FinalActivation,
+    OutputReading,
+    OutputSummary,
+    log_odds,
+    note_output_values,
+    read_output_values,
+)
+from monai_adversarial.models.window_run import LookAtWindows, WindowRun
 from monai_adversarial.utils.modules import modules_of, unwrap
 from monai_adversarial.utils.plain import as_plain, detached
 from monai_adversarial.utils.precision import Precision
+from monai_adversarial.utils.slabs import slabs
 
-__all__ = ["Predictor"]
+__all__ = ["LookAtPieces", "Predictor"]
+
+#: is shown samples, box and logits (sample, class, box) of a finished piece of an answer
+LookAtPieces = Callable[[slice, tuple[slice, ...], torch.Tensor], None]
 
 
 class _Compiled:
@@ -65,6 +84,7 @@ class Predictor:
         intensity_doubt: why there is none, where one was to be read from the pipeline.
         forwards: samples that went forward, all calls together.
         drew_random_numbers: whether the first pass took random numbers from torch's generators, as active dropout does.
+        was_watched: whether there was a first pass.
 
     Raises:
         ValueError: when weights are in half precision or on another device than the image.
@@ -90,6 +110,7 @@ class Predictor:
         self.scoring = Precision(model.scoring_precision, plain)
         self.forwards = 0
         self.drew_random_numbers = False
+        self.was_watched = False
         inferer = model.inferer
         if inferer is not None:
             if hasattr(inferer, "for_image"):
@@ -158,28 +179,60 @@ class Predictor:
         """Logits (batch, class, spatial...) of the image channels, in the precision of the attack's steps."""
         return self._logits(image, self._network)
 
-    def score(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits as they are scored: in the scoring precision, and of a network that ends in an activation its own
-        answer, stitched as it is deployed."""
-        with torch.no_grad():
-            return self._logits(image, self._scored_network, bypass=False)
+    def answer(
+        self,
+        image: torch.Tensor,
+        look_at_windows: LookAtWindows | None = None,
+        look_at_pieces: LookAtPieces | None = None,
+    ) -> Answer:
+        """The segmentation as it is scored: in the scoring precision, and as it is deployed. Sliding windows are
+        stitched piece by piece.
 
-    def read_clean(self, image: torch.Tensor, scored: bool = True, training: bool = False) -> torch.Tensor:
-        """Logits of the clean batch; finds out, or checks, what the output's values mean.
+        Args:
+            image: image channels of the batch.
+            look_at_windows: is shown the logits of the windows, where the network runs in windows.
+            look_at_pieces: is shown samples, box and final logits of each piece of the image.
+        """
+        with torch.no_grad(), self._as_deployed():
+            return self._answer(image, self._scored_network, look_at_windows, look_at_pieces)
+
+    def learn(self, image: torch.Tensor) -> None:
+        """Find out what the output is, where no earlier batch has shown it: for attacks without a clean pass that need
+        to know it before their first step. From an answer with NaN nothing is learned."""
+        if self.model.found_output_values is not None and self.model.found_classes is not None:
+            return
+        with torch.no_grad(), self._as_deployed():
+            with self._watched(image):
+                answer = self._answer(image, self._network)
+            if answer.summary.is_finite:
+                self._conclude(answer.summary)
+
+    def read_clean(self, image: torch.Tensor) -> Answer:
+        """The segmentation of the clean batch as it is scored; finds out, or checks, what the output's values mean.
 
         Args:
             image: image channels of the clean batch.
-            scored: in the scoring precision instead of that of the attack's steps.
-            training: hand NaN on instead of refusing it.
 
         Raises:
             TypeError, ValueError: for an answer that is no segmentation, NaN, or values that contradict the model.
         """
-        with torch.no_grad():
-            # The answer as it is deployed, also where an earlier batch has shown that it ends in an activation.
-            self._final.bypass = False
-            raw = self._first(image, self._scored_network if scored else self._network)
-            self._learn(raw, image, training)
+        with torch.no_grad(), self._as_deployed():
+            with self._watched(image):
+                answer = self._answer(image, self._scored_network)
+            self._conclude(answer.summary)
+            if answer.reading != self._known_reading(answer.classes):
+                # The first window alone had looked like something else.
+                self._final.bypass = False
+                answer = self._answer(image, self._scored_network)
+            return answer
+
+    def read_clean_logits(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits of the clean batch in the precision of the attack's steps, for soft references; as ``read_clean``, but
+        NaN is handed on: it must not end a training."""
+        with torch.no_grad(), self._as_deployed():
+            with self._watched(image):
+                raw = self._raw(image, self._network)
+            self._learn(raw, image)
             return self._as_logits(raw, bypassed=False)
 
     def first_step(self, image: torch.Tensor) -> torch.Tensor:
@@ -187,36 +240,132 @@ class Predictor:
         network. NaN is handed on: it must not end a training."""
         if self.model.found_output_values is not None:
             return self(image)
-        raw = self._first(image, self._network)
-        self._learn(raw.detach() if isinstance(raw, torch.Tensor) else raw, image, training=True)
+        with self._watched(image):
+            raw = self._raw(image, self._network)
+        self._learn(raw.detach() if isinstance(raw, torch.Tensor) else raw, image)
         if self._final.bypass:
             return self(image)
         return self._as_logits(raw, bypassed=False)
 
-    def _first(self, image: torch.Tensor, network: Callable[..., Any]) -> Any:
+    @contextmanager
+    def _watched(self, image: torch.Tensor) -> Iterator[None]:
         """The first pass of a batch, watched for random numbers."""
         before = random_state(image.device)
-        raw = self._raw(image, network)
-        after = random_state(image.device)
-        self.drew_random_numbers = not all(map(torch.equal, before, after))
+        yield
+        self.drew_random_numbers = not all(map(torch.equal, before, random_state(image.device)))
         self.model.found_random = self.model.found_random or self.drew_random_numbers
-        return raw
+        self.was_watched = True
 
-    def _learn(self, raw: Any, image: torch.Tensor, training: bool = False) -> None:
+    @contextmanager
+    def _as_deployed(self) -> Iterator[None]:
+        """With the activation that the network ends in, also where an earlier batch has shown that there is one."""
+        self._final.bypass = False
+        try:
+            yield
+        finally:
+            self._final.bypass = self.model.found_output_values == "probabilities"
+
+    def _learn(self, raw: Any, image: torch.Tensor) -> None:
+        """Learn from a whole answer; from one with NaN nothing."""
         check_answer(raw, image)
-        if not bool(torch.isfinite(raw).all()):
-            if training:
-                return  # nothing can be learned from it
+        self.model.found_classes = int(raw.shape[1])
+        summary = OutputSummary.of(raw)
+        if summary.is_finite:
+            self._conclude(summary)
+
+    def _conclude(self, summary: OutputSummary) -> None:
+        if not summary.is_finite:
             raise ValueError(
                 "the network returned NaN or infinite logits for the clean image: check its weights and the "
                 "intensity map."
             )
         if self.model.found_output_values is None:
             final = self._final.activation(self.model.output)
-            values = read_output_values(self.model, raw, final)
-            self.model.found_final_activation = final if values == "probabilities" else None
-            self.model.found_output_values = values
+            reading = read_output_values(self.model, summary, final)
+            self.model.found_final_activation = final if reading.values == "probabilities" else None
+            note_output_values(self.model, reading)
         self._use_found()
+
+    def _known_reading(self, classes: int) -> OutputReading:
+        """What earlier batches have shown of the output's values."""
+        return OutputReading(self.model.found_output_values or "logits", self.model.activation_of(classes))
+
+    def _reading_of(self, piece: torch.Tensor | None) -> OutputReading:
+        """What the output's values are as far as one piece of the first answer tells."""
+        assert piece is not None
+        classes = int(piece.shape[1])
+        if self.model.found_output_values is not None:
+            return self._known_reading(classes)
+        try:
+            final = self._final.activation(self.model.output)
+            found = read_output_values(self.model, OutputSummary.of(piece), final)
+        except ValueError:  # the whole answer decides
+            return self._known_reading(classes)
+        return OutputReading(
+            found.values, self.model.activation or found.activation or self.model.activation_of(classes)
+        )
+
+    def _answer(
+        self,
+        image: torch.Tensor,
+        network: Callable[..., Any],
+        look_at_windows: LookAtWindows | None = None,
+        look_at_pieces: LookAtPieces | None = None,
+    ) -> Answer:
+        builder: AnswerBuilder | None = None
+        run = self.windows(image, network)
+        if run is None:
+            raw = self._raw(image, network)
+            check_answer(raw, image)
+            pieces = _slabs_of(raw)
+        else:
+            pieces = run.stitched(look_at_windows)
+        for rows, where, piece in pieces:
+            if builder is None:
+                classes = self.model.found_classes = int(piece.shape[1])
+                # All that is known when the first piece is finished.
+                seen = raw if run is None else run.first
+                builder = AnswerBuilder(image, classes, self._reading_of(seen))
+            builder.add(rows, where, piece)
+            if look_at_pieces is not None:
+                look_at_pieces(rows, where, self._as_logits(piece, bypassed=False))
+        assert builder is not None
+        return builder.finish()
+
+    def windows(self, image: torch.Tensor, network: Callable[..., Any] | None = None) -> WindowRun | None:
+        """The network's windows over the image, one after the other; None where it does not run in plain windows.
+
+        Args:
+            image: image channels; the gradient of a window's input flows into them.
+            network: what to call; None for the network in the precision of the attack's steps.
+        """
+        windows = self.plain_windows
+        if windows is None:
+            return None
+        seen, inferer = self._seen(image), self.inferer
+        while isinstance(inferer, PurifiedInferer):
+            seen, inferer = inferer.purify(seen), inferer.inferer
+        args, kwargs = self._arguments
+        plan = windows.plan(seen, network or self._network, *args, **kwargs)
+        self.forwards += image.shape[0]
+        return WindowRun(plan, self._picked, lambda raw: self._as_logits(raw, self._left_out()))
+
+    @property
+    def plain_windows(self) -> MemoryBoundedSlidingWindowInferer | None:
+        """The sliding windows that the network runs in, behind purifiers that move nothing; None for everything else,
+        whose answer is known as a whole only."""
+        inferer = self.inferer
+        while type(inferer) is PurifiedInferer and not inferer.is_geometric:
+            inferer = inferer.inferer
+        plain = type(inferer) in (MemoryBoundedSlidingWindowInferer, MemoryBoundedSliceInferer)
+        return inferer if plain else None  # type: ignore[return-value]
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the same input is known to give the same output: no random numbers, no random purifier."""
+        if not self.was_watched or self.drew_random_numbers:
+            return False
+        return not getattr(self.inferer, "random", False)
 
     def _use_found(self) -> None:
         found = self.model.found_final_activation is not None and not self._is_compiled
@@ -224,14 +373,18 @@ class Predictor:
         self._final.logarithm = None if found else self.model.activation or self.model.found_activation
         self._final.watch = False
 
-    def _raw(self, image: torch.Tensor, network: Callable[..., Any]) -> Any:
-        self.forwards += image.shape[0]
-        model = self.model
+    def _seen(self, image: torch.Tensor) -> torch.Tensor:
+        """The network's input with all its channels."""
         # Guidance channels stay as they are: the map is for the image alone.
         seen = image if self._intensity is None or self.units != "HU" else self._intensity(image)
-        if model.image_channels is not None:
-            whole = self._whole if self._rows is None else self._whole.index_select(0, self._rows)
-            seen = model.whole_image(seen, whole)
+        if self.model.image_channels is None:
+            return seen
+        whole = self._whole if self._rows is None else self._whole.index_select(0, self._rows)
+        return self.model.whole_image(seen, whole)
+
+    def _raw(self, image: torch.Tensor, network: Callable[..., Any]) -> Any:
+        self.forwards += image.shape[0]
+        seen = self._seen(image)
         args, kwargs = self._arguments
         if self.inferer is None:
             raw = network(seen, *args, **kwargs)
@@ -302,6 +455,12 @@ class Predictor:
         if isinstance(raw, torch.Tensor) and self.model.found_output_values == "probabilities" and not bypassed:
             return log_odds(raw, self.model.activation_of(raw.shape[1]))
         return raw
+
+
+def _slabs_of(raw: torch.Tensor) -> Iterator[tuple[slice, tuple[slice, ...], torch.Tensor]]:
+    """Samples, box and voxels of one slab of a whole answer after the other."""
+    for where in slabs(raw.shape[2:], raw.shape[0] * raw.shape[1]):
+        yield slice(None), where, raw[(slice(None), slice(None), *where)]
 
 
 def _is_on_grid(value: Any, image: torch.Tensor) -> bool:

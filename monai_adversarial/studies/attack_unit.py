@@ -30,7 +30,7 @@ from monai_adversarial.studies.measurement import (
     measurement_record,
     norm_of,
 )
-from monai_adversarial.studies.predictions import clean_prediction, finished_prediction, is_finished, run_attack
+from monai_adversarial.studies.predictions import finished_prediction, is_finished, run_attack
 from monai_adversarial.studies.records import safe_name
 from monai_adversarial.studies.reports.panel import Panel, save_panel
 from monai_adversarial.studies.scoring import class_map, predict, scored_organs
@@ -129,7 +129,7 @@ class Unit:
         measured = result.budgets if is_finished(result, as_given) else result.verify(saved)
 
         finished = finished_prediction(self.model, result, as_given)
-        prediction = {"clean": class_map(clean_prediction(result)), "adversarial": class_map(finished)}
+        prediction = {"clean": class_map(result.clean_prediction), "adversarial": class_map(finished)}
         label = {"clean": class_map(result.clean_label), "adversarial": class_map(result.label)}
         scores = {"clean": self._clean_scores(prediction["clean"], label["clean"])}
         scores["adversarial"] = self._score(prediction["adversarial"], label["adversarial"])

@@ -9,11 +9,10 @@ import torch
 
 from monai_adversarial.attacks import Attack, AttackResult
 from monai_adversarial.models import AttackedModel
-from monai_adversarial.studies.scoring import predict, refuse_overlapping
-from monai_adversarial.studies.study import SettingsError
+from monai_adversarial.studies.scoring import check_answer_fits, predict
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["clean_prediction", "finished_prediction", "is_finished", "run_attack"]
+__all__ = ["finished_prediction", "is_finished", "run_attack"]
 
 
 def run_attack(
@@ -26,36 +25,21 @@ def run_attack(
         options: its further arguments.
 
     Raises:
-        SettingsError: for class names that do not fit the network's answer, before the search begins.
+        SettingsError: for an answer of the network that a study cannot score; for class names, which the attack checks
+            at its clean pass, before the search begins.
     """
     try:
-        return attack(model, image, label, **options)
+        result = attack(model, image, label, **options)
     except ValueError:
-        misfit = _misfit(model, image)  # names that do not fit concern all cells, whatever the attack said of them
-        if misfit is None:
-            raise
-    raise misfit
+        _check(model)  # what does not fit concerns all cells, whatever the attack said of it
+        raise
+    _check(model)
+    return result
 
 
-def _misfit(model: AttackedModel, image: torch.Tensor) -> SettingsError | None:
-    """What a study has against a network's answer, if anything."""
-    try:
-        predict(model, image)
-    except SettingsError as error:
-        return error
-    except Exception:  # the attack's own error says it better
-        return None
-    return None
-
-
-def clean_prediction(result: AttackResult) -> torch.Tensor:
-    """Class map (batch, 1, spatial...) of the clean image, as the attack has scored it.
-
-    Raises:
-        SettingsError: for overlapping sigmoid classes.
-    """
-    refuse_overlapping(result.clean_prediction.shape[1])
-    return result.clean_prediction
+def _check(model: AttackedModel) -> None:
+    if (classes := model.found_classes) is not None:
+        check_answer_fits(model, classes, model.activation_of(classes))
 
 
 def is_finished(result: AttackResult, image: torch.Tensor) -> bool:
@@ -75,11 +59,7 @@ def finished_prediction(model: AttackedModel, result: AttackResult, image: torch
         result: of the attack.
         image: what is scored, for example as read back from its file, in the kind of ``result.adversarial``; None for
             ``result.adversarial``.
-
-    Raises:
-        SettingsError: for overlapping sigmoid classes.
     """
     if model.found_random or not (image is None or is_finished(result, image)):
         return predict(model, result.adversarial if image is None else image)
-    refuse_overlapping(result.prediction.shape[1])
     return result.prediction

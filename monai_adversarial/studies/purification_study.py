@@ -35,7 +35,7 @@ from monai_adversarial.studies.measurement import (
     network_hashes,
     norm_of,
 )
-from monai_adversarial.studies.predictions import clean_prediction, finished_prediction, run_attack
+from monai_adversarial.studies.predictions import finished_prediction, run_attack
 from monai_adversarial.studies.records import safe_name
 from monai_adversarial.studies.reports.purification_report import PurificationReport
 from monai_adversarial.studies.reports.tables import read_rows
@@ -400,7 +400,7 @@ class PurificationStudy(Study):
         """Scores of the clean image behind the inferer that was attacked."""
         if _draws(inferer):
             return self.score(inferer, case.image, case.label)
-        return self._dice(clean_prediction(result), case.label)
+        return self._dice(result.clean_prediction, case.label)
 
     def _dice(self, prediction: torch.Tensor, label: torch.Tensor) -> DiceScores:
         return dice_of(prediction, label, self.organs, self.model.ignore_index)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.metrics.dice import hard_prediction, mean_of_defined, organ_dice
+from monai_adversarial.metrics.dice import mean_of_defined, organ_dice
 from monai_adversarial.metrics.organs import organ_names
 from monai_adversarial.metrics.success import success_rule
 from monai_adversarial.models import AttackedModel
@@ -19,6 +19,7 @@ from monai_adversarial.utils.modules import frozen, modules_of, unwrap
 from monai_adversarial.utils.plain import as_plain, detached
 
 __all__ = [
+    "check_answer_fits",
     "class_map",
     "device_of",
     "dice_of",
@@ -26,7 +27,6 @@ __all__ = [
     "mean_dice",
     "named_model",
     "predict",
-    "refuse_overlapping",
     "scored_organs",
     "success_definition",
 ]
@@ -130,25 +130,24 @@ def predict(model: AttackedModel, image: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode(False), torch.no_grad(), frozen(predictor.networks):
         part = model.image_part(detached(image))
         known = model.found_output_values is not None
-        logits = as_plain(predictor.score(part) if known else predictor.read_clean(part))
-    channels = int(logits.shape[1])
-    activation = model.activation_of(channels)
-    scored_organs(model, channels)
-    prediction = hard_prediction(logits, activation)
-    refuse_overlapping(prediction.shape[1])
-    return prediction
+        answer = predictor.answer(part) if known else predictor.read_clean(part)
+    check_answer_fits(model, answer.classes, answer.activation)
+    return answer.prediction
 
 
-def refuse_overlapping(channels: int) -> None:
-    """Refuse predictions that are masks.
+def check_answer_fits(model: AttackedModel, channels: int, activation: str) -> None:
+    """Refuse answers that a study cannot score, whatever the case.
 
     Args:
-        channels: of the prediction.
+        model: with class names.
+        channels: of the network's output.
+        activation: ``"softmax"`` or ``"sigmoid"``.
 
     Raises:
-        SettingsError: where it is not one class map.
+        SettingsError: for class names that are not one for each channel, and for overlapping sigmoid classes.
     """
-    if channels > 1:
+    scored_organs(model, channels)
+    if activation == "sigmoid" and channels > 1:
         raise SettingsError(
             f"a study scores exclusive classes (or one sigmoid output), but the network has {channels} overlapping "
             "sigmoid classes."

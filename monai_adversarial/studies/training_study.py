@@ -31,7 +31,7 @@ from monai_adversarial.studies.measurement import (
     measurement_record,
     norm_of,
 )
-from monai_adversarial.studies.predictions import clean_prediction, finished_prediction, run_attack
+from monai_adversarial.studies.predictions import finished_prediction, run_attack
 from monai_adversarial.studies.records import read_json, safe_name, write_json
 from monai_adversarial.studies.reports.training_report import TrainingReport
 from monai_adversarial.studies.scoring import DiceScores, device_of, dice_of, listed_names, mean_dice
@@ -377,7 +377,7 @@ class TrainingStudy(Study):
         for member in self.attacks[cell.attack]:
             result = run_attack(member, model, image, label)
             if case[CLEAN] is None:
-                case[CLEAN] = dice_of(clean_prediction(result), label, self.classes)
+                case[CLEAN] = dice_of(result.clean_prediction, label, self.classes)
             found = dice_of(finished_prediction(model, result), result.label, self.classes)
             cost = {key: value + getattr(result, key) for key, value in cost.items()}
             if not worst or _mean(found) < _mean(worst):

@@ -133,7 +133,7 @@ def test_rounding_and_ordinary_dropout_are_not_randomness(precision: str) -> Non
     model = AttackedModel(network, precision=precision, scoring_precision=precision)
     found: list[Any] = []
     assert said(lambda: found.append(PGD(0.1, steps=2)(model, IMAGE))) == []
-    assert found[0].forwards == 1 + 2 + 1 + 1  # clean, steps, last point, score: the check costs no pass
+    assert found[0].forwards == 1 + 2 + 1  # clean, steps, the last point with its score: the check costs no pass
 
 
 def test_a_label_of_overlapping_masks_makes_the_answer_independent() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from monai_adversarial.attacks import PGD
 from monai_adversarial.models import AttackedModel
-from monai_adversarial.models.output_values import log_odds, looks_like
+from monai_adversarial.models.output_values import OutputSummary, log_odds
 from monai_adversarial.models.predictor import Predictor
 from tests.helpers import random_image, random_label, tiny_segmentation_network
 
@@ -343,6 +343,9 @@ def test_log_odds_are_finite_and_give_the_probabilities_back(activation: str) ->
 
 
 def test_values_tell_softmax_sigmoid_and_logits_apart() -> None:
+    def looks_like(values: torch.Tensor) -> str:
+        return OutputSummary.of(values).looks_like
+
     logits = torch.randn(2, 3, 4, 4)
     assert looks_like(logits) == "logits"
     assert looks_like(logits.softmax(1)) == looks_like(logits.softmax(1).bfloat16().float()) == "softmax"

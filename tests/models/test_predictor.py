@@ -26,8 +26,8 @@ LABEL = random_label((2, 1, 8, 8, 8))
 
 
 def logits_of(network: Any, **options: Any) -> tuple[torch.Tensor, AttackedModel]:
-    model = AttackedModel(network, **options)
-    return Predictor(model, IMAGE).read_clean(IMAGE), model
+    model = AttackedModel(network, precision="float32", **options)
+    return Predictor(model, IMAGE).read_clean_logits(IMAGE), model
 
 
 def test_the_one_output_on_the_images_grid_is_attacked_and_it_is_said() -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
-from monai_adversarial.attacks.gradients.exact import ExactGradient
+from monai_adversarial.attacks.gradients.exact import ExactGradient, WindowwiseGradient
 from monai_adversarial.attacks.gradients.expectation import ExpectationOverTransformation
 from monai_adversarial.attacks.gradients.substitute import BackwardPassSubstitute
 
@@ -15,4 +15,5 @@ __all__ = [
     "ExpectationOverTransformation",
     "GradientEstimator",
     "ObjectiveFunction",
+    "WindowwiseGradient",
 ]

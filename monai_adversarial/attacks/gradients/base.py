@@ -14,8 +14,8 @@ from monai_adversarial.utils.calls import ShownAsCall
 
 __all__ = ["Evaluation", "GradientEstimator", "ObjectiveFunction"]
 
-# Parameters -> (objective (batch,), rank (batch,), logits)
-ObjectiveFunction = Callable[[Parameters], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+# Parameters -> (objective (batch,), rank (batch,), logits or None where nobody needs them)
+ObjectiveFunction = Callable[[Parameters], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Evaluation:
         values: objective per sample, (batch,), detached.
         ranks: what candidates are compared by, (batch,): the values themselves for most objectives.
         gradients: one tensor per parameter tensor.
-        logits: what the network answered, detached.
+        logits: what the network answered, detached; None where nobody needs it.
         forwards: forward passes per sample that it took.
         backwards: backward passes per sample that it took.
     """
@@ -34,15 +34,22 @@ class Evaluation:
     values: torch.Tensor
     ranks: torch.Tensor
     gradients: Parameters
-    logits: torch.Tensor
+    logits: torch.Tensor | None
     forwards: int
     backwards: int
 
 
 class GradientEstimator(ShownAsCall, ABC):
-    """Estimates the gradient of the objective with respect to the parameters of the perturbation."""
+    """Estimates the gradient of the objective with respect to the parameters of the perturbation.
+
+    Attributes:
+        windowwise: objectives may be averaged over sliding windows; see ``WindowwiseGradient``.
+        averages: a value is the mean over several draws, which one pass does not give.
+    """
 
     _shows_defaults = True
+    windowwise: bool = False
+    averages: bool = False
 
     @abstractmethod
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
-from monai_adversarial.attacks.gradients.exact import ExactGradient
+from monai_adversarial.attacks.gradients.exact import WindowwiseGradient
 from monai_adversarial.attacks.perturbations.base import Parameters
 from monai_adversarial.utils.draws import random_draw
 from monai_adversarial.utils.validation import check_count, check_instance
@@ -26,16 +26,23 @@ class ExpectationOverTransformation(GradientEstimator):
     Args:
         samples: draws per gradient.
         estimator: computes the gradient of one draw, for example ``BackwardPassSubstitute()``; None for
-            ``ExactGradient``.
+            ``WindowwiseGradient``.
     """
 
     def __init__(self, samples: int = 20, estimator: GradientEstimator | None = None) -> None:
         self.samples = check_count("samples", samples)
         self.estimator: GradientEstimator = (
-            ExactGradient()
+            WindowwiseGradient()
             if estimator is None
             else check_instance("estimator", estimator, GradientEstimator, "BackwardPassSubstitute()")
         )
+
+    averages = True
+
+    @property
+    def windowwise(self) -> bool:  # type: ignore[override]
+        """As the inner estimator."""
+        return self.estimator.windowwise
 
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
         """Mean over the draws; the logits are the mean of the logits."""
@@ -46,7 +53,7 @@ class ExpectationOverTransformation(GradientEstimator):
                 total.values + found.values,
                 total.ranks + found.ranks,
                 tuple(a + b for a, b in zip(total.gradients, found.gradients, strict=True)),
-                total.logits + found.logits,
+                None if total.logits is None or found.logits is None else total.logits + found.logits,
                 total.forwards + found.forwards,
                 total.backwards + found.backwards,
             )
@@ -56,7 +63,7 @@ class ExpectationOverTransformation(GradientEstimator):
             values=total.values * share,
             ranks=total.ranks * share,
             gradients=tuple(gradient * share for gradient in total.gradients),
-            logits=total.logits * share,
+            logits=None if total.logits is None else total.logits * share,
         )
 
     def _draw(self, sample: int, function: ObjectiveFunction, parameters: Parameters, scale: float) -> Evaluation:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
-from monai_adversarial.attacks.gradients.exact import ExactGradient
+from monai_adversarial.attacks.gradients.exact import WindowwiseGradient
 from monai_adversarial.attacks.perturbations.base import Parameters
 from monai_adversarial.utils.backward_pass import SUBSTITUTES, backward_pass
 from monai_adversarial.utils.validation import check_choice, check_instance
@@ -26,17 +26,27 @@ class BackwardPassSubstitute(GradientEstimator):
     Args:
         substitute: ``"declared"`` (default): exactly where a purifier is differentiable, otherwise as it declares
             (its surrogate or the identity). ``"identity"``: the identity for every purifier. ``"surrogate"``: the
-            surrogate where there is one, else the identity. ``"exact"``: as ``ExactGradient``.
-        estimator: computes the gradient with that backward pass; None for ``ExactGradient``.
+            surrogate where there is one, else the identity. ``"exact"``: as ``WindowwiseGradient``.
+        estimator: computes the gradient with that backward pass; None for ``WindowwiseGradient``.
     """
 
     def __init__(self, substitute: str = "declared", estimator: GradientEstimator | None = None) -> None:
         self.substitute = check_choice("substitute", substitute, SUBSTITUTES)
         self.estimator: GradientEstimator = (
-            ExactGradient()
+            WindowwiseGradient()
             if estimator is None
             else check_instance("estimator", estimator, GradientEstimator, "ExpectationOverTransformation(20)")
         )
+
+    @property
+    def averages(self) -> bool:  # type: ignore[override]
+        """As the inner estimator."""
+        return self.estimator.averages
+
+    @property
+    def windowwise(self) -> bool:  # type: ignore[override]
+        """As the inner estimator."""
+        return self.estimator.windowwise
 
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
         """As the inner estimator, with the chosen backward pass in force forward and backward."""

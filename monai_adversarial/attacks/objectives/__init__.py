@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from monai_adversarial.attacks.objectives.base import Objective, Progress, VoxelwiseObjective
+from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Progress, VoxelwiseObjective
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.comparison import Comparison
 from monai_adversarial.attacks.objectives.cospgd import CosPGD
@@ -18,6 +18,7 @@ from monai_adversarial.attacks.objectives.segpgd import SegPGD
 from monai_adversarial.attacks.objectives.target import ACTIVATIONS, Target
 
 __all__ = [
+    "AdditiveObjective",
     "ACTIVATIONS",
     "BalancedCrossEntropy",
     "BalancedMaskedCrossEntropy",

@@ -13,7 +13,7 @@ from monai_adversarial.attacks.objectives.comparison import Comparison
 from monai_adversarial.attacks.objectives.target import Target
 from monai_adversarial.utils.calls import ShownAsCall
 
-__all__ = ["Objective", "Progress", "VoxelwiseObjective"]
+__all__ = ["AdditiveObjective", "Objective", "Parts", "Progress", "VoxelwiseObjective"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,73 @@ class Objective(ShownAsCall, ABC):
         return value, value.detach()
 
 
-class VoxelwiseObjective(Objective):
+Parts = tuple[torch.Tensor, ...]
+
+
+class AdditiveObjective(Objective):
+    """A loss that is a function of a few sums over voxels, so that volumes are worked on part by part.
+
+    Objectives of this kind are attacked window by window, in memory that does not grow with the volume or its classes.
+    A subclass defines ``parts`` and ``combine``; ``parts`` gets targets that are a :meth:`Target.part` of a volume, and
+    what it returns for parts that cover a volume must add up to what it returns for the whole.
+
+    Attributes:
+        follows_progress: the sums of the same logits change from step to step.
+    """
+
+    follows_progress: bool = False
+
+    @abstractmethod
+    def parts(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool) -> Parts:
+        """The sums, each with a leading batch dimension; those without a gradient only help to compare candidates.
+
+        Args are those of ``value``.
+        """
+
+    @abstractmethod
+    def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss and the number that candidates are compared by, each (batch,), from the sums.
+
+        Args:
+            parts: the sums.
+            target: the reference, or any part of it with the same samples.
+        """
+
+    @abstractmethod
+    def parts_of_reference(self, target: Target, dtype: torch.dtype) -> Parts:
+        """About what ``parts`` returns for a prediction that equals the reference: where a search begins that has not
+        seen the network's own sums yet. Any numbers will do where ``combine`` is linear.
+
+        Args:
+            target: the whole reference.
+            dtype: of the sums.
+        """
+
+    def support(self, target: Target) -> torch.Tensor | None:
+        """Boolean (batch, spatial...): the voxels whose logits the loss depends on; None for all."""
+        region = target.region(torch.float32)
+        return None if region is None else region > 0
+
+    def slopes(self, parts: Parts, target: Target) -> Parts:
+        """Derivative of the loss of each sample with respect to its sums."""
+        with torch.enable_grad():
+            leaves = tuple(part.detach().requires_grad_() for part in parts)
+            value, _ = self.combine(leaves, target)
+            found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+        return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(leaves, found, strict=True))
+
+    def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:
+        return self.combine(self.parts(logits, target, progress, targeted), target)[0]
+
+    def value_and_rank(
+        self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The value, and what ``combine`` says of the rank."""
+        value, rank = self.combine(self.parts(logits, target, progress, targeted), target)
+        return value, rank.detach()
+
+
+class VoxelwiseObjective(AdditiveObjective):
     """A weighted mean over voxels (with sigmoid: over voxels of all channels).
 
     Args:
@@ -86,20 +152,32 @@ class VoxelwiseObjective(Objective):
     def __init__(self, balanced: bool = False) -> None:
         self.balanced = balanced
 
-    def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:
-        comparison = compare(logits, target)
-        return comparison.average(self.elements(comparison, progress, targeted), self.balanced)
-
-    def value_and_rank(
-        self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The value, and itself or (unless ``comparable``) the weighted fraction of wrong decisions."""
+    def parts(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool) -> Parts:
         comparison = compare(logits, target)
         value = comparison.average(self.elements(comparison, progress, targeted), self.balanced)
         if self.comparable:
-            return value, value.detach()
+            return (value,)
         wrong = (~comparison.correct()).to(logits.dtype)
         return value, comparison.average(wrong, self.balanced).detach()
+
+    def parts_of_reference(self, target: Target, dtype: torch.dtype) -> Parts:
+        """Zeros: the mean is linear in its parts."""
+        zero = torch.zeros(target.voxel_shape[0], dtype=dtype, device=target.device)
+        return (zero,) if self.comparable else (zero, zero)
+
+    def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean, and itself or (unless ``comparable``) the weighted fraction of wrong decisions."""
+        return parts[0], parts[-1]
+
+    def support(self, target: Target) -> torch.Tensor | None:
+        """Voxels of the classes that count; with sigmoid all of the region."""
+        region = super().support(target)
+        if target.chosen is None or target.index is None or target.activation == "sigmoid":
+            return region
+        counted = torch.zeros(target.classes, dtype=torch.bool, device=target.device)
+        counted = counted.index_fill_(0, target.chosen_index(), True)
+        found = counted[target.index.long()]
+        return found if region is None else found & region
 
     @abstractmethod
     def elements(self, comparison: Comparison, progress: Progress, targeted: bool) -> torch.Tensor:

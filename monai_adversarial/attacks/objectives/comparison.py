@@ -19,7 +19,7 @@ class ClassSums(NamedTuple):
     Args:
         intersection: of probability times reference.
         predicted: of probability.
-        reference: of the reference.
+        reference: of the reference, in the whole volume where the target is a part of one.
     """
 
     intersection: torch.Tensor
@@ -64,15 +64,20 @@ class Comparison(ABC):
 
     @abstractmethod
     def element_weights(self, balanced: bool) -> torch.Tensor | None:
-        """Weights that sum to one in each sample and broadcast to the elements; None where all are equal.
+        """Weights that sum to one in each sample and broadcast to the elements; None where all are equal. Of a target
+        that is a part of a volume, the part's share of them.
 
         Args:
             balanced: each class that occurs in the sample has the same total weight.
         """
 
     def average(self, values: torch.Tensor, balanced: bool = False) -> torch.Tensor:
-        """Weighted mean of ``values`` (batch, groups, spatial...) in each sample: (batch,)."""
+        """Weighted mean of ``values`` (batch, groups, spatial...) in each sample: (batch,); of a part of a volume, what
+        it contributes to the mean of the whole."""
         weights = self.element_weights(balanced)
-        if weights is None:
+        if weights is None and self.target.whole is None:
             return values.flatten(1).mean(dim=1)
+        if weights is None:
+            elements = self.target.region_sum(values.dtype) * values.shape[1]
+            return values.flatten(1).sum(dim=1) / elements
         return (values * weights).flatten(1).sum(dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from monai_adversarial.attacks.objectives.base import Objective, Progress
+from monai_adversarial.attacks.objectives.base import AdditiveObjective, Parts, Progress
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.comparison import Comparison
 from monai_adversarial.attacks.objectives.target import Target
@@ -14,7 +14,7 @@ from monai_adversarial.utils.validation import check_positive
 __all__ = ["Dice"]
 
 
-class Dice(Objective):
+class Dice(AdditiveObjective):
     """Mean over classes of 1 - (2 * intersection + s) / (predicted + reference + s), from probabilities.
 
     Classes that the reference of a sample does not contain are left out of its mean, unless that leaves none. The
@@ -35,18 +35,36 @@ class Dice(Objective):
         self.skip_absent = skip_absent
         self.smooth = check_positive("smooth", smooth)
 
-    def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:
-        return self.of(compare(logits, target, totals=True))
+    def parts(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool) -> Parts:
+        return self.parts_of(compare(logits, target, totals=True))
 
-    def of(self, comparison: Comparison) -> torch.Tensor:
-        """The loss of each sample, (batch,), of a comparison that was made with ``totals=True``."""
+    def parts_of(self, comparison: Comparison) -> Parts:
+        """The sums of a comparison that was made with ``totals=True``."""
         intersection, predicted, reference = comparison.class_sums()
+        # Of a part of a volume those of the reference belong to the whole, and are not added up.
+        return (
+            (intersection, predicted) if comparison.target.whole is not None else (intersection, predicted, reference)
+        )
+
+    def parts_of_reference(self, target: Target, dtype: torch.dtype) -> Parts:
+        """Organs as large as they are, where they are."""
+        target = target.only_chosen() if target.activation == "sigmoid" else target
+        sums = target.reference_sums(dtype)
+        return sums, sums
+
+    def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean over the classes that count."""
+        if target.activation == "sigmoid":
+            target = target.only_chosen()
+        intersection, predicted = parts[:2]
+        reference = parts[2] if len(parts) > 2 else target.reference_sums(predicted.dtype)
         losses = 1 - (2 * intersection + self.smooth) / (predicted + reference + self.smooth)
-        counted = self._counted(comparison.target, losses)
+        counted = self._counted(target, losses)
         if self.skip_absent:
             present = counted * (reference > 0)
             counted = torch.where(present.any(dim=1, keepdim=True), present, counted)
-        return (losses * counted).sum(dim=1) / counted.sum(dim=1)
+        value = (losses * counted).sum(dim=1) / counted.sum(dim=1)
+        return value, value
 
     def _counted(self, target: Target, like: torch.Tensor) -> torch.Tensor:
         """Ones for the classes of the mean, zeros for the others, (1, class)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from monai_adversarial.attacks.objectives.base import Objective, Progress
+from monai_adversarial.attacks.objectives.base import AdditiveObjective, Parts, Progress
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.dice import Dice
 from monai_adversarial.attacks.objectives.target import Target
@@ -14,7 +14,7 @@ from monai_adversarial.utils.validation import check_positive
 __all__ = ["DiceCE"]
 
 
-class DiceCE(Objective):
+class DiceCE(AdditiveObjective):
     """Weighted sum of :class:`Dice` and the mean cross-entropy, from one softmax.
 
     Equal to ``monai.losses.DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)`` of each sample
@@ -41,7 +41,17 @@ class DiceCE(Objective):
         self.dice_weight = check_positive("dice_weight", dice_weight, allow_zero=True)
         self.cross_entropy_weight = check_positive("cross_entropy_weight", cross_entropy_weight, allow_zero=True)
 
-    def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:
+    def parts(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool) -> Parts:
         comparison = compare(logits, target, totals=True)
-        cross_entropy = comparison.average(comparison.cross_entropy())
-        return self.dice_weight * self.dice.of(comparison) + self.cross_entropy_weight * cross_entropy
+        return (comparison.average(comparison.cross_entropy()), *self.dice.parts_of(comparison))
+
+    def parts_of_reference(self, target: Target, dtype: torch.dtype) -> Parts:
+        """Organs as large as they are, where they are."""
+        sums = self.dice.parts_of_reference(target, dtype)
+        return (torch.zeros_like(sums[0][:, 0]), *sums)
+
+    def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted sum of both."""
+        cross_entropy, *sums = parts
+        value = self.dice_weight * self.dice.combine(tuple(sums), target)[0] + self.cross_entropy_weight * cross_entropy
+        return value, value

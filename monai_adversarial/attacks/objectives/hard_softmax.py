@@ -19,7 +19,7 @@ class HardSoftmax(Comparison):
 
     def __init__(self, logits: torch.Tensor, target: Target, totals: bool = False) -> None:
         assert target.index is not None
-        self.logits, self.target, self.index = logits, target, target.index
+        self.logits, self.target, self.index = logits, target, target.index.long()
         self.region = target.region(logits.dtype)
         self._with_totals = totals
         self._statistics: SoftmaxStatistics | None = None
@@ -60,16 +60,7 @@ class HardSoftmax(Comparison):
         totals = self.statistics.totals
         if totals is None:
             raise RuntimeError("class_sums needs a comparison that was made with totals=True.")
-        return ClassSums(intersection, totals, self._reference_sums())
-
-    def _reference_sums(self) -> torch.Tensor:
-        """Weighted number of voxels of each class, (batch, class)."""
-
-        def count() -> torch.Tensor:
-            ones = torch.ones_like(self.index, dtype=self.logits.dtype)
-            return class_sums(ones if self.region is None else self.region, self.index, self.target.classes)
-
-        return self.target.constant(("reference_sums", self.logits.dtype), count)
+        return ClassSums(intersection, totals, self.target.reference_sums(self.logits.dtype))
 
     def element_weights(self, balanced: bool) -> torch.Tensor | None:
         chosen = self.target.chosen
@@ -77,7 +68,7 @@ class HardSoftmax(Comparison):
             return None
 
         def make() -> torch.Tensor:
-            sums = self._reference_sums()
+            sums = self.target.reference_sums(self.logits.dtype)
             least = torch.finfo(sums.dtype).eps
             counts = torch.zeros_like(sums).index_fill_(1, self.target.chosen_index(), 1)
             if balanced:

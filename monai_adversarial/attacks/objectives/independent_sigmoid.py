@@ -57,7 +57,20 @@ class IndependentSigmoid(Comparison):
         intersection = (probabilities * reference).flatten(2).sum(dim=2)
         if self.region is not None:
             probabilities = probabilities * self.region
-        return ClassSums(intersection, probabilities.flatten(2).sum(dim=2), reference.flatten(2).sum(dim=2))
+        sums = self._reference_sums(reference)
+        return ClassSums(intersection, probabilities.flatten(2).sum(dim=2), sums)
+
+    def _reference_sums(self, weighted: torch.Tensor) -> torch.Tensor:
+        """Weighted sum of each channel's reference; with its gradient where the reference moves."""
+        if self.target.whole is not None:
+            return self.target.reference_sums(weighted.dtype)
+        return weighted.flatten(2).sum(dim=2)
+
+    def _region_sum(self) -> torch.Tensor:
+        """Sum of the voxel weights, (batch,), with its gradient where they move."""
+        if self.target.whole is not None or self.region is None:
+            return self.target.region_sum(self.reference.dtype)
+        return self.region.flatten(1).sum(dim=1)
 
     def element_weights(self, balanced: bool) -> torch.Tensor | None:
         if not balanced and self.region is None:
@@ -71,12 +84,16 @@ class IndependentSigmoid(Comparison):
         least = torch.finfo(reference.dtype).eps
         if not balanced:
             assert region is not None
-            total = region.flatten(1).sum(dim=1).clamp_min(least) * self.target.classes
+            total = self._region_sum().clamp_min(least) * self.target.classes
             return region / total.view(-1, *([1] * (region.ndim - 1)))
         # every channel has two classes, its foreground and its background
         inside = reference if region is None else reference * region
         outside = 1 - reference if region is None else region - inside
-        sums = torch.cat([inside.flatten(2).sum(dim=2), outside.flatten(2).sum(dim=2)], dim=1)
+        foreground_sums = self._reference_sums(inside)
+        background_sums = self._region_sum()[:, None] - foreground_sums
+        if self.target.whole is None:
+            background_sums = outside.flatten(2).sum(dim=2)
+        sums = torch.cat([foreground_sums, background_sums], dim=1)
         present = (sums > least).to(sums.dtype)
         shares = present / (sums.clamp_min(least) * present.sum(dim=1, keepdim=True).clamp_min(1))
         foreground, background = shares.view(*shares.shape, *([1] * (reference.ndim - 2))).chunk(2, dim=1)

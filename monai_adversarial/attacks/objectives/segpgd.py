@@ -22,6 +22,7 @@ class SegPGD(VoxelwiseObjective):
     """
 
     comparable = False
+    follows_progress = True
 
     def elements(self, comparison: Comparison, progress: Progress, targeted: bool) -> torch.Tensor:
         done = progress.step / (2 * progress.steps)

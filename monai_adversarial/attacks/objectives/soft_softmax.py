@@ -22,8 +22,7 @@ class SoftSoftmax(Comparison):
     """Softmax against probabilities; the gradient flows into both, and into the region's weights.
 
     A voxel belongs to a class as far as its reference says: the formulas are linear in the reference wherever those
-        for hard labels pick a
-    class, and equal to them for one-hot references.
+    for hard labels pick a class, and equal to them for one-hot references.
     """
 
     def __init__(self, logits: torch.Tensor, target: Target) -> None:
@@ -75,7 +74,14 @@ class SoftSoftmax(Comparison):
         intersection = (probabilities * reference).flatten(2).sum(dim=2)
         if self.region is not None:
             probabilities = probabilities * self.region.unsqueeze(1)
-        return ClassSums(intersection, probabilities.flatten(2).sum(dim=2), reference.flatten(2).sum(dim=2))
+        sums = self._reference_sums(reference)
+        return ClassSums(intersection, probabilities.flatten(2).sum(dim=2), sums)
+
+    def _reference_sums(self, weighted: torch.Tensor) -> torch.Tensor:
+        """Weighted sum of each class's reference; with its gradient where the reference moves."""
+        if self.target.whole is not None:
+            return self.target.reference_sums(weighted.dtype)
+        return weighted.flatten(2).sum(dim=2)
 
     def element_weights(self, balanced: bool) -> torch.Tensor | None:
         chosen = self.target.chosen
@@ -89,19 +95,25 @@ class SoftSoftmax(Comparison):
         reference, chosen = self.reference, self.target.chosen
         region = None if self.region is None else self.region.unsqueeze(1)
         least = torch.finfo(reference.dtype).eps
+        if not balanced and chosen is None:
+            assert region is not None
+            total = self._total(region)
+            return region / total.clamp_min(least).view(-1, *([1] * (region.ndim - 1)))
+        sums = self._reference_sums(reference if region is None else reference * region)
         if chosen is not None:
             reference = reference.index_select(1, self.target.chosen_index())
+            sums = sums.index_select(1, self.target.chosen_index())
         if balanced:
-            sums = (reference if region is None else reference * region).flatten(2).sum(dim=2)
             present = (sums > least).to(sums.dtype)
             shares = present / (sums.clamp_min(least) * present.sum(dim=1, keepdim=True).clamp_min(1))
             weights = (reference * shares.view(*shares.shape, *([1] * (reference.ndim - 2)))).sum(dim=1, keepdim=True)
-            return weights if region is None else weights * region
-        if chosen is None:
-            assert region is not None
-            weights = region
         else:
-            weights = reference.sum(dim=1, keepdim=True)
-            weights = weights if region is None else weights * region
-        total = weights.flatten(1).sum(dim=1).clamp_min(least)
-        return weights / total.view(-1, *([1] * (weights.ndim - 1)))
+            total = sums.sum(dim=1).clamp_min(least)
+            weights = reference.sum(dim=1, keepdim=True) / total.view(-1, *([1] * (reference.ndim - 1)))
+        return weights if region is None else weights * region
+
+    def _total(self, region: torch.Tensor) -> torch.Tensor:
+        """Sum of the voxel weights, with its gradient where they move."""
+        if self.target.whole is not None:
+            return self.target.region_sum(region.dtype)
+        return region.flatten(1).sum(dim=1)

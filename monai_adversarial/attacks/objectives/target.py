@@ -4,17 +4,29 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from monai_adversarial.attacks.objectives.softmax_statistics import class_sums
+from monai_adversarial.metrics.dice import class_map_dtype
 from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.slabs import slabs
 
 __all__ = ["ACTIVATIONS", "Target"]
 
 ACTIVATIONS = ("softmax", "sigmoid")
+
+
+def _rows_of_rows(outer: slice, inner: slice) -> slice:
+    """The slice that ``inner`` makes of what ``outer`` has cut."""
+    start = outer.start or 0
+    if inner == slice(None):
+        return outer
+    return slice(start + inner.start, start + inner.stop)
 
 
 def _voxel_weight(weight: torch.Tensor | None, dimensions: int) -> torch.Tensor | None:
@@ -34,7 +46,7 @@ class Target:
 
     Args:
         classes: number of the network's output channels.
-        index: class indices (batch, spatial...), int64.
+        index: class indices (batch, spatial...), integers of any size.
         soft: probabilities or one-hot (batch, class, spatial...).
         weight: voxel weights >= 0 (batch, spatial...), for example a region mask, boolean or floating point; None for
             all ones.
@@ -47,6 +59,9 @@ class Target:
 
     Attributes:
         chosen: the classes of ``class_mask`` as integers; None when all count.
+        whole: of a :meth:`part`, the target that it was cut from; None for a whole one.
+        rows: of a part, its samples in the whole.
+        share: of a part, further voxel weights; see :meth:`part`.
 
     Raises:
         ValueError: for tensors that do not fit together, an unknown activation, one class with softmax, or a
@@ -61,6 +76,9 @@ class Target:
     activation: str = "softmax"
     valid: torch.Tensor | None = None
     chosen: tuple[int, ...] | None = field(init=False, default=None, repr=False)
+    whole: Target | None = field(init=False, default=None, repr=False)
+    rows: slice = field(init=False, default_factory=lambda: slice(None), repr=False)
+    share: torch.Tensor | None = field(init=False, default=None, repr=False)
     _constants: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
     _class_tables: dict[Any, torch.Tensor] = field(init=False, default_factory=dict, repr=False)
 
@@ -75,8 +93,8 @@ class Target:
             raise ValueError("activation='softmax' needs at least 2 output channels, got 1: use activation='sigmoid'.")
         if self.soft is not None:
             self._check_soft(self.soft, self.soft.ndim)
-        if self.index is not None and self.index.dtype != torch.int64:
-            raise ValueError(f"index must be int64, got {self.index.dtype}.")
+        if self.index is not None and (self.index.is_floating_point() or self.index.dtype == torch.bool):
+            raise ValueError(f"index must hold integers, got {self.index.dtype}.")
         self._check_weight(self.weight)
         if self.class_mask is not None:
             if self.class_mask.dtype != torch.bool or tuple(self.class_mask.shape) != (self.classes,):
@@ -116,13 +134,79 @@ class Target:
         label, weight = as_plain(label), _voxel_weight(weight, label.ndim)
         if activation == "softmax":
             # max is several times faster than argmax over the class dimension on the CPU
-            index = label[:, 0].long() if label.shape[1] == 1 else label.max(dim=1).indices
+            index = (label[:, 0] if label.shape[1] == 1 else label.max(dim=1).indices).to(class_map_dtype(classes))
             return cls(classes, index=index, weight=weight, class_mask=class_mask)
         if label.shape[1] == 1 and classes > 1:
-            soft = _one_hot(label[:, 0].long(), classes, torch.float32)
-        else:
-            soft = label.float()
+            index = label[:, 0].to(class_map_dtype(classes))
+            return cls(classes, index=index, weight=weight, class_mask=class_mask, activation=activation)
+        soft = label if label.is_floating_point() else label.to(torch.uint8)
         return cls(classes, soft=soft, weight=weight, class_mask=class_mask, activation=activation)
+
+    def part(
+        self, rows: slice = slice(None), where: tuple[slice, ...] = (), share: torch.Tensor | None = None
+    ) -> Target:
+        """Some samples and a box of voxels, whose weights are still in proportion to those of the whole.
+
+        Sums over the voxels of parts that cover the volume once add up to those of the whole; where parts overlap,
+        ``share`` says how much of each voxel belongs to this one.
+
+        Args:
+            rows: samples.
+            where: box of voxels, one slice per spatial axis; empty for all.
+            share: further weights (batch or 1, spatial...) of the box's voxels; None for ones.
+        """
+
+        def cut(tensor: torch.Tensor | None, leading: int) -> torch.Tensor | None:
+            return None if tensor is None else tensor[(rows, *[slice(None)] * (leading - 1), *where)]
+
+        own = self.share
+        if own is not None:
+            own = own[(rows if own.shape[0] > 1 else slice(None), *where)]
+        if share is not None:
+            own = share if own is None else own * share
+        return self._with(
+            index=cut(self.index, 1),
+            soft=cut(self.soft, 2),
+            weight=cut(self.weight, 1),
+            valid=cut(self.valid, 1),
+            whole=self.whole or self,
+            rows=_rows_of_rows(self.rows, rows),
+            share=own,
+        )
+
+    def reference_sums(self, dtype: torch.dtype) -> torch.Tensor:
+        """Weighted number of voxels of each class, (batch, class): of the whole volume, also for a part of it."""
+        whole = self.whole or self
+        return whole.constant(("reference_sums", dtype), lambda: whole._reference_sums(dtype))[self.rows]
+
+    def _reference_sums(self, dtype: torch.dtype) -> torch.Tensor:
+        total = torch.zeros(self.voxel_shape[0], self.classes, dtype=torch.float64, device=self.device)
+        region = self.region(dtype)
+        for where in slabs(self.voxel_shape[1:], self.voxel_shape[0]):
+            box = (slice(None), *where)
+            weight = None if region is None else region[box]
+            if self.index is not None:
+                index = self.index[box].long()
+                ones = torch.ones_like(index, dtype=dtype) if weight is None else weight
+                total += class_sums(ones, index, self.classes)
+            else:
+                assert self.soft is not None
+                soft = self.soft[(slice(None), *box)].to(dtype)
+                total += (soft if weight is None else soft * weight.unsqueeze(1)).flatten(2).sum(dim=2)
+        return total.to(dtype)
+
+    def region_sum(self, dtype: torch.dtype) -> torch.Tensor:
+        """Sum of the voxel weights, (batch,): of the whole volume, also for a part of it."""
+        whole = self.whole or self
+
+        def add() -> torch.Tensor:
+            region = whole.region(dtype)
+            if region is None:
+                voxels = math.prod(whole.voxel_shape[1:])
+                return torch.full((whole.voxel_shape[0],), voxels, dtype=dtype, device=whole.device)
+            return region.flatten(1).sum(dim=1)
+
+        return whole.constant(("region_sum", dtype), add)[self.rows]
 
     @property
     def voxel_shape(self) -> torch.Size:
@@ -166,8 +250,9 @@ class Target:
             return self
 
         def narrow() -> Target:
-            soft = (self.one_hot() if self.soft is None else self.soft).index_select(1, self.chosen_index())
-            return self._with(classes=len(chosen), index=None, soft=soft, class_mask=None, chosen=None)
+            soft = (self.one_hot(torch.uint8) if self.soft is None else self.soft).index_select(1, self.chosen_index())
+            whole = None if self.whole is None else self.whole.only_chosen()
+            return self._with(classes=len(chosen), index=None, soft=soft, class_mask=None, chosen=None, whole=whole)
 
         return self.constant("only_chosen", narrow)
 
@@ -194,6 +279,9 @@ class Target:
 
     def region(self, dtype: torch.dtype) -> torch.Tensor | None:
         """Voxel weights (batch, spatial...) in ``dtype``, 0 where the reference is not known; None for all ones."""
+        if self.share is not None:
+            rest = self._with(share=None).region(dtype)
+            return self.share.to(dtype).expand(self.voxel_shape) if rest is None else rest * self.share
         weight, valid = self.weight, self.valid
         if valid is not None:
             return self.constant(
@@ -224,6 +312,8 @@ class Target:
         """A copy with other fields; it does not read class_mask again, which would wait for the device."""
         made = copy.copy(self)
         object.__setattr__(made, "_constants", {})
+        if "classes" in changes:
+            object.__setattr__(made, "_class_tables", {})
         for name, value in changes.items():
             object.__setattr__(made, name, value)
         return made

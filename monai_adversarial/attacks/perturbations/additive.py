@@ -132,6 +132,18 @@ class BoundAdditiveNoise(BoundPerturbation):
         return allowed / whole
 
     @property
+    def support(self) -> torch.Tensor | None:
+        """Voxels that may change, less those whose whole budget the intensity window clips to one value."""
+        scene, image = self.scene, self.scene.image
+        mask = self.mask
+        if scene.image_units == "HU" and scene.intensity is not None:
+            (radius,) = self.radii
+            ends = [self.project((sign * radius * torch.ones_like(image),))[0] for sign in (-1.0, 1.0)]
+            low, high = (scene.intensity(image + end) for end in ends)
+            mask = low != high if mask is None else mask & (low != high)
+        return None if mask is None else mask.any(dim=1, keepdim=True)
+
+    @property
     def euclidean_radius(self) -> torch.Tensor:
         """Radius of the Euclidean ball per sample, (batch,)."""
         if isinstance(self.radius, torch.Tensor):

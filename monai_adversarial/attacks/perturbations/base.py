@@ -323,6 +323,11 @@ class BoundPerturbation(ABC):
         image = self.scene.image
         return torch.ones(image.shape[0], dtype=image.dtype, device=image.device)
 
+    @property
+    def support(self) -> torch.Tensor | None:
+        """Boolean (batch, 1, spatial...): voxels at which the network's input can change; None for all of them."""
+        return None if self.geometric else self.scene.region
+
     def frozen_fraction(self, gradients: Parameters) -> torch.Tensor:
         """Share of each sample's gradient entries that are exactly zero, (batch,): a sign step leaves those parameters
         where they are."""
