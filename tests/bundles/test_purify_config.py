@@ -33,8 +33,8 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_table_of_selected_purifiers_resumes(phantom: Path, tmp_path: Path) -> None:
     options = {"dataset_dir": str(phantom), "output_dir": str(tmp_path), "selected": "median,bit_depth"}
-    options |= {f"attacks#{name}#steps": count for name, count in (("pgd", 2), ("bias_field", 1), ("elastic", 1))}
-    options["adaptive_steps"] = {"pgd": 3, "bias_field": 2, "elastic": 2}
+    options |= {f"attacks#{name}#steps": 1 for name in ("pgd", "bias_field", "elastic")}
+    options["adaptive_steps"] = {"pgd": 2, "bias_field": 1, "elastic": 1}
     done = run("purify.yaml", tmp_path, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = read_rows(tmp_path / "purification.csv")
