@@ -205,6 +205,15 @@ class AttackedModel:
         return (*self.facts, f"the network returns probabilities: attacked is {how}")
 
     @property
+    def found_random(self) -> bool:
+        """Whether a clean pass was seen to take random numbers from torch's generators, as active dropout does."""
+        return bool(self._found.get("random"))
+
+    @found_random.setter
+    def found_random(self, random: bool) -> None:
+        self._found["random"] = random
+
+    @property
     def checked(self) -> bool:
         """Whether a first batch was looked at: what there is to say about it was said."""
         return bool(self._found["checked"])

@@ -255,6 +255,7 @@ class Predictor:
         before = random_state(image.device)
         yield
         self.drew_random_numbers = not all(map(torch.equal, before, random_state(image.device)))
+        self.model.found_random = self.model.found_random or self.drew_random_numbers
         self.was_watched = True
 
     @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,13 @@ from monai_adversarial.studies.measurement import (
     measurement_record,
     norm_of,
 )
+from monai_adversarial.studies.predictions import finished_prediction, is_finished, run_attack
 from monai_adversarial.studies.records import safe_name
 from monai_adversarial.studies.reports.panel import Panel, save_panel
 from monai_adversarial.studies.scoring import class_map, predict, scored_organs
 from monai_adversarial.studies.study import Cell
 from monai_adversarial.utils.files import replace_when_complete
-from monai_adversarial.utils.hashing import file_hash
+from monai_adversarial.utils.hashing import case_hash, file_hash
 from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["LoadedCase", "Unit", "UnitSettings", "unit_files"]
@@ -60,14 +61,16 @@ class LoadedCase:
         image: (1, channel, spatial...) in HU, on the network's device.
         label: (1, 1 or class, spatial...); None where the clean prediction is the reference.
         hashes: SHA-256 of the inputs and of the network.
-        clean_prediction: class map (spatial...) of the clean image, made by the first unit of the case.
+        clean_scores: of the clean image, by the hash of prediction and label.
+        controls: scores under random perturbations, by the hash of what is compared.
     """
 
     image_file: str
     image: torch.Tensor
     label: torch.Tensor | None
     hashes: Mapping[str, Any]
-    clean_prediction: torch.Tensor | None = None
+    clean_scores: dict[str, dict[str, OrganScores]] = field(default_factory=dict)
+    controls: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def unit_files(output_dir: Path, cell: Cell, image_file: str) -> dict[str, Path]:
@@ -112,10 +115,8 @@ class Unit:
         """
         began = time.perf_counter()
         self._check_space()
-        if self.case.clean_prediction is None:  # first: class names that do not fit the answer end the study here
-            self.case.clean_prediction = class_map(predict(self.model, self.case.image))
         started = time.perf_counter()
-        result = self.attack(self.model, self.case.image, self.case.label)
+        result = run_attack(self.attack, self.model, self.case.image, self.case.label)
         attack_seconds = time.perf_counter() - started
         clean, reference = result.image, self.reference
         self.spacing = [float(step) for step in reference.header.get_zooms()[: clean.ndim - 2]]
@@ -124,16 +125,19 @@ class Unit:
         files = {"adversarial": places["adversarial"]}
         save_adversarial_nifti(result.adversarial, reference, files["adversarial"], self.cell.attack)
         saved = as_plain(read_back(files["adversarial"]))[None].to(clean)
-        measured = result.verify(saved)
+        as_given = self._as_given(saved)
+        measured = result.budgets if is_finished(result, as_given) else result.verify(saved)
 
-        prediction = {"clean": self.case.clean_prediction, "adversarial": class_map(self._predict(saved))}
+        finished = finished_prediction(self.model, result, as_given)
+        prediction = {"clean": class_map(result.clean_prediction), "adversarial": class_map(finished)}
         label = {"clean": class_map(result.clean_label), "adversarial": class_map(result.label)}
-        scores = {"clean": self._score(prediction["clean"], label["clean"])}
+        scores = {"clean": self._clean_scores(prediction["clean"], label["clean"])}
         scores["adversarial"] = self._score(prediction["adversarial"], label["adversarial"])
         geometric = bool(result.bound.geometric)
         if geometric:
             scores["adversarial_original_label"] = self._score(prediction["adversarial"], label["clean"])
-        controls = self._controls(result, label["clean"], geometric)
+        axial_axis = _axial_axis(reference.affine)
+        controls = [self._control(result, stream, axial_axis) for stream in range(self.settings.controls)]
 
         if geometric:
             files["label"] = places["label"]
@@ -142,7 +146,6 @@ class Unit:
         if self.settings.save_predictions:
             files["prediction"] = places["prediction"]
             save_label_nifti(prediction["adversarial"], reference, files["prediction"], f"output {self.cell.attack}")
-        axial_axis = _axial_axis(reference.affine)
         record = measurement_record(
             self.cell,
             self.attack,
@@ -188,14 +191,14 @@ class Unit:
         record["hashes"]["files"] = {kind: file_hash(file) for kind, file in files.items()}
         return record
 
-    def _predict(self, image: torch.Tensor) -> torch.Tensor:
-        """Class map of an image in the type of the batch's image: inferers may read the affine of a MetaTensor."""
+    def _as_given(self, image: torch.Tensor) -> torch.Tensor:
+        """An image in the type of the batch's image: inferers may read the affine of a MetaTensor."""
         like = self.case.image
-        if hasattr(like, "as_tensor"):
-            like = like.clone()
-            like.copy_(image)
-            image = like
-        return predict(self.model, image)
+        if not hasattr(like, "as_tensor"):
+            return image.to(like)
+        like = like.clone()
+        like.copy_(image)
+        return like
 
     @property
     def organs(self) -> dict[int, str]:
@@ -208,19 +211,31 @@ class Unit:
             prediction, label = (torch.where(counts, volume, 0) for volume in (prediction, label))
         return score_segmentation(prediction, label, self.spacing, self.organs)
 
-    def _controls(self, result: AttackResult, label: torch.Tensor, geometric: bool) -> list[dict[str, Any]]:
-        """Scores under random perturbations of equal size, rounded like the adversarial image."""
-        found = []
-        for stream in range(self.settings.controls):
-            image, moved = result.random_control(stream)
-            plain = as_plain(image)
-            prediction = class_map(self._predict(plain))
-            scores = {"": self._score(prediction, class_map(moved))}
-            if geometric:
-                scores["_original_label"] = self._score(prediction, label)
-            visibility = score_visibility(plain[0, 0], result.image[0, 0], self.settings.window)
-            found.append({"scores": scores, "visibility": visibility})
-        return found
+    def _clean_scores(self, prediction: torch.Tensor, label: torch.Tensor) -> dict[str, OrganScores]:
+        """Scores of the clean image, computed once for all attacks that see the same."""
+        known, key = self.case.clean_scores, case_hash(prediction, label)
+        if key not in known:
+            known[key] = self._score(prediction, label)
+        return known[key]
+
+    def _control(self, result: AttackResult, stream: int, axial_axis: int) -> dict[str, Any]:
+        """Scores under a random perturbation of equal size, rounded like the adversarial image.
+
+        Attacks with one budget have one control: the network sees it once per case.
+        """
+        image, moved = result.random_control(stream)
+        geometric = bool(result.bound.geometric)
+        known, key = self.case.controls, f"{case_hash(image, moved)} {geometric}"
+        # A network that draws random numbers answers each time: no cell depends on what ran before.
+        if key in known and not self.model.found_random:
+            return known[key]
+        prediction = class_map(predict(self.model, image))
+        scores = {"": self._score(prediction, class_map(moved))}
+        if geometric:
+            scores["_original_label"] = self._score(prediction, class_map(result.clean_label))
+        visibility = score_visibility(image[0, 0], result.image[0, 0], self.settings.window, axial_axis)
+        known[key] = {"scores": scores, "visibility": visibility}
+        return known[key]
 
     def _check_space(self) -> None:
         image, reference = self.case.image, self.reference

@@ -35,6 +35,7 @@ from monai_adversarial.studies.measurement import (
     network_hashes,
     norm_of,
 )
+from monai_adversarial.studies.predictions import finished_prediction, run_attack
 from monai_adversarial.studies.records import safe_name
 from monai_adversarial.studies.reports.purification_report import PurificationReport
 from monai_adversarial.studies.reports.tables import read_rows
@@ -305,24 +306,23 @@ class PurificationStudy(Study):
         inferer, model = self.defenses[name], self.defended(name)
         purifiers = purifiers_of(inferer)
         random = self._is_random(name)
-        case.clean_undefended()  # first: class names that do not fit the answer end the study before an attack
         unaware = case.undefended(attack_name)
         scores: dict[str, DiceScores] = {
-            "clean_undefended": case.clean_undefended(),
-            "clean": self.score(inferer, case.image, case.label, random),
-            "undefended": case.undefended_scores(attack_name),
+            "clean_undefended": case.undefended_scores(attack_name)["clean"],
+            "undefended": case.undefended_scores(attack_name)["undefended"],
             "undefended_longer": case.undefended_longer(attack_name),
-            "unaware": self.score(inferer, unaware.adversarial, unaware.label, random),
+            "unaware": self.score(inferer, unaware.adversarial, unaware.label),
         }
         candidates, cost = {}, {"forwards": 0, "backwards": 0}
         norm = norm_of(self.attacks[attack_name])
         budgets = {"unaware": measured_budgets(unaware.budgets, norm)}
         for substitute in self._substitutes(attack_name, name):
-            result = self.adaptive(attack_name, substitute, random)(
-                model, case.image, case.label, start=unaware.parameters
-            )
+            aware = self.adaptive(attack_name, substitute, random)
+            result = run_attack(aware, model, case.image, case.label, start=unaware.parameters)
             cost = {key: cost[key] + getattr(result, key) for key in cost}
-            candidates[substitute] = self.score(inferer, result.adversarial, result.label, random)
+            candidates[substitute] = self.score_finished(inferer, result)
+            if "clean" not in scores:
+                scores["clean"] = self.score_clean(inferer, result, case)
             budgets[substitute] = measured_budgets(result.budgets, norm)
         best = min(candidates, key=lambda key: _height(candidates[key]))
         scores["adaptive_gradient"] = candidates[best]
@@ -348,7 +348,7 @@ class PurificationStudy(Study):
         )
 
     def _is_random(self, name: str) -> bool:
-        return any(purifier.random for purifier in purifiers_of(self.defenses[name]))
+        return _draws(self.defenses[name])
 
     def _substitutes(self, attack_name: str, name: str) -> list[str]:
         """The backward passes to try, without those that come to the same."""
@@ -377,17 +377,38 @@ class PurificationStudy(Study):
         attack.steps = self.adaptive_steps.get(attack_name, attack.steps)
         return attack
 
-    def score(self, inferer: Any, image: torch.Tensor, label: torch.Tensor, random: bool = False) -> DiceScores:
+    def score(self, inferer: Any, image: torch.Tensor, label: torch.Tensor) -> DiceScores:
         """Dice per organ, None where an organ is neither in the label nor in the prediction; the mean over the draws
         of a random defense."""
         model = self.model.replace(inferer=inferer)
         rows = []
-        for draw in range(self.draws if random else 1):
+        for draw in range(self.draws if _draws(inferer) else 1):
             with random_draw(SCORING, draw):
                 prediction = predict(model, image)
-            rows.append(dice_of(prediction, label, self.organs, model.ignore_index))
+            rows.append(self._dice(prediction, label))
         means = {name: mean_of_defined(row[name]["dice"] for row in rows) for name in self.organs.values()}
         return {name: {"dice": mean if mean == mean else None} for name, mean in means.items()}
+
+    def score_finished(self, inferer: Any, result: AttackResult) -> DiceScores:
+        """Scores of an attack's image behind the inferer that it attacked: of the prediction that the attack has
+        scored, unless the defense is random."""
+        if _draws(inferer):
+            return self.score(inferer, result.adversarial, result.label)
+        return self._dice(finished_prediction(self.model.replace(inferer=inferer), result), result.label)
+
+    def score_clean(self, inferer: Any, result: AttackResult, case: _Case) -> DiceScores:
+        """Scores of the clean image behind the inferer that was attacked."""
+        if _draws(inferer):
+            return self.score(inferer, case.image, case.label)
+        return self._dice(result.clean_prediction, case.label)
+
+    def _dice(self, prediction: torch.Tensor, label: torch.Tensor) -> DiceScores:
+        return dice_of(prediction, label, self.organs, self.model.ignore_index)
+
+
+def _draws(inferer: Any) -> bool:
+    """Whether what an inferer does to an image is random."""
+    return any(purifier.random for purifier in purifiers_of(inferer))
 
 
 def _index_of(case: str) -> int:
@@ -420,27 +441,23 @@ class _Case:
         device = device_of(study.model)
         self.image, self.label = (batch[key].to(device) for key in (study.image_key, study.label_key))
         self.hash = case_hash(self.image, self.label)
-        self._clean: DiceScores | None = None
-        self._last: tuple[str, AttackResult, DiceScores] | None = None
+        self._last: tuple[str, AttackResult, dict[str, DiceScores]] | None = None
         self._longer: tuple[str, DiceScores] | None = None
-
-    def clean_undefended(self) -> DiceScores:
-        """Scores of the clean image without a defense."""
-        if self._clean is None:
-            self._clean = self.study.score(self.study.model.inferer, self.image, self.label)
-        return self._clean
 
     def undefended(self, attack_name: str) -> AttackResult:
         """The attack without a defense."""
         if self._last is None or self._last[0] != attack_name:
-            study = self.study
-            result = study.attacks[attack_name](study.model, self.image, self.label)
-            scores = study.score(study.model.inferer, result.adversarial, result.label)
+            study, inferer = self.study, self.study.model.inferer
+            result = run_attack(study.attacks[attack_name], study.model, self.image, self.label)
+            scores = {
+                "clean": study.score_clean(inferer, result, self),
+                "undefended": study.score_finished(inferer, result),
+            }
             self._last = attack_name, result, scores
         return self._last[1]
 
-    def undefended_scores(self, attack_name: str) -> DiceScores:
-        """Scores of the undefended attack without a defense."""
+    def undefended_scores(self, attack_name: str) -> dict[str, DiceScores]:
+        """Scores without a defense: of the ``clean`` image, and of the ``undefended`` attack."""
         self.undefended(attack_name)
         assert self._last is not None
         return self._last[2]
@@ -449,10 +466,8 @@ class _Case:
         """Scores without a defense when the undefended attack goes on; the worse of both per case."""
         if self._longer is None or self._longer[0] != attack_name:
             study, before = self.study, self.undefended(attack_name)
-            result = study.longer(attack_name)(study.model, self.image, self.label, start=before.parameters)
-            scores = [
-                study.score(study.model.inferer, result.adversarial, result.label),
-                self.undefended_scores(attack_name),
-            ]
-            self._longer = attack_name, min(scores, key=_height)
+            longer = study.longer(attack_name)
+            result = run_attack(longer, study.model, self.image, self.label, start=before.parameters)
+            scores = study.score_finished(study.model.inferer, result)
+            self._longer = attack_name, min(scores, self.undefended_scores(attack_name)["undefended"], key=_height)
         return self._longer[1]

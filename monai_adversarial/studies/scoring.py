@@ -19,9 +19,11 @@ from monai_adversarial.utils.modules import frozen, modules_of, unwrap
 from monai_adversarial.utils.plain import as_plain, detached
 
 __all__ = [
+    "check_answer_fits",
     "class_map",
     "device_of",
     "dice_of",
+    "listed_names",
     "mean_dice",
     "named_model",
     "predict",
@@ -38,9 +40,36 @@ def success_definition(attack: Attack) -> str:
 
 
 def named_model(model: Any, class_names: Sequence[str] | Mapping[Any, str] | None) -> AttackedModel:
-    """The model of a study, with the class names given beside it."""
+    """The model of a study, with the class names given beside it, as a list.
+
+    A list names each output channel, so that the first attack finds at its clean pass where it does not fit; a mapping
+    may name some.
+
+    Raises:
+        SettingsError: for a mapping that leaves out a class between others.
+    """
     wrapped = AttackedModel.wrap(model)
-    return wrapped if class_names is None else wrapped.replace(class_names=class_names)
+    given = wrapped.class_names if class_names is None else class_names
+    return wrapped if given is None else wrapped.replace(class_names=listed_names(given))
+
+
+def listed_names(class_names: Sequence[str] | Mapping[Any, str]) -> list[str]:
+    """Class names in the order of the channels, background first.
+
+    Raises:
+        ValueError: for names that cannot be class names.
+        SettingsError: for a mapping that leaves out a class between others.
+    """
+    organs = organ_names(class_names)
+    if not isinstance(class_names, Mapping):
+        return list(class_names)
+    if list(organs) != list(range(1, len(organs) + 1)):
+        raise SettingsError(
+            "class_names must name each of the network's output channels, background first, got names for the "
+            f"channels {', '.join(map(str, organs))}."
+        )
+    background = next((name for index, name in class_names.items() if int(index) == 0), "background")
+    return [str(background), *organs.values()]
 
 
 def device_of(model: AttackedModel) -> torch.device:
@@ -102,14 +131,27 @@ def predict(model: AttackedModel, image: torch.Tensor) -> torch.Tensor:
         part = model.image_part(detached(image))
         known = model.found_output_values is not None
         answer = predictor.answer(part) if known else predictor.read_clean(part)
-    channels, activation = answer.classes, answer.activation
+    check_answer_fits(model, answer.classes, answer.activation)
+    return answer.prediction
+
+
+def check_answer_fits(model: AttackedModel, channels: int, activation: str) -> None:
+    """Refuse answers that a study cannot score, whatever the case.
+
+    Args:
+        model: with class names.
+        channels: of the network's output.
+        activation: ``"softmax"`` or ``"sigmoid"``.
+
+    Raises:
+        SettingsError: for class names that are not one for each channel, and for overlapping sigmoid classes.
+    """
     scored_organs(model, channels)
     if activation == "sigmoid" and channels > 1:
         raise SettingsError(
             f"a study scores exclusive classes (or one sigmoid output), but the network has {channels} overlapping "
             "sigmoid classes."
         )
-    return answer.prediction
 
 
 def class_map(values: torch.Tensor) -> torch.Tensor:

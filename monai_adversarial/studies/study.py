@@ -7,7 +7,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ class Study(ABC):
     A cell that fails, for a case that cannot be read or a saved file outside its budget, gets a record with the
     sentence under ``"failed"``, is never part of a table and is tried again next time; the others go on. At the end
     ``run`` raises one ``StudyError``, so that a command line ends with an exit status that is not 0. What concerns all
-    cells ends a study at once: a ``SettingsError``, and an ``OSError`` where something cannot be written.
+    cells ends a study at once: a ``SettingsError``, and an ``OSError`` where something cannot be written. The tables
+    are written once, at the end, also where that or an interrupt comes early (``needs_case`` excepted).
 
     A subclass says what its cells are, what decides them and how one is computed.
 
@@ -133,6 +134,7 @@ class Study(ABC):
         self._marks: dict[Cell, str] = {}
         self._said: set[tuple[str, str]] = set()
         self._unread: set[str] = set()
+        self._failures: list[Failure] = []
 
     @abstractmethod
     def cells(self) -> Sequence[Cell]:
@@ -241,6 +243,7 @@ class Study(ABC):
         """
         self._check_names(wanted)
         self.forget()
+        self._failures.clear()
         self.make_folder()
         missing, failures = (list(wanted), []) if self.needs_case else self._look(wanted)
         self._say_done(len(wanted) - len(missing) - len(failures), len(wanted), len(missing))
@@ -251,11 +254,23 @@ class Study(ABC):
                     failures += self._run_network(network, of_network, bar)
         except KeyboardInterrupt:
             print("\ninterrupted: what is finished is kept; start again to continue.", file=sys.stderr)
+            self._report_so_far()
+            raise
+        except Exception:
+            self._report_so_far()
             raise
         finally:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         return failures
+
+    def _report_so_far(self) -> None:
+        """Report on what is done although the study ends early."""
+        if self.needs_case:  # to ask which cells are done would read all cases
+            return
+        with suppress(Exception):  # why the study ends is what has to be said
+            if records := self.records():
+                self.write_report(records, self._failures)
 
     @staticmethod
     def _say_done(done: int, cells: int, missing: int) -> None:
@@ -403,7 +418,8 @@ class Study(ABC):
         if (about, sentence) not in self._said:
             self._said.add((about, sentence))
             tqdm.write(f"failed: {cell}: {sentence}", file=sys.stderr)
-        return Failure(cell, sentence, error)
+        self._failures.append(Failure(cell, sentence, error))
+        return self._failures[-1]
 
 
 def _grouped(cells: Sequence[Cell], key: str) -> list[tuple[str, list[Cell]]]:

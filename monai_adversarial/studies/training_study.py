@@ -31,9 +31,10 @@ from monai_adversarial.studies.measurement import (
     measurement_record,
     norm_of,
 )
+from monai_adversarial.studies.predictions import finished_prediction, run_attack
 from monai_adversarial.studies.records import read_json, safe_name, write_json
 from monai_adversarial.studies.reports.training_report import TrainingReport
-from monai_adversarial.studies.scoring import DiceScores, device_of, dice_of, mean_dice, predict
+from monai_adversarial.studies.scoring import DiceScores, device_of, dice_of, listed_names, mean_dice
 from monai_adversarial.studies.study import Cell, Failure, Study, chosen_names
 from monai_adversarial.utils.files import replace_when_complete
 from monai_adversarial.utils.hashing import case_hash, describe, file_hash, fingerprint
@@ -312,7 +313,7 @@ class TrainingStudy(Study):
         """The trained network, through one branch of its normalization."""
         made = self._networks[network]
         module = self.network(made.training, self._weights(made.training, made.seed)[0])
-        self._opened = AttackedModel(module, class_names=self.class_names, **(self._of_labels or {}))
+        self._opened = AttackedModel(module, class_names=listed_names(self.class_names), **(self._of_labels or {}))
         try:
             with normalization(module, made.domain):
                 yield
@@ -370,14 +371,14 @@ class TrainingStudy(Study):
         began = time.perf_counter()
         device = device_of(model)
         image, label = case["image"].to(device), case["label"].to(device)
-        if case[CLEAN] is None:
-            case[CLEAN] = self._dice(model, image, label)
         worst: DiceScores = {}
         strongest, budgets = self.attacks[cell.attack][0], {}
         cost = {"forwards": 0, "backwards": 0}
         for member in self.attacks[cell.attack]:
-            result = member(model, image, label)
-            found = self._dice(model, result.adversarial, result.label)
+            result = run_attack(member, model, image, label)
+            if case[CLEAN] is None:
+                case[CLEAN] = dice_of(result.clean_prediction, label, self.classes)
+            found = dice_of(finished_prediction(model, result), result.label, self.classes)
             cost = {key: value + getattr(result, key) for key, value in cost.items()}
             if not worst or _mean(found) < _mean(worst):
                 worst, strongest = found, member
@@ -395,9 +396,6 @@ class TrainingStudy(Study):
             training=f"{network.training}, {network.domain} branch" if dual else network.training,
             seed=network.seed,
         )
-
-    def _dice(self, model: AttackedModel, image: Any, label: Any) -> DiceScores:
-        return dice_of(predict(model, image), label, self.classes)
 
 
 def _index_of(case: str) -> int:

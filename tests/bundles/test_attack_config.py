@@ -8,34 +8,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.utils import set_determinism
 
 from monai_adversarial.data.phantom import write_ct_phantoms
+from tests.bundles.here import run_here
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "ct_abdomen_unet"
 ATTACK = str(BUNDLE / "configs" / "attack.yaml")
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a config leaves behind in a process: determinism, and the hook that says errors in a sentence."""
-    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    yield
-    set_determinism(None)
-
-
-def run_here(config: str | list[str], **overrides: Any) -> None:
-    """The same without a process of its own, which imports everything again."""
-    monai.bundle.run(config_file=config, bundle_root=str(BUNDLE), **overrides)
 
 
 def run(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -123,17 +108,12 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD_SETTINGS)
-@pytest.mark.usefixtures("in_this_process")
-def test_bad_settings_are_one_sentence_and_leave_no_file(
-    small: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_settings_are_one_sentence_and_leave_no_file(small: Path, tmp_path: Path, kind: str) -> None:
     overrides, says = BAD_SETTINGS[kind]
     output = tmp_path / "out"
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # what is printed of it is what counts
-        run_here(ATTACK, dataset_dir=str(small / "images"), output_dir=str(output), **overrides)
-    capsys.readouterr()
-    sys.excepthook(caught.type, caught.value, caught.tb)
-    check_one_sentence(capsys.readouterr().err, says)
+    done = run_here(ATTACK, BUNDLE, tmp_path, dataset_dir=str(small / "images"), output_dir=str(output), **overrides)
+    assert done.returncode != 0
+    check_one_sentence(done.stderr, says)
     assert not output.exists() or not any(path.is_file() for path in output.rglob("*"))
 
 
@@ -152,10 +132,7 @@ def check_one_sentence(printed: str, says: str) -> None:
     assert "Traceback (most recent call last)" not in printed
 
 
-@pytest.mark.usefixtures("in_this_process")
-def test_bad_cases_do_not_stop_good_ones_and_the_exit_status_says_so(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_cases_do_not_stop_good_ones_and_the_exit_status_says_so(small: Path, tmp_path: Path) -> None:
     """A truncated file, one that is no volume and one with NaN beside a good one, a float32 one and none without."""
     data, output = tmp_path / "data", tmp_path / "out"
     data.mkdir()
@@ -168,13 +145,13 @@ def test_bad_cases_do_not_stop_good_ones_and_the_exit_status_says_so(
     (data / "c.nii.gz").write_bytes(b"not a volume")
     nib.save(nib.Nifti1Image(np.where(voxels > 200, np.nan, voxels), whole.affine), data / "d.nii.gz")
     nib.save(nib.Nifti1Image(voxels + np.float32(0.25), whole.affine), data / "e.nii.gz")
-    options = ["--dataset_dir", str(data), "--output_dir", str(output), "--attacks#pgd#steps", "1"]
-    options += ["--attacks#bias_field#steps", "1", "--selected", "pgd,bias_field"]
-    options += ["--pixdim", "[9.6, 9.6, 12.0]"]  # few windows
-    done = run(tmp_path, *options)
-    assert done.returncode != 0 and "Traceback (most recent call last)" not in done.stderr
+    one_step: dict[str, Any] = {"attacks#pgd#steps": 1, "attacks#bias_field#steps": 1, "selected": "pgd,bias_field"}
+    one_step |= {"dataset_dir": str(data), "output_dir": str(output)}
+    one_step |= {"pixdim": [9.6, 9.6, 12.0], "roi_size": [32, 32, 32]}  # one small window
+    done = run_here(ATTACK, BUNDLE, tmp_path, **one_step)
+    assert done.returncode != 0
+    check_one_sentence(done.stderr, "6 of 10 cells failed, the tables cover what is done")
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "6 of 10 cells failed, the tables cover what is done" in sentence
     assert all(f"{name}.nii.gz" in sentence for name in "bcd") and "NaN" in sentence
     summary = json.loads((output / "summary.json").read_text())
     assert summary["cases"] == ["case_000", "case_004"] and summary["attacks"] == {}
@@ -188,17 +165,12 @@ def test_bad_cases_do_not_stop_good_ones_and_the_exit_status_says_so(
     # Mended, the same command runs what is missing and ends well.
     for name in "bcd":
         shutil.copy(source, data / f"{name}.nii.gz")
-    one_step: dict[str, Any] = {"attacks#pgd#steps": 1, "attacks#bias_field#steps": 1, "selected": "pgd,bias_field"}
-    one_step["pixdim"] = [9.6, 9.6, 12.0]
-    run_here(ATTACK, dataset_dir=str(data), output_dir=str(output), **one_step)
-    assert "4 of 10 cells are done already, 6 to go" in capsys.readouterr().out
+    done = run_here(ATTACK, BUNDLE, tmp_path, **one_step)
+    assert done.returncode == 0 and "4 of 10 cells are done already, 6 to go" in done.stdout
     assert json.loads((output / "summary.json").read_text())["failed"] == []
 
 
-@pytest.mark.usefixtures("in_this_process")
-def test_one_key_makes_another_config_adversarial(
-    phantom: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_one_key_makes_another_config_adversarial(phantom: Path, tmp_path: Path) -> None:
     """The overlay of the README on the bundle's own evaluate config, which knows nothing of attacks."""
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(
@@ -214,9 +186,10 @@ adversary:
     dice = {}
     for name, configs in (("clean", [evaluate]), ("attacked", [evaluate, str(overlay)])):
         output = tmp_path / name
-        run_here(configs, dataset_dir=str(phantom), output_dir=str(output), logging_file=logging_file)
-        printed = capfd.readouterr()
-        said = printed.out + printed.err
+        options = {"dataset_dir": str(phantom), "output_dir": str(output), "logging_file": logging_file}
+        done = run_here(configs, BUNDLE, tmp_path, **options)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout + done.stderr
         assert ("-160..240 HU -> 0..1 from `preprocessing#" in said) == (name == "attacked")
         assert ("PGD budget 8 HU = 0.0200" in said) == (name == "attacked")
         rows = dict(line.split(",") for line in (output / "metrics.csv").read_text().split())

@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from monai.bundle import ConfigParser, run, verify_metadata, verify_net_in_out
 from monai.utils import set_determinism
 
 from monai_adversarial.data.phantom import CLASS_NAMES, write_ct_phantoms
+from tests.bundles.here import run_here
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLE = REPOSITORY / "bundles" / "ct_abdomen_unet"
@@ -129,10 +127,8 @@ def test_training_and_held_out_phantoms_are_different_patients() -> None:
 
 
 def test_inference_from_another_directory_reaches_the_recorded_dice(held_out: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "inference.yaml")]
-    command += ["--bundle_root", str(BUNDLE), "--dataset_dir", str(held_out), "--output_dir", str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    folders = {"dataset_dir": str(held_out), "output_dir": str(tmp_path / "out")}
+    done = run_here(str(CONFIGS / "inference.yaml"), BUNDLE, tmp_path, **folders)
     assert done.returncode == 0, done.stderr[-3000:]
     image: Any = nib.load(held_out / "images" / "case_000.nii.gz")
     saved: Any = nib.load(tmp_path / "out" / "case_000_seg.nii.gz")

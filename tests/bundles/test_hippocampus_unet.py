@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,8 @@ from monai_adversarial.handlers import (
 )
 from monai_adversarial.handlers.base import TrainingHandler
 from monai_adversarial.networks import has_dual_normalization
-from tests.hippocampus import BUNDLE, CASES, ROOT, write_invented_scans
+from tests.bundles.here import run_here
+from tests.hippocampus import BUNDLE, CASES, write_invented_scans
 
 OVERLAYS: dict[str, type[TrainingHandler]] = {
     "pgd": AdversarialTraining,
@@ -101,21 +99,8 @@ def test_an_overlay_trains_on_the_real_scans(shared_data: Path, tmp_path: Path) 
 
 
 def test_the_table_names_missing_data_in_one_sentence(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
-        "--config_file",
-        str(BUNDLE / "configs" / "robustness.yaml"),
-    ]
-    done = subprocess.run(
-        [*command, "--bundle_root", str(BUNDLE), "--dataset_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    folders = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "out")}
+    done = run_here(str(BUNDLE / "configs" / "robustness.yaml"), BUNDLE, tmp_path, **folders)
     assert done.returncode != 0
     assert "folder must hold 'images' and 'labels'" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from monai_adversarial.purifiers.diffusion import DiffusionPurification
 from monai_adversarial.purifiers.high_level_guided import HighLevelGuidedDenoise
 from monai_adversarial.purifiers.learned import LearnedPurifier
 from monai_adversarial.purifiers.masked_autoencoder import MaskedAutoencoderReconstruction
+from tests.bundles.here import run_here
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "ct_abdomen_unet"
 CONFIGS = BUNDLE / "configs"
@@ -36,6 +35,7 @@ PURIFIERS: dict[str, type[LearnedPurifier]] = {
 }
 WINDOW = {"a_min": -160.0, "a_max": 240.0}
 CONTEXT = ImageContext(None, (0,))
+SENTENCES = {"MONAI_ADVERSARIAL_TRACEBACK": ""}
 every = pytest.mark.parametrize("name", PURIFIERS)
 
 
@@ -91,22 +91,12 @@ def test_training_saves_weights_that_the_purifier_loads(name: str, phantoms: Pat
     assert any(not torch.equal(state[key], fresh[key]) for key in state if "head" in key or "unet.out.2" in key)
 
 
-def command_line(directory: Path, configs: list[str], *options: str) -> subprocess.CompletedProcess[str]:
-    """``python -m monai.bundle run`` from another directory than the repository."""
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", str(BUNDLE)]
-    environment = {**os.environ, "PYTHONPATH": str(BUNDLE.parents[1]), "MONAI_ADVERSARIAL_TRACEBACK": ""}
-    return subprocess.run(
-        [*command, *options], cwd=directory, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
 def test_without_an_overlay_nothing_is_trained_or_overwritten(tmp_path: Path) -> None:
     weights = tmp_path / "purifier.pt"
     weights.write_bytes(b"kept")
     data = tmp_path / "data"
-    done = command_line(
-        tmp_path, files("autoencoder")[:1], "--weights", str(weights), "--default_dataset_dir", str(data)
-    )
+    folders = {"weights": str(weights), "default_dataset_dir": str(data)}
+    done = run_here(files("autoencoder")[:1], BUNDLE, tmp_path, SENTENCES, **folders)
     assert done.returncode != 0
     assert "error: choose a purifier: add an overlay such as configs/purifier_autoencoder.yaml" in done.stderr
     assert "Traceback" not in done.stderr
@@ -115,8 +105,8 @@ def test_without_an_overlay_nothing_is_trained_or_overwritten(tmp_path: Path) ->
 
 def test_a_missing_datalist_is_one_sentence(tmp_path: Path) -> None:
     weights = tmp_path / "purifier.pt"
-    options = ["--dataset_dir", str(tmp_path / "none"), "--weights", str(weights)]
-    done = command_line(tmp_path, files("autoencoder"), *options)
+    folders = {"dataset_dir": str(tmp_path / "none"), "weights": str(weights)}
+    done = run_here(files("autoencoder"), BUNDLE, tmp_path, SENTENCES, **folders)
     assert done.returncode != 0
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert str(tmp_path / "none" / "datalist.json") in sentence

@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +20,9 @@ from monai.transforms import Compose, GaussianSmooth, NormalizeIntensityd, Scale
 from PIL import Image
 
 from monai_adversarial.models import UnknownIntensity, install_recorders, map_of_batch, read_intensity
+from tests.bundles.here import run_here
 from tests.bundles.zoo_parts import JoinPhases
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = "tests.bundles.zoo_parts"
 HU = {"epsilon": 8, "units": "HU"}
 SHARE = {"epsilon": 0.02, "units": "percentile"}
@@ -220,11 +217,9 @@ def test_ct_behind_a_sliding_window(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert float((raised - seen.clean[0][0]).abs().max()) == pytest.approx(8 / 221, rel=1e-4)
 
 
-def test_the_same_on_the_command_line(tmp_path: Path) -> None:
+def test_the_same_by_the_command_of_bundles(tmp_path: Path) -> None:
     files = written(tmp_path, HU, **ct(tmp_path, **{"evaluator": {"val_handlers": []}}))
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), "--logging_file", "False"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_here(files, tmp_path, tmp_path, logging_file=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "PGD budget 8 HU = 0.0362" in done.stdout + done.stderr
 

@@ -40,6 +40,7 @@ from monai_adversarial.attacks import (
     ElasticAttack,
     ElasticDeformation,
 )
+from monai_adversarial.attacks.scored_run import ScoredRun
 from monai_adversarial.data.saving import MARK, read_back
 from monai_adversarial.metrics import mean_score, score_segmentation
 from monai_adversarial.models import AttackedModel
@@ -253,7 +254,9 @@ def test_a_study_runs_only_what_is_missing_or_changed(
     monkeypatch.setattr(unit_module.Unit, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert [path.name for path in out.rglob("*.json")] == ["a.json"]
+    assert sorted(path.name for path in out.rglob("*.json")) == ["a.json", "summary.json"]
+    reported = json.loads((out / "summary.json").read_text())
+    assert reported["cases"] == ["a"] and list(reported["attacks"]) == ["pgd"] and (out / "overview.png").exists()
     assert "start again to continue" in capsys.readouterr().err
     monkeypatch.setattr(unit_module.Unit, "run", original)
 
@@ -647,14 +650,23 @@ def test_a_killed_study_ends_with_the_tables_of_one_that_was_not(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "names", [["background", "liver"], ["background", "liver", "bone", "spleen"], {"1": "liver", "3": "bone"}]
+    "names", [["background", "liver"], ["background", "liver", "bone", "spleen"], {"1": "a"}, {"0": "air", "1": "b"}]
 )
-def test_class_names_of_the_wrong_number_end_the_study_before_a_score(tmp_path: Path, names: Any) -> None:
+def test_class_names_of_the_wrong_number_end_the_study_before_a_search(
+    tmp_path: Path, names: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_case(tmp_path / "data", "a", 0)
     made = make_study(tmp_path / "data", tmp_path / "out", one_step(), class_names=names)
+    monkeypatch.setattr(ScoredRun, "_search", None)
     with pytest.raises(SettingsError, match="class_names must name each of the network's 3 output channels"):
         made.run()
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_class_names_with_a_gap_are_refused(tmp_path: Path) -> None:
+    write_case(tmp_path / "data", "a", 0)
+    with pytest.raises(SettingsError, match="got names for the channels 1, 3"):
+        make_study(tmp_path / "data", tmp_path / "out", one_step(), class_names={"1": "liver", "3": "bone"})
 
 
 def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:

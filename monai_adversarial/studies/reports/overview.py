@@ -23,6 +23,8 @@ SERIES = (
     ("adversarial", "adversarial", "#D1495B"),
 )
 ORIGINAL = ("adversarial_original_label", "adversarial, against the unmoved label", "#EDAE49")
+# Inches: a line of text, the edge of the figure, and the room for the axis and the title.
+LINE, EDGE, LEFT, TOP = 0.19, 0.08, 0.6, 0.3
 
 
 def save_overview(
@@ -45,9 +47,15 @@ def save_overview(
     ]
     geometric = any(found["geometric"] for _, found, _ in bars)
     series = [*SERIES, ORIGINAL] if geometric else list(SERIES)
-    figure = Figure(figsize=(max(6.4, 2.2 + 1.7 * len(bars)), 4.4), dpi=150, layout="constrained")
+    lines = 1 + max(title.count("\n") for title, _, _ in bars)
+    columns = 3 if len(series) == 3 else 2
+    legend = LINE * -(-len(series) // columns) + EDGE
+    across, up, bottom = max(6.4, 2.2 + 1.7 * len(bars)), 4.4, legend + LINE * lines + EDGE
+    figure = Figure(figsize=(across, up), dpi=150)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    # Places that are known: a layout that is searched for draws all twice.
+    inside = (LEFT / across, bottom / up, 1 - (LEFT + EDGE) / across, 1 - (bottom + TOP) / up)
+    axes = figure.add_axes(inside)
     width = 0.8 / len(series)
     for position, (image, title, color) in enumerate(series):
         labelled = False
@@ -79,7 +87,9 @@ def save_overview(
     note = f"{cases} case{'s' * (cases > 1)}, dots: cases" + (
         ", whiskers: 95 % bootstrap interval" if cases > 1 else ""
     )
-    axes.set_title("Segmentation before and after attack", loc="left", fontsize=11, fontweight="bold")
-    axes.set_title(note, loc="right", fontsize=8, color="#555555")
-    figure.legend(loc="outside lower center", ncols=3 if len(series) == 3 else 2, frameon=False, fontsize=8.5)
+    axes.set_title("Segmentation before and after attack", loc="left", y=1.0, fontsize=11, fontweight="bold")
+    axes.set_title(note, loc="right", y=1.0, fontsize=8, color="#555555")
+    figure.legend(
+        loc="upper center", bbox_to_anchor=(0.5, legend / up), ncols=columns, frameon=False, fontsize=8.5, borderpad=0
+    )
     figure.savefig(path, format="png")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from monai_adversarial.metrics import organ_names
@@ -25,6 +25,10 @@ __all__ = ["Panel", "organ_colors", "save_panel"]
 # Distinct on gray and for most color-blind readers.
 COLORS = ("#E4572E", "#4EA5FF", "#FFC914", "#17C3B2", "#C77DFF", "#76D637", "#FF8FC7", "#F4A259", "#A0E8FF", "#B5651D")
 LARGEST_GRID_CELLS = 24
+LEGEND_COLUMNS = 4
+# Inches: an image's width, what lies around it, the two lines above all, and the legend below.
+WIDTH, GAP, EDGE, TITLE, HEADING, COLORBAR = 4.0, 0.15, 0.08, 0.28, 0.5, 0.6
+LEGEND_TITLE, LEGEND_LINE = 0.35, 0.22
 
 
 @dataclass
@@ -123,27 +127,26 @@ def save_panel(panel: Panel, path: str | os.PathLike[str]) -> None:
     """
     view = _View(panel)
     record, colors = panel.record, organ_colors(panel.class_names)
+    handles = _legend_handles(panel, colors)
     rows, columns = view.cut(panel.clean).shape
-    width = 4.0
-    height = width * rows * view.aspect / columns
-    layout = ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.04)
-    figure = Figure(figsize=(3 * width + 0.9, 2 * height + 1.95), dpi=110, facecolor="white", layout=layout)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3)
+    sheet = _Sheet(rows * view.aspect / columns, lines=math.ceil(len(handles) / LEGEND_COLUMNS))
     after = "moved reference" if record["geometric"] else "reference"
     dice = {name: record["mean"][name]["dice"] for name in ("clean", "random", "adversarial")}
     label_free = record["reference"] != "label"
 
-    _image(axes[0, 0], view, panel.clean, panel.window, "clean image")
-    _image(axes[0, 1], view, panel.clean, panel.window, f"prediction on it: Dice {_text(dice['clean'])}")
-    _overlay(axes[0, 1], view, panel.clean_prediction, colors)
-    _image(axes[0, 2], view, panel.adversarial if record["geometric"] else panel.clean, panel.window,
+    _image(sheet.axes(0, 0), view, panel.clean, panel.window, "clean image")
+    axis = sheet.axes(0, 1)
+    _image(axis, view, panel.clean, panel.window, f"prediction on it: Dice {_text(dice['clean'])}")
+    _overlay(axis, view, panel.clean_prediction, colors)
+    axis = sheet.axes(0, 2)
+    _image(axis, view, panel.adversarial if record["geometric"] else panel.clean, panel.window,
            f"{after} (clean prediction)" if label_free else after)  # fmt: skip
-    _overlay(axes[0, 2], view, panel.adversarial_label, colors)
-    _image(axes[1, 0], view, panel.adversarial, panel.window, "adversarial image")
-    _image(axes[1, 1], view, panel.adversarial, panel.window, f"prediction on it: Dice {_text(dice['adversarial'])}")
-    _overlay(axes[1, 1], view, panel.adversarial_prediction, colors)
-    for axis in axes[1, :2]:
+    _overlay(axis, view, panel.adversarial_label, colors)
+    left, middle = sheet.axes(1, 0), sheet.axes(1, 1)
+    _image(left, view, panel.adversarial, panel.window, "adversarial image")
+    _image(middle, view, panel.adversarial, panel.window, f"prediction on it: Dice {_text(dice['adversarial'])}")
+    _overlay(middle, view, panel.adversarial_prediction, colors)
+    for axis in (left, middle):
         axis.text(
             0.98,
             0.98,
@@ -156,40 +159,85 @@ def save_panel(panel: Panel, path: str | os.PathLike[str]) -> None:
             fontweight="bold",
         )
     if panel.displacement is None:
-        _difference(figure, axes[1, 2], view, panel)
+        _difference(sheet, view, panel)
     else:
-        _deformation(figure, axes[1, 2], view, panel.displacement)
+        _deformation(sheet, view, panel.displacement)
 
-    seen = [
-        (index, name)
-        for index, name in organ_names(panel.class_names).items()
-        if any(record["scores"][image][name]["dice"] is not None for image in ("clean", "adversarial"))
-    ]
-    handles = [
-        Patch(
-            color=colors[index],
-            label=f"{name.replace('_', ' ')}  {_text(record['scores']['clean'][name]['dice'])} → "
-            f"{_text(record['scores']['adversarial'][name]['dice'])}",
-        )
-        for index, name in seen
-    ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(4, max(1, len(handles))),
-        frameon=False,
-        fontsize=10,
-        title="Dice, clean → adversarial",
-        title_fontsize=10,
-    )
     visible = record["visibility"]
-    figure.suptitle(
+    title = (
         f"{record['attack'].replace('_', ' ')}  ·  {record['case']}  ·  axial slice {view.index + 1} of {view.slices}\n"
         f"mean organ Dice: clean {_text(dice['clean'])},  random change of equal size {_text(dice['random'])},  "
-        f"adversarial {_text(dice['adversarial'])}     SSIM {visible['ssim']:.3f}     {_budget(record)}",
-        fontsize=12,
+        f"adversarial {_text(dice['adversarial'])}     SSIM {visible['ssim']:.3f}     {_budget(record)}"
     )
-    figure.savefig(path, format="png")
+    sheet.write(title, handles, path)
+
+
+def _legend_handles(panel: Panel, colors: Mapping[int, str]) -> list[Patch]:
+    """A color with the Dice before and after for each organ that has one."""
+    scores = panel.record["scores"]
+
+    def dice(image: str, name: str) -> float | None:
+        return scores[image][name]["dice"]
+
+    return [
+        Patch(
+            color=colors[index],
+            label=f"{name.replace('_', ' ')}  {_text(dice('clean', name))} → {_text(dice('adversarial', name))}",
+        )
+        for index, name in organ_names(panel.class_names).items()
+        if any(dice(image, name) is not None for image in ("clean", "adversarial"))
+    ]
+
+
+class _Sheet:
+    """A figure with two rows of three images at known places: a layout that is searched for draws all twice.
+
+    Args:
+        shape: height of an image over its width.
+        lines: of the legend.
+    """
+
+    def __init__(self, shape: float, lines: int) -> None:
+        self.image = (WIDTH, WIDTH * shape)
+        self.legend = LEGEND_TITLE + lines * LEGEND_LINE
+        self.size = (
+            3 * WIDTH + 2 * GAP + 2 * EDGE + COLORBAR,
+            2 * (self.image[1] + TITLE) + HEADING + self.legend + EDGE,
+        )
+        self.figure = Figure(figsize=self.size, dpi=110, facecolor="white")
+        FigureCanvasAgg(self.figure)
+
+    def axes(self, row: int, column: int) -> Axes:
+        """The axes of one image, without ticks and frame."""
+        return self._axes(EDGE + column * (WIDTH + GAP), row, WIDTH)
+
+    def colorbar(self, shown: Any) -> None:
+        """The color scale of the last image, at its right."""
+        place = self._axes(EDGE + 3 * WIDTH + 2 * GAP + 0.12, 1, 0.18)
+        place.set_axis_on()
+        self.figure.colorbar(shown, cax=place)
+
+    def _axes(self, left: float, row: int, width: float) -> Axes:
+        bottom = self.legend + EDGE + (1 - row) * (self.image[1] + TITLE)
+        across, up = self.size
+        axes = self.figure.add_axes((left / across, bottom / up, width / across, self.image[1] / up))
+        axes.set_axis_off()
+        return axes
+
+    def write(self, title: str, handles: Sequence[Patch], path: str | os.PathLike[str]) -> None:
+        """Add title and legend, and write the picture."""
+        self.figure.text(0.5, 1 - 0.08 / self.size[1], title, ha="center", va="top", fontsize=12)
+        self.figure.legend(
+            handles=handles,
+            loc="upper center",
+            bbox_to_anchor=(0.5, self.legend / self.size[1]),
+            ncols=min(LEGEND_COLUMNS, max(1, len(handles))),
+            frameon=False,
+            fontsize=10,
+            title="Dice, clean → adversarial",
+            title_fontsize=10,
+        )
+        self.figure.savefig(path, format="png")
 
 
 def _text(value: float | None) -> str:
@@ -209,14 +257,15 @@ def _image(axis: Axes, view: _View, volume: torch.Tensor, window: tuple[float, f
     axis.imshow(
         view.cut(volume), cmap="gray", vmin=window[0], vmax=window[1], aspect=view.aspect, interpolation="bilinear"
     )
-    axis.set_title(title, fontsize=11)
-    _frame(axis)
+    _title(axis, title)
+    _sides(axis)
 
 
-def _frame(axis: Axes) -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.spines[:].set_visible(False)
+def _title(axis: Axes, title: str) -> None:
+    axis.set_title(title, fontsize=11, y=1.0)  # a place of its own: without one, ticks that nobody sees are measured
+
+
+def _sides(axis: Axes) -> None:
     for text, x, side in (("R", 0.01, "left"), ("L", 0.99, "right")):
         axis.text(x, 0.5, text, transform=axis.transAxes, ha=side, va="center", color="#CCCCCC", fontsize=8)
 
@@ -234,20 +283,20 @@ def _overlay(axis: Axes, view: _View, classes: torch.Tensor, colors: Mapping[int
             axis.contour(np.pad(inside, 1)[1:-1, 1:-1].astype(float), levels=[0.5], colors=[color], linewidths=1.2)
 
 
-def _difference(figure: Figure, axis: Axes, view: _View, panel: Panel) -> None:
+def _difference(sheet: _Sheet, view: _View, panel: Panel) -> None:
     """Change in HU with a diverging color map that is symmetric about 0."""
-    change = view.cut(panel.adversarial.double() - panel.clean.double())
+    axis = sheet.axes(1, 2)
+    change = view.cut(panel.adversarial).astype(np.float64) - view.cut(panel.clean)
     limit = float(np.quantile(np.abs(change), 0.999)) or 1.0
     shown = axis.imshow(change, cmap="coolwarm", vmin=-limit, vmax=limit, aspect=view.aspect, interpolation="nearest")
-    axis.set_title("adversarial − clean, HU", fontsize=11)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02)
+    _title(axis, "adversarial − clean, HU")
+    sheet.colorbar(shown)
 
 
-def _deformation(figure: Figure, axis: Axes, view: _View, displacement: torch.Tensor) -> None:
+def _deformation(sheet: _Sheet, view: _View, displacement: torch.Tensor) -> None:
     """The grid that the deformation makes of straight lines, over the length of the displacement in mm."""
-    length = view.cut(displacement.double().norm(dim=0))
+    axis = sheet.axes(1, 2)
+    length = np.linalg.norm([view.cut(part).astype(np.float64) for part in displacement], axis=0)
     shown = axis.imshow(length, cmap="viridis", vmin=0, aspect=view.aspect, interpolation="bilinear")
     order = [int(np.flatnonzero(view.to_ras[:, 0] == axis_)[0]) for axis_ in range(2)]
     # Displacements along the file's axes, turned toward the screen's: columns run to the left, rows to posterior.
@@ -262,7 +311,5 @@ def _deformation(figure: Figure, axis: Axes, view: _View, displacement: torch.Te
         axis.plot(*((v[lines].T if turn else v[lines]) for v in (x, y)), color="white", linewidth=0.7, alpha=0.85)
     axis.set_xlim(-0.5, length.shape[1] - 0.5)
     axis.set_ylim(length.shape[0] - 0.5, -0.5)
-    axis.set_title("deformation, mm", fontsize=11)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02)
+    _title(axis, "deformation, mm")
+    sheet.colorbar(shown)
