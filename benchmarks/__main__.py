@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks``: speed, memory and strength of the attacks, beside other libraries, as ratios from one run."""
+"""``python -m benchmarks``: speed, memory and strength of the attacks beside other libraries, ratios from one run."""
 
 from __future__ import annotations
 
@@ -43,9 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--passes", type=int, nargs="+", default=usual.passes, help="passes of attacks at equal cost")
     parser.add_argument("--no-compile", dest="compiled", action="store_false", help="leave out torch.compile")
     parser.add_argument("--output", type=Path, help="also write the tables to this Markdown file")
-    parser.add_argument("--save", type=Path, metavar="FOLDER", help="also write one JSON file per part into this folder")
     parser.add_argument(
-        "--docs", action="store_true", help="also renew docs/benchmarks/*.json, the tables of docs/benchmarks.md, and plot"
+        "--save", type=Path, metavar="FOLDER", help="also write one JSON file per part into this folder"
+    )
+    parser.add_argument(
+        "--docs",
+        action="store_true",
+        help="also renew docs/benchmarks/*.json, the tables of docs/benchmarks.md, and plot",
     )
     return parser
 

@@ -23,7 +23,7 @@ FLOOR, DEFAULT, FLOAT32 = "floor", "ours, PGD default", "ours, PGD in float32"
 
 def prepare(attack: str, size: int) -> Callable[[], object]:
     """A call on ``size``^3 voxels, after one on fewer voxels: what is loaded or compiled once is not its memory."""
-    network = unet()
+    network = unet().requires_grad_(attack != FLOOR)  # as it is after loading
 
     def call(side: int) -> object:
         image, label = volume((side,) * 3, "cpu")

@@ -2,8 +2,9 @@
 """Time of a step and of a whole call of other libraries and of ours, at the same job, in the same rounds.
 
 The job: L-infinity PGD on the 3D U-Net of the other rows, same image, label, radius and number of forward + backward
-passes, sign steps of a quarter of the radius on the mean cross-entropy over voxels, weights frozen. A step is the time
-between two forward passes on an image that asks for a gradient.
+passes, sign steps of a quarter of the radius on the mean cross-entropy over voxels. The network is given as it is after
+loading, with trainable weights; a library whose backward pass differentiates them, too, has a second row with the
+weights frozen by hand. A step is the time between two forward passes on an image that asks for a gradient.
 """
 
 from __future__ import annotations
@@ -62,16 +63,20 @@ def our_call(name: str, attack: Callable[..., Attack], model: AttackedModel, pro
     return job
 
 
-def peer_call(peer: Peer, attack: PeerAttack, problem: Problem, passes: int) -> CallJob:
-    """A call of an attack of another library."""
+def peer_call(peer: Peer, attack: PeerAttack, problem: Problem, passes: int, frozen: bool = False) -> CallJob:
+    """A call of an attack of another library, the weights trainable or frozen."""
     counted = CountedNetwork(problem.network)
-    job = CallJob(attack.name, lambda: [], passes=passes, library=f"{peer.name} {peer.version()}", note=attack.note)
+    name = f"{attack.name}{', weights frozen by hand' * frozen}"
+    job = CallJob(name, lambda: [], passes=passes, library=f"{peer.name} {peer.version()}", note=attack.note)
 
     def run() -> list[tuple[float, float]]:
         counted.reset()
+        counted.requires_grad_(not frozen)
         watch = Stopwatch()
         attack(replace(problem, network=counted), passes)
         job.calls.append(watch.seconds())
+        for weight in counted.parameters():
+            weight.grad = None
         return counted.steps()
 
     job.run = run
@@ -93,14 +98,19 @@ def _ours(problem: Problem) -> list[CallJob]:
 
 def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
     """One row per attack: step and whole call, divided by the floor."""
-    network = unet().to(settings.device)
+    network = unet().to(settings.device).requires_grad_(True)
     image, label = volume((settings.size,) * 3, settings.device)
     problem = Problem(network, image, label, EPSILON)
-    floor = Job("floor", timed(lambda: input_gradient(network, image, label), repeats=2))
+    frozen = unet().to(settings.device)
+    floor = Job("floor", timed(lambda: input_gradient(frozen, image, label), repeats=2))
     found, absent = loaded_attacks("constant", "adaptive", "minimal", "smooth", "morph")
     slow = ("smooth", "morph")
-    calls = [peer_call(peer, one, problem, SLOW_PASSES if one.kind in slow else PASSES) for peer, one in found]
-    calls = _ours(problem) + calls
+    calls = _ours(problem)
+    for peer, one in found:
+        passes = SLOW_PASSES if one.kind in slow else PASSES
+        calls.append(peer_call(peer, one, problem, passes))
+        if one.differentiates_weights and one.kind not in slow:
+            calls.append(peer_call(peer, one, problem, passes, frozen=True))
     run_rounds([floor, *calls], settings.few_rounds, say)
     table = Table(
         "peers",

@@ -68,7 +68,9 @@ def step_jobs(settings: Settings) -> list[Job]:
     def step(
         name: str, attack: Callable[..., Any], model: AttackedModel, target: float | None = None, **options: Any
     ) -> Job:
-        return step_job(name, lambda gradient: attack(steps=STEPS, gradient=gradient, **options), model, image, label, target)
+        return step_job(
+            name, lambda gradient: attack(steps=STEPS, gradient=gradient, **options), model, image, label, target
+        )
 
     automatic, float32 = AttackedModel(network), AttackedModel(network, precision="float32")
     noise: dict[str, Any] = {"epsilon": 0.02}

@@ -25,8 +25,8 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
     megabytes = size**3 * 4 / 2**20
     table = Table(
         "volumes",
-        f"Peak resident memory that a call of PGD-2 adds, in V = one float32 volume of {size}^3 voxels ({megabytes:.1f} "
-        f"MB); a 1 x 1 x 1 network behind windows of {window}^3 voxels, overlap 0.25, float32, CPU, each from a fresh "
+        f"Peak resident memory that a call of PGD-2 adds, in V = one float32 volume of {size}^3 voxels ({megabytes:.1f}"
+        f" MB); a 1 x 1 x 1 network behind windows of {window}^3 voxels, overlap 0.25, float32, CPU, each from a fresh "
         "process.",
         (
             Column("classes"),

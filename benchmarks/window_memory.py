@@ -120,8 +120,8 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
     last = list(grids)[-1]
     table = Table(
         "memory",
-        f"Peak resident memory that a call of PGD-2 adds, MB; windows of {size}^3 voxels, overlap {OVERLAP}, 3 classes, "
-        f"U-Net 8-16-32-64, float32, CPU, each from a fresh process. {TWO_PASSES.capitalize()}: one gradient with "
+        f"Peak resident memory that a call of PGD-2 adds, MB; windows of {size}^3 voxels, overlap {OVERLAP}, 3 classes"
+        f", U-Net 8-16-32-64, float32, CPU, each from a fresh process. {TWO_PASSES.capitalize()}: one gradient with "
         "MONAI's inference, the gradient on its logits, and a forward + backward of each window.",
         (
             Column("what"),

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 if not hasattr(np, "Inf"):
-    np.Inf = np.inf  # type: ignore[attr-defined]  # AdvChain is older than NumPy 2, which removed this name
+    vars(np)["Inf"] = np.inf  # AdvChain is older than NumPy 2, which removed this name
 
 from advchain.augmentor import AdvBias, AdvMorph, ComposeAdversarialTransformSolver
 
@@ -62,7 +62,7 @@ def _morph(problem: Problem, passes: int) -> torch.Tensor:
 
 
 def _attack(name: str, run: Callable[[Problem, int], torch.Tensor], kind: str) -> PeerAttack:
-    return PeerAttack(name, run, f"takes the label one-hot, divergence kl{NUMPY}", kind)
+    return PeerAttack(name, run, f"takes the label one-hot, divergence kl{NUMPY}", kind, differentiates_weights=True)
 
 
 ATTACKS = (_attack("advchain bias field", _bias, "smooth"), _attack("advchain morph", _morph, "morph"))

@@ -39,4 +39,4 @@ def _pgd(problem: Problem, passes: int) -> torch.Tensor:
     return torch.from_numpy(attack.generate(image.cpu().numpy(), target)).to(image.device)
 
 
-ATTACKS = (PeerAttack("ART PGD", _pgd, ADAPTED, losses=("cross_entropy", "dice_ce")),)
+ATTACKS = (PeerAttack("ART PGD", _pgd, ADAPTED, losses=("cross_entropy", "dice_ce"), differentiates_weights=True),)

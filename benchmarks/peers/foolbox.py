@@ -20,4 +20,4 @@ def _pgd(problem: Problem, passes: int) -> torch.Tensor:
     return attack(model, problem.image, classifier.labels(), epsilons=problem.epsilon)[1].detach()
 
 
-ATTACKS = (PeerAttack("foolbox PGD", _pgd, ADAPTED, losses=("cross_entropy", "dice_ce")),)
+ATTACKS = (PeerAttack("foolbox PGD", _pgd, ADAPTED, losses=("cross_entropy", "dice_ce"), differentiates_weights=True),)

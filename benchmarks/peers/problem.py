@@ -59,7 +59,7 @@ class Problem:
     """Raise the mean loss over all voxels by changing each voxel by at most ``epsilon``, inside 0 to 1.
 
     Args:
-        network: from (batch, channel, spatial...) to logits (batch, class, spatial...), frozen, in eval mode.
+        network: from (batch, channel, spatial...) to logits (batch, class, spatial...), in eval mode.
         image: (batch, channel, spatial...) in [0, 1].
         label: class map (batch, 1, spatial...), int64.
         epsilon: L-infinity radius in the image's values.
@@ -90,6 +90,8 @@ class PeerAttack:
             the radius of the problem, ``"minimal"`` (looks for the smallest radius), or ``"smooth"``/``"morph"``
             (not noise at all: a bias field, a deformation).
         losses: that it can be given.
+        differentiates_weights: whether its backward pass also computes the gradients of weights that are trainable, as
+            they are after loading a network.
     """
 
     name: str
@@ -97,6 +99,7 @@ class PeerAttack:
     note: str = ""
     kind: str = "constant"
     losses: tuple[str, ...] = ("cross_entropy",)
+    differentiates_weights: bool = False
 
     def __call__(self, problem: Problem, passes: int) -> torch.Tensor:
         """The adversarial image.

@@ -31,4 +31,6 @@ def _pgd(problem: Problem, passes: int) -> torch.Tensor:
     return attacked.dataset.tensors[0].detach()
 
 
-ATTACKS = (PeerAttack("secml-torch PGD", _pgd, ADAPTED, losses=("cross_entropy", "dice_ce")),)
+ATTACKS = (
+    PeerAttack("secml-torch PGD", _pgd, ADAPTED, losses=("cross_entropy", "dice_ce"), differentiates_weights=True),
+)
