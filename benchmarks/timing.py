@@ -61,6 +61,7 @@ class Job:
         run: runs it and returns one or more samples of (wall, CPU) seconds.
         target: highest accepted ratio to the floor, None where there is none.
         reference: name of the job whose time is one.
+        warm_up: run once before the rounds instead of ``run``, where that is long.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Job:
     target: float | None = None
     reference: str = "floor"
     samples: list[tuple[float, float]] = field(default_factory=list)
+    warm_up: Callable[[], object] | None = None
 
     def wall(self) -> float:
         return median(sample[0] for sample in self.samples)
@@ -123,6 +125,7 @@ def run_rounds(jobs: list[Job], rounds: int, say: Callable[[str], None] = lambda
     for number in range(rounds + 1):
         say(f"round {number} of {rounds}" if number else "warming up (compiling takes minutes)")
         for job in jobs:
-            samples = job.run()
             if number:
-                job.samples += samples
+                job.samples += job.run()
+            else:
+                (job.warm_up or job.run)()
