@@ -113,7 +113,8 @@ def test_a_library_keeps_the_budget_and_the_number_of_passes(peer: Peer, trainab
             change = (adversarial - problem.image).abs()
             assert 0.5 * EPSILON < float(change.max()) <= EPSILON * 1.001, attack.name
             assert 0 <= float(adversarial.min()) and float(adversarial.max()) <= 1
-            before, after = (DenseLossClassifier(problem).loss(one) for one in (problem.image, adversarial))
+            with torch.no_grad():
+                before, after = (DenseLossClassifier(problem).loss(one) for one in (problem.image, adversarial))
             assert float(after) > float(before), attack.name
 
 
@@ -124,6 +125,7 @@ def test_libraries_of_constant_steps_find_our_voxels() -> None:
         pytest.skip("none of the libraries is installed")
     problem = _problem()
     ours = PGD(EPSILON, steps=PASSES, step_size=EPSILON / 4, objective="cross_entropy", random_start=False)
+    problem.network.requires_grad_(False)
     loss = DenseLossClassifier(problem).loss
     best = float(
         loss(ours(AttackedModel(problem.network, precision="float32"), problem.image, problem.label).adversarial)
