@@ -15,15 +15,17 @@ import torch
 
 from benchmarks.peers import PeerAttack, Problem, loaded_attacks
 from benchmarks.peers.problem import CountedNetwork
-from benchmarks.phantom import WEIGHTS, WINDOW, Case, mean_dice, phantom_cases, phantom_network
 from benchmarks.settings import Settings
+from benchmarks.strength import BUNDLE, WINDOW, bundle_network, phantom_cases
 from benchmarks.tables import Column, Table
 from benchmarks.timing import Stopwatch, quartiles
 from monai_adversarial.attacks import PGD
+from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice
 from monai_adversarial.models import AttackedModel
 
 __all__ = ["Contestant", "first_reaching", "tables"]
 
+WEIGHTS = BUNDLE / "models" / "model.pt"
 HU = 8.0
 EPSILON = HU / (WINDOW["a_max"] - WINDOW["a_min"])
 REFERENCE_PASSES = 20
@@ -31,6 +33,16 @@ REFERENCE_PASSES = 20
 EQUAL_VOXELS = ("ART PGD", "foolbox PGD")
 OURS_SAME, OURS_DEFAULT = "ours, constant steps, cross-entropy", "ours, PGD default"
 LOSSES = {"cross_entropy": "cross-entropy", "dice_ce": "Dice + cross-entropy"}
+
+
+Case = tuple[torch.Tensor, torch.Tensor]
+
+
+def mean_dice(network: torch.nn.Module, image: torch.Tensor, label: torch.Tensor) -> float:
+    """Mean Dice over the organs, float32."""
+    with torch.no_grad():
+        logits = network(image)
+    return float(mean_foreground_dice(hard_prediction(logits, "softmax"), label, logits.shape[1], "softmax").mean())
 
 
 @dataclass
@@ -204,7 +216,7 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
         empty = Table("equal_cost", "Dice at equal cost.", (Column("attack"),))
         empty.notes.append(f"Not run: {WEIGHTS.name} of the bundle is missing.")
         return [empty]
-    network = phantom_network(settings.device)
+    network = bundle_network(settings.device).requires_grad_(False)
     cases = phantom_cases(settings.cases, settings.device)
     contestants, absent = _contestants(network)
     for one in contestants:

@@ -12,23 +12,25 @@ from monai_adversarial.attacks import PGD
 from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice
 from monai_adversarial.models import AttackedModel
 
-__all__ = ["strength_rows"]
+__all__ = ["bundle_network", "phantom_cases", "strength_rows"]
 
 BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "ct_abdomen_unet"
 WINDOW = {"a_min": -160.0, "a_max": 240.0, "b_min": 0.0, "b_max": 1.0, "clip": True}
 
 
-def _network(device: str) -> torch.nn.Module:
+def bundle_network(device: str, weights: str = "model.pt") -> torch.nn.Module:
+    """The network of the CT bundle with some of its weights."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "inference.yaml"))
     network = parser.get_parsed_content("network_def")
-    network.load_state_dict(torch.load(BUNDLE / "models" / "model.pt", map_location="cpu", weights_only=True))
+    network.load_state_dict(torch.load(BUNDLE / "models" / weights, map_location="cpu", weights_only=True))
     return network.to(device).eval()
 
 
-def _cases(count: int, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def phantom_cases(count: int, device: str, seed: int = 5000) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Phantoms on the grid and in the window of the CT bundle's network, each an image and its label."""
     from monai.transforms import Compose, DivisiblePadd, Orientationd, ScaleIntensityRanged, Spacingd
 
     from monai_adversarial.data import CTPhantomDataset
@@ -42,7 +44,7 @@ def _cases(count: int, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
             DivisiblePadd(keys, k=16),
         ]
     )
-    phantoms = CTPhantomDataset(count, seed=5000, transform=prepare)
+    phantoms = CTPhantomDataset(count, seed=seed, transform=prepare)
     return [
         (item["image"][None].as_tensor().to(device), item["label"][None].as_tensor().long().to(device))
         for item in phantoms
@@ -51,8 +53,8 @@ def _cases(count: int, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def strength_rows(device: str, cases: int, steps: int, compiled: bool) -> list[tuple[str, float, float]]:
     """(mode, mean organ Dice after PGD at 8 HU, seconds); the first row is the clean Dice."""
-    network = _network(device)
-    data = _cases(cases, device)
+    network = bundle_network(device)
+    data = phantom_cases(cases, device)
 
     def dice(image: torch.Tensor, label: torch.Tensor) -> float:
         with torch.no_grad():
