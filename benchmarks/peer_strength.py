@@ -179,7 +179,7 @@ def _equal_strength(
                 watch = Stopwatch()
                 one.run(cases[0], passes)
                 seconds[one.name].append(watch.seconds()[1])
-    ours = median(seconds[OURS_DEFAULT]) if seconds[OURS_DEFAULT] else float("nan")
+    ours = median(seconds[OURS_DEFAULT]) if seconds[OURS_DEFAULT] else None
     table = Table(
         "equal_strength",
         f"Passes and CPU seconds to the mean organ Dice of {reference.name} after {REFERENCE_PASSES} passes "
@@ -196,7 +196,11 @@ def _equal_strength(
             table.add(one.name, f"not in {settings.most_passes}", best, None, "", None, "")
             continue
         mine = median(seconds[one.name])
-        table.add(one.name, passes, one.dice[passes], mine, quartiles(seconds[one.name]), mine / ours, "")
+        table.add(
+            one.name, passes, one.dice[passes], mine, quartiles(seconds[one.name]), mine / ours if ours else None, ""
+        )
+    if ours is None:
+        table.notes.append(f"Both targets MISSED: {OURS_DEFAULT} does not get there in {settings.most_passes} passes.")
     _judge(table, "torchattacks PGD", 8.0)
     _judge(table, "adv_lib", 5.0)
     return table
