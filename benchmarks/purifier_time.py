@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from scipy import fft, ndimage
 
-from benchmarks.timing import Job, Stopwatch
+from benchmarks.settings import Settings
+from benchmarks.tables import Column, Table, judged
+from benchmarks.timing import Job, run_rounds, timed
 from monai_adversarial import transforms
 from monai_adversarial.transforms import ImageContext
 
-__all__ = ["purifier_jobs"]
+__all__ = ["purifier_jobs", "tables"]
 
 SPACING = 2.0
 
@@ -26,17 +28,6 @@ def _volume(size: int) -> torch.Tensor:
     image = 40.0 + 10.0 * torch.randn((1, 1, size, size, size), generator=generator)
     image[..., : size // 2] += 60.0
     return image.round()
-
-
-def _timed(run: Callable[[], Any], device: str) -> Callable[[], list[tuple[float, float]]]:
-    def job() -> list[tuple[float, float]]:
-        watch = Stopwatch()
-        run()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        return [watch.seconds()]
-
-    return job
 
 
 def _itk(array: np.ndarray) -> Any:
@@ -189,7 +180,33 @@ def purifier_jobs(device: str, size: int) -> list[Job]:
         if name in peers:
             library, what, compute = peers[name]
             reference = f"{library} {what}"
-            jobs.append(Job(reference, _timed(compute, "cpu"), reference=reference))
+            jobs.append(Job(reference, timed(compute), reference=reference))
         own = name in peers and not (device == "cpu" and name in LIBRARY_ON_CPU)
-        jobs.append(Job(name, _timed(run, device), 1.0 if own else None, reference))
+        jobs.append(Job(name, timed(run), 1.0 if own else None, reference))
     return jobs
+
+
+def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
+    """One row per purifier, beside the library's time for the same."""
+    jobs = purifier_jobs(settings.device, settings.purifier_size)
+    run_rounds(jobs, settings.few_rounds, say)
+    by_name = {job.name: job for job in jobs}
+    table = Table(
+        "purifiers",
+        f"Purifiers, forward on {settings.purifier_size}^3 voxels, float32, default arguments; medians of "
+        f"{settings.few_rounds} interleaved rounds.",
+        (
+            *(Column("purifier"), Column("fastest CPU library for the same"), Column("library's seconds", 3)),
+            *(Column("seconds", 3), Column("ratio", 2), Column("target")),
+        ),
+    )
+    for job in jobs:
+        reference = by_name[job.reference]
+        if job.name not in transforms.PURIFIERS:  # a library's own row
+            continue
+        if reference is job:
+            table.add(job.name, "none", None, job.wall(), None, "")
+            continue
+        ratio = job.wall() / reference.wall()
+        table.add(job.name, reference.name, reference.wall(), job.wall(), ratio, judged(ratio, job.target))
+    return [table]

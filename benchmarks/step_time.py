@@ -10,71 +10,54 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.inferers import SlidingWindowInferer
-from monai.networks.nets import UNet
-from torch import nn
 from torch.nn import functional
 
-from benchmarks.timing import Job, StepClock, Stopwatch
+from benchmarks.networks import input_gradient, unet, volume
+from benchmarks.settings import Settings
+from benchmarks.tables import Table
+from benchmarks.timing import Job, StepClock, run_rounds, timed, timing_table
 from monai_adversarial.attacks import PGD, BiasFieldAttack, ElasticAttack
 from monai_adversarial.models import AttackedModel
-from monai_adversarial.utils.allocator import keep_freed_memory
-from monai_adversarial.utils.precision import Precision
 
-__all__ = ["step_jobs", "window_jobs"]
+__all__ = ["SPACING", "step_job", "step_jobs", "tables"]
 
-CLASSES = 3
 SPACING = (1.5, 1.5, 1.5)
 STEPS = 6
 
 
-def unet(channels: tuple[int, ...] = (16, 32, 64, 128, 256), seed: int = 0) -> nn.Module:
-    """The U-Net of the benchmarks: random weights, two residual units, frozen, in eval mode."""
-    torch.manual_seed(seed)
-    network = UNet(3, 1, CLASSES, channels, (2,) * (len(channels) - 1), num_res_units=2).eval()
-    for weight in network.parameters():
-        weight.requires_grad_(False)
-    return network
+def step_job(
+    name: str,
+    attack: Callable[..., Any],
+    model: AttackedModel,
+    image: torch.Tensor,
+    label: torch.Tensor,
+    target: float | None = None,
+    reference: str = "floor",
+) -> Job:
+    """A job that runs an attack and returns the time of each of its steps.
 
-
-def volume(shape: tuple[int, ...], device: str, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Uniform image in [0, 1) and a random class map."""
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.rand((1, 1, *shape), generator=generator)
-    return image.to(device), torch.randint(0, CLASSES, (1, 1, *shape), generator=generator).to(device)
-
-
-def timed(work: Callable[[], Any], repeats: int = 1) -> Callable[[], list[tuple[float, float]]]:
-    """A job's ``run`` that calls ``work`` and takes its time."""
+    Args:
+        name: of the row.
+        attack: makes the attack from ``gradient=``, for example a partial of ``PGD``.
+        model, image, label: what is attacked.
+        target, reference: see ``Job``.
+    """
+    clock = StepClock()
+    prepared = attack(gradient=clock)
+    spacing = SPACING[: image.ndim - 2]
 
     def run() -> list[tuple[float, float]]:
-        samples = []
-        for _ in range(repeats):
-            watch = Stopwatch()
-            work()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            samples.append(watch.seconds())
-        return samples
+        prepared(model, image, label, spacing=spacing)
+        return clock.steps()
 
-    return run
+    return Job(name, run, target, reference)
 
 
-def input_gradient(
-    network: nn.Module, image: torch.Tensor, label: torch.Tensor, precision: Precision | None = None
-) -> torch.Tensor:
-    """One forward and one backward pass to the input only."""
-    leaf = image.clone().requires_grad_(True)
-    with (precision or Precision("float32", image)).autocast():
-        logits = network(leaf)
-    return torch.autograd.grad(functional.cross_entropy(logits.float(), label[:, 0]), leaf)[0]
-
-
-def step_jobs(device: str, size: int, compiled: bool) -> list[Job]:
+def step_jobs(settings: Settings) -> list[Job]:
     """Rows: floor, trainable weights, and the steps of the attacks in their precision modes."""
-    network = unet().to(device)
-    trainable = unet().to(device).requires_grad_(True)
-    image, label = volume((size,) * 3, device)
+    device = settings.device
+    network, trainable = unet().to(device), unet().to(device).requires_grad_(True)
+    image, label = volume((settings.size,) * 3, device)
 
     def with_weight_gradients() -> None:
         leaf = image.clone().requires_grad_(True)
@@ -82,85 +65,44 @@ def step_jobs(device: str, size: int, compiled: bool) -> list[Job]:
         for weight in trainable.parameters():
             weight.grad = None
 
-    def steps(
-        attack: Callable[..., Any], *arguments: Any, model: AttackedModel, **options: Any
-    ) -> Callable[[], list[tuple[float, float]]]:
-        clock = StepClock()
-        prepared = attack(*arguments, steps=STEPS, gradient=clock, **options)
-
-        def run() -> list[tuple[float, float]]:
-            prepared(model, image, label, spacing=SPACING)
-            return clock.steps()
-
-        return run
+    def step(
+        name: str, attack: Callable[..., Any], model: AttackedModel, target: float | None = None, **options: Any
+    ) -> Job:
+        return step_job(
+            name, lambda gradient: attack(steps=STEPS, gradient=gradient, **options), model, image, label, target
+        )
 
     automatic, float32 = AttackedModel(network), AttackedModel(network, precision="float32")
-    ten = PGD(0.02, steps=10)
+    noise: dict[str, Any] = {"epsilon": 0.02}
     bias: dict[str, Any] = {"max_gain": 0.3, "domain": "image"}
+    ten = PGD(steps=10, **noise)
+
+    def tenth() -> list[tuple[float, float]]:
+        return [(wall / 10, cpu / 10) for wall, cpu in timed(lambda: ten(automatic, image, label))()]
+
     jobs = [
         Job("floor", timed(lambda: input_gradient(network, image, label), repeats=2)),
         Job("trainable weights and backward(), as most libraries do", timed(with_weight_gradients)),
-        Job("PGD step, float32", steps(PGD, 0.02, model=float32), 1.05),
-        Job("PGD step, default (auto)", steps(PGD, 0.02, model=automatic), 0.45),
-        Job("bias-field step, float32", steps(BiasFieldAttack, model=float32, **bias), 1.1),
-        Job("bias-field step, default", steps(BiasFieldAttack, model=automatic, **bias)),
-        Job("diffeomorphic elastic step, float32", steps(ElasticAttack, 5.0, model=float32), 1.5),
-        Job("diffeomorphic elastic step, default", steps(ElasticAttack, 5.0, model=automatic)),
-        Job("whole call of PGD-10, default, / 10", _tenth(timed(lambda: ten(automatic, image, label)))),
+        step("PGD step, float32", PGD, float32, 1.05, **noise),
+        step("PGD step, default (auto)", PGD, automatic, 0.45, **noise),
+        step("bias-field step, float32", BiasFieldAttack, float32, 1.1, **bias),
+        step("bias-field step, default", BiasFieldAttack, automatic, **bias),
+        step("diffeomorphic elastic step, float32", ElasticAttack, float32, 1.5),
+        step("diffeomorphic elastic step, default", ElasticAttack, automatic),
+        Job("whole call of PGD-10, default, / 10", tenth, 0.27),
     ]
-    if compiled:
-        compiled_model = AttackedModel(network, compile_network=True)
-        best = Job("PGD step, best (auto, compiled)", steps(PGD, 0.02, model=compiled_model), 0.3)
-        jobs.insert(4, best)
+    if settings.compiled:
+        compiled = AttackedModel(network, compile_network=True)
+        jobs.insert(4, step("PGD step, best (auto, compiled)", PGD, compiled, 0.3, **noise))
     return jobs
 
 
-def _tenth(run: Callable[[], list[tuple[float, float]]]) -> Callable[[], list[tuple[float, float]]]:
-    return lambda: [(wall / 10, cpu / 10) for wall, cpu in run()]
-
-
-def window_jobs(device: str, window: int) -> list[Job]:
-    """Rows: a whole-volume step through eight windows, against two forwards and one backward pass per window."""
-    network = unet((8, 16, 32, 64)).to(device)
-    side = window + window * 3 // 4
-    image, label = volume((side,) * 3, device)
-    patch, patch_label = volume((window,) * 3, device, seed=1)
-    windows = 8
-    precision = Precision("float32", image)
-
-    def reference() -> None:
-        # Under the same memory handling, so that the ratio is what the method itself adds.
-        with keep_freed_memory(device):
-            for _ in range(windows):
-                with torch.no_grad(), precision.autocast():
-                    network(patch)
-                input_gradient(network, patch, patch_label, precision)
-
-    def attack_with(inferer: Any) -> Callable[[], list[tuple[float, float]]]:
-        clock = StepClock()
-        attack = PGD(0.02, steps=4, gradient=clock)
-        model = AttackedModel(network, inferer, precision="float32")
-
-        def run() -> list[tuple[float, float]]:
-            attack(model, image, label)
-            return clock.steps()
-
-        return run
-
-    ours = SlidingWindowInferer(window, sw_batch_size=1, overlap=0.25)
-    reference_name = "2 forwards + 1 backward per window"
-    return [
-        Job(reference_name, timed(reference, repeats=2), reference=reference_name),
-        Job("whole-volume step, 8 windows", attack_with(ours), 1.1, reference_name),
-        Job("  the same, autograd through the inferer", attack_with(PlainInferer(ours)), None, reference_name),
-    ]
-
-
-class PlainInferer:
-    """Hides a MONAI inferer's type, so that the attack differentiates through it as it is."""
-
-    def __init__(self, inferer: Any) -> None:
-        self.inferer = inferer
-
-    def __call__(self, image: torch.Tensor, network: Callable[..., Any]) -> Any:
-        return self.inferer(image, network)
+def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
+    """The time of a step."""
+    jobs = step_jobs(settings)
+    run_rounds(jobs, settings.rounds, say)
+    title = (
+        f"One attack step on a 3D U-Net (16-32-64-128-256, 2 residual units, 3 classes) and {settings.size}^3 voxels, "
+        f"divided by the floor; medians of {settings.rounds} interleaved rounds."
+    )
+    return [timing_table("steps", title, jobs)]

@@ -25,8 +25,10 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from torch import nn
 
-from benchmarks.step_time import input_gradient, timed
-from benchmarks.timing import Job
+from benchmarks.networks import input_gradient
+from benchmarks.settings import Settings
+from benchmarks.tables import Column, Table, judged
+from benchmarks.timing import Job, quartiles, run_rounds, timed
 from monai_adversarial.attacks import PGD
 from monai_adversarial.handlers import AdversarialLossTerm, AdversarialTraining, FastAdversarialTraining
 from monai_adversarial.handlers.free_adversarial_training import FreeAdversarialTraining
@@ -34,7 +36,7 @@ from monai_adversarial.handlers.input_gradient_regularization import InputGradie
 from monai_adversarial.losses.trades import TRADESLoss
 from monai_adversarial.utils.precision import Precision
 
-__all__ = ["TrainingRow", "training_rows"]
+__all__ = ["TrainingRow", "tables", "training_rows"]
 
 CLASSES = 8
 CHANNELS = (16, 32, 48, 64, 96)
@@ -77,10 +79,6 @@ class TrainingRow:
     def cpu(self) -> float:
         """The same of CPU time."""
         return median(self.ratios(1))
-
-    def fastest(self) -> float:
-        """Ratio of the smallest times, each from the round that was fastest for it."""
-        return self.job.fastest() / sum(count * part.fastest() for count, part in self.parts)
 
 
 def network(device: str) -> nn.Module:
@@ -216,3 +214,26 @@ def training_rows(device: str, size: int) -> tuple[list[Job], list[TrainingRow]]
         row("input gradient, exact", InputGradientRegularization(1.0, "exact"), (1, clean)),
     ]
     return [clean, train, floor, look, *(one.job for one in rows)], rows
+
+
+def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
+    """One row per handler, divided by the sum of its parts; the parts' own times below."""
+    jobs, rows = training_rows(settings.device, settings.training_size)
+    run_rounds(jobs, settings.rounds, say)
+    size = settings.training_size
+    parts = [f"{job.name} {job.wall():.3f} s" for job in jobs[: -len(rows)]]
+    table = Table(
+        "training",
+        f"A training iteration of MONAI's SupervisedTrainer with the CT bundle's U-Net, AdamW, {BATCH} patches of "
+        f"{size}^3 voxels; ratios within a round, medians of {settings.rounds} interleaved rounds.",
+        (
+            *(Column("training iteration"), Column("divided by"), Column("CPU ratio", 2), Column("its quartiles")),
+            *(Column("ratio of wall time", 2), Column("seconds", 3), Column("target")),
+        ),
+        notes=[f"The parts: {', '.join(parts)}."],
+    )
+    for row in rows:
+        spread = quartiles(row.ratios(1))
+        verdict = judged(row.cpu(), row.target)
+        table.add(row.job.name, row.denominator, row.cpu(), spread, row.wall(), row.job.wall(), verdict)
+    return [table]

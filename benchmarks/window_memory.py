@@ -1,83 +1,136 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak extra memory of a whole-volume attack step at 4 and at 27 windows, each measured in a process of its own.
+"""Peak extra memory of a whole-volume attack at few and at many windows, each measured in a process of its own.
 
-``python -m benchmarks.window_memory METHOD WINDOWS NETWORK SIZE`` prints the megabytes that one PGD call added to the
-resident memory at its peak. The same with a network of a single 1 x 1 x 1 convolution measures the volume-sized tensors
-(image, perturbation, logits, their gradient, objective), which no method can save.
+The same with a network of a single 1 x 1 x 1 convolution measures the volume-sized tensors (image, perturbation,
+logits, their gradient, objective), which no method of computing windows can save.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["extra_megabytes", "memory_rows"]
+import torch
+from monai.data.utils import dense_patch_slices
+from monai.inferers import SlidingWindowInferer
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.fresh_process import extra_megabytes
+from benchmarks.networks import PlainInferer, pointwise, unet, volume
+from benchmarks.settings import Settings
+from benchmarks.tables import Column, Table, judged
+from monai_adversarial.attacks import PGD
+from monai_adversarial.models import AttackedModel
+
+__all__ = ["METHODS", "TWO_PASSES", "grid_side", "prepare", "tables", "two_passes", "work_of"]
 
 METHODS = ("inference", "ours", "autograd")
-GRIDS = {1: (1, 1, 1), 4: (2, 2, 1), 8: (2, 2, 2), 9: (3, 3, 1), 27: (3, 3, 3)}
+TWO_PASSES = "two passes by hand"
+OVERLAP = 0.25
+SMALL = 32
 
 
-def _status(name: str) -> float:
-    """Megabytes of a field of /proc/self/status: VmRSS now, VmHWM at its peak."""
-    text = Path("/proc/self/status").read_text()
-    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"this system does not tell {name}: memory can be measured on Linux only.")
-    return int(found.group(1)) / 1024
+def grid_side(windows: int, size: int) -> int:
+    """Voxels of ``windows`` windows of ``size`` in a row that overlap by a quarter."""
+    return size + (windows - 1) * (size * 3 // 4)
 
 
-def _measure(method: str, windows: int, network_name: str, size: int) -> float:
-    import torch
-    from monai.inferers import SlidingWindowInferer
-    from torch import nn
+def _inferer(size: int) -> SlidingWindowInferer:
+    return SlidingWindowInferer(size, sw_batch_size=1, overlap=OVERLAP)
 
-    from benchmarks.step_time import CLASSES, PlainInferer, unet, volume
-    from monai_adversarial.attacks import PGD
 
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
-    network = unet((8, 16, 32, 64)) if network_name == "unet" else nn.Conv3d(1, CLASSES, 1).eval()
-    inferer = SlidingWindowInferer(size, sw_batch_size=1, overlap=0.25)
-    attack = PGD(0.02, steps=2, precision="float32")
-    # Whatever is loaded or compiled once is not the step's memory.
-    attack(network, *volume((size,) * 3, "cpu"), inferer=inferer)
-    image, label = volume(tuple(size + (count - 1) * (size * 3 // 4) for count in GRIDS[windows]), "cpu")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _status("VmRSS")
-    if method == "inference":
+def two_passes(network: nn.Module, image: torch.Tensor, label: torch.Tensor, size: int) -> torch.Tensor:
+    """One exact gradient of the mean cross-entropy with as little as two passes over the windows need.
+
+    MONAI's inference, the gradient on its logits, then each window forward and backward: the least that holds whole
+    logits. For square windows of ``size`` that overlap by a quarter, blended by their mean.
+    """
+    with torch.no_grad():
+        logits = _inferer(size)(image, network)
+    leaf = logits.requires_grad_(True)
+    gradient = torch.autograd.grad(functional.cross_entropy(leaf, label[:, 0]), leaf)[0]
+    del logits, leaf
+    shape, step = tuple(image.shape[2:]), size * 3 // 4
+    slices = [(slice(None), slice(None), *one) for one in dense_patch_slices(shape, (size,) * 3, (step,) * 3)]
+    counts = torch.zeros((1, 1, *shape))
+    for window in slices:
+        counts[window] += 1
+    result = torch.zeros_like(image)
+    for window in slices:
+        part = image[window].clone().requires_grad_(True)
+        result[window] += torch.autograd.grad(network(part), part, gradient[window] / counts[window])[0]
+    return result
+
+
+def work_of(
+    method: str, network: nn.Module, size: int, image: torch.Tensor, label: torch.Tensor
+) -> Callable[[], object]:
+    """MONAI's inference, two passes by hand, or a call of PGD-2: ours, or with autograd through MONAI's inferer.
+
+    Raises:
+        ValueError: for another method.
+    """
+    inferer = _inferer(size)
+
+    def inference() -> object:
         with torch.no_grad():
-            inferer(image, network)
-    else:
-        attack(network, image, label, inferer=inferer if method == "ours" else PlainInferer(inferer))
-    return _status("VmHWM") - before
+            return inferer(image, network)
+
+    def attack(behind: Any) -> Callable[[], object]:
+        return lambda: PGD(0.02, steps=2)(AttackedModel(network, behind, precision="float32"), image, label)
+
+    works = {
+        "inference": inference,
+        TWO_PASSES: lambda: two_passes(network, image, label, size),
+        "ours": attack(inferer),
+        "autograd": attack(PlainInferer(inferer)),
+    }
+    if method not in works:
+        raise ValueError(f"method must be one of {sorted(works)}, got {method!r}.")
+    return works[method]
 
 
-def extra_megabytes(method: str, windows: int, network: str = "unet", size: int = 96) -> float:
-    """Run one measurement in a new process."""
-    command = [sys.executable, "-m", "benchmarks.window_memory", method, str(windows), network, str(size)]
-    repository = Path(__file__).resolve().parent.parent
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
-    if done.returncode:
-        raise RuntimeError(f"the measurement {' '.join(command[2:])} failed: {done.stderr.strip().splitlines()[-1]}")
-    return float(done.stdout.split()[-1])
+def prepare(method: str, network: str, shape: list[int], size: int, classes: int = 3) -> Callable[[], object]:
+    """The work on a volume in windows of ``size``^3 voxels, after the same on one small window."""
+    made = unet((8, 16, 32, 64), classes=classes) if network == "unet" else pointwise(classes)
+    work_of(method, made, SMALL, *volume((SMALL,) * 3, "cpu", classes=classes))()
+    return work_of(method, made, size, *volume(tuple(shape), "cpu", classes=classes))
 
 
-def memory_rows(size: int) -> list[tuple[str, float, float, float | None]]:
-    """(name, megabytes at 4 windows, at 27 windows, highest accepted ratio of the two)."""
-    volumes = [extra_megabytes("ours", windows, "pointwise", size) for windows in (4, 27)]
-    rows: list[tuple[str, float, float, float | None]] = [
-        ("volume-sized tensors alone (1 x 1 x 1 network)", volumes[0], volumes[1], None)
-    ]
-    for method in METHODS:
-        small, large = (extra_megabytes(method, windows, "unet", size) for windows in (4, 27))
-        rows.append((f"{method}", small, large, None))
-        if method != "inference":
-            target = 1.3 if method == "ours" else None
-            rows.append((f"{method}, less the volume-sized tensors", small - volumes[0], large - volumes[1], target))
-    return rows
+def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
+    """One row per method and network, one column per number of windows."""
+    size = settings.volume // 2
+    grids = {n * m * k: (n, m, k) for n, m, k in settings.windows if n * m * k >= 4 and n * m * k != 8}
 
+    def row(method: str, network: str) -> list[float]:
+        say(f"memory of {method}, {network}, at {', '.join(map(str, grids))} windows")
+        return [
+            extra_megabytes(
+                *("benchmarks.window_memory", "prepare", settings.threads),
+                **{"method": method, "network": network, "size": size},
+                shape=[grid_side(count, size) for count in grid],
+            )
+            for grid in grids.values()
+        ]
 
-if __name__ == "__main__":
-    print(_measure(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
+    rows = [("volume-sized tensors alone: ours on a 1 x 1 x 1 network", row("ours", "pointwise"))]
+    rows += [(f"{method}, U-Net", row(method, "unet")) for method in (TWO_PASSES, *METHODS)]
+    least = dict(rows)[f"{TWO_PASSES}, U-Net"][-1]
+    last = list(grids)[-1]
+    table = Table(
+        "memory",
+        f"Peak resident memory that a call of PGD-2 adds, MB; windows of {size}^3 voxels, overlap {OVERLAP}, 3 classes"
+        f", U-Net 8-16-32-64, float32, CPU, each from a fresh process. {TWO_PASSES.capitalize()}: one gradient with "
+        "MONAI's inference, the gradient on its logits, and a forward + backward of each window.",
+        (
+            Column("what"),
+            *(Column(f"{count} windows", 0) for count in grids),
+            Column(f"at {last} windows / two passes", 2),
+            Column("target"),
+        ),
+    )
+    for name, megabytes in rows:
+        ratio = megabytes[-1] / least
+        table.add(name, *megabytes, ratio, judged(ratio, 1.1 if name.startswith("ours") else None))
+    return [table]

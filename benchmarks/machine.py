@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a figure was measured: machine and versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from benchmarks.settings import Settings
+from monai_adversarial.utils.precision import Precision
+
+__all__ = ["machine_line"]
+
+DISTRIBUTIONS = ("torch", "monai", "numpy")
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def machine_line(settings: Settings) -> str:
+    """One line: processor, cores, threads, memory, GPU, precision and versions."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    computed = f"device {settings.device}"
+    if settings.device.startswith("cuda"):
+        computed += f" ({torch.cuda.get_device_name(settings.device)})"
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in DISTRIBUTIONS)
+    return (
+        f"{_processor()} ({platform.machine()}, {os.cpu_count()} cores, {settings.threads} threads, {memory:.0f} GiB), "
+        f"{computed}, default precision {Precision('auto', settings.device)}; "
+        f"Python {platform.python_version()}, {versions}"
+    )
