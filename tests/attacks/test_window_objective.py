@@ -21,7 +21,7 @@ from monai_adversarial.attacks import (
 from monai_adversarial.attacks.objectives import AdditiveObjective, Progress, Target, get_objective
 from monai_adversarial.attacks.window_objective import WindowObjective
 from monai_adversarial.inferers import PurifiedInferer
-from monai_adversarial.inferers.memory_bounded import memory_bounded
+from monai_adversarial.inferers.memory_bounded import MemoryBoundedSlidingWindowInferer, memory_bounded
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.intensity_map import IntensityMap
@@ -165,11 +165,13 @@ def test_one_forward_and_one_backward_pass_per_window_and_one_graph_at_a_time() 
     windows = 3 * 3 * 2
     result = PGD(0.1, steps=5)(model, image, label)
     # clean, five steps, the last point with its score
-    assert (network.forwards, network.backwards, network.most) == (windows * 7, windows * 5, 1)
-    assert (result.forwards, result.backwards) == (7, 5)
+    again = int(not torch.equal(result.objective_history[-1], result.objective))
+    assert (network.forwards, network.backwards, network.most) == (windows * (7 + again), windows * 5, 1)
+    assert (result.forwards, result.backwards) == (7 + again, 5)
     exact = Counting()
-    PGD(0.1, steps=5, gradient=ExactGradient())(AttackedModel(exact, model.inferer), image, label)
-    assert exact.forwards >= windows * 11, "the gradient of blended logits takes a second pass"
+    twice = MemoryBoundedSlidingWindowInferer(8, 1, 0.25, mode="gaussian", keep_windows_megabytes=0)
+    PGD(0.1, steps=5, gradient=ExactGradient())(AttackedModel(exact, twice), image, label)
+    assert exact.forwards >= windows * 7 + 5 * (windows - 1), "the gradient of blended logits takes a second pass"
 
 
 @pytest.mark.parametrize("which", ["region", "objective_region", "air"])

@@ -160,8 +160,8 @@ def test_what_cannot_be_left_out_is_attacked_by_its_logarithm(kind: str, window:
     model = exact(scripted, inferer)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sigmoid: seen from the values alone
-        found = PGD(0.1, steps=10)(model, random_image(SHAPE))
-    expected = PGD(0.1, steps=10)(exact(body, inferer), random_image(SHAPE))
+        found = PGD(0.1, steps=10, objective="dice_ce")(model, random_image(SHAPE))
+    expected = PGD(0.1, steps=10, objective="dice_ce")(exact(body, inferer), random_image(SHAPE))
     assert (model.found_output_values, model.found_activation) == ("probabilities", kind)
     assert model.found_final_activation is None
     assert "logarithm" in " ".join(found.facts)

@@ -61,7 +61,7 @@ class _SteepestAscentRun(SearchRun):
             gradients = self._accumulate(gradients)
         size = self.search.step_at(step, self.steps)
         moved = tuple(
-            parameter + size * radius * steepest_direction(gradient, norm)
+            steepest_direction(gradient, norm).mul_(size * radius).add_(parameter)
             for parameter, gradient, radius, norm in zip(
                 parameters, gradients, self.bound.radii, self.bound.norms, strict=True
             )
