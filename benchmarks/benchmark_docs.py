@@ -45,7 +45,7 @@ def plot(records: Mapping[str, Record], path: Path) -> None:
     tables = {table.name: table for record in records.values() for table in record.tables}
     figure = Figure(figsize=(12.5, 9.0), layout="constrained")
     panels: list[tuple[str, str, Callable[[Any, Table], None]]] = [
-        ("peers", "A step of 10-pass PGD, CPU time / floor", _bars),
+        ("peers", "A step, CPU time / floor", _bars),
         ("equal_cost", "Mean organ Dice over CPU seconds, 8 HU", _curves),
         ("volumes", "Peak extra memory in float32 volumes (V)", _volumes),
         ("window_count", "CPU seconds of a default step over windows", _windows),
