@@ -15,10 +15,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Fresh", "extra_megabytes"]
+__all__ = ["Fresh", "extra_megabytes", "status_megabytes"]
 
 
-def _status(name: str) -> float:
+def status_megabytes(name: str) -> float:
     """Megabytes of a field of /proc/self/status: VmRSS now, VmHWM at its peak."""
     text = Path("/proc/self/status").read_text()
     found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
@@ -38,11 +38,11 @@ def _measure(connection: Connection, module: str, function: str, threads: int, a
         connection.send("ready")
         connection.recv()
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = _status("VmRSS")
+        before = status_megabytes("VmRSS")
         watch = Stopwatch()
         work()
         seconds, cpu = watch.seconds()
-        connection.send({"megabytes": _status("VmHWM") - before, "seconds": seconds, "cpu": cpu})
+        connection.send({"megabytes": status_megabytes("VmHWM") - before, "seconds": seconds, "cpu": cpu})
     except Exception as error:
         connection.send(error)
 
