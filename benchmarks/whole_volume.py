@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks.whole_volume``: one PGD call on a whole large volume with many classes; seconds and peak memory.
+"""``python -m benchmarks.whole_volume``: one PGD call on a large volume with many classes; seconds and peak memory.
 
 The network is a MONAI 3D U-Net with random weights: what is shown is that the call fits, not how strong it is.
 """

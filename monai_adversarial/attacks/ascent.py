@@ -210,9 +210,10 @@ class Ascent:
         """
         attack, predictor = self.attack, self.predictor
         objective = attack.objective
-        # A saturated final activation, which steps leave out, hides what the point is worth.
-        in_logits = predictor.model.found_output_values == "logits"
-        if not isinstance(objective, AdditiveObjective) or attack.gradient.averages or not in_logits:
+        # A saturated final activation, which steps leave out, hides what the point is worth; and where answers are
+        # random, the draw that made a point the best one must not be the draw that is reported.
+        comparable = predictor.model.found_output_values == "logits" and predictor.is_constant
+        if not isinstance(objective, AdditiveObjective) or attack.gradient.averages or not comparable:
             return None
         sign, progress = -1.0 if attack.targeted else 1.0, Progress(attack.steps, attack.steps)
         classes = predictor.model.found_classes
