@@ -21,6 +21,7 @@ __all__ = ["Operation", "OperationTape", "Reading", "Saved", "Value", "fingerpri
 _UNDETERMINED = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "resize_", "set_")
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _FLOAT32_BYTES = 4
+_NUMBERS_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Saved:
 
     tape: OperationTape
     reading: Reading
-    checksum: torch.Tensor | None
+    checksum: int | None
 
     def __post_init__(self) -> None:
         self.tape.values[self.reading.value].saved += 1
@@ -165,7 +166,7 @@ class OperationTape:
             self.contents = {number: kept for number, kept in self.contents.items() if number in self.held}
         return saved
 
-    def _checksum(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _checksum(self, tensor: torch.Tensor) -> int:
         self._paused = True  # it is no operation of the network
         try:
             return fingerprint(tensor.detach())
@@ -313,6 +314,12 @@ def _is_determined(operation: Operation) -> bool:
     return True
 
 
-def fingerprint(tensor: torch.Tensor) -> torch.Tensor:
-    """A checksum of a tensor's bits, on its device."""
-    return tensor.view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64)
+def fingerprint(tensor: torch.Tensor) -> int:
+    """A checksum of a tensor's bits. A GPU is waited for."""
+    dense = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    flat = tensor.as_strided((tensor.numel(),), (1,), 0) if dense else tensor.reshape(-1)
+    bits = flat.view(_INTEGERS[tensor.element_size()])
+    # Sums of integers are computed in a copy of twice the size. Large copies between the network's own memory would
+    # leave holes in the heap that fit nothing.
+    parts = bits.split(_NUMBERS_AT_ONCE) if tensor.device.type == "cpu" else [bits]
+    return sum(int(part.sum(dtype=torch.int64)) for part in parts) % 2**64

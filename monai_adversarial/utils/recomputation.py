@@ -150,7 +150,7 @@ class Recomputation:
         if saved.checksum is None:
             return
         again = saved.reading.of(self.tape.contents[saved.reading.value])
-        if not torch.equal(fingerprint(again), saved.checksum):
+        if fingerprint(again) != saved.checksum:
             raise RuntimeError(
                 "the network computed something else when its layers were run again for the gradient: pass "
                 "checkpoint_layers=False to AttackedModel."
