@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.peer_strength import EPSILON, Contestant, _judge, first_reaching
+from benchmarks.peer_strength import EPSILON, BehindWindow, Contestant, _judge, first_reaching
 from benchmarks.tables import Column, Table
 
 
@@ -51,3 +51,12 @@ def test_the_verdict_is_on_the_best_row_of_a_library() -> None:
     _judge(table, "adv_lib", 5.0)
     assert table.column("target") == ["", "", ">= 5: MISSED", ""]
     _judge(table, "absent", 5.0)
+
+
+def test_clipped_voxels_stay_as_they_are_for_other_libraries() -> None:
+    image = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 1, 3)
+    behind = BehindWindow(torch.nn.Identity(), image)
+    changed = (image + 0.1).requires_grad_(True)
+    assert behind(changed).flatten().tolist() == pytest.approx([0.0, 0.6, 1.0])
+    behind(changed).sum().backward()
+    assert changed.grad is not None and changed.grad.flatten().tolist() == [0.0, 1.0, 0.0]
