@@ -60,7 +60,7 @@ def class_dice(
         prediction, reference = (
             x.argmax(dim=1, keepdim=True) if x.shape[1] > 1 else x for x in (prediction, reference)
         )
-        table = _overlaps(prediction, reference, valid, classes)
+        table = _overlaps(prediction, reference, valid, max(classes, *channels, 0) + 1)
         both, found, true = table.diagonal(dim1=1, dim2=2), table.sum(dim=1), table.sum(dim=2)
         where = torch.as_tensor(list(channels), device=table.device)
         return 2.0 * both[:, where] / (found + true)[:, where]  # 0 / 0 is NaN
@@ -78,19 +78,29 @@ def class_dice(
 def _overlaps(
     prediction: torch.Tensor, reference: torch.Tensor, valid: torch.Tensor | None, classes: int
 ) -> torch.Tensor:
-    """Number of voxels (batch, class in the reference, class in the prediction), int64."""
-    batch = prediction.shape[0]
-    # One more row for voxels that do not count.
-    table = torch.zeros(batch, (classes + 1) * classes, dtype=torch.int64, device=prediction.device)
+    """Number of voxels (batch, class in the reference, class in the prediction), int64; the last row and column are for
+    values that are no class."""
+    batch, size = prediction.shape[0], classes + 1
+    table = torch.zeros(batch, size * size, dtype=torch.int64, device=prediction.device)
     one = torch.ones((), dtype=torch.int64, device=prediction.device)
     for where in slabs(prediction.shape[2:], batch):
         box = (slice(None), slice(None), *where)
-        pairs = reference[box].long()
+        rows, columns = _class_numbers(reference[box], classes), _class_numbers(prediction[box], classes)
         if valid is not None:
-            pairs = torch.where(valid[box], pairs, classes)
-        pairs = (pairs * classes).add_(prediction[box]).flatten(1)
+            # Both: a voxel that does not count is of no class in either.
+            rows, columns = (torch.where(valid[box], numbers, classes) for numbers in (rows, columns))
+        pairs = rows.mul_(size).add_(columns).flatten(1)
         table.scatter_add_(1, pairs, one.expand_as(pairs))
-    return table.view(batch, classes + 1, classes)[:, :classes]
+    return table.view(batch, size, size)
+
+
+def _class_numbers(values: torch.Tensor, classes: int) -> torch.Tensor:
+    """Values as int64, those that are no class as ``classes``."""
+    numbers = values.long()
+    known = (numbers >= 0) & (numbers < classes)
+    if values.is_floating_point():
+        known &= numbers == values
+    return torch.where(known, numbers, classes)
 
 
 def mean_foreground_dice(
