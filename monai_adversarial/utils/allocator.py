@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that a CPU attack step frees is kept for the next step."""
+"""Memory that a CPU attack step frees is kept for the next step, within bounds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import torch
 
 from monai_adversarial.utils.c_library import glibc
+from monai_adversarial.utils.free_memory import reusable_heap
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["give_back_excess", "keep_freed_memory"]
 
 # Names and numbers of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -24,6 +25,12 @@ _REACHED_MMAP_THRESHOLD = 32 << 20
 _REACHED_TRIM_THRESHOLD = 64 << 20
 
 _SETTINGS_OF_THE_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
+
+# Less is not worth the page faults: about the working memory of a window.
+_EXCESS = 64 << 20
+
+# What was left the last time: parts of pages, and memory of others that cannot be told from the heap.
+_not_to_give_back = 0
 
 _lock = threading.Lock()
 _depth = 0
@@ -79,3 +86,25 @@ def keep_freed_memory(device: torch.device | str | None = None) -> Iterator[None
                 library.mallopt(_MMAP_THRESHOLD, _REACHED_MMAP_THRESHOLD)
                 library.mallopt(_TRIM_THRESHOLD, _REACHED_TRIM_THRESHOLD)
                 library.malloc_trim(0)
+
+
+def give_back_excess(device: torch.device | str | None = None) -> bool:
+    """Give memory back to the system where the C library holds more than 64 MiB that nobody uses.
+
+    Small blocks come to lie in the space of freed large ones, which then are a little too small for the next large one:
+    a heap that never shrinks grows by and by. Called where one kind of work ends and another begins, which needs blocks
+    of other sizes: between the windows and the objective, or between stages of a network that is computed again.
+
+    Args:
+        device: where the attack computes; None for the CPU. Nothing happens where :func:`keep_freed_memory` does
+            nothing.
+
+    Returns:
+        Whether memory was given back.
+    """
+    global _not_to_give_back
+    if not _is_wanted(device) or reusable_heap() <= _not_to_give_back + _EXCESS:
+        return False
+    glibc().malloc_trim(0)
+    _not_to_give_back = reusable_heap()
+    return True

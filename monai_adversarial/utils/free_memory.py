@@ -11,7 +11,7 @@ import torch
 
 from monai_adversarial.utils.c_library import heap
 
-__all__ = ["allocated_bytes", "free_bytes"]
+__all__ = ["allocated_bytes", "free_bytes", "reusable_heap"]
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _PROCESS = Path("/proc/self")
@@ -38,7 +38,7 @@ def free_bytes(device: torch.device | str) -> int | None:
         available = _kilobytes(_MEMORY, "MemAvailable:")
     except (OSError, ValueError, IndexError):
         return None
-    return max(0, min([available, *_room_in_control_groups()])) + _reusable_heap()
+    return max(0, min([available, *_room_in_control_groups()])) + reusable_heap()
 
 
 def allocated_bytes(device: torch.device | str) -> int | None:
@@ -59,7 +59,8 @@ def _kilobytes(path: Path, name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _reusable_heap() -> int:
+def reusable_heap() -> int:
+    """Bytes of real memory that the C library holds and nobody uses; 0 where it is not known."""
     known = heap()
     if known is None:
         return 0

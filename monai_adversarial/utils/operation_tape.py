@@ -14,6 +14,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
+from monai_adversarial.utils.allocator import give_back_excess
+
 __all__ = ["Operation", "OperationTape", "Reading", "Saved", "Value", "fingerprint"]
 
 # What these return is not determined by what they read: the memory is written later, perhaps by code that no
@@ -22,6 +24,8 @@ _UNDETERMINED = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _FLOAT32_BYTES = 4
 _NUMBERS_AT_ONCE = 2**18
+# Results of an operation after which it is looked whether the heap has grown.
+_LARGE = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,8 @@ class OperationTape:
                 operation.makes.append((place, self._new_value(output, made_at)))
         if operation.results:  # views make nothing
             self.operations.append(operation)
+            if sum(self.values[number].bytes for number in operation.results) > _LARGE:
+                give_back_excess(next((output.device for output in outputs if isinstance(output, torch.Tensor)), None))
 
     def _keep_apart(self, number: int) -> None:
         """What is held must not change with memory that is written in place."""

@@ -20,9 +20,13 @@ from math import comb
 import torch
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
+from monai_adversarial.utils.allocator import give_back_excess
 from monai_adversarial.utils.operation_tape import Operation, OperationTape, Reading, Saved, fingerprint
 
 __all__ = ["Recomputation", "restart_distance"]
+
+# Results of an operation after which it is looked whether the heap has grown.
+_LARGE = 4 * 2**20
 
 
 def restart_distance(stages: int, restarts: int) -> int:
@@ -210,6 +214,7 @@ class Recomputation:
         for place in wanted:
             last_read.update(dict.fromkeys(tape.operations[place].reads, place))
         live: dict[int, torch.UntypedStorage] = {}
+        device = next(iter(tape.sources.values())).device if tape.sources else None
         # At the level at which they were recorded: below autograd and autocast.
         with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableAutocast():
             for place in wanted:
@@ -222,6 +227,8 @@ class Recomputation:
                 for value in operation.reads:
                     if last_read[value] == place:
                         live.pop(value, None)
+                if any(tape.values[value].bytes > _LARGE for value in operation.results):
+                    give_back_excess(device)
 
 
 def _run_once(

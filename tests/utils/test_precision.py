@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from monai_adversarial.inferers import MemoryBoundedSlidingWindowInferer
 from monai_adversarial.utils import allocator, fast_kernels
-from monai_adversarial.utils.allocator import keep_freed_memory
+from monai_adversarial.utils.allocator import give_back_excess, keep_freed_memory
 from monai_adversarial.utils.fast_kernels import FastKernels
 from monai_adversarial.utils.precision import FLOAT16_LOSS_SCALE, PRECISIONS, Precision, has_native_bfloat16
 from tests.helpers import random_image, tiny_segmentation_network
@@ -310,3 +310,46 @@ def test_memory_is_really_kept_inside_and_really_given_back_outside():
             return
     assert inside < before / 20
     assert after > before / 2
+
+
+@pytest.mark.parametrize(("excess", "trims"), [(64 << 20, 0), ((64 << 20) + 1, 1)])
+def test_excess_memory_is_given_back_above_a_bound(monkeypatch, excess, trims):
+    asked = _settings(monkeypatch)
+    monkeypatch.setattr(allocator, "reusable_heap", lambda: excess)
+    monkeypatch.setattr(allocator, "_not_to_give_back", 0)
+    assert give_back_excess() == bool(trims)
+    assert asked == [(0, 0)] * trims
+    asked.clear()
+    if trims:  # what could not be given back is not tried again
+        assert not give_back_excess()
+    assert not give_back_excess("cuda:0")
+    monkeypatch.setenv("MONAI_ADVERSARIAL_ALLOCATOR", "0")
+    assert not give_back_excess()
+    assert asked == []
+
+
+_HOLES = """
+import resource, torch
+from monai_adversarial.utils.allocator import give_back_excess, keep_freed_memory
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+with keep_freed_memory():
+    # Blocks that are freed between blocks that stay: the heap cannot shrink from its end.
+    blocks = [torch.ones(4_000_000) for _ in range(20)]
+    del blocks[::2]
+    before = resident()
+    given = give_back_excess()
+    print(before, given, resident(), float(sum(block.sum() for block in blocks)))
+"""
+
+
+@pytest.mark.skipif(allocator.glibc() is None, reason="the C library is not glibc")
+def test_holes_in_the_heap_are_given_back():
+    kept_out = (*allocator._SETTINGS_OF_THE_USER, "GLIBC_TUNABLES", "MONAI_ADVERSARIAL_ALLOCATOR")
+    environment = {name: value for name, value in os.environ.items() if name not in kept_out}
+    output = subprocess.run(
+        [sys.executable, "-c", _HOLES], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    before, given, after, total = output.split()
+    assert given == "True" and float(total) == 4e7
+    assert int(after) < int(before) - 9 * 16_000_000
