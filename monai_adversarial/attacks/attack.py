@@ -150,7 +150,8 @@ class Attack(ShownAsCall):
             objective_region: boolean (batch, 1, spatial...), the voxels at which the objective counts.
             spacing: mm along each axis, instead of the image's affine.
             start: parameters at which the first restart begins, projected into the budget: those of an earlier result
-                (``AttackResult.parameters``) let an attack go on where another one stopped.
+                (``AttackResult.parameters``) let an attack go on where another one stopped. Steps that fall begin large
+                again: the start is kept where they find nothing better, and constant ones search around it.
 
         Raises:
             TypeError, ValueError: for input that does not fit, in one sentence.

@@ -173,7 +173,7 @@ class AdvNoise(AdversarialTransform):
         units: ``"HU"``, ``"network"`` or ``"fraction"`` of the intensity window.
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         steps: gradient evaluations.
-        step_size: in ``units``; None for a quarter of ``epsilon``.
+        step_size: of every step, in ``units``; None for steps that fall from ``2 * epsilon``.
         prob: see :class:`AdversarialTransform`.
         spacing: see :class:`AdversarialTransform`.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`, for example

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").is_file(), 
 def case() -> tuple[torch.Tensor, torch.Tensor]:
     """The middle of a phantom, where the organs are."""
     ((image, label),) = phantom_cases(1, "cpu", SEED)
-    middle = tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(image.shape[2:], (64, 48, 32), strict=True))
+    middle = tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(image.shape[2:], (80, 64, 48), strict=True))
     return image[(..., *middle)].contiguous(), label[(..., *middle)].contiguous()
 
 
@@ -34,29 +34,35 @@ def model() -> AttackedModel:
 
 def dice_under(attack: Attack, model: AttackedModel, case: tuple[torch.Tensor, torch.Tensor]) -> float:
     result = attack(model, *case)
-    assert float(result.clean_dice) > 0.6, "there must be something to lose"
+    assert float(result.clean_dice) > 0.5, "there must be something to lose"
     return float(result.adversarial_dice)
 
 
 def ten_lines(network: torch.nn.Module, image: torch.Tensor, label: torch.Tensor, objective: str, steps: int):
-    """What anybody would write: signs, and steps that fall from twice the budget."""
+    """What anybody would write: signs, and steps that fall from twice the budget; what the window clipped stays."""
     target, noise = Target.from_label(label, 8), torch.zeros_like(image)
+    free = (image > 0) & (image < 1)
     for step in range(steps):
         point = noise.clone().requires_grad_()
         value = get_objective(objective).value(network(image + point), target, Progress(step, steps)).sum()
         (gradient,) = torch.autograd.grad(value, point)
         noise = noise + 2 * EPSILON * (1 - step / steps) * gradient.sign()
-        noise = noise.clamp(-EPSILON, EPSILON)
+        noise = ((image + noise.clamp(-EPSILON, EPSILON)).clamp(0, 1) - image) * free
     return image + noise
 
 
-@pytest.mark.parametrize("objective", ["dice", "balanced_masked_cross_entropy"])
-def test_ten_steps_are_as_strong_as_ten_lines_of_code(model, case, objective) -> None:
+@pytest.mark.parametrize("weights", ["model.pt", "hardened.pt"])
+def test_it_is_as_strong_as_ten_lines_of_code_at_the_same_cost(case, weights) -> None:
+    """Below the better of two fixed objectives, but for a little that depends on the case."""
     image, label = case
-    network = model.network
-    simple = ten_lines(network, image, label, objective, 10)
-    simple_dice = float(PGD(0.0, steps=1)(model, simple, label).clean_dice)
-    assert dice_under(PGD(8, "HU", steps=10), model, case) <= simple_dice + 0.005
+    steps = 6
+    model = AttackedModel(bundle_network("cpu", weights), intensity=WINDOW)
+    simple = torch.cat(
+        [ten_lines(model.network, image, label, name, steps) for name in ("dice", "balanced_masked_cross_entropy")]
+    )
+    # A budget of nothing scores what it is given.
+    best = float(PGD(0.0, steps=1)(model, simple, label.expand_as(simple)).clean_dice.min())
+    assert dice_under(PGD(8, "HU", steps=steps), model, case) <= best + 0.005
 
 
 def test_ten_steps_are_stronger_than_twenty_constant_ones(model, case) -> None:
