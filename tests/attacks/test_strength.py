@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.strength import BUNDLE, WINDOW, bundle_network, phantom_cases
-from monai_adversarial.attacks import FGSM, PGD, Attack, get_objective
+from monai_adversarial.attacks import FGSM, PGD, Attack, BiasFieldAttack, get_objective
 from monai_adversarial.attacks.objectives import Progress, Target
 from monai_adversarial.models import AttackedModel
 
@@ -94,3 +94,9 @@ def test_euclidean_budgets_are_used_up_and_kept(model, case, norm, epsilon) -> N
     used = result.budgets[f"noise_{norm}"]
     assert 0.99 * epsilon < float(used.values) <= epsilon * (1 + 1e-5)
     assert float(result.adversarial_dice) < float(result.clean_dice) - 0.05
+
+
+def test_a_bias_field_needs_half_the_steps(model, case) -> None:
+    options = {"max_gain": 0.3, "zero_mean": True, "window": (-160.0, 240.0)}
+    constant = dice_under(BiasFieldAttack(**options, steps=8, relative_step=0.5), model, case)
+    assert dice_under(BiasFieldAttack(**options, steps=4), model, case) <= constant + 0.005

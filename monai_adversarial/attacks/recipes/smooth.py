@@ -27,7 +27,8 @@ class BiasFieldAttack(Attack):
         basis: ``"legendre"`` or ``"bspline"``.
         control_spacing: distance of the B-spline's control points in mm.
         steps: gradient evaluations.
-        relative_step: step as a fraction of the length of a constant field at the budget.
+        relative_step: size of every step as a fraction of the length of a constant field at the budget; None for steps
+            that fall linearly from twice that length, of which 5 do more than 20 of a half (docs/search.md).
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
     """
 
@@ -41,7 +42,7 @@ class BiasFieldAttack(Attack):
         basis: str = "legendre",
         control_spacing: float = 64.0,
         steps: int = 10,
-        relative_step: float = 0.5,
+        relative_step: float | None = None,
         **options: Any,
     ) -> None:
         field = BiasField(
@@ -53,4 +54,5 @@ class BiasFieldAttack(Attack):
             window=window,
             zero_mean=zero_mean,
         )
-        super().__init__(field, search=SteepestAscent(relative_step), steps=steps, **options)
+        search = SteepestAscent(2.0, schedule="linear") if relative_step is None else SteepestAscent(relative_step)
+        super().__init__(field, search=search, steps=steps, **options)
