@@ -13,7 +13,7 @@ import torch
 from monai_adversarial.utils.c_library import glibc
 from monai_adversarial.utils.free_memory import reusable_heap
 
-__all__ = ["give_back_excess", "keep_freed_memory"]
+__all__ = ["give_back_excess", "keep_freed_memory", "keep_no_large_blocks"]
 
 # Names and numbers of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -29,6 +29,8 @@ _SETTINGS_OF_THE_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MA
 # Less is not worth the page faults: about the working memory of a window.
 _EXCESS = 64 << 20
 
+# Feature maps of large images are above it, what belongs to their bookkeeping is below.
+_LARGE_BLOCK = 8 << 20
 # What was left the last time: parts of pages, and memory of others that cannot be told from the heap.
 _not_to_give_back = 0
 
@@ -108,3 +110,20 @@ def give_back_excess(device: torch.device | str | None = None) -> bool:
     glibc().malloc_trim(0)
     _not_to_give_back = reusable_heap()
     return True
+
+
+def keep_no_large_blocks(device: torch.device | str | None = None) -> None:
+    """From here to the end of :func:`keep_freed_memory`, large blocks come from the system and go back to it at once.
+
+    That costs page faults and leaves no holes: for work that has more need of memory than of time.
+
+    Args:
+        device: where the attack computes; None for the CPU.
+    """
+    if not _is_wanted(device):
+        return
+    with _lock:
+        if _depth:
+            library = glibc()
+            library.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
+            library.mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)

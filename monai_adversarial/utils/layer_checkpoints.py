@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from monai_adversarial.utils.allocator import keep_no_large_blocks
 from monai_adversarial.utils.free_memory import free_bytes
 from monai_adversarial.utils.modules import AroundNetwork, modules_of
 from monai_adversarial.utils.operation_tape import OperationTape, Saved
@@ -108,6 +109,8 @@ class LayerCheckpoints(AroundNetwork):
         expected = (known or _CERTAINLY_SMALL * image.element_size()) * image.numel()
         if expected <= self._room:
             return self.network(*args, **kwargs)
+        if self.always or known is not None:  # memory is short
+            keep_no_large_blocks(image.device)
         tape = OperationTape(
             # Known to be too large, it is not held to begin with.
             limit=self._room if known is None else 0,

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from monai_adversarial.inferers import MemoryBoundedSlidingWindowInferer
 from monai_adversarial.utils import allocator, fast_kernels
-from monai_adversarial.utils.allocator import give_back_excess, keep_freed_memory
+from monai_adversarial.utils.allocator import give_back_excess, keep_freed_memory, keep_no_large_blocks
 from monai_adversarial.utils.fast_kernels import FastKernels
 from monai_adversarial.utils.precision import FLOAT16_LOSS_SCALE, PRECISIONS, Precision, has_native_bfloat16
 from tests.helpers import random_image, tiny_segmentation_network
@@ -326,6 +326,18 @@ def test_excess_memory_is_given_back_above_a_bound(monkeypatch, excess, trims):
     monkeypatch.setenv("MONAI_ADVERSARIAL_ALLOCATOR", "0")
     assert not give_back_excess()
     assert asked == []
+
+
+def test_large_blocks_are_kept_no_more_until_the_context_ends(monkeypatch):
+    asked = _settings(monkeypatch)
+    keep_no_large_blocks()
+    assert asked == []
+    with keep_freed_memory():
+        keep_no_large_blocks("cuda:0")
+        assert asked == _KEEP
+        keep_no_large_blocks()
+        assert asked == [*_KEEP, (allocator._MMAP_MAX, 65536), (allocator._MMAP_THRESHOLD, 8 << 20)]
+    assert asked[-4:] == _RESTORE
 
 
 _HOLES = """
