@@ -73,9 +73,7 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
 
     floor = with_tf32(Job("floor", timed(lambda: input_gradient(network, image, label), repeats=2)), False)
     jobs = [
-        with_tf32(
-            step_job(name, lambda gradient: PGD(0.02, steps=STEPS, gradient=gradient), attacked, image, label), allowed
-        )
+        with_tf32(step_job(name, PGD(0.02, steps=STEPS), attacked, image, label), allowed)
         for name, attacked, allowed in modes
     ]
     run_rounds([floor, *jobs], settings.rounds, say)

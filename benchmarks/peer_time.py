@@ -47,14 +47,14 @@ class CallJob(Job):
     calls: list[tuple[float, float]] = field(default_factory=list)
 
 
-def our_call(name: str, attack: Callable[..., Attack], model: AttackedModel, problem: Problem, passes: int) -> CallJob:
-    """A call of an attack of ours, made from ``gradient=`` and ``steps=``."""
+def our_call(name: str, attack: Attack, model: AttackedModel, problem: Problem) -> CallJob:
+    """A call of an attack of ours."""
     clock = StepClock()
-    prepared = attack(gradient=clock, steps=passes)
-    job = CallJob(name, lambda: [], passes=passes)
+    clock.attach(attack)
+    job = CallJob(name, lambda: [], passes=attack.steps)
 
     def call() -> list[tuple[float, float]]:
-        prepared(model, problem.image, problem.label, spacing=SPACING)
+        attack(model, problem.image, problem.label, spacing=SPACING)
         return clock.steps()
 
     def run() -> list[tuple[float, float]]:
@@ -93,14 +93,14 @@ def peer_call(peer: Peer, attack: PeerAttack, problem: Problem, passes: int, fro
 
 def _ours(problem: Problem) -> list[CallJob]:
     automatic, exact = AttackedModel(problem.network), AttackedModel(problem.network, precision="float32")
-    same = {"epsilon": EPSILON, "step_size": EPSILON / 4, "objective": "cross_entropy", "random_start": False}
-    bias = {"max_gain": 0.3, "domain": "image"}
+    same = {"step_size": EPSILON / 4, "objective": "cross_entropy", "random_start": False, "steps": PASSES}
+    bias = BiasFieldAttack(0.3, domain="image", steps=SLOW_PASSES)
     return [
-        our_call("ours, PGD default", lambda **o: PGD(EPSILON, **o), automatic, problem, PASSES),
-        our_call("ours, the same job", lambda **o: PGD(**same, **o), automatic, problem, PASSES),
-        our_call("ours, the same job in float32", lambda **o: PGD(**same, **o), exact, problem, PASSES),
-        our_call("ours, bias field", lambda **o: BiasFieldAttack(**bias, **o), automatic, problem, SLOW_PASSES),
-        our_call("ours, diffeomorphic elastic", lambda **o: ElasticAttack(**o), automatic, problem, SLOW_PASSES),
+        our_call("ours, PGD default", PGD(EPSILON, steps=PASSES), automatic, problem),
+        our_call("ours, the same job", PGD(EPSILON, **same), automatic, problem),
+        our_call("ours, the same job in float32", PGD(EPSILON, **same), exact, problem),
+        our_call("ours, bias field", bias, automatic, problem),
+        our_call("ours, diffeomorphic elastic", ElasticAttack(steps=SLOW_PASSES), automatic, problem),
     ]
 
 

@@ -29,9 +29,7 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
     floor = Job("floor", timed(lambda: input_gradient(network, image, label), repeats=2))
 
     def ours(name: str, model: AttackedModel, target: float | None = None) -> Job:
-        return step_job(
-            name, lambda gradient: PGD(EPSILON, steps=PASSES, gradient=gradient), model, image, label, target
-        )
+        return step_job(name, PGD(EPSILON, steps=PASSES), model, image, label, target)
 
     jobs: list[Job] = [
         floor,

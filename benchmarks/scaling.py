@@ -42,8 +42,7 @@ def _job(
         None if window is None else SlidingWindowInferer(window, sw_batch_size=1, overlap=0.25),
     )
     image, label = volume(shape, device, classes=classes, batch=batch)
-    attack = lambda gradient: PGD(0.02, steps=STEPS, gradient=gradient)  # noqa: E731
-    return step_job(name, attack, model, image, label, reference=reference)
+    return step_job(name, PGD(0.02, steps=STEPS), model, image, label, reference=reference)
 
 
 def prepare_process(size: int, calls: int) -> Callable[[], None]:

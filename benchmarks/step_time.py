@@ -17,6 +17,7 @@ from benchmarks.settings import Settings
 from benchmarks.tables import Table
 from benchmarks.timing import Job, StepClock, run_rounds, timed, timing_table
 from monai_adversarial.attacks import PGD, BiasFieldAttack, ElasticAttack
+from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.models import AttackedModel
 
 __all__ = ["SPACING", "step_job", "step_jobs", "tables"]
@@ -27,7 +28,7 @@ STEPS = 6
 
 def step_job(
     name: str,
-    attack: Callable[..., Any],
+    attack: Attack,
     model: AttackedModel,
     image: torch.Tensor,
     label: torch.Tensor,
@@ -38,16 +39,16 @@ def step_job(
 
     Args:
         name: of the row.
-        attack: makes the attack from ``gradient=``, for example a partial of ``PGD``.
+        attack: is changed, its evaluations are noted.
         model, image, label: what is attacked.
         target, reference: see ``Job``.
     """
     clock = StepClock()
-    prepared = attack(gradient=clock)
+    clock.attach(attack)
     spacing = SPACING[: image.ndim - 2]
 
     def run() -> list[tuple[float, float]]:
-        prepared(model, image, label, spacing=spacing)
+        attack(model, image, label, spacing=spacing)
         return clock.steps()
 
     return Job(name, run, target, reference)
@@ -66,11 +67,9 @@ def step_jobs(settings: Settings) -> list[Job]:
             weight.grad = None
 
     def step(
-        name: str, attack: Callable[..., Any], model: AttackedModel, target: float | None = None, **options: Any
+        name: str, attack: Callable[..., Attack], model: AttackedModel, target: float | None = None, **options: Any
     ) -> Job:
-        return step_job(
-            name, lambda gradient: attack(steps=STEPS, gradient=gradient, **options), model, image, label, target
-        )
+        return step_job(name, attack(steps=STEPS, **options), model, image, label, target)
 
     automatic, float32 = AttackedModel(network), AttackedModel(network, precision="float32")
     noise: dict[str, Any] = {"epsilon": 0.02}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.tables import Cell, Column, Table, judged
-from monai_adversarial.attacks import ExactGradient
+from monai_adversarial.attacks.attack import Attack
 
 __all__ = ["TIMING_COLUMNS", "Job", "StepClock", "Stopwatch", "quartiles", "run_rounds", "timed", "timing_table"]
 
@@ -33,17 +34,31 @@ class Stopwatch:
         return time.perf_counter() - self.wall, time.process_time() - self.cpu
 
 
-class StepClock(ExactGradient):
-    """Exact gradients that note when each evaluation begins: the time between two is a whole step of the attack."""
+class StepClock:
+    """Notes when each gradient evaluation of an attack begins: the time between two is a whole step of the attack.
+
+    The attack keeps its own way to a gradient; see ``attach``.
+    """
 
     def __init__(self) -> None:
         self.marks: list[Stopwatch] = []
 
-    def evaluate(self, *args, **kwargs):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.marks.append(Stopwatch())
-        return super().evaluate(*args, **kwargs)
+    def attach(self, attack: Attack) -> Attack:
+        """The attack itself, its evaluations noted from now on."""
+        clock = self
+        kind: Any = type(attack.gradient)
+
+        class Noted(kind):  # a subclass of whatever the attack uses by default: it must not take another path
+            def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                clock.marks.append(Stopwatch())
+                return super().evaluate(*args, **kwargs)
+
+        noted = copy.copy(attack.gradient)
+        noted.__class__ = Noted
+        attack.gradient = noted
+        return attack
 
     def steps(self) -> list[tuple[float, float]]:
         """(wall, CPU) seconds of each step but the first and the last of a call, then forget them."""

@@ -47,9 +47,7 @@ def window_jobs(settings: Settings) -> list[Job]:
 
     def step(name: str, inferer: Any, precision: str, target: float | None = None) -> Job:
         model = AttackedModel(network, inferer, precision=precision)
-        return step_job(
-            name, lambda gradient: PGD(0.02, steps=4, gradient=gradient), model, image, label, target, ONE_FORWARD
-        )
+        return step_job(name, PGD(0.02, steps=4), model, image, label, target, ONE_FORWARD)
 
     ours = SlidingWindowInferer(window, sw_batch_size=1, overlap=0.25)
     return [

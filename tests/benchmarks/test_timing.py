@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from benchmarks.timing import Job, quartiles, run_rounds, timing_table
+from benchmarks.networks import unet, volume
+from benchmarks.timing import Job, StepClock, quartiles, run_rounds, timing_table
+from monai_adversarial.attacks import PGD
+from monai_adversarial.models import AttackedModel
 
 
 def _job(name: str, seconds: list[float], **options) -> Job:
@@ -43,3 +47,14 @@ def test_a_reference_must_be_among_the_jobs() -> None:
     run_rounds([job], 1)
     with pytest.raises(KeyError, match="floor"):
         timing_table("steps", "", [job])
+
+
+def test_a_clock_changes_nothing_of_the_attack_but_notes_its_evaluations() -> None:
+    image, label = volume((16, 16, 16), "cpu")
+    model = AttackedModel(unet((4, 8)))
+    clock = StepClock()
+    plain, noted = PGD(0.02, steps=4), clock.attach(PGD(0.02, steps=4))
+    assert isinstance(noted.gradient, type(plain.gradient))
+    found = [attack(model, image, label) for attack in (plain, noted)]
+    assert torch.equal(found[0].adversarial, found[1].adversarial) and found[0].forwards == found[1].forwards
+    assert len(clock.marks) == 4 and len(clock.steps()) == 2 and clock.marks == []
