@@ -14,6 +14,11 @@ from monai_adversarial.attacks.search import SteepestAscent
 __all__ = ["AffineAttack", "ElasticAttack"]
 
 
+def _search(relative_step: float | None) -> SteepestAscent:
+    """Steps of the given size, or falling ones."""
+    return SteepestAscent(1.0, schedule="linear") if relative_step is None else SteepestAscent(relative_step)
+
+
 class ElasticAttack(Attack):
     """Adversarial elastic deformation, free or diffeomorphic (after AdvMorph, Chen et al. 2022; the topology
     certificate is our own).
@@ -48,8 +53,7 @@ class ElasticAttack(Attack):
             min_jacobian=min_jacobian,
             norm=norm,
         )
-        search = SteepestAscent(1.0, schedule="linear") if relative_step is None else SteepestAscent(relative_step)
-        super().__init__(deformation, search=search, steps=steps, **options)
+        super().__init__(deformation, search=_search(relative_step), steps=steps, **options)
 
 
 class AffineAttack(Attack):
@@ -62,7 +66,8 @@ class AffineAttack(Attack):
         max_shear: largest shear.
         translation_norm: ``"per_axis"`` bounds the translation along each axis, ``"euclidean"`` its length.
         steps: gradient evaluations.
-        relative_step: step as a fraction of the budget.
+        relative_step: size of every step as a fraction of the budget; None for steps that fall linearly from the whole
+            budget.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
     """
 
@@ -73,7 +78,7 @@ class AffineAttack(Attack):
         max_scale: float = 0.1,
         max_shear: float = 0.0,
         steps: int = 10,
-        relative_step: float = 0.25,
+        relative_step: float | None = None,
         translation_norm: str = "per_axis",
         **options: Any,
     ) -> None:
@@ -84,4 +89,4 @@ class AffineAttack(Attack):
             max_shear=max_shear,
             translation_norm=translation_norm,
         )
-        super().__init__(transform, search=SteepestAscent(relative_step), steps=steps, **options)
+        super().__init__(transform, search=_search(relative_step), steps=steps, **options)
