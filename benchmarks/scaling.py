@@ -100,7 +100,8 @@ def _processes(settings: Settings, size: int, say: Callable[[str], None]) -> Tab
 
 def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
     """One table per thing that grows."""
-    device, side, window = settings.device, settings.size * 2 // 3, settings.volume // 4
+    device, window = settings.device, settings.volume // 4
+    side = max(16, settings.size * 2 // 3 // 16 * 16)  # what the U-Net can halve four times
     sides = [side // 2, side, side * 3 // 2]
     sides = [max(16, one // 16 * 16) for one in sides]
     grids = [tuple(grid_side(count, window) for count in grid) for grid in settings.windows]

@@ -12,7 +12,7 @@ from benchmarks.peers.problem import PeerAttack
 
 __all__ = ["PEERS", "Peer", "loaded_attacks"]
 
-EXTRA = 'pip install -e ".[benchmarks]" -c constraints.txt -c benchmarks/constraints.txt'
+EXTRA = 'pip install -e ".[all,benchmarks]" -c constraints.txt -c benchmarks/constraints.txt'
 
 
 @dataclass(frozen=True)
