@@ -52,7 +52,7 @@ def test_the_script_attacks_within_its_budget(ran: list[tuple[dict[str, Any], st
     assert bool(result.success.all()) and result.adversarial_dice.item() < 0.5
     assert 7.9 < float((result.adversarial - names["image"]).abs().max()) <= 8.001
     lines = printed.splitlines()
-    assert len(lines) == 3 and lines[0].startswith("PGD(8, units='HU', steps=20) on AttackedModel(")
+    assert len(lines) == 3 and lines[0].startswith("PGD(8, units='HU', steps=10) on AttackedModel(")
     assert "intensity=<-160..240 HU -> 0..1>" in lines[0]
     assert "Dice below 0.5 times the clean Dice" in lines[1]
 

@@ -79,8 +79,10 @@ class OutputSummary:
         self._ends[1] = torch.maximum(self._ends[1], high)
         self._deviation.copy_(torch.maximum(self._deviation, (total - 1).abs_().amax()))
         self._pieces += 1
-        # Two sums with different weights of the pieces: what two random passes share by chance they do not share.
-        self._sums += torch.stack([total.sum(), total.sum() * self._pieces])
+        # Not of the sum over classes, which is the same number for some networks. Twice, with different weights of the
+        # pieces: what two random passes share by chance they do not share.
+        highest = values.amax(dim=1).sum()
+        self._sums += torch.stack([highest, highest * self._pieces])
 
     @property
     def ends(self) -> tuple[float, float]:
