@@ -13,8 +13,12 @@ from monai_adversarial.inferers.window_cells import WindowCells
 from monai_adversarial.inferers.window_pass import Index, pack_outputs
 from monai_adversarial.models.first_batch import check_answer
 from monai_adversarial.models.output_values import OutputSummary
+from monai_adversarial.utils.allocator import give_back_excess
 
 __all__ = ["LookAtWindows", "WindowRun"]
+
+#: bytes of the output of a batch of windows from which memory is worth more than the page faults of getting it again
+LARGE_OUTPUT = 2**25
 
 #: is shown the places of some windows in the padded image, and their logits (window, class, spatial...)
 LookAtWindows = Callable[["WindowRun", list[Index], torch.Tensor], None]
@@ -87,4 +91,8 @@ class WindowRun:
                     inner, box = plan.inside(place)
                     if all(part.stop > part.start for part in inner):
                         yield slice(row, row + 1), inner, piece[(slice(None), slice(None), *box)]
+            # Windows of many classes leave holes that the next one does not fit in exactly.
+            large = outputs.numel() * outputs.element_size() >= LARGE_OUTPUT
             del outputs, window
+            if large:
+                give_back_excess(plan.image.device)
