@@ -14,7 +14,7 @@ import torch
 
 from monai_adversarial.attacks.gradients.exact import NOT_DIFFERENTIABLE
 from monai_adversarial.attacks.objectives import AdditiveObjective, Progress, Target
-from monai_adversarial.attacks.objectives.adding import add_up
+from monai_adversarial.attacks.objectives.adding import add_up, added
 from monai_adversarial.attacks.objectives.base import Parts
 from monai_adversarial.attacks.perturbations.base import per_sample
 from monai_adversarial.inferers.window_pass import Index, OutputGrid
@@ -48,8 +48,7 @@ class Totals:
 
     def add(self, row: int, parts: Parts) -> None:
         """The sums of one more window of a sample."""
-        known = self.rows[row]
-        self.rows[row] = parts if known is None else tuple(a + b for a, b in zip(known, parts, strict=True))
+        self.rows[row] = added(self.rows[row], parts)
 
     def finish(self, objective: AdditiveObjective, target: Target) -> tuple[torch.Tensor, torch.Tensor, Parts]:
         """Value and rank of each sample, and the slopes at these sums."""

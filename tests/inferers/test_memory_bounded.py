@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import weakref
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,10 +8,10 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer, SlidingWindowInferer, SlidingWindowInfererAdapt
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from monai_adversarial.inferers import MemoryBoundedSlidingWindowInferer, ScannerSpaceInferer, memory_bounded
+from tests.peak_bytes import PeakBytes
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -395,30 +393,6 @@ def saved_bytes(inferer, network, image) -> int:
         output = inferer(image.clone().requires_grad_(), network)
     del output
     return sum(seen.values())
-
-
-class PeakBytes(TorchDispatchMode):
-    """Largest number of bytes in live storages created inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self.known: dict[int, int] = {}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self.known:
-                    self.known[storage._cdata] = storage.nbytes()
-                    self.live += storage.nbytes()
-                    self.peak = max(self.peak, self.live)
-                    weakref.finalize(storage, self.forget, storage._cdata)
-        return result
-
-    def forget(self, key: int) -> None:
-        self.live -= self.known.pop(key, 0)
 
 
 def test_saved_memory_does_not_grow_with_the_number_of_windows():

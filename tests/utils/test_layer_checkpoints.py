@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import weakref
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from monai_adversarial.utils import layer_checkpoints
 from monai_adversarial.utils.fast_kernels import FastKernels
 from monai_adversarial.utils.layer_checkpoints import LayerCheckpoints, with_layer_checkpoints
+from tests.peak_bytes import PeakBytes
 
 
 def chain(layers: int = 12, channels: int = 4, inplace: bool = True, dropout: float = 0.1) -> nn.Module:
@@ -155,31 +155,6 @@ class Convolutions(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += func is torch.ops.aten.convolution.default
         return func(*args, **(kwargs or {}))
-
-
-class PeakBytes(TorchDispatchMode):
-    """Largest number of bytes in live storages created inside; those of a network are there anyway."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        there = (*network.parameters(), *network.buffers())
-        self.known = {tensor.untyped_storage()._cdata: 0 for tensor in there}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self.known:
-                    self.known[storage._cdata] = storage.nbytes()
-                    self.live += storage.nbytes()
-                    self.peak = max(self.peak, self.live)
-                    weakref.finalize(storage, self.forget, storage._cdata)
-        return result
-
-    def forget(self, key: int) -> None:
-        self.live -= self.known.pop(key, 0)
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETIC)

@@ -13,7 +13,12 @@ from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objecti
 from monai_adversarial.attacks.objectives.target import Target
 from monai_adversarial.utils.slabs import SLAB_ELEMENTS, slabs
 
-__all__ = ["add_up", "value_and_rank"]
+__all__ = ["add_up", "added", "value_and_rank"]
+
+
+def added(known: Parts | None, parts: Parts) -> Parts:
+    """Sums of some voxels and those of some more."""
+    return parts if known is None else tuple(a + b for a, b in zip(known, parts, strict=True))
 
 
 def add_up(
@@ -51,8 +56,7 @@ def add_up(
                 assert slopes is not None
                 weighted = [(p * s).sum() for p, s in zip(parts, slopes, strict=True) if p.requires_grad]
                 gradient[box] = torch.autograd.grad(torch.stack(weighted).sum(), piece)[0]
-        parts = tuple(part.detach() for part in parts)
-        total = parts if total is None else tuple(a + b for a, b in zip(total, parts, strict=True))
+        total = added(total, tuple(part.detach() for part in parts))
     assert total is not None
     return total, gradient
 

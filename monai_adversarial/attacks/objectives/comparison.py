@@ -76,6 +76,18 @@ class Comparison(ABC):
             balanced: each class that occurs in the sample has the same total weight.
         """
 
+    def _reference_sums(self, weighted: torch.Tensor) -> torch.Tensor:
+        """Weighted sum of each class's soft reference, (batch, class); with its gradient where the reference moves."""
+        if self.target.whole is not None:
+            return self.target.reference_sums(weighted.dtype)
+        return weighted.flatten(2).sum(dim=2)
+
+    def _region_sum(self, region: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        """Sum of the voxel weights, (batch,), with its gradient where they move; None is one for each voxel."""
+        if self.target.whole is not None or region is None:
+            return self.target.region_sum(dtype)
+        return region.flatten(1).sum(dim=1)
+
     def average(self, values: torch.Tensor, balanced: bool = False) -> torch.Tensor:
         """Weighted mean of ``values`` (batch, groups, spatial...) in each sample: (batch,); of a part of a volume, what
         it contributes to the mean of the whole."""

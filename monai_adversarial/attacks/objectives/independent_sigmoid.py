@@ -60,18 +60,6 @@ class IndependentSigmoid(Comparison):
         sums = self._reference_sums(reference)
         return ClassSums(intersection, probabilities.flatten(2).sum(dim=2), sums)
 
-    def _reference_sums(self, weighted: torch.Tensor) -> torch.Tensor:
-        """Weighted sum of each channel's reference; with its gradient where the reference moves."""
-        if self.target.whole is not None:
-            return self.target.reference_sums(weighted.dtype)
-        return weighted.flatten(2).sum(dim=2)
-
-    def _region_sum(self) -> torch.Tensor:
-        """Sum of the voxel weights, (batch,), with its gradient where they move."""
-        if self.target.whole is not None or self.region is None:
-            return self.target.region_sum(self.reference.dtype)
-        return self.region.flatten(1).sum(dim=1)
-
     @torch.no_grad()
     def decision_sums(self) -> tuple[torch.Tensor, torch.Tensor]:
         decided = (self.logits >= 0).to(self.logits.dtype)
@@ -91,15 +79,16 @@ class IndependentSigmoid(Comparison):
         least = torch.finfo(reference.dtype).eps
         if not balanced:
             assert region is not None
-            total = self._region_sum().clamp_min(least) * self.target.classes
+            total = self._region_sum(region, reference.dtype).clamp_min(least) * self.target.classes
             return region / total.view(-1, *([1] * (region.ndim - 1)))
         # every channel has two classes, its foreground and its background
         inside = reference if region is None else reference * region
         outside = 1 - reference if region is None else region - inside
         foreground_sums = self._reference_sums(inside)
-        background_sums = self._region_sum()[:, None] - foreground_sums
         if self.target.whole is None:
             background_sums = outside.flatten(2).sum(dim=2)
+        else:
+            background_sums = self._region_sum(region, reference.dtype)[:, None] - foreground_sums
         sums = torch.cat([foreground_sums, background_sums], dim=1)
         present = (sums > least).to(sums.dtype)
         shares = present / (sums.clamp_min(least) * present.sum(dim=1, keepdim=True).clamp_min(1))

@@ -77,12 +77,6 @@ class SoftSoftmax(Comparison):
         sums = self._reference_sums(reference)
         return ClassSums(intersection, probabilities.flatten(2).sum(dim=2), sums)
 
-    def _reference_sums(self, weighted: torch.Tensor) -> torch.Tensor:
-        """Weighted sum of each class's reference; with its gradient where the reference moves."""
-        if self.target.whole is not None:
-            return self.target.reference_sums(weighted.dtype)
-        return weighted.flatten(2).sum(dim=2)
-
     @torch.no_grad()
     def decision_sums(self) -> tuple[torch.Tensor, torch.Tensor]:
         decided = (self.logits == self.logits.amax(dim=1, keepdim=True)).to(self.logits.dtype)
@@ -104,7 +98,7 @@ class SoftSoftmax(Comparison):
         least = torch.finfo(reference.dtype).eps
         if not balanced and chosen is None:
             assert region is not None
-            total = self._total(region)
+            total = self._region_sum(region, region.dtype)
             return region / total.clamp_min(least).view(-1, *([1] * (region.ndim - 1)))
         sums = self._reference_sums(reference if region is None else reference * region)
         if chosen is not None:
@@ -118,9 +112,3 @@ class SoftSoftmax(Comparison):
             total = sums.sum(dim=1).clamp_min(least)
             weights = reference.sum(dim=1, keepdim=True) / total.view(-1, *([1] * (reference.ndim - 1)))
         return weights if region is None else weights * region
-
-    def _total(self, region: torch.Tensor) -> torch.Tensor:
-        """Sum of the voxel weights, with its gradient where they move."""
-        if self.target.whole is not None:
-            return self.target.region_sum(region.dtype)
-        return region.flatten(1).sum(dim=1)
