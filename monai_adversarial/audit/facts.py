@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an audit knows of its target: what was read and where, what was told, and what is still to be told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Fact", "Missing", "TargetError", "missing_sentence"]
+
+
+class TargetError(ValueError):
+    """A target that cannot be audited as it is; one sentence that says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that is known of a target.
+
+    Args:
+        what: ``"network"``, ``"inferer"``, ``"intensity map"``, ``"activation"``, ``"classes"``, ...
+        value: in words.
+        source: where it was read: a config key, a file, ``"first case"``, or the option that told it.
+        told: whether the user said it.
+    """
+
+    what: str
+    value: str
+    source: str = ""
+    told: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.value}" + (
+            f" ({'told by ' if self.told else ''}{self.source})" if self.source else ""
+        )
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One thing that nothing says and the audit needs.
+
+    Args:
+        what: as in ``Fact``.
+        option: that tells it, for example ``"--window LOW HIGH"``.
+        why: what it is needed for.
+    """
+
+    what: str
+    option: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what} is not known: {self.option} ({self.why})"
+
+
+def missing_sentence(name: str, missing: Sequence[Missing]) -> str:
+    """One sentence over all that is missing, for an error."""
+    return f"{name} cannot be audited yet: " + "; ".join(map(str, missing)) + "."
