@@ -10,11 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from monai_adversarial.inferers.memory_bounded import (
-    MemoryBoundedSliceInferer,
-    MemoryBoundedSlidingWindowInferer,
-    memory_bounded,
-)
+from monai_adversarial.inferers.memory_bounded import MemoryBoundedSlidingWindowInferer, memory_bounded
 from monai_adversarial.inferers.purified import PurifiedInferer
 from monai_adversarial.models.answer import Answer, AnswerBuilder
 from monai_adversarial.models.attacked_model import AttackedModel
@@ -359,8 +355,10 @@ class Predictor:
         inferer = self.inferer
         while type(inferer) is PurifiedInferer and not inferer.is_geometric:
             inferer = inferer.inferer
-        plain = type(inferer) in (MemoryBoundedSlidingWindowInferer, MemoryBoundedSliceInferer)
-        return inferer if plain else None  # type: ignore[return-value]
+        # A subclass may place and weight its windows otherwise: they are those of its plan, unless it has its own call.
+        if not isinstance(inferer, MemoryBoundedSlidingWindowInferer):
+            return None
+        return inferer if type(inferer).__call__ is MemoryBoundedSlidingWindowInferer.__call__ else None
 
     @property
     def is_constant(self) -> bool:
