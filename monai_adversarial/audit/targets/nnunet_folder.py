@@ -210,8 +210,8 @@ def _load(file: Path, trust: bool) -> Mapping[str, Any]:
     except pickle.UnpicklingError as error:
         if not trust:
             raise TargetError(
-                f"{file} holds pickled objects, which may run any program when they are read: give --trust (trust=True) "
-                "if you know where it comes from."
+                f"{file} holds pickled objects, which may run any program when they are read: give --trust "
+                "(trust=True) if you know where it comes from."
             ) from error
         found = torch.load(file, map_location="cpu", weights_only=False)
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the voxels are that nnU-Net works on: its arrays run along z, y, x, and its readers say it each in their way."""
+"""Where the voxels are that nnU-Net works on: its arrays run along z, y, x, and each of its readers says it its way."""
 
 from __future__ import annotations
 

@@ -152,17 +152,19 @@ def _train(trainer: Any, cases: Sequence[tuple[str, str]], steps: int) -> None:
         data, seg, _ = preprocessor.run_case(
             [image], label, trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json
         )
-        # The coarsest level halves the axes once.
-        box = tuple(slice(0, size // 2 * 2) for size in data.shape[1:])
-        classes = torch.from_numpy(seg.astype(np.int64)).clamp_min(0)[(slice(None), *box)]
-        batches.append((torch.from_numpy(data)[(None, slice(None), *box)], classes))
+        batches.append((torch.from_numpy(data), torch.from_numpy(seg[0].astype(np.int64)).clamp_min(0)))
     optimizer = torch.optim.Adam(trainer.network.parameters(), lr=0.02)
-    weight = torch.tensor([1.0, 3.0, 2.0])
+    weight = torch.tensor([1.0, 2.0, 6.0])
+    patch = trainer.configuration_manager.patch_size
     for step in range(steps):
-        image, classes = batches[step % len(batches)]
-        logits = trainer.network(image)
-        logits = logits[0] if isinstance(logits, (list, tuple)) else logits
-        loss = torch.nn.functional.cross_entropy(logits, classes, weight)
+        windows = []
+        for _ in range(2):
+            image, classes = batches[step % len(batches)]
+            starts = [int(torch.randint(0, size - n + 1, ())) for size, n in zip(classes.shape, patch, strict=True)]
+            where = tuple(slice(first, first + n) for first, n in zip(starts, patch, strict=True))
+            windows.append((image[(slice(None), *where)], classes[where]))
+        logits = trainer.network(torch.stack([image for image, _ in windows]))[0]
+        loss = torch.nn.functional.cross_entropy(logits, torch.stack([classes for _, classes in windows]), weight)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
