@@ -94,7 +94,10 @@ def read_nnunet(
     components = read_components(folder, chosen, trust)
     segment = SegmentNNUNetd("pred", "image", plans, components)
     patch = plans.configuration.patch_size
-    parts = {"activation": "softmax" if plans.regions is None else "sigmoid", "class_names": plans.class_names}
+    parts: dict[str, Any] = {
+        "activation": "softmax" if plans.regions is None else "sigmoid",
+        "class_names": plans.class_names,
+    }
     if plans.intensity is not None:
         parts["intensity"] = plans.intensity
     if plans.labels.has_ignore_label:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from monai_adversarial.audit.facts import TargetError
@@ -198,12 +199,12 @@ def read_checkpoint(folder: NNUNetFolder, fold: int | str, name: str, trust: boo
 
 
 def _load(file: Path, trust: bool) -> Mapping[str, Any]:
-    import numpy as np
-
     # What nnU-Net's own log of losses holds: numbers of NumPy, under the names of its versions 1 and 2.
     numbers = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")]
-    scalar = np.float64(0).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
     names = [(scalar, f"{room}.multiarray.scalar") for room in ("numpy.core", "numpy._core")]
+    if not zipfile.is_zipfile(file):
+        raise TargetError(f"{file} cannot be read as a checkpoint: it is cut short, or was not written by torch.save.")
     try:
         with torch.serialization.safe_globals([np.dtype, *numbers, *names]):
             found = torch.load(file, map_location="cpu", weights_only=True)
@@ -213,12 +214,19 @@ def _load(file: Path, trust: bool) -> Mapping[str, Any]:
                 f"{file} holds pickled objects, which may run any program when they are read: give --trust "
                 "(trust=True) if you know where it comes from."
             ) from error
-        found = torch.load(file, map_location="cpu", weights_only=False)
+        found = _load_trusted(file)
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
         raise TargetError(f"{file} cannot be read as a checkpoint ({type(error).__name__}).") from error
     if not isinstance(found, Mapping):
         raise TargetError(f"{file} must hold a dictionary, got a {type(found).__name__}.")
     return found
+
+
+def _load_trusted(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise TargetError(f"{file} cannot be read as a checkpoint ({type(error).__name__}: {error}).") from error
 
 
 class NNUNetPlans:
@@ -243,7 +251,7 @@ class NNUNetPlans:
     @property
     def channel_names(self) -> list[str]:
         """What the input channels are, such as CT."""
-        names = self.dataset.get("channel_names", self.dataset.get("modality"))
+        names: Any = self.dataset.get("channel_names", self.dataset.get("modality"))
         return [names[key] for key in sorted(names, key=int)]
 
     @property

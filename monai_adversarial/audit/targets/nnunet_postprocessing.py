@@ -125,9 +125,9 @@ class SegmentNNUNetd(MapTransform):
         super().__init__(keys)
         self.image_key, self.plans, self.components = image_key, plans, components
 
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[Any, Any]:
         """See the class."""
-        item = dict(data)
+        item: dict[Any, Any] = dict(data)
         for key in self.key_iterator(item):
             logits = item[key]
             properties = case_properties(item.get(self.image_key), logits)

@@ -114,9 +114,9 @@ class LoadNNUNetd(MapTransform):
         super().__init__(keys)
         self.plans = plans
 
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[Any, Any]:
         """See the class."""
-        item = dict(data)
+        item: dict[Any, Any] = dict(data)
         for key in self.key_iterator(item):
             item[key] = self._load(item[key])
         return item
@@ -161,11 +161,11 @@ class NormalizeNNUNetd(MapTransform):
         # Voxels outside the mask stay 0: known to what fits the map of each image.
         self.nonzero = self.intensity_map is None and any(plans.configuration.use_mask_for_norm)
 
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[Any, Any]:
         """See the class."""
         from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
 
-        item = dict(data)
+        item: dict[Any, Any] = dict(data)
         for key in self.key_iterator(item):
             image = item[key]
             array = image.as_tensor().numpy().copy()
@@ -191,11 +191,11 @@ class ResampleNNUNetd(MapTransform):
         super().__init__(keys)
         self.plans = plans
 
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[Any, Any]:
         """See the class."""
         from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
-        item = dict(data)
+        item: dict[Any, Any] = dict(data)
         for key in self.key_iterator(item):
             image = item[key]
             spacing, target = self.plans.spacings(case_properties(image))
@@ -233,9 +233,9 @@ class LabelNNUNetd(MapTransform):
         super().__init__(keys, allow_missing_keys=True)
         self.image_key, self.plans = image_key, plans
 
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[Any, Any]:
         """See the class."""
-        item = dict(data)
+        item: dict[Any, Any] = dict(data)
         for key in self.key_iterator(item):
             if isinstance(item[key], (str, os.PathLike)):
                 item[key] = self._load(os.fspath(item[key]), item[self.image_key])

@@ -128,7 +128,8 @@ def trained_folder(
     ready.mkdir(parents=True)
     (ready / "case.b2nd").touch()  # its trainer looks there for the kind of its data
     folder = root / "results" / DATASET / f"nnUNetTrainer__nnUNetPlans__{CONFIGURATION}"
-    with redirect_stdout(StringIO()):
+    # Two levels leave deep supervision one output with all the weight, less the one that nnU-Net leaves out.
+    with redirect_stdout(StringIO()), np.errstate(invalid="ignore"):
         for seed, fold in enumerate(folds):
             torch.manual_seed(seed)
             given = {**copy.deepcopy(plans), "continue_training": False}

@@ -7,6 +7,7 @@ import datetime
 import importlib.metadata
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,7 +132,7 @@ def test_what_was_read_is_said(trained: Path, parts: TargetParts) -> None:
     model = AttackedModel.from_parts(
         parts.network, parts.inferer, parts.preprocessing, parts.postprocessing, **parts.told
     )
-    assert model.intensity is not None and model.intensity.window == pytest.approx((-160.0, 240.0))  # type: ignore[union-attr]
+    assert model.intensity is not None and model.intensity.window == pytest.approx((-160.0, 240.0))
     assert any("preprocessing#1" in fact for fact in model.facts)
     # A window that was mistyped is found by the pipeline.
     with pytest.raises(ValueError, match="leave intensity out"):
@@ -154,10 +155,10 @@ def test_an_attack_in_hounsfield_lowers_dice(parts: TargetParts, cases: Cases) -
     signs = torch.randint(0, 2, item["image"].shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     random = item["image"] + 20 / 70 * signs
     with torch.no_grad():
-        seen = parts.inferer(random.as_tensor(), parts.network)  # type: ignore[misc]
+        seen = parts.inferer(random.as_tensor(), parts.network)
     truth = item["label"].as_tensor()[0, 0] == 1
     dices = []
-    for logits in (seen, parts.inferer(result.adversarial, parts.network)):  # type: ignore[misc]
+    for logits in (seen, parts.inferer(result.adversarial, parts.network)):
         found = logits.argmax(1)[0] == 1
         dices.append(2 * float((found & truth).sum()) / float(found.sum() + truth.sum()))
     assert dices[1] < dices[0]
@@ -391,9 +392,18 @@ def test_bundle_of_monai(
         convert_nnunet_to_monai_bundle({"dataset_name_or_id": "901"}, str(bundle), fold)
     read = read_nnunet(bundle if nested else bundle / "models", device="cpu")
     assert "weights of fold_2" in read.hashes and any(fact.what == "axes" for fact in read.facts)
-    first, second = (part.network.state_dict() for part in (read, parts))  # type: ignore[union-attr]
+    first, second = (part.network.state_dict() for part in (read, parts))
     assert all(torch.equal(first[key], second[key]) for key in second)
     assert read.reference_prediction is not None and parts.reference_prediction is not None
     if nested:
         assert torch.equal(read.reference_prediction(cases[2][0]), parts.reference_prediction(cases[2][0]))
         assert torch.equal(deployed(read, cases[2][0]).as_tensor(), deployed(parts, cases[2][0]).as_tensor())
+
+
+def test_page_runs(trained: Path, cases: Cases, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[3] / "docs" / "audit_targets_nnunet.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {"results_dir": trained, "scan": cases[2][0], "label": cases[2][1]}
+    exec(compile(block, str(page), "exec"), names)
+    said = capsys.readouterr().out
+    assert "-160..240 HU" in said and float(names["result"].adversarial_dice[0]) < float(names["result"].clean_dice[0])

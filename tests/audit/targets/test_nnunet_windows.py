@@ -57,7 +57,7 @@ def test_stitched_logits_are_those_of_nnunet(shape: tuple[int, ...], dimensions:
     before = [(n - size) // 2 for n, size in zip(weights.shape[2:], shape, strict=True)]
     own = tuple(slice(first, first + size) for first, size in zip(before, shape, strict=True))
     counts = (weights[0, 0][own] > 0.01).expand_as(found)
-    assert float(counts.float().mean()) > 0.5
+    assert float(counts.float().mean()) > 0.3
     assert torch.allclose(found[counts], expected.float()[counts], atol=4e-3)
 
 
