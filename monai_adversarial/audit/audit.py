@@ -188,7 +188,7 @@ class _Reporter:
         summary = summarize_audit(
             records,
             title=f"Robustness audit of {self.target.name}",
-            target=self._target(records),
+            target=self._target(study, records),
             plan={
                 "name": self.plan.name,
                 "description": self.plan.description,
@@ -213,14 +213,14 @@ class _Reporter:
         print(f"\n{summary_text(summary)}\n\nreport: {files['report.html']}", flush=True)
         return summary
 
-    def _target(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _target(self, study: AuditStudy, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         target, classes = self.target, records[0]["scores"]["clean"] if records else {}
         settings = target.settings()
         return {
             "name": target.name,
             "kind": target.kind,
             "gradients": target.differentiable,
-            "facts": [vars(fact) for fact in target.facts()],
+            "facts": [vars(fact) for fact in [*target.facts(), *study.first_case]],
             "missing": [vars(one) for one in target.missing],
             "classes": list(classes),
             "hashes": {

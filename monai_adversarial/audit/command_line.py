@@ -252,11 +252,8 @@ def _of_python(text: str) -> AuditTarget:
     found = getattr(importlib.import_module(module), name, None)
     if found is None:
         raise ValueError(f"python: the module {module} has no {name!r}.")
-    made = (
-        found()
-        if callable(found) and not isinstance(found, (AuditTarget, TargetParts)) and not _is_model(found)
-        else found
-    )
+    ready = isinstance(found, (AuditTarget, TargetParts, AttackedModel))
+    made = found if ready or not callable(found) else found()
     if isinstance(made, (str, os.PathLike)):
         raise TypeError(f"python: {text} gives a path; it must give TargetParts, an AuditTarget or an AttackedModel.")
     return as_target(made)

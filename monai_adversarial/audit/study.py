@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_adversarial.audit.facts import Fact, TargetError
+from monai_adversarial.audit.first_case import check_first_case
 from monai_adversarial.audit.plan import Plan, Row
 from monai_adversarial.audit.shard import Shard
 from monai_adversarial.audit.target import AuditCase, AuditTarget
@@ -15,9 +17,9 @@ from monai_adversarial.audit.unit import AuditUnit, unit_files
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.studies.labeled_classes import scored_where_labeled
 from monai_adversarial.studies.measurement import common_settings, network_hashes
-from monai_adversarial.studies.records import safe_name
+from monai_adversarial.studies.records import read_record, safe_name, write_record
 from monai_adversarial.studies.study import Cell, Failure, Study
-from monai_adversarial.utils.hashing import describe, file_hash
+from monai_adversarial.utils.hashing import describe, file_hash, fingerprint
 
 __all__ = ["AuditStudy"]
 
@@ -74,6 +76,7 @@ class AuditStudy(Study):
         self._inputs: dict[str, dict[str, str]] = {}
         self._shared: dict[str, Any] = {}
         self._scored_known = False
+        self.first_case: list[Fact] = []
 
     def cells(self) -> list[Cell]:
         """Every case under every row, rows outermost as in the report."""
@@ -85,11 +88,36 @@ class AuditStudy(Study):
         Raises:
             StudyError: where cells failed; the others are done and in the report.
         """
+        self.check()
         own = set(self.shard.part(list(self.entries)))
         wanted = [cell for cell in self.cells() if cell.case in own]
         failures = self.run_cells(wanted)
         self.shard.wait()
         return self.finish(wanted, failures)
+
+    def check(self) -> None:
+        """Run the first case that can be read as the audit does and as the target is deployed, and keep what it shows.
+
+        Raises:
+            TargetError: where the two differ.
+        """
+        self.make_folder()
+        path = self.output_dir / "first_case.json"
+        mark = fingerprint({**self.target.settings(), "cases": list(self.entries)})
+        known, _ = read_record(path)
+        if known is not None and known.get("fingerprint") == mark:
+            self.first_case = [Fact(**fact) for fact in known["facts"]]
+            return
+        for entry in self.entries.values():
+            try:
+                self.first_case = check_first_case(self.target, entry)
+            except TargetError:
+                raise
+            except Exception:  # its cells fail and say why; another case may be read
+                continue
+            if not self.shard.rank:
+                write_record(path, {"fingerprint": mark, "facts": [vars(fact) for fact in self.first_case]})
+            return
 
     def forget(self) -> None:
         """Read inputs and weights anew."""

@@ -98,10 +98,10 @@ class AuditUnit:
         )
         result = attack(model, self.case.image, self.case.label)
         adversarial = self.target.deploy(self.case, result.adversarial)
-        reference = self._reference(clean)
-        # Anatomy that moved is compared where it moved: on the grid of the image that was moved.
-        moved = self._moved(result, clean) if result.bound.geometric else None
-        random = self._control(result, clean)
+        moved = self._on_network(result.label, clean) if result.bound.geometric else None
+        # Anatomy that moved is compared where it moved, and everything beside it there as well: on the network's grid.
+        reference = self._reference(clean) if moved is None else self._on_network(result.clean_label, clean)
+        random = self._control(result, reference, clean)
         scores = {
             "clean": self._score(clean, reference),
             "random": random["scores"],
@@ -152,22 +152,18 @@ class AuditUnit:
             on_grid(prediction, reference), reference, organs, self.plan.surface_tolerance_mm, self.scored.ignore_index
         )
 
-    def _moved(self, result: AttackResult, clean: Segmentation) -> Segmentation:
-        """The reference on the anatomy that moved, on the grid of the network's image."""
-        label = as_plain(result.label).detach().cpu()[0]
-        values = label if clean.masks else label.argmax(dim=0) if label.shape[0] > 1 else label[0]
-        return Segmentation(values.round().to(torch.int32), clean.masks, affine_of(self.case.image))
+    def _on_network(self, label: torch.Tensor, like: Segmentation) -> Segmentation:
+        """A reference as an attack has it, on the grid of the network's image."""
+        plain = as_plain(label).detach().cpu()[0]
+        values = plain if like.masks else plain.argmax(dim=0) if plain.shape[0] > 1 else plain[0]
+        return Segmentation(values.round().to(torch.int32), like.masks, affine_of(self.case.image))
 
-    def _control(self, result: AttackResult, clean: Segmentation) -> dict[str, Any]:
+    def _control(self, result: AttackResult, reference: Segmentation, clean: Segmentation) -> dict[str, Any]:
         """Scores under a random change of the same kind and size."""
         image, label = result.random_control(0)
         prediction = self.target.deploy(self.case, image)
         if result.bound.geometric:
-            plain = as_plain(label).detach().cpu()[0]
-            values = plain if clean.masks else plain.argmax(dim=0) if plain.shape[0] > 1 else plain[0]
-            reference = Segmentation(values.round().to(torch.int32), clean.masks, affine_of(self.case.image))
-        else:
-            reference = self._reference(clean)
+            reference = self._on_network(label, clean)
         return {"scores": self._score(prediction, reference), "forwards": 1}
 
     def _files(
@@ -210,7 +206,7 @@ class AuditUnit:
             files |= written
             again = saved.pop("prediction", None)
             if again is not None:
-                scored = self._score(again, found["reference"])
+                scored = self._score(again, found["reference"] if moved is None else moved)
                 saved["mean_dice"] = mean_of_defined(float(organ["dice"]) for organ in scored.values())
         return files, saved
 
