@@ -26,6 +26,7 @@ from monai_adversarial.audit.target import AuditTarget
 from monai_adversarial.data import find_cases
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.read_intensity import ReadIntensity
+from monai_adversarial.studies.records import without_nan
 from monai_adversarial.studies.study import Failure
 
 __all__ = ["audit", "budget_units", "make_study"]
@@ -185,29 +186,35 @@ class _Reporter:
         self, study: AuditStudy, records: Sequence[Mapping[str, Any]], failures: Sequence[Failure]
     ) -> dict[str, Any]:
         """Write page, JSON and tables; returns the content of ``audit.json``."""
-        summary = summarize_audit(
-            records,
-            title=f"Robustness audit of {self.target.name}",
-            target=self._target(study, records),
-            plan={
-                "name": self.plan.name,
-                "description": self.plan.description,
-                "rows": [row.as_json() for row in self.plan.rows],
-                "surface_tolerance_mm": self.plan.surface_tolerance_mm,
-            },
-            data=self._data(study, records),
-            groups=self.groups,
-            failures=[
-                {"case": one.cell.case, "row": one.cell.attack, "reason": without_paths(one.sentence, study.entries)}
-                for one in failures
-            ],
-            not_tested=[*self.plan.left_out, *NEVER_TESTED],
-            seed=self.plan.seed,
-            versions=versions(),
-            seeds={"attacks": self.plan.seed, "intervals": self.plan.seed},
-            started=self.began.isoformat(timespec="seconds"),
-            seconds=round(time.perf_counter() - self.clock, 1),
-            command=None,
+        summary: dict[str, Any] = without_nan(
+            summarize_audit(
+                records,
+                title=f"Robustness audit of {self.target.name}",
+                target=self._target(study, records),
+                plan={
+                    "name": self.plan.name,
+                    "description": self.plan.description,
+                    "rows": [row.as_json() for row in self.plan.rows],
+                    "surface_tolerance_mm": self.plan.surface_tolerance_mm,
+                },
+                data=self._data(study, records),
+                groups=self.groups,
+                failures=[
+                    {
+                        "case": one.cell.case,
+                        "row": one.cell.attack,
+                        "reason": without_paths(one.sentence, study.entries),
+                    }
+                    for one in failures
+                ],
+                not_tested=[*self.plan.left_out, *NEVER_TESTED],
+                seed=self.plan.seed,
+                versions=versions(),
+                seeds={"attacks": self.plan.seed, "intervals": self.plan.seed},
+                started=self.began.isoformat(timespec="seconds"),
+                seconds=round(time.perf_counter() - self.clock, 1),
+                command=None,
+            )
         )
         files = write_report(summary, study.output_dir, compare=self.compare)
         print(f"\n{summary_text(summary)}\n\nreport: {files['report.html']}", flush=True)

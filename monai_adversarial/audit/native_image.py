@@ -60,7 +60,7 @@ def native_image(case: AuditCase, result: AttackResult) -> torch.Tensor | None:
 
 
 def _resampled(field: torch.Tensor, source: torch.Tensor, target: torch.Tensor, shape: Any) -> torch.Tensor:
-    resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=True, dtype=torch.float32)
+    resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=True, dtype="float32")
     return as_plain(resample(MetaTensor(field, affine=source), dst_affine=target, spatial_size=tuple(shape)))
 
 

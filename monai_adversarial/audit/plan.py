@@ -61,7 +61,7 @@ class Row:
     @property
     def geometric(self) -> bool:
         """Whether anatomy moves."""
-        return bool(getattr(getattr(self.attack, "perturbation", None), "geometric", False))
+        return self.family == "geometry"
 
     def as_json(self) -> dict[str, Any]:
         """For the report."""
@@ -266,7 +266,9 @@ def _attack(name: str, component: Any, seed: int) -> Attack:
     if not isinstance(component, Mapping) or "_target_" not in component:
         raise ValueError(f"attack of row {name!r} must be a component with _target_, got {component!r}.")
     try:
-        made = ConfigParser({"attack": {"seed": seed, **component}}).get_parsed_content("attack")
+        made = ConfigParser({"attack": dict(component)}).get_parsed_content("attack")
+        if isinstance(made, Attack) and "seed" not in component:
+            made = ConfigParser({"attack": {"seed": seed, **component}}).get_parsed_content("attack")
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:

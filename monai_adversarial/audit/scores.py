@@ -62,13 +62,13 @@ def score_organs(
         scores = score_segmentation(predicted, wanted, spacing, dict(organs))
     for index, name in organs.items():
         if exclusive:
-            own, truth, score = predicted == index, wanted == index, dict(scores[name])
+            own, truth, score = predicted == index, wanted == index, scores[name]
         else:
             own, truth = _mask(prediction, index), _mask(reference, index)
             if ignore_index is not None and not reference.masks:
                 counts = reference.values != ignore_index
                 own, truth = own & counts, truth & counts
-            score = dict(score_segmentation(own.int(), truth.int(), spacing, ["background", name])[name])
+            score = score_segmentation(own.int(), truth.int(), spacing, ["background", name])[name]
         found[name] = {
             **score,
             "surface_dice": _surface_dice(own.numpy(), truth.numpy(), spacing, surface_tolerance_mm),

@@ -72,12 +72,12 @@ def on_grid(moving: Segmentation, fixed: Segmentation) -> Segmentation:
     if same_grid(moving, fixed):
         return moving
     if moving.affine is None or fixed.affine is None:
+        lacking = "neither has an" if moving.affine is None and fixed.affine is None else "one of them has no"
         raise ValueError(
-            f"a segmentation of shape {moving.shape} must come onto a grid of shape {fixed.shape}, but "
-            f"{'neither' if moving.affine is fixed.affine else 'one'} of them has no affine."
+            f"a segmentation of shape {moving.shape} must come onto a grid of shape {fixed.shape}, but {lacking} affine."
         )
     channels = moving.values if moving.masks else moving.values[None]
     volume = MetaTensor(as_plain(channels).float(), affine=moving.affine)
-    resample = SpatialResample(mode="nearest", padding_mode="zeros", dtype=torch.float32)
+    resample = SpatialResample(mode="nearest", padding_mode="zeros", dtype="float32")
     moved = as_plain(resample(volume, dst_affine=fixed.affine, spatial_size=fixed.shape)).round().to(moving.values)
     return Segmentation(moved if moving.masks else moved[0], moving.masks, fixed.affine)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.engines.utils import default_prepare_batch, engine_apply_transform
 from monai.inferers import SimpleInferer
-from monai.transforms import EnsureChannelFirst, LoadImage
+from monai.transforms import Compose, EnsureChannelFirst, LoadImage
 
 from monai_adversarial.audit.facts import Fact, Missing, TargetError
 from monai_adversarial.audit.parts import TargetParts
@@ -175,7 +176,7 @@ class AuditTarget:
                 f"the preprocessing of {self.name} gives {type(item).__name__} for one image: an audit needs one item."
             )
         batch = list_data_collate([dict(item)])
-        prepared = self.prepare_batch(batch, self.device, False)
+        prepared: Any = self.prepare_batch(batch, self.device, False)
         arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         if isinstance(prepared, torch.Tensor):
             image, label = prepared, None
@@ -205,7 +206,7 @@ class AuditTarget:
                 values.round().to(torch.int32), several and not exclusive, affine_of(case.image)
             )
             return
-        read = EnsureChannelFirst()(LoadImage(image_only=True)(file))
+        read = _read_volume(file)
         values = as_plain(read)[0] if read.shape[0] == 1 else as_plain(read)
         if not bool(torch.isfinite(values.float()).all()) or bool((values != values.round()).any()):
             raise ValueError(f"the label of {case.name} must hold whole numbers, got fractions or NaN.")
@@ -215,7 +216,7 @@ class AuditTarget:
 
     def label_values(self, file: str) -> set[int]:
         """The classes of a label file."""
-        read = EnsureChannelFirst()(LoadImage(image_only=True)(file))
+        read = _read_volume(file)
         return {int(value) for value in as_plain(read).unique().tolist()}
 
     def model_for(self, case: AuditCase) -> AttackedModel:
@@ -298,7 +299,17 @@ def _picked(model: AttackedModel, answer: Any) -> torch.Tensor:
 
 
 def _loaded(item: dict[str, Any]) -> dict[str, Any]:
-    return {key: EnsureChannelFirst()(LoadImage(image_only=True)(file)) for key, file in item.items()}
+    return {key: _read_volume(file) for key, file in item.items()}
+
+
+@functools.cache
+def _reader() -> Callable[[Any], Any]:
+    return Compose([LoadImage(image_only=True), EnsureChannelFirst()])
+
+
+def _read_volume(file: Any) -> MetaTensor:
+    """A file as MONAI reads it, (channel, spatial...)."""
+    return _reader()(file)
 
 
 def _in_the_kind_of(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
