@@ -74,7 +74,8 @@ def on_grid(moving: Segmentation, fixed: Segmentation) -> Segmentation:
     if moving.affine is None or fixed.affine is None:
         lacking = "neither has an" if moving.affine is None and fixed.affine is None else "one of them has no"
         raise ValueError(
-            f"a segmentation of shape {moving.shape} must come onto a grid of shape {fixed.shape}, but {lacking} affine."
+            f"a segmentation of shape {moving.shape} must come onto a grid of shape {fixed.shape}, but {lacking} "
+            "affine."
         )
     channels = moving.values if moving.masks else moving.values[None]
     volume = MetaTensor(as_plain(channels).float(), affine=moving.affine)
