@@ -101,7 +101,7 @@ def _of_row(row: Mapping[str, Any], records: Sequence[Record]) -> list[dict[str,
                 + (": the gradient may be masked; see an attack by queries." if zero > MOST_ZERO else "."),
             )
         )
-        changed = min(float(record["changed_share"]) for record in records)
+        changed = min(float(record.get("changed_share", 1.0)) for record in records)
         if row["family"] == "gradient":
             found.append(
                 _check(

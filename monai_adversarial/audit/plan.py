@@ -16,16 +16,18 @@ from monai.bundle import ConfigParser
 
 from monai_adversarial.attacks import Attack
 
-__all__ = ["FAMILIES", "Plan", "Row", "load_plan", "plan_names"]
+__all__ = ["FAMILIES", "Plan", "Row", "budget_of_attack", "load_plan", "plan_names"]
 
 FAMILIES = ("clean", "noise", "natural variation", "bias field", "geometry", "gradient", "queries", "transfer")
 KNOWLEDGE = ("none", "white box", "queries", "another network")
 _PLAN_KEYS = {"name", "description", "rows", "seed", "surface_tolerance_mm"}
 _ROW_KEYS = {
-    *("title", "family", "attack", "over", "goal", "knowledge", "description", "needs", "scan_values_only", "ids"),
+    *("title", "family", "attack", "over", "goal", "knowledge", "description", "needs", "modality", "ids"),
 }
 NEEDS = ("gradients", "queries", "surrogate")
 CLEAN = "clean"
+#: what values of a file are taken for, by the units of budgets
+MODALITY = {"HU": "CT", "percentile": "MRI"}
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ def load_plan(
         needs = (row or {}).get("needs", "queries")
         title = (row or {}).get("title", name)
         made = _rows_of(str(name), row or {}, units, seed)
+        if (row or {}).get("modality", MODALITY[units]) != MODALITY[units]:
+            left_out.append(f"{title}: for {row['modality']}, and budgets are in {units}.")
+            continue
         if needs == "gradients" and not differentiable:
             left_out.append(f"{title}: the target has no gradients.")
         elif needs == "surrogate" and not surrogate:
@@ -230,8 +235,8 @@ def _rows_of(name: str, row: Mapping[str, Any], units: str, seed: int) -> list[R
     variants = _variants(name, row.get("over"), units)
     made = []
     for changes, suffix, budget in variants:
-        attack = _attack(name, {**row["attack"], **changes}, seed)
-        budget = {**_budget(attack), **budget}
+        attack = _attack(name, _filled({**row["attack"], **changes}, units), seed)
+        budget = {**budget_of_attack(attack), **budget}
         made.append(
             Row(
                 f"{name}{suffix}",
@@ -281,7 +286,18 @@ def _attack(name: str, component: Any, seed: int) -> Attack:
     return made
 
 
-def _budget(attack: Attack) -> dict[str, Any]:
+def _filled(component: Any, units: str) -> Any:
+    """A component with ``@units`` and ``@modality`` replaced by those of the target."""
+    if isinstance(component, Mapping):
+        return {key: _filled(value, units) for key, value in component.items()}
+    return (
+        {"@units": units, "@modality": MODALITY[units]}.get(component, component)
+        if isinstance(component, str)
+        else component
+    )
+
+
+def budget_of_attack(attack: Attack) -> dict[str, Any]:
     """Value, units and words of an attack's budget."""
     perturbation = attack.perturbation
     for attribute, units, words in (
