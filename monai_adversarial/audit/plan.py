@@ -236,7 +236,8 @@ def _rows_of(name: str, row: Mapping[str, Any], units: str, seed: int) -> list[R
     made = []
     for changes, suffix, budget in variants:
         attack = _attack(name, _filled({**row["attack"], **changes}, units), seed)
-        budget = {**budget_of_attack(attack), **budget}
+        own = budget_of_attack(attack)
+        budget = {**own, **budget, "text": own["text"] or budget.get("text", "")}
         made.append(
             Row(
                 f"{name}{suffix}",
@@ -264,7 +265,10 @@ def _variants(name: str, over: Any, units: str) -> list[tuple[dict[str, Any], st
         values, extra = values.get(units, []), {"units": units}
     if not isinstance(values, (list, tuple)):
         raise ValueError(f"over of row {name!r} must give a list of values for {argument!r}, got {values!r}.")
-    return [({argument: value, **extra}, f"_{value:g}", {"value": value}) for value in values]
+    words = argument.replace("_", " ")
+    return [
+        ({argument: value, **extra}, f"_{value:g}", {"value": value, "text": f"{words} {value:g}"}) for value in values
+    ]
 
 
 def _attack(name: str, component: Any, seed: int) -> Attack:
