@@ -19,6 +19,7 @@ import torch
 
 from monai_adversarial.attacks import PGD, ElasticAttack
 from monai_adversarial.audit import AuditTarget, TargetError, audit
+from monai_adversarial.audit.dry_run import passes_of
 from monai_adversarial.audit.native_image import native_image
 from monai_adversarial.data.saving import MARK, read_back
 from monai_adversarial.models import AttackedModel
@@ -100,6 +101,16 @@ def test_saved_images_hold_the_budget_on_the_grid_of_the_file(audited: tuple[Pat
     # What resampling leaves of an attack on the network's grid is said, not assumed.
     file_dice = _entry(summary, "pgd_40")["saved_file"]["dice"]
     assert _entry(summary, "pgd_40")["mean"]["adversarial"]["dice"]["mean"] < file_dice < 1.0
+
+
+def test_the_price_of_a_plan_is_what_it_costs(audited: tuple[Path, dict[str, Any]]) -> None:
+    _, summary = audited
+    for row in load_plan(PLAN).rows:
+        cost = _entry(summary, row.name)["cost"]
+        forwards, backwards = passes_of(row)
+        assert cost["backwards"] == 2 * backwards
+        # One more where an earlier point than the last was the best, and one for the file that was saved.
+        assert 2 * forwards <= cost["forwards"] <= 2 * (forwards + 2)
 
 
 def test_no_patient_is_named(audited: tuple[Path, dict[str, Any]]) -> None:
