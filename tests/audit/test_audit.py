@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from monai_adversarial.attacks import PGD, ElasticAttack
-from monai_adversarial.audit import AuditTarget, TargetError, audit
+from monai_adversarial.audit import AuditTarget, TargetError, audit, load_plan
 from monai_adversarial.audit.dry_run import passes_of
 from monai_adversarial.audit.native_image import native_image
 from monai_adversarial.data.saving import MARK, read_back
