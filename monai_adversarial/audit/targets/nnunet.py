@@ -117,6 +117,8 @@ def read_nnunet(
         inferer=NNUNetWindows(patch) if plans.dimensions == 3 else NNUNetSlices(patch),
         preprocessing=install_recorders(Compose(steps), "image"),
         postprocessing=segment,
+        # Only it knows the masks of regions.
+        preprocesses_label=plans.regions is not None,
         told={**parts, **told},
         facts=_facts(version, folder, plans, first, chosen, name, axes, components),
         hashes=_hashes(folder, chosen, name),
