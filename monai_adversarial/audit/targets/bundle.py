@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import PrepareBatchDefault, default_prepare_batch
+from monai.networks.utils import eval_mode
 from monai.transforms import Invertd, Lambdad
 from monai.utils import CommonKeys
 
 from monai_adversarial.audit.facts import Fact, Missing, TargetError
 from monai_adversarial.audit.parts import TargetParts
-from monai_adversarial.audit.targets.bundle_config import choose_config_files
+from monai_adversarial.audit.targets.bundle_config import choose_config_files, contents
 from monai_adversarial.audit.targets.bundle_engine import BundleSource, LiveBundle, open_bundle
 from monai_adversarial.audit.targets.bundle_items import SeveralFiles, loaded_keys, refuse_clicks, takes_label
 from monai_adversarial.audit.targets.bundle_metadata import (
@@ -37,6 +38,7 @@ from monai_adversarial.models.read_postprocessing import (
     custom_reading,
 )
 from monai_adversarial.utils.hashing import file_hash
+from monai_adversarial.utils.validation import check_flag
 
 __all__ = ["read_bundle"]
 
@@ -89,8 +91,15 @@ def read_bundle(
         stack.callback(scripts.remove)
         before = listing(root)
         source = BundleSource(
-            *(root, files, metadata_file if metadata else None, dict(overrides or {})),
-            *(None if device is None else str(device), work, bool(trust), run_id, scripts),
+            root=root,
+            files=files,
+            metadata=metadata_file if metadata else None,
+            overrides=dict(overrides or {}),
+            device=None if device is None else str(device),
+            work=work,
+            trust=check_flag("trust", trust),
+            run_id=run_id,
+            scripts=scripts,
         )
         live = open_bundle(source)
         _check_live(live)
@@ -105,13 +114,16 @@ def _check_live(live: LiveBundle) -> None:
     if type(engine)._iteration is not SupervisedEvaluator._iteration or engine._process_function != engine._iteration:
         raise TargetError(
             f"the bundle's {type(engine).__name__} has an iteration of its own, with further inputs of the network "
-            "(prompts) that an audit does not have: attack it in its own run, with PrepareBatchAdversarial in its config."
+            "(prompts) that an audit does not have: attack it in its own run, with PrepareBatchAdversarial in its "
+            "config."
         )
     if not live.loaded.files:
         raise TargetError(
-            "the bundle loads no weights before its evaluator runs, so that its network is random: check load_pretrain, "
-            "and that the checkpoint is where its config expects it (models/model.pt)."
+            "the bundle loads no weights before its evaluator runs, so that its network is random: check that the "
+            "checkpoint is where its config expects it (models/model.pt), and load_pretrain."
         )
+    if engine.mode is not eval_mode:
+        raise TargetError("the bundle's evaluator runs its network in training mode: an audit needs mode 'eval'.")
     refuse_clicks(preprocessing_of(engine))
 
 
@@ -125,9 +137,14 @@ def _parts(
     engine = live.engine
     image_key, label_key, pred_key = CommonKeys.IMAGE.value, CommonKeys.LABEL.value, CommonKeys.PRED.value
     preprocessing, postprocessing = preprocessing_of(engine), postprocessing_of(engine)
-    given = live.config.parser.config.get("image_key")
+    given = contents(live.config.parser).get("image_key")
     image_key = given if isinstance(given, str) and given.isidentifier() else image_key
     keys = [key for key in loaded_keys(preprocessing) if key != label_key]
+    further = [key for key in keys if key != image_key] if image_key in keys else []
+    if further:
+        raise TargetError(
+            f"the bundle's preprocessing loads {', '.join(further)} beside {image_key}, which an audit does not have."
+        )
     several = SeveralFiles(preprocessing, image_key, keys) if keys and image_key not in keys else None
     needs_label = takes_label(preprocessing, label_key)
     facts = _facts(source, live, metadata, postprocessing, pred_key)
@@ -171,7 +188,9 @@ def _facts(
         Fact("not run", "; ".join(config.not_run), place),
         Fact("replaced", "; ".join(f"{name} ({what})" for name, what in config.replaced.items()), place),
     ]
-    facts += [Fact("override", f"{name} = {value!r}", "overrides", told=True) for name, value in source.overrides.items()]
+    facts += [
+        Fact("override", f"{name} = {value!r}", "overrides", told=True) for name, value in source.overrides.items()
+    ]
     savers = list(dict.fromkeys([*config.savers, *live.savers]))
     if savers:
         facts.append(Fact("savers left out", ", ".join(savers), place))
@@ -179,11 +198,12 @@ def _facts(
     facts += _unknown_weights(live)
     steps = [type(step).__name__ for step in steps_of(postprocessing)]
     facts.append(Fact("postprocessing", ", ".join(steps) or "none", config.evaluator))
-    changed = _relabels(postprocessing, pred_key)
+    if live.relabeling:
+        names = ", ".join(live.relabeling)
+        facts.append(Fact("relabeling left out", f"{names}: classes are the network's channels", place))
+    changed = _own_steps(postprocessing, pred_key)
     if changed:
-        facts.append(
-            Fact("values of the segmentation", f"changed by {changed}: they need not be the network's channels", place)
-        )
+        facts.append(Fact("the bundle's own postprocessing", f"{changed}: values need not be channels", place))
     if not any(isinstance(step, Invertd) and pred_key in step.keys for step in steps_of(postprocessing)):
         facts.append(Fact("grid of the segmentation", "the network's (no Invertd)", place))
     different = different_versions(metadata)
@@ -202,13 +222,15 @@ def _unknown_weights(live: LiveBundle) -> list[Fact]:
     unknown = [name for name, shape in own.items() if (name, shape) not in live.loaded.names]
     if not unknown:
         return []
-    text = f"{len(unknown)} of {len(own)} tensors of the network are in no checkpoint by this name (first: {unknown[0]})"
+    text = (
+        f"{len(unknown)} of {len(own)} tensors of the network are in no checkpoint by this name (first: {unknown[0]})"
+    )
     warnings.warn(f"{text}: they may be random.", stacklevel=2)
     return [Fact("weights that are not known", text, "the checkpoints")]
 
 
-def _relabels(postprocessing: Any, pred_key: str) -> str | None:
-    """The transforms that make other values of a segmentation, by name."""
+def _own_steps(postprocessing: Any, pred_key: str) -> str | None:
+    """The transforms of a segmentation that are not MONAI's or whose function is not, by name."""
     names = [
         f"`postprocessing#{number}` ({type(step).__name__})"
         for number, step in enumerate(steps_of(postprocessing))

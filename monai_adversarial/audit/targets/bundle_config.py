@@ -14,7 +14,15 @@ from monai.bundle import ConfigParser
 
 from monai_adversarial.audit.facts import TargetError
 
-__all__ = ["BundleConfig", "choose_config_files", "is_saver", "open_config"]
+__all__ = [
+    "BundleConfig",
+    "choose_config_files",
+    "contents",
+    "follow",
+    "is_saver",
+    "open_config",
+    "plain_parser",
+]
 
 SUFFIXES = (".json", ".yaml", ".yml")
 INITIALIZE = "initialize"
@@ -130,14 +138,14 @@ def open_config(
     where = {"bundle_root": str(root), "output_dir": str(work / "output"), "dataset_dir": str(work / "no_data")}
     said = {"bundle_root": "the bundle's folder", "output_dir": "a work folder", "dataset_dir": "an empty folder"}
     for name, value in where.items():
-        if name in parser.config and name not in keep:
+        if name in contents(parser) and name not in keep:
             parser[name] = _literal(value)
             made.replaced[name] = said[name]
     if device is not None:
-        name = "device" if "device" in parser.config else f"{found.evaluator}#device"
+        name = "device" if "device" in contents(parser) else f"{found.evaluator}#device"
         parser[name] = f"$torch.device({device!r})"
         made.replaced[name] = device
-    _leave_out_savers(parser, parser.config, made)
+    _leave_out_savers(parser, contents(parser), made)
     _replace_data(parser, made)
     return made
 
@@ -160,6 +168,11 @@ def plain_parser(files: Sequence[Path], metadata: Path | None, overrides: Mappin
     except Exception as error:
         raise TargetError(f"{', '.join(f.name for f in files)} cannot be parsed: {_line(error)}") from error
     return parser
+
+
+def contents(parser: ConfigParser) -> dict[str, Any]:
+    """The keys of a config and what stands there, as text and numbers."""
+    return parser.config if isinstance(parser.config, dict) else {}
 
 
 def _line(error: BaseException) -> str:
@@ -199,7 +212,7 @@ class _Run:
 
 def _items(parser: ConfigParser, name: str) -> list[tuple[str, str]]:
     """Identifier and text of the items of a run list."""
-    content = parser.config.get(name) if isinstance(parser.config, dict) else None
+    content = contents(parser).get(name)
     if content is None:
         return []
     if isinstance(content, list):
@@ -208,8 +221,8 @@ def _items(parser: ConfigParser, name: str) -> list[tuple[str, str]]:
 
 
 def _run_list(parser: ConfigParser, named: str | None) -> _Run:
-    lists = [name for name in parser.config if any(RUNS.search(text) for _, text in _items(parser, str(name)))]
-    if named is not None and named not in parser.config:
+    lists = [name for name in contents(parser) if any(RUNS.search(text) for _, text in _items(parser, str(name)))]
+    if named is not None and named not in contents(parser):
         raise TargetError(f"the config has no run list {named!r}: {', '.join(lists) or 'none'} start an engine.")
     if named is None:
         named = "run" if "run" in lists else next(iter(lists), None)

@@ -16,11 +16,19 @@ from monai.handlers import CheckpointLoader
 from monai.transforms import Compose
 
 from monai_adversarial.audit.facts import TargetError
-from monai_adversarial.audit.targets.bundle_config import BundleConfig, follow, is_saver, open_config, plain_parser
+from monai_adversarial.audit.targets.bundle_config import (
+    BundleConfig,
+    contents,
+    follow,
+    is_saver,
+    open_config,
+    plain_parser,
+)
 from monai_adversarial.audit.targets.bundle_process import BundleScripts, Loaded, bundle_process
+from monai_adversarial.audit.targets.bundle_relabeling import leave_out_relabeling
 from monai_adversarial.models.engine_parts import check_engine, postprocessing_of, steps_of
 
-__all__ = ["BundleSource", "LiveBundle", "first_cause", "open_bundle"]
+__all__ = ["BundleSource", "LiveBundle", "first_cause", "open_bundle", "sentence_of"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class LiveBundle:
         loaded: the files that were loaded.
         run: text of the items that were run.
         savers: classes that were taken out of live objects, beyond those of the config.
+        relabeling: transforms that only gave the segmentation other values, and were left out.
     """
 
     config: BundleConfig
@@ -67,6 +76,7 @@ class LiveBundle:
     loaded: Loaded
     run: list[str] = field(default_factory=list)
     savers: list[str] = field(default_factory=list)
+    relabeling: list[str] = field(default_factory=list)
 
 
 def first_cause(error: BaseException) -> BaseException:
@@ -95,16 +105,25 @@ def open_bundle(source: BundleSource) -> LiveBundle:
     """
     try:
         with bundle_process(source.scripts, source.trust) as loaded:
-            config = open_config(
-                *(source.files, source.metadata, source.overrides),
-                *(source.root, source.device, source.work, source.run_id),
-            )
+            config = _config(source, source.overrides)
             live = _run_to_evaluator(config, loaded)
     except TargetError:
         raise
     except Exception as error:
         raise _explained(source, error) from error
     return live
+
+
+def _config(source: BundleSource, overrides: Mapping[str, Any]) -> BundleConfig:
+    return open_config(
+        source.files,
+        source.metadata,
+        overrides,
+        root=source.root,
+        device=source.device,
+        work=source.work,
+        run_id=source.run_id,
+    )
 
 
 def _run_to_evaluator(config: BundleConfig, loaded: Loaded) -> LiveBundle:
@@ -126,6 +145,7 @@ def _run_to_evaluator(config: BundleConfig, loaded: Loaded) -> LiveBundle:
     _load_attached(engine)
     live = LiveBundle(config, engine, loaded, run)
     live.savers = _without_savers(engine)
+    live.relabeling = leave_out_relabeling(postprocessing_of(engine))
     return live
 
 
@@ -199,12 +219,9 @@ def _failure_of(action: Callable[[], None], source: BundleSource) -> str | None:
 def _build_unmodified(source: BundleSource, overrides: Mapping[str, Any]) -> None:
     """Build what the evaluator consists of from the config as it stands, its data left out as they may not be here."""
     parser = plain_parser(source.files, source.metadata, overrides)
-    if "bundle_root" in parser.config and "bundle_root" not in overrides:
+    if "bundle_root" in contents(parser) and "bundle_root" not in overrides:
         parser["bundle_root"] = f"${str(source.root)!r}"
-    modified = open_config(
-        *(source.files, source.metadata, overrides, source.root, source.device, source.work, source.run_id)
-    )
-    place, section = follow(parser, modified.evaluator)
+    place, section = follow(parser, _config(source, overrides).evaluator)
     for name in section:
         if name not in ("_target_", "val_data_loader", "data_loader", "val_handlers"):
             parser.get_parsed_content(f"{place}#{name}")

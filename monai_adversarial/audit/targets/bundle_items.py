@@ -23,7 +23,8 @@ NEEDS_CLICKS = (AddGuidanceSignald, AddClickSignalsd, AddPointGuidanceSignald, A
 
 def loaded_keys(preprocessing: Any) -> list[str]:
     """The keys whose files a preprocessing loads, in order."""
-    keys = [str(key) for step in steps_of(preprocessing) if isinstance(step, LoadImaged) for key in step.keys]
+    loaders = [step for step in steps_of(preprocessing) if isinstance(step, LoadImaged)]
+    keys = [str(key) for step in loaders if not step.allow_missing_keys for key in step.keys]
     return list(dict.fromkeys(keys))
 
 
@@ -44,8 +45,8 @@ def refuse_clicks(preprocessing: Any) -> None:
     for step in steps_of(preprocessing):
         if isinstance(step, NEEDS_CLICKS):
             raise TargetError(
-                f"the bundle is interactive: its {type(step).__name__} needs clicks or a prior mask of each case, which "
-                "an audit does not have; only interactive bundles that run without them are audited."
+                f"the bundle is interactive: its {type(step).__name__} needs clicks or a prior mask of each case, "
+                "which an audit does not have; only interactive bundles that run without them are audited."
             )
 
 

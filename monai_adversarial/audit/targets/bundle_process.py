@@ -67,7 +67,7 @@ class BundleScripts:
     def files(self) -> list[Path]:
         """The bundle's own modules that are loaded."""
         loaded = list(sys.modules.values()) if BundleScripts.installed is self else list(self._own.values())
-        return sorted({Path(m.__file__) for m in loaded if self._holds(m) and getattr(m, "__file__", None)})
+        return sorted({Path(str(m.__file__)) for m in loaded if self._holds(m) and getattr(m, "__file__", None)})
 
     def _holds(self, module: Any) -> bool:
         places = [getattr(module, "__file__", None), *_paths(module)]
@@ -147,13 +147,13 @@ def _kept_settings() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     seed = monai.utils.misc._seed
-    python, numpy = random.getstate(), np.random.get_state()
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - bundles seed it
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numpy)
+            np.random.set_state(numpy)  # noqa: NPY002
             cudnn.benchmark, cudnn.deterministic = flags
             torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
             monai.utils.misc._seed = seed

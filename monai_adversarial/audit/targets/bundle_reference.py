@@ -16,7 +16,7 @@ from monai_adversarial.audit.targets.bundle_items import SeveralFiles, blank_lab
 from monai_adversarial.audit.targets.bundle_process import bundle_process
 from monai_adversarial.models.engine_parts import preprocessing_of
 
-__all__ = ["BundleReference"]
+__all__ = ["BundleReference", "segmentation_values"]
 
 
 class BundleReference:
@@ -56,7 +56,7 @@ class BundleReference:
         Raises:
             TargetError: where the bundle itself fails.
         """
-        item = self._item(path)
+        item = self.item(path)
         live = open_bundle(self.source)
         live.engine.data_loader.dataset.data = [item]  # type: ignore[union-attr]
         kept: list[Any] = []
@@ -74,7 +74,8 @@ class BundleReference:
         keys = (self.image_key,) if self.several is None else self.several.keys
         return _on_own_grid(output[self.pred_key], next((loaded[key] for key in keys if key in loaded), None))
 
-    def _item(self, path: Any) -> dict[str, Any]:
+    def item(self, path: Any) -> dict[str, Any]:
+        """What the bundle's preprocessing takes, a label without foreground included where it needs one."""
         item: dict[str, Any] = {self.image_key: str(path) if not isinstance(path, (list, tuple)) else list(path)}
         if self.needs_label:
             item[self.label_key] = blank_label(path, self.source.work)
@@ -92,6 +93,11 @@ def _on_own_grid(answer: Any, image: Any) -> np.ndarray | None:
         size = min(own.shape[-1], np.asarray(affine).shape[-1])
         if not np.allclose(np.asarray(own)[:size, :size], np.asarray(affine)[:size, :size], atol=1e-3):
             return None
+    return segmentation_values(answer)
+
+
+def segmentation_values(answer: Any) -> np.ndarray:
+    """Class map (spatial...) of a class map or one-hot (channel, spatial...); masks that overlap as they are."""
     values = torch.as_tensor(answer).detach().cpu().numpy()
     if values.shape[0] == 1:
         return values[0]
