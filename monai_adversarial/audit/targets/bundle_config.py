@@ -142,7 +142,7 @@ def open_config(
             parser[name] = _literal(value)
             made.replaced[name] = said[name]
     if device is not None:
-        name = "device" if "device" in contents(parser) else f"{found.evaluator}#device"
+        name = "device" if "device" in contents(parser) else f"{follow(parser, found.evaluator)[0]}#device"
         parser[name] = f"$torch.device({device!r})"
         made.replaced[name] = device
     _leave_out_savers(parser, contents(parser), made)
@@ -280,9 +280,9 @@ def _section(parser: ConfigParser, name: str, what: str) -> tuple[str, dict[str,
 
 
 def _replace_data(parser: ConfigParser, made: BundleConfig) -> None:
-    _, evaluator = _section(parser, made.evaluator, "evaluator")
+    engine, evaluator = _section(parser, made.evaluator, "evaluator")
     loader_key = "val_data_loader" if "val_data_loader" in evaluator else "data_loader"
-    loader_place, loader = _section(parser, f"{made.evaluator}#{loader_key}", "data loader")
+    loader_place, loader = _section(parser, f"{engine}#{loader_key}", "data loader")
     place, dataset = _section(parser, f"{loader_place}#dataset", "dataset")
     if dataset.get("transform") is None:
         raise TargetError(f"the config's dataset ({place!r}) has no transform: nothing says how an image is prepared.")
@@ -301,6 +301,6 @@ def _replace_data(parser: ConfigParser, made: BundleConfig) -> None:
     made.replaced[loader_place] = "one case at a time, in this process"
     for name in METRICS:
         if evaluator.get(name) is not None:
-            parser[f"{made.evaluator}#{name}"] = None
-            made.replaced[f"{made.evaluator}#{name}"] = "none: an audit measures"
+            parser[f"{engine}#{name}"] = None
+            made.replaced[f"{engine}#{name}"] = "none: an audit measures"
     parser.parse(True)

@@ -203,7 +203,7 @@ def _explained(source: BundleSource, error: Exception) -> TargetError:
 
 
 def _mismatch(cause: BaseException) -> str:
-    return "; ".join(line.strip() for line in str(cause).splitlines()[1:3]) or str(cause)
+    return "; ".join(line.strip().rstrip(". ") for line in str(cause).splitlines()[1:3]) or str(cause)
 
 
 def _failure_of(action: Callable[[], None], source: BundleSource) -> str | None:
