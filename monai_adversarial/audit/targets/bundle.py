@@ -201,6 +201,9 @@ def _facts(
     if live.relabeling:
         names = ", ".join(live.relabeling)
         facts.append(Fact("relabeling left out", f"{names}: classes are the network's channels", place))
+    if live.rounded:
+        said = "the bundle interpolates them linearly (Invertd, nearest_interp false): rounded to the nearest class"
+        facts.append(Fact("class numbers", said, place))
     changed = _own_steps(postprocessing, pred_key)
     if changed:
         facts.append(Fact("the bundle's own postprocessing", f"{changed}: values need not be channels", place))
@@ -235,7 +238,7 @@ def _own_steps(postprocessing: Any, pred_key: str) -> str | None:
         f"`postprocessing#{number}` ({type(step).__name__})"
         for number, step in enumerate(steps_of(postprocessing))
         if pred_key in getattr(step, "keys", ())
-        and (isinstance(step, Lambdad) or not f"{type(step).__module__}.".startswith("monai."))
+        and (isinstance(step, Lambdad) or not type(step).__module__.startswith(("monai.", "monai_adversarial.")))
     ]
     return ", ".join(names) or None
 

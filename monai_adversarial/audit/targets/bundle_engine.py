@@ -26,6 +26,7 @@ from monai_adversarial.audit.targets.bundle_config import (
 )
 from monai_adversarial.audit.targets.bundle_process import BundleScripts, Loaded, bundle_process
 from monai_adversarial.audit.targets.bundle_relabeling import leave_out_relabeling
+from monai_adversarial.audit.targets.bundle_rounding import round_classes
 from monai_adversarial.models.engine_parts import check_engine, postprocessing_of, steps_of
 
 __all__ = ["BundleSource", "LiveBundle", "first_cause", "open_bundle", "sentence_of"]
@@ -69,6 +70,7 @@ class LiveBundle:
         run: text of the items that were run.
         savers: classes that were taken out of live objects, beyond those of the config.
         relabeling: transforms that only gave the segmentation other values, and were left out.
+        rounded: class numbers were interpolated, and are rounded.
     """
 
     config: BundleConfig
@@ -77,6 +79,7 @@ class LiveBundle:
     run: list[str] = field(default_factory=list)
     savers: list[str] = field(default_factory=list)
     relabeling: list[str] = field(default_factory=list)
+    rounded: bool = False
 
 
 def first_cause(error: BaseException) -> BaseException:
@@ -146,6 +149,7 @@ def _run_to_evaluator(config: BundleConfig, loaded: Loaded) -> LiveBundle:
     live = LiveBundle(config, engine, loaded, run)
     live.savers = _without_savers(engine)
     live.relabeling = leave_out_relabeling(postprocessing_of(engine))
+    live.rounded = round_classes(postprocessing_of(engine))
     return live
 
 
@@ -198,6 +202,8 @@ def _explained(source: BundleSource, error: Exception) -> TargetError:
         return TargetError(f"the bundle {source.root.name} cannot be run up to its evaluator: {said}")
     if source.overrides and _failure_of(lambda: _build_unmodified(source, {}), source) is None:
         return TargetError(f"the bundle {source.root.name} fails with the overrides that were given: {own}")
+    if isinstance(cause, ImportError):
+        return TargetError(f"the bundle {source.root.name} needs a package that does not import here: {own}")
     told = " also with the overrides that were given" if source.overrides else ""
     return TargetError(f"the bundle {source.root.name} itself fails on MONAI {monai.__version__}{told}: {own}")
 

@@ -80,7 +80,7 @@ def test_agrees_with_the_bundle_as_monai_runs_it(tmp_path: Path, monkeypatch: py
     (written,) = (root / "eval").rglob("*.nii.gz")
     _, answer = predicted(root, image)
     for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
     assert np.array_equal(np.asarray(nibabel.load(written).dataobj), answer)
 
 
@@ -131,6 +131,16 @@ def test_what_looks_at_neighbors_stays(tmp_path: Path) -> None:
     assert values(parts, "the bundle's own postprocessing") == [
         "`postprocessing#3` (Lambdad): values need not be channels"
     ]
+
+
+def test_interpolated_class_numbers_are_rounded(tmp_path: Path) -> None:
+    softmax, invert = write_bundle(tmp_path / "plain"), MASKS[1]
+    interpolated = [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}, invert]
+    root = write_bundle(tmp_path / "bundle", {"postprocessing#transforms": interpolated})
+    parts, answer = predicted(root, scan(tmp_path))
+    assert set(np.unique(answer)) == {0, 1, 2}
+    assert values(parts, "class numbers")[0].endswith("rounded to the nearest class")
+    assert not values(predicted(softmax, scan(tmp_path))[0], "class numbers")
 
 
 def test_image_of_several_files(tmp_path: Path) -> None:
