@@ -4,10 +4,10 @@
     python -m benchmarks.audit_zoo --zoo CHECKOUT [--only spleen_ct_segmentation ...] [--page]
 
 Each bundle is read in a process of its own, on a copy below ``--work``, with random weights (seeds 0, 1, ... until the
-segmentation has more than one class) and tiny made-up data (``zoo_data.py``): first as it is, then with the overrides of ``zoo_cases.py``, which make windows and networks
-small and mend what MONAI 1.6.1 no longer takes. The audit's own segmentation of one image, made of the parts that were
-read, is compared with that of the bundle's unmodified evaluator. With ``--page`` the table goes into
-``docs/audit_targets.md``.
+segmentation has more than one class) and tiny made-up data (``zoo_data.py``): first as it is, then with the overrides
+of ``zoo_cases.py``, which make windows and networks small and mend what MONAI 1.6.1 no longer takes. The audit's own
+segmentation of one image, made of the parts that were read, is compared with that of the bundle's unmodified evaluator.
+With ``--page`` the table goes into ``docs/audit_targets.md``.
 """
 
 from __future__ import annotations

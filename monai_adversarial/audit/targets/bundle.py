@@ -64,7 +64,8 @@ def read_bundle(
         bundle_dir: folder of the bundle, with ``configs`` and ``models``.
         config_files: config files in order, names in ``configs`` or paths; None for ``inference.json`` or ``.yaml``, or
             else ``train`` and ``evaluate``.
-        overrides: config identifier -> content, as MONAI's runner takes them (``inferer#roi_size``).
+        overrides: config identifier -> content, as MONAI's runner takes them (``inferer#roi_size``). Relative paths in
+            them start from the bundle's folder.
         device: None leaves the bundle's own choice.
         trust: load checkpoints that need pickle, which runs code that is in them.
         class_names: names of the network's output channels; None for those of ``metadata.json``.

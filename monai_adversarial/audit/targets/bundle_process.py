@@ -121,8 +121,8 @@ class Loaded:
 def bundle_process(scripts: BundleScripts, trust: bool) -> Iterator[Loaded]:
     """Run a bundle's own code in its folder; what it changes in the process is put back.
 
-    Put back are the working folder, random states, torch's deterministic settings and ``torch.load``. No bytecode is
-    written into the bundle.
+    Put back are the working folder, ``sys.path``, random states, torch's deterministic settings and ``torch.load``. No
+    bytecode is written into the bundle.
 
     Args:
         scripts: the bundle's modules.
@@ -135,6 +135,7 @@ def bundle_process(scripts: BundleScripts, trust: bool) -> Iterator[Loaded]:
         stack.enter_context(_kept_settings())
         stack.enter_context(patch.object(torch, "load", _loader(torch.load, loaded, trust)))
         stack.enter_context(patch.object(torch.jit, "load", _script_loader(torch.jit.load, loaded)))
+        stack.callback(sys.path.__setitem__, slice(None), list(sys.path))
         stack.callback(os.chdir, os.getcwd())
         os.chdir(scripts.root)
         yield loaded

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import monai
@@ -76,7 +77,8 @@ class BundleReference:
 
     def item(self, path: Any) -> dict[str, Any]:
         """What the bundle's preprocessing takes, a label without foreground included where it needs one."""
-        item: dict[str, Any] = {self.image_key: str(path) if not isinstance(path, (list, tuple)) else list(path)}
+        whole = [os.path.abspath(file) for file in (path if isinstance(path, (list, tuple)) else [path])]
+        item: dict[str, Any] = {self.image_key: whole if isinstance(path, (list, tuple)) else whole[0]}
         if self.needs_label:
             item[self.label_key] = blank_label(path, self.source.work)
         return item if self.several is None else self.several.item(item)

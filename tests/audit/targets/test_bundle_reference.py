@@ -58,14 +58,19 @@ def predicted(root: Path, image: Any) -> tuple[TargetParts, Any]:
     return parts, answer
 
 
+def voxels(file: Any) -> np.ndarray:
+    return np.asarray(nibabel.Nifti1Image.from_filename(file).dataobj)
+
+
 def values(parts: TargetParts, what: str) -> list[str]:
     return [fact.value for fact in parts.facts if fact.what == what]
 
 
-def test_on_the_grid_of_the_file_and_nothing_written(tmp_path: Path) -> None:
-    root, image = write_bundle(tmp_path / "bundle"), scan(tmp_path)
+def test_on_the_grid_of_the_file_and_nothing_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, _ = write_bundle(tmp_path / "bundle"), scan(tmp_path)
     before = listing(tmp_path)
-    _, answer = predicted(root, image)
+    monkeypatch.chdir(tmp_path)
+    _, answer = predicted(root, "scan.nii.gz")
     assert answer.shape == (14, 12, 10) and set(np.unique(answer)) <= {0, 1, 2} and len(np.unique(answer)) > 1
     assert listing(tmp_path) == before
 
@@ -81,7 +86,7 @@ def test_agrees_with_the_bundle_as_monai_runs_it(tmp_path: Path, monkeypatch: py
     _, answer = predicted(root, image)
     for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
         del sys.modules[name]
-    assert np.array_equal(np.asarray(nibabel.load(written).dataobj), answer)
+    assert np.array_equal(voxels(written), answer)
 
 
 def test_none_where_the_answer_is_on_another_grid(tmp_path: Path) -> None:
@@ -161,7 +166,7 @@ def test_image_of_several_files(tmp_path: Path) -> None:
     parts, answer = predicted(root, files)
     assert values(parts, "image") == ["2 files: artery, vein, in this order"]
     image = torch.as_tensor(parts.preprocessing({"image": files})["image"])  # type: ignore[misc]
-    assert torch.equal(image[1], torch.as_tensor(nibabel.load(files[1]).get_fdata()).float())
+    assert torch.equal(image[1], torch.as_tensor(voxels(files[1])).float())
     assert answer.shape == (14, 12, 10)
     with pytest.raises(TargetError, match="an image of this bundle is 2 files, artery, vein in this order, got 1"):
         parts.preprocessing({"image": files[0]})  # type: ignore[misc]

@@ -66,14 +66,15 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
 
 
 def test_pickled_objects_need_trust(tmp_path: Path) -> None:
-    weights = {"model": tiny_segmentation_network(1, 3).state_dict(), "about": SimpleNamespace(epoch=3)}
+    state = tiny_segmentation_network(1, 3).state_dict()
+    weights = {"model": state, "about": SimpleNamespace(epoch=3)}
     root = write_bundle(tmp_path / "bundle", weights=weights)
     refused(root, r"model.pt does not load as weights alone .*pass --trust")
     # not even where the bundle's own config asks for it
     asked = {"initialize#1": "$@network.load_state_dict(torch.load('models/model.pt', weights_only=False)['model'])"}
     refused(write_bundle(tmp_path / "asks", asked, weights=weights), "pass --trust")
     parts = read_bundle(root, trust=True)
-    assert torch.equal(parts.network.state_dict()["0.weight"], weights["model"]["0.weight"])  # type: ignore[attr-defined]
+    assert torch.equal(parts.network.state_dict()["0.weight"], state["0.weight"])  # type: ignore[attr-defined]
     parts.resources.close()
     with pytest.raises(ValueError, match="trust must be True or False"):
         read_bundle(root, trust="no")  # type: ignore[arg-type]
