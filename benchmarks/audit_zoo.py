@@ -97,7 +97,7 @@ def _compared(parts: Any, files: Any, row: dict[str, Any]) -> None:
         row["equal"] = "on another grid"
         return
     answer = _own_segmentation(parts, files)
-    own = segmentation_values(answer)
+    own = segmentation_values(answer, parts.reference_prediction.masks)
     row["equal"] = f"{(own == deployed).mean():.4%}" if own.shape == deployed.shape else f"{own.shape}, not equal"
     row["classes"] = len(np.unique(deployed))
 

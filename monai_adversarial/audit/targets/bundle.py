@@ -152,6 +152,8 @@ def _parts(
     if several is not None:
         facts.append(Fact("image", f"{len(keys)} files: {', '.join(keys)}, in this order", live.config.dataset))
     names, about_names = _names(live, metadata, class_names, postprocessing)
+    read = activation_of_postprocessing(postprocessing, pred_key)
+    masks = (read[0] if read else told.get("activation")) == "sigmoid"
     network = engine.network.eval()
     return TargetParts(
         kind="MONAI bundle",
@@ -170,7 +172,7 @@ def _parts(
         facts=(*facts, *about_names),
         missing=_missing(postprocessing, pred_key, told),
         hashes=_hashes(source, live),
-        reference_prediction=BundleReference(source, image_key, label_key, pred_key, several, needs_label),
+        reference_prediction=BundleReference(source, image_key, label_key, pred_key, several, needs_label, masks),
     )
 
 

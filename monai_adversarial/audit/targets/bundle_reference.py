@@ -30,6 +30,7 @@ class BundleReference:
         image_key, label_key, pred_key: keys of items and answers.
         several: how several files make an image; None for one file.
         needs_label: give the pipeline a label without foreground.
+        masks: several channels are masks that may overlap (sigmoid), and no one-hot classes.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class BundleReference:
         pred_key: str,
         several: SeveralFiles | None = None,
         needs_label: bool = False,
+        masks: bool = False,
     ) -> None:
         self.source, self.image_key, self.label_key, self.pred_key = source, image_key, label_key, pred_key
-        self.several, self.needs_label = several, needs_label
+        self.several, self.needs_label, self.masks = several, needs_label, masks
 
     def __call__(self, path: Any) -> Any:
         """Run the bundle on one image.
@@ -73,7 +75,8 @@ class BundleReference:
             ) from error
         output = kept[0][0] if isinstance(kept[0], list) else {k: v[0] for k, v in kept[0].items()}
         keys = (self.image_key,) if self.several is None else self.several.keys
-        return _on_own_grid(output[self.pred_key], next((loaded[key] for key in keys if key in loaded), None))
+        image = next((loaded[key] for key in keys if key in loaded), None)
+        return _on_own_grid(output[self.pred_key], image, self.masks)
 
     def item(self, path: Any) -> dict[str, Any]:
         """What the bundle's preprocessing takes, a label without foreground included where it needs one."""
@@ -84,7 +87,7 @@ class BundleReference:
         return item if self.several is None else self.several.item(item)
 
 
-def _on_own_grid(answer: Any, image: Any) -> np.ndarray | None:
+def _on_own_grid(answer: Any, image: Any, masks: bool) -> np.ndarray | None:
     """The answer where shape and place are those of the file that the image was loaded from."""
     meta = getattr(image, "meta", {})
     shape, affine = meta.get("spatial_shape"), meta.get("original_affine")
@@ -95,13 +98,12 @@ def _on_own_grid(answer: Any, image: Any) -> np.ndarray | None:
         size = min(own.shape[-1], np.asarray(affine).shape[-1])
         if not np.allclose(np.asarray(own)[:size, :size], np.asarray(affine)[:size, :size], atol=1e-3):
             return None
-    return segmentation_values(answer)
+    return segmentation_values(answer, masks)
 
 
-def segmentation_values(answer: Any) -> np.ndarray:
-    """Class map (spatial...) of a class map or one-hot (channel, spatial...); masks that overlap as they are."""
+def segmentation_values(answer: Any, masks: bool) -> np.ndarray:
+    """A class map (spatial...), also from one-hot channels; masks (channel, spatial...) as they are."""
     values = torch.as_tensor(answer).detach().cpu().numpy()
     if values.shape[0] == 1:
         return values[0]
-    one_hot = bool(((values == 0) | (values == 1)).all()) and bool((values.sum(axis=0) == 1).all())
-    return values.argmax(axis=0) if one_hot else values
+    return values if masks else values.argmax(axis=0)
