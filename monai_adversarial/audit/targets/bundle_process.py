@@ -71,7 +71,7 @@ class BundleScripts:
 
     def _holds(self, module: Any) -> bool:
         places = [getattr(module, "__file__", None), *_paths(module)]
-        return any(place and self.root in Path(place).parents for place in places)
+        return any(place and str(place).startswith(f"{self.root}{os.sep}") for place in places)
 
 
 def _paths(module: Any) -> list[str]:
