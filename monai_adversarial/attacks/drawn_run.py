@@ -61,10 +61,19 @@ class DrawnResult(AttackResult):
     def __str__(self) -> str:
         """The lines of an attack, and one about the draws."""
         foreground = self.volume_variation[:, 0 if self.volume_variation.shape[1] == 1 else 1 :]
+        change, rms = (self.budgets.get(name) for name in ("largest_change", "rms_change"))
+        far = (
+            ""
+            if change is None or rms is None
+            else (
+                f"; the worst draws changed voxels by at most {float(change.values.max()):.4g} {change.units}, "
+                f"{float(rms.values.max()):.4g} root mean square"
+            )
+        )
         return (
-            f"{super().__str__()}\n{len(self.draw_dice)} draws: mean foreground Dice {float(self.mean_dice.nanmean()):.3f} "
-            f"on average, {float(self.worst_dice.nanmean()):.3f} in the worst draw of each sample; volumes vary by "
-            f"{float(foreground.nanmean()):.1%}"
+            f"{super().__str__()}\n{len(self.draw_dice)} draws: mean foreground Dice "
+            f"{float(self.mean_dice.nanmean()):.3f} on average, {float(self.worst_dice.nanmean()):.3f} in the worst "
+            f"draw of each sample; predicted volumes vary by {float(foreground.nanmean()):.1%}{far}"
         )
 
 

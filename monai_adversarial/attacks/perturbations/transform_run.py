@@ -21,7 +21,11 @@ from monai.transforms import (
     MapTransform,
     Randomizable,
     RandomizableTransform,
+    RandZoom,
+    RandZoomd,
     Transform,
+    Zoom,
+    Zoomd,
 )
 from monai.transforms.traits import MultiSampleTrait
 
@@ -51,18 +55,8 @@ GEOMETRIC = {"RandSmoothDeform"}
 MODES = ("mode", "grid_mode")
 
 # Settings that change nothing, or that transforms of MONAI note while they run.
-UNTOLD = {
-    "R",
-    "lazy",
-    "cache_grid",
-    "device",
-    "dtype",
-    "resampler",
-    "keys",
-    "allow_missing_keys",
-    "prob",
-    "probability",
-}
+UNTOLD = {"R", "lazy", "cache_grid", "device", "dtype", "resampler", "keys", "allow_missing_keys"}
+UNTOLD |= {"prob", "probability", "copy", "parse_input", "args_names", "map_items", "unpack", "log_stats"}
 
 # Generators of the process, which TorchIO draws from, belong to one draw at a time.
 _generators = threading.Lock()
@@ -190,17 +184,18 @@ class TransformRun:
             yield
             return
         with _generators:
-            numpy_state, python_state = np.random.get_state(), random.getstate()
+            # Not a choice of this package: transforms draw from NumPy's legacy state, which belongs to the process.
+            numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.random.default_generator.manual_seed(seed)
                 if device.type == "cuda":
                     torch.cuda.manual_seed(seed)
-                np.random.seed(seed)
+                np.random.seed(seed)  # noqa: NPY002
                 random.seed(seed)
                 try:
                     yield
                 finally:
-                    np.random.set_state(numpy_state)
+                    np.random.set_state(numpy_state)  # noqa: NPY002
                     random.setstate(python_state)
 
     def _checked(self, made: Any, given: torch.Tensor, what: str) -> torch.Tensor:
@@ -235,7 +230,7 @@ def _run_torchio(
         extra = tensor.shape[4 - missing :] if missing else ()
         return tensor if any(size != 1 for size in extra) else tensor.reshape(tensor.shape[: 4 - missing])
 
-    parts = {IMAGE_KEY: torchio.ScalarImage(tensor=deep(image).float().clone(), affine=affine)}
+    parts: dict[str, Any] = {IMAGE_KEY: torchio.ScalarImage(tensor=deep(image).float().clone(), affine=affine)}
     if label is not None:
         parts[LABEL_KEY] = torchio.LabelMap(tensor=deep(label).clone(), affine=affine)
     out = transform(torchio.Subject(**parts))
@@ -269,6 +264,8 @@ def _ready(transform: Any, keep_prob: bool) -> Any:
     def visit(one: Any) -> None:
         if isinstance(one, LazyTransform):
             one.lazy = False
+        if isinstance(one, (RandZoomd, Zoomd)):  # "nearest" is half a voxel away from where images are sampled
+            one.mode = tuple("nearest-exact" if mode == "nearest" else mode for mode in one.mode)
         if not keep_prob:
             if isinstance(one, RandomizableTransform):
                 one.prob = 1.0
@@ -335,11 +332,14 @@ def _only_movement(transform: Any, told: bool | None) -> Any:
     return transform
 
 
-def _set_nearest(leaf: Any) -> None:
-    for one in (leaf, *(part for part in vars(leaf).values() if isinstance(part, Transform))):
-        for name in MODES:
-            if isinstance(getattr(one, name, None), (str, int)):
-                setattr(one, name, "nearest")
+def _set_nearest(transform: Any) -> None:
+    """Nearest neighbor in a transform and in those that it is made of."""
+    for name in MODES:
+        if isinstance(getattr(transform, name, None), (str, int)):
+            setattr(transform, name, "nearest-exact" if isinstance(transform, (RandZoom, Zoom)) else "nearest")
+    for part in vars(transform).values():
+        if isinstance(part, Transform):
+            _set_nearest(part)
 
 
 def _name(transform: Any) -> str:
@@ -352,10 +352,7 @@ def describe_transform(transform: Any) -> str:
     parts = _parts(transform)
     if parts:
         return f"{_name(transform)}([{', '.join(map(describe_transform, parts))}])"
-    try:
-        parameters = inspect.signature(type(transform).__init__).parameters
-    except ValueError:
-        parameters = {}
+    parameters = dict(inspect.signature(type(transform).__init__).parameters)
     settings = []
     for name, value in sorted(getattr(transform, "__dict__", {}).items()):
         text = None if name.startswith("_") or name in UNTOLD else _plain_text(value)
@@ -373,7 +370,7 @@ def _plain_text(value: Any) -> str | None:
         return repr(value)
     if isinstance(value, (list, tuple)):
         texts = [_plain_text(one) for one in value]
-        return None if None in texts else f"({', '.join(map(str, texts))})"
-    if isinstance(value, Randomizable):
+        return None if None in texts else f"({', '.join(map(str, texts))}{',' if len(texts) == 1 else ''})"
+    if isinstance(value, (Transform, Randomizable)):
         return describe_transform(value)
     return None

@@ -172,7 +172,7 @@ def natural_variation(name: str, severity: int = 3, modality: str = "CT", draws:
     if check_count("severity", severity) > SEVERITIES:
         raise ValueError(f"severity must be 1 to {SEVERITIES}, got {severity}.")
     transform, units = NATURAL_VARIATIONS[name](severity - 1, modality)
-    return WorstOf(transform, draws, **({} if units is None else {"units": units}), **options)
+    return WorstOf(transform, draws, units=units, **options)
 
 
 def scan_rescan(

@@ -11,9 +11,13 @@ from monai_adversarial.attacks.objectives import HardDice
 from monai_adversarial.attacks.perturbations.base import Perturbation
 from monai_adversarial.attacks.perturbations.random_transform import RandomTransform
 from monai_adversarial.attacks.search.random_search import RandomSearch
+from monai_adversarial.utils.calls import shown
 from monai_adversarial.utils.validation import check_count
 
 __all__ = ["WorstOf"]
+
+# Arguments that the perturbation shows.
+OF_TRANSFORM = ("transform", "draws", "units", "moves_anatomy", "keep_prob")
 
 
 class WorstOf(Attack):
@@ -23,8 +27,8 @@ class WorstOf(Attack):
     It asks about ``draws`` images by queries alone: ``draws`` + 2 forward passes of each sample, with the clean image
     and the worst one again, which is scored. The worst draw is the one with the lowest mean foreground Dice. The
     returned :class:`~monai_adversarial.attacks.DrawnResult` has the Dice and the predicted volumes of every draw: mean,
-    worst and coefficient of variation. Draws depend on the seed and the voxels alone, whatever batch size and order; the
-    first draws of a larger number are those of a smaller one.
+    worst and coefficient of variation. Draws depend on the seed and the voxels alone, whatever batch size and order;
+    the first draws of a larger number are those of a smaller one.
 
     There is no budget but the transform's own settings: ``largest_change`` and ``rms_change`` say how far the worst
     draw went.
@@ -73,11 +77,6 @@ class WorstOf(Attack):
         super().__init__(perturbation, search=RandomSearch(), steps=draws, random_start=True, **options)
 
     def __repr__(self) -> str:
-        _, given = self._given
-        named = {name: value for name, value in given.items() if name not in ("transform", "draws", "units")}
-        parts = [
-            repr(self.perturbation),
-            f"draws={self.steps}",
-            *(f"{name}={value!r}" for name, value in named.items()),
-        ]
-        return f"{type(self).__name__}({', '.join(parts)})"
+        kept = {name: value for name, value in self._given[1].items() if name not in OF_TRANSFORM}
+        options = [f"{name}={shown(value)}" for name, value in kept.items()]
+        return f"{type(self).__name__}({', '.join([repr(self.perturbation), f'draws={self.steps}', *options])})"
