@@ -24,13 +24,13 @@ class SquareAttack(Attack):
         epsilon: radius of the budget, in ``units``.
         units: see :class:`~monai_adversarial.attacks.PGD`.
         queries: of each sample, the paper's N; with a restart as many again.
-        share: of the voxels, that the first cubes cover, the paper's p.
+        share: of the voxels that the first cubes cover, the paper's p; see :class:`~monai_adversarial.attacks.SquareSearch`.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`, for example ``objective``, which is
             ``"dice_ce"`` by default.
     """
 
     def __init__(
-        self, epsilon: float, units: str = "network", queries: int = 1000, share: float = 0.05, **options: Any
+        self, epsilon: float, units: str = "network", queries: int = 1000, share: float = 0.8, **options: Any
     ) -> None:
         noise = AdditiveNoise(epsilon, "linf", units)
         super().__init__(noise, search=SquareSearch(share), steps=check_count("queries", queries), **options)

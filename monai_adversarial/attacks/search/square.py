@@ -43,7 +43,9 @@ class SquareSearch(Search):
     A step is one query of each sample, the first one asks about the stripes; the last point is the best one.
 
     Args:
-        share: of the box's voxels that the first cubes cover, the paper's p, 0.05.
+        share: of the box's voxels that the first cubes cover, the paper's p: 0.05 there for ImageNet, 0.8 in the
+            authors' AutoAttack (Croce and Hein 2020), which is the default here because it is stronger on small
+            segmentation networks at any number of queries.
 
     Raises:
         ValueError: for a share outside 0 to 1; when it begins on anything but ``AdditiveNoise`` with the L-infinity
@@ -52,7 +54,7 @@ class SquareSearch(Search):
 
     uses_gradients = False
 
-    def __init__(self, share: float = 0.05) -> None:
+    def __init__(self, share: float = 0.8) -> None:
         self.share = check_fraction("share", share)
 
     def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
