@@ -147,7 +147,7 @@ def as_target(model: Any) -> AuditTarget:
     if isinstance(model, (str, os.PathLike)):
         from monai_adversarial.audit.targets.bundle import read_bundle
 
-        return AuditTarget(read_bundle(model))
+        return AuditTarget(read_bundle(os.fspath(model)))
     raise TypeError(
         f"model must be an AuditTarget, TargetParts, an AttackedModel or the folder of a MONAI bundle, got "
         f"{type(model).__name__}."

@@ -14,7 +14,7 @@ import torch
 from monai_adversarial.attacks import PGD
 from monai_adversarial.audit.first_case import check_first_case
 from monai_adversarial.audit.plan import Plan, Row
-from monai_adversarial.audit.target import AuditTarget
+from monai_adversarial.audit.target import AuditCase, AuditTarget
 
 __all__ = ["dry_run", "passes_of"]
 
@@ -53,13 +53,11 @@ def dry_run(target: AuditTarget, cases: Sequence[Mapping[str, Any]], plan: Plan)
     lines += [f"  {fact}" for fact in [*target.facts(), *found]]
     lines += ["", "must be told: nothing"]
     case = target.load(cases[0])
+    target.deploy(case)
     forward = _seconds(lambda: target.deploy(case))
-    step = 0.0
+    around, step = forward, 0.0
     if target.differentiable and any(row.needs == "gradients" for row in plan.rows):
-        units = "percentile" if target.model.image_units == "network" else "network"
-        attack = PGD(0.01 if units == "percentile" else 1e-3, units=units, steps=1)
-        whole = _seconds(lambda: attack(target.model_for(case), case.image, case.label))
-        step = max(whole - 2 * forward, 0.0)
+        around, step = _price_of_steps(target, case)
     labeled = sum(case.get("label") is not None for case in cases)
     lines += [
         "",
@@ -74,13 +72,25 @@ def dry_run(target: AuditTarget, cases: Sequence[Mapping[str, Any]], plan: Plan)
     total = 0.0
     for row in plan.rows:
         forwards, backwards = passes_of(row)
-        seconds = backwards * step + (forwards - backwards) * forward
+        seconds = around + backwards * step + 2 * forward if backwards else forwards * forward
         total += seconds
         lines.append(f"  {row.title[:43]:44}{forwards:>9}{backwards:>10}{seconds:>16.1f}")
     lines += ["", f"about {total * len(cases) / 60:.1f} minutes for all cases on this machine, in one process"]
     if plan.left_out:
         lines += ["", "not tested:", *(f"  {sentence}" for sentence in plan.left_out)]
     return "\n".join(lines)
+
+
+def _price_of_steps(target: AuditTarget, case: AuditCase) -> tuple[float, float]:
+    """Seconds of an attack without its steps, and of each of them."""
+    model = target.model_for(case)
+    units = "percentile" if model.image_units == "network" else "network"
+    one, three = (
+        _seconds(lambda steps=steps: PGD(0.01, units=units, steps=steps)(model, case.image, case.label))
+        for steps in (1, 3)
+    )
+    step = max((three - one) / 2, 0.0)
+    return max(one - step, 0.0), step
 
 
 def _seconds(run: Any) -> float:

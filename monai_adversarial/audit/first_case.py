@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +50,8 @@ def check_first_case(target: AuditTarget, entry: Mapping[str, Any]) -> list[Fact
         same = "on the label's grid" if same_grid(case.reference, prediction) else "brought onto the prediction's grid"
         found.append(Fact("label", f"{sorted(case.reference.values.unique().tolist())}, {same}", "first case"))
     run = target.parts.reference_prediction
-    deployed = None if run is None else run(str(entry["image"]))
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the deployment
+        deployed = None if run is None else run(entry["image"])
     if deployed is None:
         return found
     agreement = _agreement(prediction, deployed, str(entry["image"]))

@@ -142,9 +142,13 @@ def load_plan(
     for name, row in content["rows"].items():
         needs = (row or {}).get("needs", "queries")
         title = (row or {}).get("title", name)
-        made = _rows_of(str(name), row or {}, units, seed)
         if (row or {}).get("modality", MODALITY[units]) != MODALITY[units]:
             left_out.append(f"{title}: for {row['modality']}, and budgets are in {units}.")
+            continue
+        try:
+            made = _rows_of(str(name), row or {}, units, seed)
+        except _NotInstalled as error:
+            left_out.append(f"{title}: {error}")
             continue
         if needs == "gradients" and not differentiable:
             left_out.append(f"{title}: the target has no gradients.")
@@ -172,6 +176,10 @@ def load_plan(
     if not tolerance > 0:
         raise ValueError(f"surface_tolerance_mm must be > 0 mm, got {tolerance:g}.")
     return Plan(str(content["name"]), str(content.get("description", "")), found, left_out, seed, tolerance)
+
+
+class _NotInstalled(Exception):
+    """A row needs an extra that is not installed."""
 
 
 def _content(plan: Any) -> Mapping[str, Any]:
@@ -282,6 +290,8 @@ def _attack(name: str, component: Any, seed: int) -> Attack:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
+        if isinstance(cause, ImportError) and "pip install" in str(cause):
+            raise _NotInstalled(" ".join(str(cause).split())) from error
         raise ValueError(f"attack of row {name!r} cannot be made: {' '.join(str(cause).split())}") from error
     if not isinstance(made, Attack):
         raise ValueError(

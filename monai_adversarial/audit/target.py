@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from monai.transforms import Compose, EnsureChannelFirst, LoadImage
 from monai_adversarial.audit.facts import Fact, Missing, TargetError
 from monai_adversarial.audit.parts import TargetParts
 from monai_adversarial.audit.segmentation import Segmentation, affine_of, on_grid, same_grid
+from monai_adversarial.audit.targets.bundle_items import SeveralFiles, blank_label
 from monai_adversarial.models import AttackedModel, install_recorders
 from monai_adversarial.models.engine_parts import preprocessing_of
 from monai_adversarial.models.predictor import Predictor
@@ -81,7 +84,7 @@ class AuditTarget:
         try:
             if parts.engine is not None:
                 self.model = AttackedModel.from_engine(parts.engine, parts.image_key, **told)
-                self.preprocessing = preprocessing_of(parts.engine) or parts.preprocessing
+                self.preprocessing = _with_recorders(parts)
             else:
                 self.preprocessing = parts.preprocessing
                 if self.preprocessing is not None:
@@ -168,9 +171,11 @@ class AuditTarget:
         image_key, label_key = self.parts.image_key, self.parts.label_key
         label_file = entry.get("label")
         item: Any = {image_key: entry["image"]}
-        if self.parts.preprocesses_label and label_file is not None:
-            item[label_key] = label_file
-        item = self.preprocessing(item) if self.preprocessing is not None else _loaded(item)
+        with tempfile.TemporaryDirectory() as folder:
+            if self.parts.preprocesses_label:
+                # A pipeline that cannot do without gets an empty one, which nothing is scored against.
+                item[label_key] = blank_label(entry["image"], Path(folder)) if label_file is None else label_file
+            item = self.preprocessing(item) if self.preprocessing is not None else _loaded(item)
         if not isinstance(item, Mapping):
             raise ValueError(
                 f"the preprocessing of {self.name} gives {type(item).__name__} for one image: an audit needs one item."
@@ -296,6 +301,15 @@ def _picked(model: AttackedModel, answer: Any) -> torch.Tensor:
     if picked is not None:
         return answer[picked]
     return answer[0] if isinstance(answer, (list, tuple)) else answer
+
+
+def _with_recorders(parts: TargetParts) -> Any:
+    """The preprocessing of an engine's dataset, which reading the model may have replaced by one that notes its maps."""
+    live = preprocessing_of(parts.engine)
+    if live is None or not isinstance(parts.preprocessing, SeveralFiles):
+        return live or parts.preprocessing
+    parts.preprocessing.preprocessing = live
+    return parts.preprocessing
 
 
 def _loaded(item: dict[str, Any]) -> dict[str, Any]:

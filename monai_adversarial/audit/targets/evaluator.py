@@ -17,9 +17,7 @@ from monai_adversarial.models.engine_parts import postprocessing_of, preprocessi
 __all__ = ["cases_of_evaluator", "read_evaluator"]
 
 
-def read_evaluator(
-    engine: SupervisedEvaluator, image_key: str = "image", label_key: str = "label", **told: Any
-) -> TargetParts:
+def read_evaluator(engine: Any, image_key: str = "image", label_key: str = "label", **told: Any) -> TargetParts:
     """Read a ``SupervisedEvaluator`` with its transforms; those that write files are left out.
 
     Args:
