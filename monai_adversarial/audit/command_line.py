@@ -113,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     told.add_argument("--crop-foreground", action="store_true", help="CropForeground before resizing")
     told.add_argument("--pipeline", metavar="FILE", help="MONAI config with preprocessing, inferer, postprocessing")
     told.add_argument("--model-name", help="of a served model")
-    told.add_argument("--folds", metavar="0,1,2", help="of an nnU-Net; all by default")
+    told.add_argument(
+        "--folds", metavar="0,1,2", help="of an nnU-Net; those that are there by default, all for fold_all"
+    )
     told.add_argument("--mirroring", action="store_true", help="an nnU-Net's test-time mirroring")
     told.add_argument("--checkpoint", help="of an nnU-Net: checkpoint_final.pth, checkpoint_best.pth")
     told.add_argument("--config-file", nargs="+", metavar="FILE", help="of a bundle, instead of its inference config")
@@ -210,7 +212,9 @@ def _read_target(options: argparse.Namespace) -> TargetParts | AuditTarget:
     if kind == "nnunet":
         from monai_adversarial.audit.targets.nnunet import read_nnunet
 
-        folds = "all" if options.folds is None else [int(fold) for fold in options.folds.split(",")]
+        folds: Any = options.folds
+        if folds not in (None, "all"):
+            folds = [_fold(text) for text in folds.split(",")]
         checkpoint = options.checkpoint or "checkpoint_final.pth"
         more = {} if names is None else {"class_names": names}
         return read_nnunet(
@@ -232,6 +236,12 @@ def _read_target(options: argparse.Namespace) -> TargetParts | AuditTarget:
     where = options.model or options.served
     more = {"model_name": options.model_name} if options.served else {}
     return read_exported(where, pipeline, **told, **more)
+
+
+def _fold(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError(f"folds must be numbers separated by commas, or all for fold_all, got {text!r}.")
+    return int(text)
 
 
 def _tuple(value: Any) -> Any:

@@ -201,7 +201,7 @@ class AuditTarget:
 
     def _read_label(self, case: AuditCase, file: str, prepared: Any) -> None:
         made = isinstance(prepared, torch.Tensor) and tuple(prepared.shape[2:]) == tuple(case.image.shape[2:])
-        if self.parts.preprocesses_label and made:
+        if self.parts.preprocesses_label and made and self.parts.label_masks is None:
             case.label = prepared
             plain = as_plain(prepared)[0].cpu()
             several = plain.shape[0] > 1
@@ -215,6 +215,10 @@ class AuditTarget:
         values = as_plain(read)[0] if read.shape[0] == 1 else as_plain(read)
         if not bool(torch.isfinite(values.float()).all()) or bool((values != values.round()).any()):
             raise ValueError(f"the label of {case.name} must hold whole numbers, got fractions or NaN.")
+        if self.parts.label_masks is not None:
+            masks = torch.as_tensor(as_plain(self.parts.label_masks(as_plain(read))))
+            read = MetaTensor(masks, affine=affine_of(read))
+            values = masks
         case.reference = Segmentation(values.round().to(torch.int32), read.shape[0] > 1, affine_of(read))
         moved = on_grid(case.reference, case.grid).values
         case.label = (moved[None] if read.shape[0] > 1 else moved[None, None]).to(case.image.device)

@@ -8,6 +8,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from monai_adversarial.audit.targets.nnunet_preprocessing import (
     NormalizeNNUNetd,
     ResampleNNUNetd,
     read_images,
+    region_masks,
 )
 from monai_adversarial.audit.targets.nnunet_windows import NNUNetSlices, NNUNetWindows
 from monai_adversarial.models.recorded_intensity import install_recorders
@@ -117,8 +119,7 @@ def read_nnunet(
         inferer=NNUNetWindows(patch) if plans.dimensions == 3 else NNUNetSlices(patch),
         preprocessing=install_recorders(Compose(steps), "image"),
         postprocessing=segment,
-        # Only it knows the masks of regions.
-        preprocesses_label=plans.regions is not None,
+        label_masks=None if plans.regions is None else partial(region_masks, regions=plans.regions),
         told={**parts, **told},
         facts=_facts(version, folder, plans, first, chosen, name, axes, components),
         hashes=_hashes(folder, chosen, name),
