@@ -40,7 +40,9 @@ def torchio_transform(name: str) -> Any:
     tio = pytest.importorskip("torchio")
     made = {
         "RandomAffine": lambda: tio.RandomAffine(degrees=20, translation=2),
-        "RandomElasticDeformation": lambda: tio.RandomElasticDeformation(num_control_points=5, max_displacement=(4, 6, 8)),
+        "RandomElasticDeformation": lambda: tio.RandomElasticDeformation(
+            num_control_points=5, max_displacement=(4, 6, 8)
+        ),
         "RandomFlip": lambda: tio.RandomFlip(axes=(0,)),
         "Compose": lambda: tio.Compose([tio.RandomNoise(std=1e-3), tio.RandomAffine(degrees=20)]),
         "OneOf": lambda: tio.OneOf([tio.RandomFlip(axes=(0,)), tio.RandomAffine(degrees=20)]),
@@ -151,7 +153,9 @@ def test_hounsfield_units_of_an_image_in_network_values() -> None:
     assert bound.units == "HU"
     measured = bound.verify(image, moved, draws(bound))
     assert measured["largest_change"].units == "HU"
-    torch.testing.assert_close(measured["largest_change"].values, torch.tensor([20.0, 20.0]).double(), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        measured["largest_change"].values, torch.tensor([20.0, 20.0]).double(), atol=1e-2, rtol=0
+    )
 
 
 def test_network_units_of_an_image_in_hounsfield_units() -> None:

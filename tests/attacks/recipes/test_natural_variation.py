@@ -54,7 +54,9 @@ def test_more_severe_draws_change_more(name: str, modality: str) -> None:
 def test_noise_of_ct_is_in_hounsfield_units() -> None:
     model, image, label = case("CT")
     result = natural_variation("noise", 2, draws=1)(model, image, label)
-    torch.testing.assert_close(result.budgets["rms_change"].values, torch.tensor([20.0, 20.0]).double(), rtol=0.03, atol=0)
+    torch.testing.assert_close(
+        result.budgets["rms_change"].values, torch.tensor([20.0, 20.0]).double(), rtol=0.03, atol=0
+    )
     assert result.budgets["rms_change"].units == "HU"
 
 
