@@ -24,7 +24,8 @@ class SquareAttack(Attack):
         epsilon: radius of the budget, in ``units``.
         units: see :class:`~monai_adversarial.attacks.PGD`.
         queries: of each sample, the paper's N; with a restart as many again.
-        share: of the voxels that the first cubes cover, the paper's p; see :class:`~monai_adversarial.attacks.SquareSearch`.
+        share: of the voxels that the first cubes cover, the paper's p; see
+            :class:`~monai_adversarial.attacks.SquareSearch`.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`, for example ``objective``, which is
             ``"dice_ce"`` by default.
     """
