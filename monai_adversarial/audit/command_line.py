@@ -113,9 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     told.add_argument("--crop-foreground", action="store_true", help="CropForeground before resizing")
     told.add_argument("--pipeline", metavar="FILE", help="MONAI config with preprocessing, inferer, postprocessing")
     told.add_argument("--model-name", help="of a served model")
-    told.add_argument(
-        "--folds", metavar="0,1,2", help="of an nnU-Net; those that are there by default, all for fold_all"
-    )
+    told.add_argument("--folds", metavar="0,1,2", help="of an nnU-Net; all for fold_all")
     told.add_argument("--mirroring", action="store_true", help="an nnU-Net's test-time mirroring")
     told.add_argument("--checkpoint", help="of an nnU-Net: checkpoint_final.pth, checkpoint_best.pth")
     told.add_argument("--config-file", nargs="+", metavar="FILE", help="of a bundle, instead of its inference config")

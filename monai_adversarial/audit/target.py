@@ -308,7 +308,7 @@ def _picked(model: AttackedModel, answer: Any) -> torch.Tensor:
 
 
 def _with_recorders(parts: TargetParts) -> Any:
-    """The preprocessing of an engine's dataset, which reading the model may have replaced by one that notes its maps."""
+    """The preprocessing of an engine's dataset, which reading the model may have replaced by one that notes maps."""
     live = preprocessing_of(parts.engine)
     if live is None or not isinstance(parts.preprocessing, SeveralFiles):
         return live or parts.preprocessing

@@ -184,7 +184,7 @@ def test_regions_are_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case
     assert found.shape == expected.shape == (2, *nib.load(cases[0][0]).shape)
     assert float((found.as_tensor() == expected).float().mean()) >= 0.999  # an untrained network is close to 0
     assert bool((expected[1] <= expected[0]).all()) and 0 < float(expected.float().mean()) < 1
-    assert parts.preprocesses_label
+    assert parts.label_masks is not None and not parts.preprocesses_label
     label = parts.preprocessing({"image": cases[0][0], "label": cases[0][1]})["label"]
     assert label.shape[0] == 2 and bool((label[1] <= label[0]).all()) and bool(label[1].any())
 
