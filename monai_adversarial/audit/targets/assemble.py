@@ -67,7 +67,7 @@ def assemble(
         facts: what its file says.
         hashes: what -> SHA-256.
         class_names: names that its file holds.
-        final_activation: ``"softmax"`` or ``"sigmoid"`` that its graph ends in.
+        final_activation: ``"softmax"`` or ``"sigmoid"`` that its file says it ends in.
         told: further arguments of ``AttackedModel``.
         resources: closed when the audit ends.
 
@@ -75,7 +75,8 @@ def assemble(
         TargetError: where what was told contradicts the network.
     """
     options = _with_fixed_size(options, look)
-    values, activation, said, missing = _answer(options, look, final_activation)
+    final = look.final or final_activation
+    values, activation, said, missing = _answer(options, look, final)
     pipeline = build_pipeline(options, activation, values, len(look.interface.spatial))
     names, said_of_names, missing_names = _class_names(options, look, class_names)
     further: dict[str, Any] = {"precision": "float32", **(told or {})}
@@ -83,7 +84,7 @@ def assemble(
         further["class_names"] = list(names)
     if options.pipeline_file is None or options.activation is not None:
         further["activation"] = activation
-    if options.output_values is not None or final_activation is not None or look.values is not None:
+    if options.output_values is not None or final is not None or look.values is not None:
         further["output_values"] = values
     return TargetParts(
         kind=kind,

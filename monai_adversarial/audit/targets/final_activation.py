@@ -6,6 +6,7 @@ network's last activation is seen when it runs; inside an exported graph it is n
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -35,26 +36,24 @@ class _Split(nn.Module):
         return torch.sigmoid(inner) if self.kind == "sigmoid" else torch.softmax(inner, dim=1)
 
     def __deepcopy__(self, memo: Any) -> _Split:
-        import copy
-
         copied = _Split(copy.deepcopy(self.whole, memo), self._before, self.kind)
         copied.training = self.training
         return copied
 
 
-def split_torchscript(network: torch.jit.ScriptModule, spatial_dims: int) -> tuple[nn.Module, str] | None:
-    """The same function with its last activation outside of the graph, and which it is; None where the graph does not
-    end in one over the channels.
+def split_torchscript(network: torch.jit.ScriptModule, spatial_dims: int) -> nn.Module | None:
+    """The same function with its last softmax or sigmoid outside of the graph; None where the graph does not end in one
+    over the channels.
 
     Args:
         network: with one tensor as input and one as output.
         spatial_dims: of its input.
     """
     try:
-        graph = network.inlined_graph.copy()
-        # torch.nn.functional.softmax ends in a choice by its constant dtype.
-        torch._C._jit_pass_constant_propagation(graph)
-        torch._C._jit_pass_dce(graph)
+        # Choices by constant attributes, as in torch.nn.functional.softmax, become the one that is taken; weights stay
+        # weights.
+        whole = torch.jit._recursive.wrap_cpp_module(torch._C._freeze_module(network._c, [], True, True))
+        graph = whole.graph.copy()
         outputs = list(graph.outputs())
         last = outputs[0].node()
         kinds = {"aten::sigmoid": "sigmoid", "aten::softmax": "softmax"}
@@ -68,31 +67,21 @@ def split_torchscript(network: torch.jit.ScriptModule, spatial_dims: int) -> tup
         before = torch._C._create_function_from_graph("forward", graph)
     except (RuntimeError, AttributeError):  # internals of torch, which may change
         return None
-    return _Split(network, before, kinds[last.kind()]), kinds[last.kind()]
+    split = _Split(whole, before, kinds[last.kind()])
+    split.training = network.training
+    return split
 
 
-def show_activations(network: torch.fx.GraphModule) -> str | None:
+def show_activations(network: torch.fx.GraphModule) -> None:
     """Let the graph of a ``torch.export`` call ``torch.softmax`` and ``torch.sigmoid`` by their public names, by which
     they are seen when they run.
 
-    Returns:
-        ``"softmax"`` or ``"sigmoid"`` where the graph's only output comes from one; else None.
+    Args:
+        network: changed in place; it computes the same.
     """
     aten = torch.ops.aten
     public: dict[Any, Callable[..., Any]] = {aten.sigmoid.default: torch.sigmoid, aten.softmax.int: torch.softmax}
-    final = None
     for node in network.graph.nodes:
         if node.op == "call_function" and node.target in public:
             node.target = public[node.target]
-        elif node.op == "output":
-            made = node.args[0]
-            made = made[0] if isinstance(made, (tuple, list)) and len(made) == 1 else made
-            target = getattr(made, "target", None)
-            final = {torch.sigmoid: "sigmoid", torch.softmax: "softmax"}.get(target)
-            if final == "softmax":
-                dims = made.args[1] if len(made.args) > 1 else made.kwargs.get("dim")
-                value = getattr(made.args[0], "meta", {}).get("val")
-                over_channels = dims == 1 or (value is not None and dims == 1 - value.ndim)
-                final = "softmax" if over_channels else None
     network.recompile()
-    return final

@@ -12,6 +12,7 @@ import torch
 
 from monai_adversarial.audit.facts import TargetError
 from monai_adversarial.audit.targets.network_call import pick_output, shapes_of
+from monai_adversarial.models.output_values import FinalActivation
 
 __all__ = ["FirstLook", "Interface", "look_at"]
 
@@ -67,7 +68,8 @@ class FirstLook:
         answer: what it returned, (1, class, spatial...).
         output: index or name of the attacked output; None for a network with one.
         values: ``"logits"``, ``"probabilities"``, or None where noise does not tell them apart.
-        activation: ``"softmax"`` where the answer's classes sum to 1; None where it does not tell.
+        activation: ``"softmax"`` where the answer's classes sum to 1, or the last operation; None where nothing tells.
+        final: ``"softmax"`` or ``"sigmoid"`` where that was seen to be the last operation.
         differentiable: whether a gradient came back that is finite and not zero everywhere.
         why_not: the sentence part, where it is not.
         forwards: samples that went forward.
@@ -79,6 +81,7 @@ class FirstLook:
     output: int | str | None
     values: str | None
     activation: str | None
+    final: str | None
     differentiable: bool
     why_not: str | None
     forwards: int
@@ -121,18 +124,32 @@ def look_at(
     if interface.channels is not None and told_channels not in (None, interface.channels):
         raise TargetError(f"in_channels is {told_channels}, but {name} takes {interface.channels}: leave it out.")
     channels = interface.channels or told_channels or 1
-    image, raw, forwards = _first_answer(network, interface, name, channels, told_size, value_range, device)
+    watched = FinalActivation(network)
+    watched.watch = True
+    image, raw, forwards = _first_answer(watched, interface, name, channels, told_size, value_range, device)
     answer, picked = pick_output(raw, image, output)
+    final = watched.activation(picked)
     _check(answer, image, name)
     plain = answer.detach().float()
-    values, activation = _read_values(plain)
-    differentiable, why_not = _try_backward(network, image, picked, value_range) if gradients else (False, None)
+    values, activation = ("probabilities", final) if final else _read_values(plain)
+    differentiable, why_not = _try_backward(watched, image, picked) if gradients else (False, None)
     seen = replace(interface, channels=channels)
     if interface.batch is None and (interface.most is None or interface.most > 1):
         forwards += 2
         if not _samples_are_apart(network, image, plain, picked, value_range):
             seen = replace(seen, batch=1)
-    return FirstLook(seen, image, plain, picked, values, activation, differentiable, why_not, forwards + int(gradients))
+    return FirstLook(
+        interface=seen,
+        image=image,
+        answer=plain,
+        output=picked,
+        values=values,
+        activation=activation,
+        final=final,
+        differentiable=differentiable,
+        why_not=why_not,
+        forwards=forwards + int(gradients),
+    )
 
 
 def _noise(size: Sequence[int], value_range: tuple[float, float], device: Any, seed: int = 0) -> torch.Tensor:
@@ -166,8 +183,8 @@ def _first_answer(
         return image, raw, number * batch
     tried = ", ".join(str((batch, channels, *sizes)) for sizes in interface.sizes(told_size))
     raise TargetError(
-        f"{name} fails on images of noise of {tried} (batch, channel, spatial): {last_line(error)}. Tell its input with "
-        "--in-channels and --roi-size or --whole-size."
+        f"{name} fails on images of noise of {tried} (batch, channel, spatial): {last_line(error)}. Tell its input "
+        "with --in-channels and --roi-size or --whole-size."
     ) from error
 
 
@@ -213,10 +230,10 @@ def _read_values(answer: torch.Tensor) -> tuple[str | None, str | None]:
     return None, None
 
 
-def _try_backward(
-    network: Callable[..., Any], image: torch.Tensor, output: int | str | None, value_range: tuple[float, float]
-) -> tuple[bool, str | None]:
-    """Whether a gradient comes back, and why not."""
+def _try_backward(network: FinalActivation, image: torch.Tensor, output: int | str | None) -> tuple[bool, str | None]:
+    """Whether a gradient comes back, and why not. A last softmax or sigmoid is left out, as in an attack: a saturated
+    one has none."""
+    network.bypass = True
     with torch.enable_grad():
         entered = image.detach().clone().requires_grad_()
         try:

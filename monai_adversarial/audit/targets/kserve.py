@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import numpy as np
 
@@ -49,7 +49,12 @@ def split_url(url: str) -> tuple[str, bool, str | None, str | None]:
     name, _, version = model.partition("/versions/")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = port or (443 if parts.scheme == "https" else 80)
-    return f"{host}:{port}{base.removesuffix('/v2')}", parts.scheme == "https", name or None, version or None
+    return (
+        f"{host}:{port}{base.removesuffix('/v2')}",
+        parts.scheme == "https",
+        unquote(name) or None,
+        unquote(version) or None,
+    )
 
 
 class ServedModel:
@@ -94,6 +99,8 @@ class ServedModel:
         self.encrypted, self.headers = encrypted, dict(headers or {})
         self.timeout, self.retries, self.first_wait = timeout, retries, first_wait
         self.requests = 0
+        # The client puts names into paths as they are.
+        self._name_in_path, self._version_in_path = quote(name, safe=""), quote(version, safe="")
         self._lock = threading.Lock()
         self._threads = threading.local()
         self._clients: list[Any] = []
@@ -104,15 +111,15 @@ class ServedModel:
         self.server = f"{server.get('name', 'server')} {server.get('version', '')}".strip()
         self.binary = "binary_tensor_data" in (server.get("extensions") or ())
         try:
-            # The client puts names into paths as they are.
-            escaped = quote(name, safe="")
             self.metadata: dict[str, Any] = self._patiently(
-                lambda client: client.get_model_metadata(escaped, version, headers=self.headers)
+                lambda client: client.get_model_metadata(
+                    self._name_in_path, self._version_in_path, headers=self.headers
+                )
             )
         except (NotAnswered, TargetError) as error:
             raise TargetError(f"the server has no model {name!r} that is ready: {error}") from error
         self._read_metadata()
-        self.most = self._most_samples(escaped)
+        self.most = self._most_samples()
 
     def _read_metadata(self) -> None:
         inputs, outputs = self.metadata.get("inputs") or [], self.metadata.get("outputs") or []
@@ -141,12 +148,12 @@ class ServedModel:
                 f"{self.name!r} takes an input with {len(self.shape)} axes, expected (batch, channel, 1 to 3 spatial)."
             )
 
-    def _most_samples(self, escaped: str) -> int | None:
+    def _most_samples(self) -> int | None:
         """Triton's limit, which other servers do not have."""
         from tritonclient.utils import InferenceServerException
 
         try:
-            config = self._client().get_model_config(escaped, self.version, headers=self.headers)
+            config = self._client().get_model_config(self._name_in_path, self._version_in_path, headers=self.headers)
             most = int(config.get("max_batch_size", 0))
         except (InferenceServerException, OSError, TypeError, ValueError, AttributeError):
             return None
@@ -162,7 +169,7 @@ class ServedModel:
         def ask(client: Any) -> Any:
             with self._lock:
                 self.requests += 1
-            return client.infer(quote(self.name, safe=""), [given], self.version, wanted, headers=dict(self.headers))
+            return client.infer(self._name_in_path, [given], self._version_in_path, wanted, headers=dict(self.headers))
 
         result = self._patiently(ask)
         answers = {name: result.as_numpy(name) for name in self.outputs}

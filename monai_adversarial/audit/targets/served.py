@@ -96,14 +96,12 @@ def _read(model: ServedModel, options: PipelineOptions, resources: ExitStack) ->
         gradients=False,
     )
     network.output, network.batch = look.output, look.interface.batch
-    versions = model.metadata.get("versions") or []
+    versions = ", ".join(map(str, model.metadata.get("versions") or ["?"]))
     source = "the server's metadata"
     facts = [
         Fact("network", model.name, "served"),
         Fact("server", model.server, source),
-        Fact(
-            "model version", model.version or f"the server's choice of {', '.join(map(str, versions)) or '?'}", source
-        ),
+        Fact("model version", model.version or f"the server's choice of {versions}", source),
         *(Fact("tensor", said, source) for said in model.said),
         Fact("tensors are sent", "binary" if model.binary else "as JSON", source),
         Fact("weights", "not hashed: the server does not show them and may change them", ""),

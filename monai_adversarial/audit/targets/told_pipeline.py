@@ -327,13 +327,13 @@ def _sizes(name: str, value: Any, whole: bool) -> tuple[Any, ...] | None:
     if value is None:
         return None
     sizes = _listed(value)
-    right = sizes is not None and 1 <= len(sizes) <= 3
-    if not right or not all(
-        _is_number(size) and size > 0 and not (whole and size != int(size)) for size in sizes or ()
-    ):
+
+    def right(size: Any) -> bool:
+        return _is_number(size) and size > 0 and (not whole or size == int(size))
+
+    if sizes is None or not 1 <= len(sizes) <= 3 or not all(map(right, sizes)):
         unit = "whole numbers of voxels" if whole else "lengths in mm"
         raise TargetError(f"{name} must be 1 to 3 {unit} above 0, one for each axis, got {value!r}.")
-    assert sizes is not None
     return tuple(int(size) if whole else float(size) for size in sizes)
 
 

@@ -73,7 +73,8 @@ def read_torch_export(
     if where.type != "cpu":
         program = torch.export.passes.move_to_device_pass(program, where)
     network = program.module()
-    final = show_activations(network) if isinstance(network, torch.fx.GraphModule) else None
+    if isinstance(network, torch.fx.GraphModule):
+        show_activations(network)
     for module in network.modules():
         module.training = False  # eval() refuses: the mode is fixed in the graph, and this is its name alone
     hashes = {"weights": file_hash(file)}
@@ -115,7 +116,6 @@ def read_torch_export(
         facts=facts,
         hashes=hashes,
         class_names=class_names_of(extra_file(file, "metadata.json")),
-        final_activation=final,
     )
 
 

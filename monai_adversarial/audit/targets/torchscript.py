@@ -16,7 +16,7 @@ from monai_adversarial.audit.parts import TargetParts
 from monai_adversarial.audit.targets.archives import archive_kind, check_file, class_names_of, extra_file
 from monai_adversarial.audit.targets.assemble import assemble, device_of, told_size
 from monai_adversarial.audit.targets.final_activation import split_torchscript
-from monai_adversarial.audit.targets.first_look import Interface, last_line, look_at
+from monai_adversarial.audit.targets.first_look import FirstLook, Interface, last_line, look_at
 from monai_adversarial.audit.targets.network_call import ExportedNetwork
 from monai_adversarial.audit.targets.queried_network import QueriedNetwork
 from monai_adversarial.audit.targets.told_pipeline import PipelineOptions
@@ -71,20 +71,25 @@ def read_torchscript(
     count = sum(weight.numel() for weight in network.parameters())
     facts += [Fact("parameters", f"{count:,}", file.name), Fact("device", str(where), "" if device is None else "told")]
     hashes = {"weights": file_hash(file)}
-    look = look_at(
-        network,
-        input_of_weights(network.parameters()),
-        file.name,
-        told_size=told_size(options),
-        told_channels=options.in_channels,
-        output=options.output,
-        value_range=options.output_range,
-        device=where,
-    )
-    final = None
-    called: nn.Module = network
-    if look.differentiable and look.output is None and isinstance(network, torch.jit.ScriptModule):
-        called, final = _with_activation_outside(network, look.image)
+    interface = input_of_weights(network.parameters())
+
+    def look_through(module: nn.Module) -> FirstLook:
+        return look_at(
+            module,
+            interface,
+            file.name,
+            told_size=told_size(options),
+            told_channels=options.in_channels,
+            output=options.output,
+            value_range=options.output_range,
+            device=where,
+        )
+
+    split = split_torchscript(network, len(interface.spatial)) if isinstance(network, torch.jit.ScriptModule) else None
+    look = look_through(split or network)
+    called = split or network
+    if split is not None and not _is_same(split, network, look.image):
+        look, called = look_through(network), network
     called = (
         ExportedNetwork(called, look.output, look.interface.batch)
         if look.differentiable
@@ -106,7 +111,6 @@ def read_torchscript(
         facts=facts,
         hashes=hashes,
         class_names=class_names_of(metadata),
-        final_activation=final,
     )
 
 
@@ -122,18 +126,10 @@ def input_of_weights(weights: Iterable[torch.Tensor]) -> Interface:
     return DEFAULT
 
 
-def _with_activation_outside(network: torch.jit.ScriptModule, image: torch.Tensor) -> tuple[nn.Module, str | None]:
-    """The network with its last softmax or sigmoid outside of its graph, where that is the same function."""
-    found = split_torchscript(network, image.ndim - 2)
-    if found is None:
-        return network, None
-    split, final = found
-    try:
-        with torch.no_grad():
-            same = torch.allclose(split(image), network(image), rtol=0, atol=1e-6)
-    except RuntimeError:
-        same = False
-    return (split.eval(), final) if same else (network, None)
+def _is_same(split: nn.Module, network: nn.Module, image: torch.Tensor) -> bool:
+    """Whether a network of two parts answers as the whole one; fused kernels may round differently."""
+    with torch.no_grad():
+        return torch.allclose(split(image), network(image), rtol=0, atol=1e-6)
 
 
 def _pickled(file: Any, trust: bool) -> nn.Module:
