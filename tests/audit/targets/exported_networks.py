@@ -12,7 +12,15 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from monai_adversarial.attacks import PGD, AttackResult
+from monai_adversarial.attacks import (
+    PGD,
+    AdditiveNoise,
+    Attack,
+    AttackResult,
+    BoundPerturbation,
+    Search,
+    SearchRun,
+)
 from monai_adversarial.audit.parts import TargetParts
 from monai_adversarial.models import AttackedModel
 
@@ -82,3 +90,24 @@ def input_of(parts: TargetParts, path: Path) -> MetaTensor:
 def attacked(parts: TargetParts, path: Path, budget: float = 8.0, steps: int = 5, **choices: Any) -> AttackResult:
     """PGD in HU against the clean prediction."""
     return PGD(budget, units="HU", steps=steps, **choices)(model_of(parts), input_of(parts, path))
+
+
+class RandomSearch(Search):
+    """Tries a random point of the budget in each step, without gradients."""
+
+    uses_gradients = False
+
+    def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
+        return _RandomSearchRun(bound, steps)
+
+
+class _RandomSearchRun(SearchRun):
+    def advance(self, parameters: Any, gradients: Any, values: torch.Tensor, step: int) -> Any:
+        self.best(parameters, values)
+        return self.bound.random(self.generators)
+
+
+def attacked_by_queries(parts: TargetParts, path: Path, budget: float = 16.0, steps: int = 3) -> AttackResult:
+    """Random noise in HU against the clean prediction."""
+    attack = Attack(AdditiveNoise(budget, units="HU"), search=RandomSearch(), steps=steps)
+    return attack(model_of(parts), input_of(parts, path))
