@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,27 +12,26 @@ from torch import nn
 from monai_adversarial.audit.facts import TargetError
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["ExportedNetwork", "in_batches", "pick_output", "shapes_of"]
+__all__ = ["ExportedNetwork", "batches_of", "joined", "pick_output", "shapes_of"]
 
 
-def in_batches(
-    call: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, most: int | None = None, exactly: bool = False
-) -> torch.Tensor:
-    """Call a network that does not take any batch.
+def batches_of(
+    image: torch.Tensor, most: int | None = None, exactly: bool = False
+) -> Iterator[tuple[torch.Tensor, int]]:
+    """Batches that a network takes, and how many of their samples are wanted.
 
     Args:
-        call: from (batch, channel, spatial...) to (batch, class, spatial...).
         image: (batch, channel, spatial...).
-        most: the most samples of a call; None for no limit.
-        exactly: a call takes ``most`` samples and no fewer: the last one is filled up with its own first sample.
+        most: the most samples of a batch; None for no limit.
+        exactly: a batch has ``most`` samples and no fewer: the last one is filled up with its own first sample.
     """
-    if most is None or (len(image) <= most and not (exactly and len(image) < most)):
-        return call(image)
-    answers = []
-    for part in image.split(most):
-        lacking = most - len(part) if exactly else 0
-        filled = torch.cat([part, part[:1].expand(lacking, *part.shape[1:])]) if lacking else part
-        answers.append(call(filled)[: len(part)])
+    for part in image.split(most or max(1, len(image))):
+        lacking = most - len(part) if exactly and most is not None else 0
+        yield (torch.cat([part, part[:1].expand(lacking, *part.shape[1:])]) if lacking else part), len(part)
+
+
+def joined(answers: list[torch.Tensor]) -> torch.Tensor:
+    """Answers one after the other; a single one as it is."""
     return answers[0] if len(answers) == 1 else torch.cat(answers)
 
 
@@ -101,7 +100,13 @@ class ExportedNetwork(nn.Module):
         """(batch, channel, spatial...) to (batch, class, spatial...)."""
         # What is deployed computes in the arithmetic that it was exported in, whatever an attack would like.
         with torch.autocast(image.device.type, enabled=False):
-            return in_batches(self._call, as_plain(image).float(), self.batch, exactly=True)
+            batches = batches_of(as_plain(image).float(), self.batch, exactly=True)
+            return joined([_first(self._call(part), wanted) for part, wanted in batches])
 
     def _call(self, image: torch.Tensor) -> torch.Tensor:
         return pick_output(self.network(image), image, self.output)[0]
+
+
+def _first(answer: torch.Tensor, wanted: int) -> torch.Tensor:
+    # The same object where all are wanted: by it the last activation is recognized.
+    return answer if len(answer) == wanted else answer[:wanted]

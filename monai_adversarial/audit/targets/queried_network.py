@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from monai_adversarial.audit.targets.network_call import in_batches, pick_output, shapes_of
+from monai_adversarial.audit.targets.network_call import batches_of, joined, pick_output, shapes_of
 from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["QueriedNetwork"]
@@ -89,24 +89,30 @@ class QueriedNetwork(nn.Module):
         """
         plain = as_plain(image).detach()
         with torch.no_grad(), torch.autocast(plain.device.type, enabled=False):
-            answer = in_batches(self._ask, plain.float(), self.batch or self.most, exactly=self.batch is not None)
+            batches = batches_of(plain.float(), self.batch or self.most, exactly=self.batch is not None)
+            answer = joined([self._ask(part, wanted) for part, wanted in batches])
         return answer.to(plain.dtype) if answer.is_floating_point() else answer
 
-    def raw(self, image: torch.Tensor) -> Any:
-        """All that the callable returns for a batch that it takes, as tensors on the image's device; counted."""
+    def raw(self, image: torch.Tensor, wanted: int | None = None) -> Any:
+        """All that the callable returns for a batch that it takes, as tensors on the image's device.
+
+        Args:
+            image: (batch, channel, spatial...).
+            wanted: samples that are counted; None for all of them.
+        """
         image = as_plain(image).detach()
         # A copy: a callable may change what it is given in place.
         given = image.clone() if self.takes == "torch" else np.array(image.cpu().numpy(), dtype=np.float32, order="C")
         answer = self.function(given)
-        self._counter.add(len(image))
+        self._counter.add(len(image) if wanted is None else wanted)
         if isinstance(answer, Mapping):
             return {key: _as_tensor(value, image) for key, value in answer.items()}
         if isinstance(answer, (list, tuple)):
             return [_as_tensor(value, image) for value in answer]
         return _as_tensor(answer, image)
 
-    def _ask(self, image: torch.Tensor) -> torch.Tensor:
-        answer, _ = pick_output(self.raw(image), image, self.output)
+    def _ask(self, image: torch.Tensor, wanted: int) -> torch.Tensor:
+        answer, _ = pick_output(self.raw(image, wanted), image, self.output)
         if not isinstance(answer, torch.Tensor):
             raise ValueError(f"{self.name} returns {shapes_of(answer)}, expected an array (batch, class, spatial...).")
         if answer.ndim != image.ndim or len(answer) != len(image) or answer.shape[2:] != image.shape[2:]:
@@ -114,7 +120,7 @@ class QueriedNetwork(nn.Module):
                 f"{self.name} returns {tuple(answer.shape)} for images {tuple(image.shape)}, expected (batch, class, "
                 "spatial...) on their grid."
             )
-        return answer
+        return answer[:wanted]
 
     def __deepcopy__(self, memo: Any) -> QueriedNetwork:
         """Another module around the same callable and counter: sessions and connections cannot be copied."""
