@@ -29,14 +29,14 @@ class _Split(nn.Module):
         super().__init__()
         self.whole, self.kind = whole, kind
         # Not through setattr: it is no module of its own.
-        self.__dict__["_before"] = before
+        self.__dict__["_held"] = (before,)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        inner = self._before(self.whole._c, image)
+        inner = self.__dict__["_held"][0](self.whole._c, image)
         return torch.sigmoid(inner) if self.kind == "sigmoid" else torch.softmax(inner, dim=1)
 
     def __deepcopy__(self, memo: Any) -> _Split:
-        copied = _Split(copy.deepcopy(self.whole, memo), self._before, self.kind)
+        copied = _Split(copy.deepcopy(self.whole, memo), self.__dict__["_held"][0], self.kind)
         copied.training = self.training
         return copied
 

@@ -194,7 +194,9 @@ class ServedModel:
 
             factory: Any = None
             if self.encrypted:
-                from gevent.ssl import create_default_context as factory
+                import gevent.ssl
+
+                factory = gevent.ssl.create_default_context
             client = self._threads.client = InferenceServerClient(
                 self.address,
                 connection_timeout=self.timeout,

@@ -53,6 +53,9 @@ class QueriedNetwork(nn.Module):
         samples: samples in them that were asked for: the number of queries.
     """
 
+    identity: torch.Tensor
+    function: Callable[..., Any]
+
     def __init__(
         self,
         function: Callable[..., Any],

@@ -238,7 +238,7 @@ def _postprocessing(preprocessing: Compose, activation: str, values: str) -> Com
     steps: list[Any] = []
     if values == "logits":
         # Before the inverse, which fills what was cropped with 0: a probability of 0 is no foreground, a logit of 0 is.
-        steps.append(Activationsd("pred", **{activation: True}))
+        steps.append(Activationsd("pred", softmax=activation == "softmax", sigmoid=activation == "sigmoid"))
     steps.append(Invertd("pred", preprocessing, "image", nearest_interp=False, to_tensor=True))
     discrete = {"argmax": True} if activation == "softmax" else {"threshold": 0.5}
     return Compose([*steps, AsDiscreted("pred", **discrete)])
@@ -247,30 +247,24 @@ def _postprocessing(preprocessing: Compose, activation: str, values: str) -> Com
 def _said(options: PipelineOptions) -> tuple[list[Fact], list[Missing]]:
     facts, missing = [], []
 
-    def say(what: str, value: Any, text: str, absent: str) -> None:
-        told = value is not None and value is not False
-        facts.append(Fact(what, text if told else absent, _flag(value_name[what]) if told else "default", told))
+    def say(what: str, option: str, text: str, absent: str) -> None:
+        told = getattr(options, option) not in (None, False)
+        facts.append(Fact(what, text if told else absent, _flag(option) if told else "default", told))
 
-    value_name = {
-        "intensity window": "window",
-        "orientation": "orientation",
-        "spacing": "spacing",
-        "crop": "crop_foreground",
-    }
     if options.window is None:
         why = "a budget in HU, and what the network sees, depend on it"
         missing.append(Missing("intensity window", f"--window LOW HIGH, or --window {NO_WINDOW}", why))
-    elif options.window == NO_WINDOW:
+    elif isinstance(options.window, str):
         facts.append(Fact("intensity window", "none: the network takes the values of the file", "--window", True))
     else:
         low, high = options.window
         start, end = options.output_range
         text = f"{low:g}..{high:g} to {start:g}..{end:g}, clipped"
         facts.append(Fact("intensity window", text, "--window", True))
-    say("orientation", options.orientation, f"turned to {options.orientation}", "as in the file")
+    say("orientation", "orientation", f"turned to {options.orientation}", "as in the file")
     spacing = "" if options.spacing is None else " x ".join(f"{size:g}" for size in options.spacing)
-    say("spacing", options.spacing, f"resampled to {spacing} mm", "as in the file")
-    say("crop", options.crop_foreground, f"to what is above {options.low:g}", "none")
+    say("spacing", "spacing", f"resampled to {spacing} mm", "as in the file")
+    say("crop", "crop_foreground", f"to what is above {options.low:g}", "none")
     if options.whole_size is not None:
         text = f"whole image, resized to {_times(options.whole_size)} voxels"
         facts.append(Fact("inferer", text, "--whole-size", True))

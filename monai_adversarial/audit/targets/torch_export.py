@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export.passes import move_to_device_pass
 
 from monai_adversarial.audit.facts import Fact, TargetError
 from monai_adversarial.audit.parts import TargetParts
@@ -71,7 +72,7 @@ def read_torch_export(
         ) from error
     interface, shape = _input_of(program, file.name)
     if where.type != "cpu":
-        program = torch.export.passes.move_to_device_pass(program, where)
+        program = move_to_device_pass(program, where)
     network = program.module()
     if isinstance(network, torch.fx.GraphModule):
         show_activations(network)
