@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +14,11 @@ import torch
 from monai_adversarial.audit.facts import TargetError
 from monai_adversarial.audit.targets.archives import archive_kind
 from monai_adversarial.audit.targets.exported import read_exported
+from monai_adversarial.audit.targets.told_pipeline import PipelineOptions
 from tests.audit.targets.exported_networks import WINDOW, Blob, attacked, model_of
 
 TOLD = {"window": WINDOW, "roi_size": (16, 16, 16)}
+DOCS = Path(__file__).parents[3] / "docs" / "audit_targets_exported.md"
 IMAGE = torch.rand(1, 1, 16, 16, 16)
 
 
@@ -45,6 +50,23 @@ def test_a_file_is_what_its_archive_says(tmp_path: Path) -> None:
 def test_what_is_no_target_is_one_sentence(target: object, sentence: str) -> None:
     with pytest.raises(TargetError, match=sentence):
         read_exported(target, TOLD)  # type: ignore[arg-type]
+
+
+def test_the_code_of_the_page_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    block = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)[0]
+    torch.jit.save(torch.jit.script(Blob()), str(tmp_path / "model.pt"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block, names)  # noqa: S102
+    assert "network: model.pt (TorchScript)" in capsys.readouterr().out
+    assert names["model"].activation == "softmax"
+
+
+def test_every_option_stands_on_the_page() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    assert [one.name for one in fields(PipelineOptions) if f"`{one.name}`" not in text] == []
 
 
 @pytest.mark.real_data
