@@ -184,6 +184,9 @@ def test_the_url_may_name_the_model(served: Served) -> None:
     parts = read_exported(f"{served.url}/v2/models/spleen/versions/7", TOLD, **QUICK)
     parts.resources.close()
     assert "model version: 7 (the server's metadata)" in map(str, parts.facts)
+    bare = read_exported(served.url.removeprefix("http://"), TOLD, model_name="spleen", **QUICK)
+    bare.resources.close()
+    assert bare.kind == "served"
     with pytest.raises(TargetError, match="model_name is 'liver', but the URL names 'spleen'"):
         read_served(f"{served.url}/v2/models/spleen", "liver", TOLD)
     with pytest.raises(TargetError, match="model_name is not told"):
