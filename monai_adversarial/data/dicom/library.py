@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The DICOM libraries, which are an extra, and one way to open a file with them."""
+
+from __future__ import annotations
+
+import os
+import struct
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+__all__ = ["highdicom", "open_dicom", "pydicom", "shown_file"]
+
+
+def _extra(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(f'DICOM needs {name}: pip install "monai-adversarial[dicom]".') from error
+
+
+def pydicom() -> Any:
+    """The module pydicom.
+
+    Raises:
+        ImportError: where the extra ``dicom`` is not installed.
+    """
+    return _extra("pydicom")
+
+
+def highdicom() -> Any:
+    """The module highdicom.
+
+    Raises:
+        ImportError: where the extra ``dicom`` is not installed.
+    """
+    return _extra("highdicom")
+
+
+def shown_file(path: str | os.PathLike[str]) -> str:
+    """A file's name with its folder, for a sentence: names of slices repeat from folder to folder."""
+    path = Path(path)
+    return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
+
+
+def open_dicom(path: str | os.PathLike[str], **options: Any) -> Any:
+    """``pydicom.dcmread`` whose failures are one sentence.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        RuntimeError: for a file that is not DICOM or is cut off.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no DICOM file {path}.")
+    library = pydicom()
+    try:
+        return library.dcmread(path, **options)
+    except library.errors.InvalidDicomError as error:
+        raise RuntimeError(f"{shown_file(path)} is not a DICOM file, or its beginning is damaged.") from error
+    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, AttributeError, struct.error) as error:
+        reason = " ".join(str(error).split())
+        raise RuntimeError(
+            f"cannot read {shown_file(path)} as DICOM: {reason[:160] or type(error).__name__}."
+        ) from error
