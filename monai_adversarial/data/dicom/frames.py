@@ -56,6 +56,7 @@ class Frame:
         intercept: HU of the stored value 0.
         bits_allocated: bits of a pixel in the file.
         bits_stored: bits that hold the value.
+        photometric: MONOCHROME2, or MONOCHROME1, which is shown inverted but holds the same HU.
         signed: whether stored values are two's complement.
         instance_number: InstanceNumber, None where it is missing or no number.
         acquisition_number: AcquisitionNumber as text, empty where there is none.
@@ -79,6 +80,7 @@ class Frame:
     intercept: float
     bits_allocated: int
     bits_stored: int
+    photometric: str
     signed: bool
     instance_number: int | None
     acquisition_number: str
@@ -280,6 +282,7 @@ def _frame(path: Path, index: int | None, dataset: Any, sources: Sequence[Any], 
         intercept=intercept,
         bits_allocated=bits_allocated,
         bits_stored=bits_stored,
+        photometric=str(dataset.get("PhotometricInterpretation", "")),
         signed=signed,
         instance_number=_number_or_none(dataset, "InstanceNumber") if index is None else index + 1,
         acquisition_number=str(dataset.get("AcquisitionNumber", "") or ""),
@@ -305,8 +308,9 @@ def _rescale(sources: Sequence[Any], where: str) -> tuple[float, float]:
 
 
 def _bits(dataset: Any, where: str) -> tuple[int, int, bool]:
-    if _whole(dataset, "SamplesPerPixel", where, default=1) != 1:
-        raise ValueError(f"{where} has several samples per pixel: a color image holds no HU.")
+    shown_as = str(dataset.get("PhotometricInterpretation", "") or "unknown")
+    if _whole(dataset, "SamplesPerPixel", where, default=1) != 1 or shown_as not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"{where} is a color image or a palette ({shown_as}): its pixels are no HU.")
     if "PixelRepresentation" not in dataset:
         raise ValueError(f"{where} has no PixelRepresentation: whether its values are signed is not guessed.")
     allocated, stored = _whole(dataset, "BitsAllocated", where), _whole(dataset, "BitsStored", where)

@@ -19,7 +19,7 @@ from monai_adversarial.data.file_names import shown
 from monai_adversarial.utils.stored_grid import StoredGrid
 from monai_adversarial.utils.validation import check_choice
 
-__all__ = ["CTSeries", "dicom_files", "read_series"]
+__all__ = ["CTSeries", "dicom_files", "is_dicom_name", "read_series"]
 
 GANTRY_TILT = ("refuse", "shear")
 

@@ -117,7 +117,8 @@ def _on_slice(result: ClassMap, name: str, contour: Any) -> tuple[int, np.ndarra
             f"a contour of {name!r} of {result.where} lies outside the series, at slice {place} of 0 to "
             f"{result.shape[2] - 1}."
         )
-    return place, placed[:, :2]
+    # Rounding errors of the transform must not decide on which side of an edge a voxel center lies.
+    return place, placed[:, :2].round(4)
 
 
 def _points(contour: Any, where: str) -> np.ndarray:

@@ -31,6 +31,8 @@ def folder_when_complete(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         os.rename(temporary, final)
     except OSError as error:
+        if error.errno is None:  # a sentence already
+            raise
         raise type(error)(error.errno, f"cannot write {final}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An adversarial volume as a valid CT series: the source's geometry and grid of stored values, marked, without names."""
+"""An adversarial volume as a valid CT series: geometry and stored values of the source, marked, without names."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ __all__ = ["NOT_CLINICAL", "save_adversarial_series", "stored_values"]
 NOT_CLINICAL = "adversarial, not for clinical use"
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+
+# Transfer syntaxes that lose information: what was lost once stays lost in a file that is written uncompressed.
+LOSSY = {
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.51",
+    "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.203",
+}
 
 # An image that spans less of the source's range of HU than this is in other units.
 SAME_UNITS = 0.05
@@ -82,7 +91,7 @@ def save_adversarial_series(
             if opened[0] != frame.file:
                 opened = frame.file, open_dicom(frame.file, stop_before_pixels=True)
             dataset = _slice(opened[1], frame, series, number, text, uids, keep_identifiers)
-            dataset.set_pixel_data(stored, "MONOCHROME2", frame.bits_stored)
+            dataset.set_pixel_data(stored, frame.photometric, frame.bits_stored, generate_instance_uid=False)
             _save(dataset, folder / f"{number:04d}.dcm")
         _check_written(folder, series, slices)
     return final
@@ -171,13 +180,16 @@ def _slice(
     dataset.file_meta = library.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = library.uid.ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = library.uid.UID(CT_IMAGE_STORAGE)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = library.uid.generate_uid(prefix=None)
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    for empty in _EMPTY:  # type 2: present, but may be empty
+    for empty in _EMPTY:
         setattr(dataset, empty, "")
     copy_attributes(source, dataset, TECHNICAL)
     if frame.index is not None:
         _from_groups(source, frame.index, dataset)
     _blank_or_keep(source, frame, dataset, uids, keep_identifiers)
+    if getattr(source, "file_meta", {}).get("TransferSyntaxUID", "") in LOSSY:
+        dataset.LossyImageCompression = "01"
     dataset.Modality = "CT"
     dataset.SeriesInstanceUID = uids.series
     dataset.SeriesNumber = _series_number(source)
@@ -195,7 +207,7 @@ def _slice(
     return dataset
 
 
-# Type 2 attributes of a CT image: present, though perhaps empty.
+# Type 2 attributes of a CT image: they must be present, but may be empty.
 _EMPTY = (
     "StudyDate",
     "StudyTime",
@@ -207,6 +219,7 @@ _EMPTY = (
     "PatientBirthDate",
     "PatientSex",
     "StudyID",
+    "PatientPosition",
     "PositionReferenceIndicator",
     "AcquisitionNumber",
     "SliceThickness",
