@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 import monai_adversarial
+from monai_adversarial.data.adversarial_voxels import checked_voxels
 from monai_adversarial.data.dicom.attributes import IDENTIFYING, TECHNICAL, copy_attributes, decimal_string
 from monai_adversarial.data.dicom.frames import Frame
 from monai_adversarial.data.dicom.library import open_dicom, pydicom
@@ -35,9 +36,6 @@ LOSSY = {
     "1.2.840.10008.1.2.4.91",
     "1.2.840.10008.1.2.4.203",
 }
-
-# An image that spans less of the source's range of HU than this is in other units.
-SAME_UNITS = 0.05
 
 
 def save_adversarial_series(
@@ -105,14 +103,9 @@ def stored_values(image: torch.Tensor, series: CTSeries, epsilon: float | None =
             cannot have.
     """
     clean = series.image.as_tensor()[0].double()
-    voxels = torch.as_tensor(image.as_tensor() if hasattr(image, "as_tensor") else image).detach().cpu().double()
-    if tuple(voxels.shape) != (1,) * (voxels.ndim - clean.ndim) + tuple(clean.shape):
-        raise ValueError(
-            f"image must have the shape {(1, *clean.shape)} of the series (channel, column, row, slice), got "
-            f"{tuple(voxels.shape)}: save it in scanner space."
-        )
-    voxels = voxels.reshape(clean.shape)
-    _check_values(voxels, clean, series, epsilon)
+    # A finished image may be rounded once more than the budget knows.
+    rounding = max(frame.grid.rounding for frame in series.frames)
+    voxels = checked_voxels(image, clean, epsilon, rounding)
     slices = []
     for place, frame in enumerate(series.frames):
         if frame.bits_allocated not in (8, 16):
@@ -132,23 +125,6 @@ def _stored(values: torch.Tensor, frame: Frame) -> torch.Tensor:
 
 def _hounsfield(stored: torch.Tensor, frame: Frame) -> torch.Tensor:
     return stored * frame.slope + frame.intercept
-
-
-def _check_values(voxels: torch.Tensor, clean: torch.Tensor, series: CTSeries, epsilon: float | None) -> None:
-    if not bool(torch.isfinite(voxels).all()):
-        raise ValueError(f"image must be finite, got {int((~torch.isfinite(voxels)).sum())} NaN or infinite voxels.")
-    change = float((voxels - clean).abs().max())
-    # A finished image may be rounded to whole numbers once more than the budget knows.
-    if epsilon is not None and change > epsilon + max(frame.grid.rounding for frame in series.frames):
-        raise ValueError(
-            f"image differs from the series by up to {change:g} HU, more than epsilon={epsilon:g}: it belongs to "
-            "another scan, is not in HU, or left its budget."
-        )
-    span, wanted = float(voxels.max() - voxels.min()), float(clean.max() - clean.min())
-    if epsilon is None and span < SAME_UNITS * wanted:
-        raise ValueError(
-            f"image spans {span:g}, the series {wanted:g} HU: give the image in HU, not in a network's values."
-        )
 
 
 def _check_path(final: Path, series: CTSeries) -> None:

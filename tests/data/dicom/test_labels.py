@@ -144,6 +144,7 @@ def test_slices_without_a_contour_are_counted_and_left_empty(tmp_path: Path, ser
     assert int(label[..., 1].sum()) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*holds nothing of:UserWarning")
 @pytest.mark.parametrize(
     ("organs", "options", "message"),
     [

@@ -225,7 +225,7 @@ def test_an_independent_validator_finds_no_error(tmp_path: Path, kind: str, keep
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda image: image[..., :-1], {}, r"must have the shape \(1, 10, 12, 5\) of the series .* got"),
+        (lambda image: image[..., :-1], {}, r"must have the shape \(1, 10, 12, 5\) of the scan, got"),
         (lambda image: image.movedim(-1, 1), {}, r"got \(1, 5, 10, 12\)"),
         (lambda image: image * float("nan"), {}, "must be finite"),
         (lambda image: image / 4000, {}, "give the image in HU, not in a network's values"),
