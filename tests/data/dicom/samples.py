@@ -17,8 +17,8 @@ ENHANCED_CT = UID("1.2.840.10008.5.1.4.1.1.2.1")
 PATIENT = "Doe^Jane"
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-# Rows and columns rotated by some degrees about all axes; the third direction is their cross product.
-OBLIQUE = (0.980067, 0.194709, 0.039734, -0.198669, 0.960123, 0.196551)
+# Rotated by some degrees about all axes, with the six digits that scanners write.
+OBLIQUE = (0.979283, 0.198510, 0.039989, -0.202495, 0.958952, 0.198510)
 
 
 def orthonormal(orientation: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

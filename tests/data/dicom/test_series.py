@@ -63,6 +63,24 @@ def test_compressed_files_hold_the_same_voxels(tmp_path: Path, syntax: str) -> N
     assert np.array_equal(series.image.numpy(), expected_hounsfield(stored))
 
 
+def test_jpeg_2000_files_hold_the_values_that_were_compressed(tmp_path: Path) -> None:
+    packed, plain = (
+        pydicom.dcmread(pydicom.data.get_testdata_file(name, download=False))
+        for name in ("MR_small_jp2klossless.dcm", "MR_small.dcm")
+    )
+    if not pydicom.pixels.get_decoder(packed.file_meta.TransferSyntaxUID).is_available:
+        pytest.skip("there is no decoder for JPEG 2000")
+    wanted = plain.pixel_array
+
+    def compress(dataset: Any, place: int) -> None:
+        dataset.PixelData = packed.PixelData
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+
+    series = read_series(write_series(tmp_path / "s", np.stack([wanted, wanted]), change=compress))
+    assert np.array_equal(series.image.numpy(), expected_hounsfield(np.stack([wanted, wanted])))
+
+
 def test_a_compression_without_a_decoder_is_named(tmp_path: Path) -> None:
     def htj2k(dataset: Any, place: int) -> None:
         dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51"])
