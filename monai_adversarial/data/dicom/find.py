@@ -94,7 +94,14 @@ def find_series(folder: str | os.PathLike[str]) -> list[FoundSeries]:
         )
         for uid, files in series.items()
     ]
-    return sorted(found, key=lambda one: (str(one.folder), str(first[one.uid].get("SeriesNumber", "")), one.uid))
+    return sorted(found, key=lambda one: (str(one.folder), _number(first[one.uid]), one.uid))
+
+
+def _number(header: Any) -> int:
+    try:
+        return int(header.get("SeriesNumber", None) or 0)
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def referenced_series(header: Any) -> set[str]:

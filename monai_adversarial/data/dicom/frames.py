@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_adversarial.data.dicom.library import open_dicom, shown_file
+from monai_adversarial.data.dicom.library import one_sentence, open_dicom, shown_file
 from monai_adversarial.utils.stored_grid import StoredGrid
 
 __all__ = [
@@ -178,6 +178,11 @@ def frames_of_file(path: Path, skip_labels: bool = False) -> list[Frame]:
     """
     dataset = open_dicom(path, stop_before_pixels=True)
     where = shown_file(path)
+    with one_sentence(f"read the header of {where}"):
+        return _frames(path, dataset, where, skip_labels)
+
+
+def _frames(path: Path, dataset: Any, where: str, skip_labels: bool) -> list[Frame]:
     if skip_labels and dataset.get("Modality", "") in LABEL_MODALITIES:
         return []
     problem = ct_class_problem(dataset)
@@ -263,7 +268,6 @@ def _frame(path: Path, index: int | None, dataset: Any, sources: Sequence[Any], 
     spacing = _needed(sources, "PixelSpacing", 2, where, unplaced)
     slope, intercept = _rescale(sources, where)
     bits_allocated, bits_stored, signed = _bits(dataset, where)
-    tilt = decimal_numbers(dataset, "GantryDetectorTilt", 1, where) or (0.0,)
     placing = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept")
     overlong = [keyword for keyword in placing if overlong_decimals(_holder(sources, keyword), [keyword])]
     described = f"{dataset.get('DerivationDescription', '')} {dataset.get('ImageType', '')}"
@@ -286,11 +290,19 @@ def _frame(path: Path, index: int | None, dataset: Any, sources: Sequence[Any], 
         signed=signed,
         instance_number=_number_or_none(dataset, "InstanceNumber") if index is None else index + 1,
         acquisition_number=str(dataset.get("AcquisitionNumber", "") or ""),
-        gantry_tilt=tilt[0],
+        gantry_tilt=_stated_tilt(dataset, where),
         padding=_number_or_none(dataset, "PixelPaddingValue"),
         adversarial="adversarial" in described.lower(),
         overlong=tuple(overlong),
     )
+
+
+def _stated_tilt(dataset: Any, where: str) -> float:
+    """GantryDetectorTilt, which is only reported: positions alone count."""
+    try:
+        return (decimal_numbers(dataset, "GantryDetectorTilt", 1, where) or (0.0,))[0]
+    except ValueError:
+        return 0.0
 
 
 def _rescale(sources: Sequence[Any], where: str) -> tuple[float, float]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__all__ = ["highdicom", "open_dicom", "pydicom", "shown_file"]
+__all__ = ["DAMAGED", "highdicom", "one_sentence", "open_dicom", "pydicom", "shown_file"]
+
+
+# What pydicom raises, here and there, for elements that are missing, empty or no numbers.
+DAMAGED = (AttributeError, KeyError, IndexError, TypeError, OverflowError, NotImplementedError, EOFError, struct.error)
 
 
 def _extra(name: str) -> Any:
@@ -57,8 +63,18 @@ def open_dicom(path: str | os.PathLike[str], **options: Any) -> Any:
         return library.dcmread(path, **options)
     except library.errors.InvalidDicomError as error:
         raise RuntimeError(f"{shown_file(path)} is not a DICOM file, or its beginning is damaged.") from error
-    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, AttributeError, struct.error) as error:
-        reason = " ".join(str(error).split())
-        raise RuntimeError(
-            f"cannot read {shown_file(path)} as DICOM: {reason[:160] or type(error).__name__}."
-        ) from error
+    except (OSError, ValueError, *DAMAGED) as error:
+        raise RuntimeError(f"cannot read {shown_file(path)} as DICOM: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+@contextmanager
+def one_sentence(doing: str) -> Iterator[None]:
+    """Turn what pydicom raises for a damaged object into a RuntimeError ``cannot <doing>: <reason>.``"""
+    try:
+        yield
+    except DAMAGED as error:
+        raise RuntimeError(f"cannot {doing}: {_reason(error)}.") from error

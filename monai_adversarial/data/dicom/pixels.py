@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from monai_adversarial.data.dicom.frames import Frame
-from monai_adversarial.data.dicom.library import open_dicom, pydicom, shown_file
+from monai_adversarial.data.dicom.library import DAMAGED, open_dicom, pydicom, shown_file
 
 __all__ = ["hounsfield", "stored_slices"]
 
@@ -25,7 +25,7 @@ def stored_slices(frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarray]]:
     by_file = sorted(range(len(frames)), key=lambda place: (str(frames[place].file), frames[place].index or 0))
     for file, group in groupby(by_file, key=lambda place: frames[place].file):
         places = list(group)
-        decoded = _decoded(file, [frames[place].index or 0 for place in places])
+        decoded = _decoded(file, [frames[place].index or 0 for place in places], frames[places[0]])
         for place, values in zip(places, decoded, strict=True):
             frame = frames[place]
             low, high = frame.stored_range
@@ -41,7 +41,7 @@ def stored_slices(frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarray]]:
             yield place, values
 
 
-def _decoded(file: Any, indices: Sequence[int]) -> list[np.ndarray]:
+def _decoded(file: Any, indices: Sequence[int], frame: Frame) -> Iterator[np.ndarray]:
     library = pydicom()
     dataset = open_dicom(file)
     name = shown_file(file)
@@ -53,13 +53,40 @@ def _decoded(file: Any, indices: Sequence[int]) -> list[np.ndarray]:
     if syntax.is_compressed and not _decodable(syntax):
         raise RuntimeError(
             f"{name} is compressed as {syntax.name}, for which pydicom finds no decoder here: install one, for example "
-            'pip install python-gdcm, or "pylibjpeg[all]", or decompress the series first.'
+            "pip install python-gdcm, or decompress the series first."
         )
     try:
-        return [np.array(values) for values in library.pixels.iter_pixels(dataset, indices=list(indices), raw=True)]
-    except (ValueError, RuntimeError, AttributeError, NotImplementedError, OSError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise RuntimeError(f"cannot decode the pixels of {name}: {reason[:200] or type(error).__name__}.") from error
+        if not syntax.is_encapsulated:
+            _check_spare_bits(dataset, frame, "<" if syntax.is_little_endian else ">")
+        for values in library.pixels.iter_pixels(dataset, indices=list(indices), raw=True):
+            yield np.array(values)
+    except SpareBitsError:
+        raise
+    except (OSError, ValueError, RuntimeError, *DAMAGED) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RuntimeError(f"cannot decode the pixels of {name}: {reason}.") from error
+
+
+class SpareBitsError(ValueError):
+    """Something is in the bits of a pixel that hold no value."""
+
+
+def _check_spare_bits(dataset: Any, frame: Frame, endian: str) -> None:
+    """Raise where a decoder would silently cut a value off: bits above BitsStored that are neither 0, nor copies of the
+    sign, nor an overlay that the header declares."""
+    spare = frame.bits_allocated - frame.bits_stored
+    if spare == 0 or any(0x60000102 + (group << 16) in dataset for group in range(0, 0x20, 2)):
+        return
+    size = frame.bits_allocated // 8
+    values = np.frombuffer(dataset.PixelData[: len(dataset.PixelData) // size * size], dtype=f"{endian}u{size}")
+    above = values >> frame.bits_stored
+    negative = frame.signed & ((values >> (frame.bits_stored - 1)) & 1 == 1)
+    wrong = int(((above != 0) & ~(negative & (above == (1 << spare) - 1))).sum())
+    if wrong:
+        raise SpareBitsError(
+            f"{wrong} pixels of {frame.name} do not fit in the {frame.bits_stored} bits that its header states "
+            "(BitsStored): which of the two is wrong is not guessed."
+        )
 
 
 def _decodable(syntax: Any) -> bool:

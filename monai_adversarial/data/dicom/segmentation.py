@@ -11,7 +11,7 @@ import numpy as np
 from monai.data import MetaTensor
 
 from monai_adversarial.data.dicom.class_map import ClassMap, check_classes, chosen_names
-from monai_adversarial.data.dicom.library import highdicom, open_dicom, shown_file
+from monai_adversarial.data.dicom.library import DAMAGED, highdicom, one_sentence, open_dicom, shown_file
 from monai_adversarial.data.dicom.series import CTSeries
 from monai_adversarial.data.dicom.structure_set import check_reference
 
@@ -48,6 +48,13 @@ def read_segmentation(
     check_classes(classes)
     where = shown_file(path)
     segmentation = _read(path, where)
+    with one_sentence(f"read the frames of {where}"):
+        return _class_map(segmentation, series, classes, ignored, where)
+
+
+def _class_map(
+    segmentation: Any, series: CTSeries, classes: Mapping[str, int], ignored: Iterable[str], where: str
+) -> MetaTensor:
     kind = str(segmentation.SegmentationType)
     if kind == "FRACTIONAL":
         raise ValueError(f"{where} holds fractions: at which one an organ begins is not guessed.")
@@ -78,7 +85,7 @@ def _read(path: str | os.PathLike[str], where: str) -> Any:
     library = highdicom()
     try:
         return library.seg.Segmentation.from_dataset(dataset, copy=False)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+    except (ValueError, *DAMAGED) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RuntimeError(f"cannot read {where} as a DICOM segmentation: {reason}.") from error
 
@@ -87,7 +94,7 @@ def _pixels(segmentation: Any, index: int, where: str) -> np.ndarray:
     """Pixels (row, column) of a frame, counted from 0."""
     try:
         return np.asarray(segmentation.get_stored_frame(index + 1))
-    except (ValueError, RuntimeError, AttributeError, NotImplementedError, IndexError) as error:
+    except (ValueError, RuntimeError, *DAMAGED) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RuntimeError(f"cannot decode frame {index + 1} of {where}: {reason}.") from error
 

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai_adversarial.data.dicom.class_map import ClassMap, check_classes, chosen_names
 from monai_adversarial.data.dicom.contour_fill import inside_contours
 from monai_adversarial.data.dicom.find import referenced_series
-from monai_adversarial.data.dicom.library import open_dicom, shown_file
+from monai_adversarial.data.dicom.library import one_sentence, open_dicom, shown_file
 from monai_adversarial.data.dicom.series import CTSeries
 
 __all__ = ["check_reference", "read_structure_set"]
@@ -54,6 +54,13 @@ def read_structure_set(
     if dataset.get("Modality", "") != "RTSTRUCT":
         raise ValueError(f"{where} is no RT structure set: its modality is {dataset.get('Modality', 'unknown')}.")
     check_reference(dataset, series, where)
+    with one_sentence(f"read the contours of {where}"):
+        return _class_map(dataset, series, classes, ignored, where)
+
+
+def _class_map(
+    dataset: Any, series: CTSeries, classes: Mapping[str, int], ignored: Iterable[str], where: str
+) -> MetaTensor:
     drawn = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence", None) or ()}
     regions = []
     for region in dataset.get("StructureSetROISequence", None) or ():

@@ -82,7 +82,8 @@ def save_adversarial_series(
     _check_path(final, series)
     slices = stored_values(image, series, epsilon)
     uids = _NewUids()
-    text = " ".join(str(description).split())
+    # A backslash would make two values of a description.
+    text = " ".join("".join(sign if sign.isprintable() and sign != "\\" else " " for sign in str(description)).split())
     with folder_when_complete(final) as folder:
         opened: tuple[Path | None, Any] = (None, None)
         for number, (frame, stored) in enumerate(zip(series.frames, slices, strict=True), start=1):

@@ -270,6 +270,37 @@ def test_values_that_float32_cannot_tell_apart_are_refused(tmp_path: Path) -> No
         read_series(write_series(tmp_path / "s", slopes=1e-5, intercept=-1024.0))
 
 
+def test_values_that_do_not_fit_in_the_stated_bits_are_refused_and_not_cut_off(tmp_path: Path) -> None:
+    def too_few_bits(dataset: Any, place: int) -> None:
+        dataset.BitsStored, dataset.HighBit = 8, 7
+
+    with pytest.raises(ValueError, match="pixels of s/slice_000.dcm do not fit in the 8 bits"):
+        read_series(write_series(tmp_path / "s", stored_volume(signed=False), change=too_few_bits))
+
+
+@pytest.mark.parametrize("extended", [True, False])
+def test_negative_values_of_12_bits_are_read_with_and_without_copies_of_their_sign(
+    tmp_path: Path, extended: bool
+) -> None:
+    def unextended(dataset: Any, place: int) -> None:
+        if not extended:
+            dataset.PixelData = (np.frombuffer(dataset.PixelData, "<u2") & 0x0FFF).astype("<u2").tobytes()
+
+    stored = stored_volume() - 500
+    series = read_series(write_series(tmp_path / "s", stored, bits_stored=12, change=unextended))
+    assert np.array_equal(series.image.numpy(), expected_hounsfield(stored))
+
+
+def test_a_declared_overlay_in_the_spare_bits_is_no_value(tmp_path: Path) -> None:
+    def overlay(dataset: Any, place: int) -> None:
+        dataset.add_new(0x60000102, "US", 12)
+        dataset.PixelData = (np.frombuffer(dataset.PixelData, "<u2") | 0x1000).astype("<u2").tobytes()
+
+    stored = stored_volume(signed=False)
+    series = read_series(write_series(tmp_path / "s", stored, bits_stored=12, change=overlay))
+    assert np.array_equal(series.image.numpy(), expected_hounsfield(stored))
+
+
 def test_padding_outside_the_field_of_view_is_counted(tmp_path: Path) -> None:
     stored = stored_volume()
     stored[:, :2] = -2000

@@ -124,6 +124,15 @@ def test_identifiers_stay_on_request_and_the_series_points_to_its_source(tmp_pat
         save_adversarial_series(series.image, series, tmp_path / "b_adversarial", keep_identifiers="no")  # type: ignore
 
 
+def test_texts_of_other_languages_and_descriptions_with_signs_are_kept_readable(tmp_path: Path) -> None:
+    series = read_series(write_series(tmp_path / "s", change=lambda d, k: setattr(d, "PatientName", "Müller^Ärztin")))
+    folder = save_adversarial_series(series.image, series, tmp_path / "adversarial", "a\\b\nc ü", keep_identifiers=True)
+    written = pydicom.dcmread(folder / "0001.dcm")
+    assert written.PatientName == "Müller^Ärztin"
+    assert written.SeriesDescription == "ADVERSARIAL, not for clinical use a b c ü"
+    assert written.DerivationDescription.endswith("; a b c ü")
+
+
 def test_compressed_input_is_written_uncompressed_with_new_uids(tmp_path: Path) -> None:
     def compress(dataset: Any, place: int) -> None:
         dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
