@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_adversarial.data.dicom.frames import LABEL_MODALITIES, ct_class_problem
-from monai_adversarial.data.dicom.library import open_dicom
+from monai_adversarial.data.dicom.library import one_sentence, open_dicom, shown_file
 from monai_adversarial.data.dicom.series import is_dicom_name
 
 __all__ = ["FoundSeries", "find_series", "referenced_series"]
@@ -64,21 +64,22 @@ def find_series(folder: str | os.PathLike[str]) -> list[FoundSeries]:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}.")
     series: dict[str, list[Path]] = {}
-    first: dict[str, Any] = {}
+    first: dict[str, tuple[int, str]] = {}
     labels: dict[str, list[Path]] = {}
     left_out: Counter[str] = Counter()
     for file in _files(root):
         header = open_dicom(file, stop_before_pixels=True, specific_tags=_TAGS)
-        uid = str(header.get("SeriesInstanceUID", "") or "")
-        modality = str(header.get("Modality", "") or "unknown")
-        if modality in LABEL_MODALITIES:
-            for referenced in referenced_series(header):
-                labels.setdefault(referenced, []).append(file)
-        elif not uid or ct_class_problem(header) is not None:
-            left_out[_kind(header, modality)] += 1
-        else:
-            series.setdefault(uid, []).append(file)
-            first.setdefault(uid, header)
+        with one_sentence(f"read the header of {shown_file(file)}"):
+            uid = str(header.get("SeriesInstanceUID", "") or "")
+            modality = str(header.get("Modality", "") or "unknown")
+            if modality in LABEL_MODALITIES:
+                for referenced in referenced_series(header):
+                    labels.setdefault(referenced, []).append(file)
+            elif not uid or ct_class_problem(header) is not None:
+                left_out[_kind(header, modality)] += 1
+            else:
+                series.setdefault(uid, []).append(file)
+                first.setdefault(uid, (_number(header), str(header.get("SeriesDescription", "") or "")))
     if left_out:
         counted = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
         warnings.warn(f"left out of {root.name or root}: {counted}.", stacklevel=2)
@@ -89,12 +90,12 @@ def find_series(folder: str | os.PathLike[str]) -> list[FoundSeries]:
             uid=uid,
             folder=Path(os.path.commonpath([file.parent for file in files])),
             files=tuple(files),
-            description=str(first[uid].get("SeriesDescription", "") or ""),
+            description=first[uid][1],
             labels=tuple(labels.get(uid, ())),
         )
         for uid, files in series.items()
     ]
-    return sorted(found, key=lambda one: (str(one.folder), _number(first[one.uid]), one.uid))
+    return sorted(found, key=lambda one: (str(one.folder), first[one.uid][0], one.uid))
 
 
 def _number(header: Any) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["DAMAGED", "highdicom", "one_sentence", "open_dicom", "pydicom", "shown_file"]
 
 
-# What pydicom raises, here and there, for elements that are missing, empty or no numbers.
+# What pydicom and highdicom raise, here and there, for elements that are missing, empty or no numbers.
 DAMAGED = (AttributeError, KeyError, IndexError, TypeError, OverflowError, NotImplementedError, EOFError, struct.error)
 
 
@@ -76,5 +76,7 @@ def one_sentence(doing: str) -> Iterator[None]:
     """Turn what pydicom raises for a damaged object into a RuntimeError ``cannot <doing>: <reason>.``"""
     try:
         yield
-    except DAMAGED as error:
+    except (OSError, *DAMAGED) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the file's
+            raise
         raise RuntimeError(f"cannot {doing}: {_reason(error)}.") from error

@@ -47,9 +47,9 @@ def read_segmentation(
     """
     check_classes(classes)
     where = shown_file(path)
-    segmentation = _read(path, where)
-    with one_sentence(f"read the frames of {where}"):
-        return _class_map(segmentation, series, classes, ignored, where)
+    dataset = open_dicom(path)
+    with one_sentence(f"read {where} as a DICOM segmentation"):
+        return _class_map(_segmentation(dataset, where), series, classes, ignored, where)
 
 
 def _class_map(
@@ -78,16 +78,10 @@ def _class_map(
     return result.finished()
 
 
-def _read(path: str | os.PathLike[str], where: str) -> Any:
-    dataset = open_dicom(path)
+def _segmentation(dataset: Any, where: str) -> Any:
     if dataset.get("Modality", "") != "SEG":
         raise ValueError(f"{where} is no DICOM segmentation: its modality is {dataset.get('Modality', 'unknown')}.")
-    library = highdicom()
-    try:
-        return library.seg.Segmentation.from_dataset(dataset, copy=False)
-    except (ValueError, *DAMAGED) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise RuntimeError(f"cannot read {where} as a DICOM segmentation: {reason}.") from error
+    return highdicom().seg.Segmentation.from_dataset(dataset, copy=False)
 
 
 def _pixels(segmentation: Any, index: int, where: str) -> np.ndarray:

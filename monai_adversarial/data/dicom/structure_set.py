@@ -51,16 +51,16 @@ def read_structure_set(
     check_classes(classes)
     dataset = open_dicom(path)
     where = shown_file(path)
-    if dataset.get("Modality", "") != "RTSTRUCT":
-        raise ValueError(f"{where} is no RT structure set: its modality is {dataset.get('Modality', 'unknown')}.")
-    check_reference(dataset, series, where)
-    with one_sentence(f"read the contours of {where}"):
+    with one_sentence(f"read {where} as an RT structure set"):
         return _class_map(dataset, series, classes, ignored, where)
 
 
 def _class_map(
     dataset: Any, series: CTSeries, classes: Mapping[str, int], ignored: Iterable[str], where: str
 ) -> MetaTensor:
+    if dataset.get("Modality", "") != "RTSTRUCT":
+        raise ValueError(f"{where} is no RT structure set: its modality is {dataset.get('Modality', 'unknown')}.")
+    check_reference(dataset, series, where)
     drawn = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence", None) or ()}
     regions = []
     for region in dataset.get("StructureSetROISequence", None) or ():
