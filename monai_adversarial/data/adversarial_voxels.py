@@ -14,7 +14,7 @@ SAME_UNITS = 0.05
 
 
 def checked_voxels(image: Any, clean: torch.Tensor, epsilon: float | None, rounding: float) -> torch.Tensor:
-    """Voxels of ``image`` in float64 on the grid of the scan, after a check that they can be an image of that scan.
+    """Voxels of ``image`` on the grid of the scan, after a check that they can be an image of that scan.
 
     Args:
         image: voxels in HU, leading dimensions of 1 are ignored.
@@ -25,7 +25,8 @@ def checked_voxels(image: Any, clean: torch.Tensor, epsilon: float | None, round
     Raises:
         ValueError: for another shape, NaN, an image that leaves ``epsilon``, and one in other units than HU.
     """
-    voxels = torch.as_tensor(image.as_tensor() if hasattr(image, "as_tensor") else image).detach().cpu().double()
+    voxels = torch.as_tensor(image.as_tensor() if hasattr(image, "as_tensor") else image).detach().cpu()
+    voxels = voxels if voxels.is_floating_point() else voxels.float()
     if tuple(voxels.shape) != (1,) * (voxels.ndim - clean.ndim) + tuple(clean.shape):
         raise ValueError(
             f"image must have the shape {(1, *clean.shape)} of the scan, got {tuple(voxels.shape)}: save it in scanner "

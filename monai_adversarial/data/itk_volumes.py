@@ -186,9 +186,9 @@ def save_adversarial_volume(
 
 
 def _stored(image: torch.Tensor, volume: ITKVolume, epsilon: float | None) -> np.ndarray:
-    clean, grid = volume.image.as_tensor()[0].double(), volume.stored_grid
+    clean, grid = volume.image.as_tensor()[0], volume.stored_grid
     voxels = checked_voxels(image, clean, epsilon, 0.5)
     if grid is None:
         return voxels.numpy().astype(volume.dtype)
-    rounded = round_to_stored(voxels, clean, epsilon)
+    rounded = round_to_stored(voxels.double(), clean.double(), epsilon)
     return rounded.clamp(grid.low, grid.high).numpy().astype(volume.dtype)

@@ -7,7 +7,8 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
-from monai_adversarial.data.dicom.library import pydicom
+from monai_adversarial.data.dicom.frames import decimal_texts
+from monai_adversarial.data.dicom.library import DAMAGED, pydicom
 
 __all__ = ["IDENTIFYING", "TECHNICAL", "copy_attributes", "decimal_string"]
 
@@ -96,16 +97,16 @@ def decimal_string(value: float) -> Any:
 
 def copy_attributes(source: Any, target: Any, keywords: Iterable[str]) -> None:
     """Copy what there is; decimal strings that are too long for DICOM are shortened, what cannot be read is left."""
+    library = pydicom()
     for keyword in keywords:
         if keyword not in source:
             continue
         try:
-            element = copy.deepcopy(source[keyword])
-            if element.VR == "DS" and element.value not in (None, ""):
-                values = element.value if element.VM > 1 else [element.value]
-                element.value = (
-                    [decimal_string(value) for value in values] if element.VM > 1 else decimal_string(*values)
-                )
-        except (ValueError, TypeError, OverflowError, NotImplementedError):
+            if library.datadict.dictionary_VR(keyword) == "DS":
+                texts = [text for text in decimal_texts(source, keyword) if text]
+                element = library.dataelem.DataElement(keyword, "DS", [decimal_string(float(text)) for text in texts])
+            else:
+                element = copy.deepcopy(source[keyword])
+        except (ValueError, *DAMAGED):
             continue
         target.add(element)

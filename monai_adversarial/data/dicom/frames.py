@@ -20,6 +20,7 @@ __all__ = [
     "Frame",
     "ct_class_problem",
     "decimal_numbers",
+    "decimal_texts",
     "frames_of_file",
     "overlong_decimals",
 ]
@@ -108,7 +109,7 @@ class Frame:
         return StoredGrid(abs(self.slope), self.intercept, *edges)
 
 
-def _texts(dataset: Any, keyword: str) -> list[str]:
+def decimal_texts(dataset: Any, keyword: str) -> list[str]:
     """A decimal attribute as it is written: pydicom's own conversion warns about long strings on every access."""
     if keyword not in dataset:
         return []
@@ -129,7 +130,7 @@ def decimal_numbers(dataset: Any, keyword: str, count: int, where: str) -> tuple
     Raises:
         ValueError: for another count, text that is no number, NaN and infinity.
     """
-    texts = _texts(dataset, keyword)
+    texts = decimal_texts(dataset, keyword)
     if not texts or texts == [""]:
         return None
     try:
@@ -145,7 +146,7 @@ def decimal_numbers(dataset: Any, keyword: str, count: int, where: str) -> tuple
 def overlong_decimals(dataset: Any, keywords: Iterable[str]) -> tuple[str, ...]:
     """Which of the attributes hold a decimal string of more than 16 characters."""
     return tuple(
-        keyword for keyword in keywords if any(len(text) > DECIMAL_STRING for text in _texts(dataset, keyword))
+        keyword for keyword in keywords if any(len(text) > DECIMAL_STRING for text in decimal_texts(dataset, keyword))
     )
 
 

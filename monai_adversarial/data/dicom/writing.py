@@ -103,7 +103,7 @@ def stored_values(image: torch.Tensor, series: CTSeries, epsilon: float | None =
         ValueError: for another shape, NaN, an image that is not in HU or leaves ``epsilon``, and bits that a CT image
             cannot have.
     """
-    clean = series.image.as_tensor()[0].double()
+    clean = series.image.as_tensor()[0]
     # A finished image may be rounded once more than the budget knows.
     rounding = max(frame.grid.rounding for frame in series.frames)
     voxels = checked_voxels(image, clean, epsilon, rounding)
@@ -112,8 +112,8 @@ def stored_values(image: torch.Tensor, series: CTSeries, epsilon: float | None =
         if frame.bits_allocated not in (8, 16):
             raise ValueError(f"{frame.name} has pixels of {frame.bits_allocated} bits: a CT image holds 16.")
         # The clean voxels are float32: their stored values are exact.
-        original = _hounsfield(_stored(clean[:, :, place], frame), frame)
-        rounded = round_to_stored(voxels[:, :, place], original, epsilon, frame.slope, frame.intercept)
+        original = _hounsfield(_stored(clean[:, :, place].double(), frame), frame)
+        rounded = round_to_stored(voxels[:, :, place].double(), original, epsilon, frame.slope, frame.intercept)
         stored = _stored(rounded, frame).clamp(*frame.stored_range).T.numpy()
         kind = f"{'i' if frame.signed else 'u'}{frame.bits_allocated // 8}"
         slices.append(np.ascontiguousarray(stored).astype(f"<{kind}"))

@@ -108,6 +108,7 @@ def test_organs_that_share_an_edge_neither_overlap_nor_leave_a_gap(tmp_path: Pat
     halves = {"liver": [(2, box(1, 1, 4, 6))], "spleen": [(2, box(5, 1, 3, 6))]}
     label = read_label(write_structure_set(tmp_path / "rs.dcm", series, halves), series, CLASSES)
     assert int((label == 1).sum()) == 24 and int((label == 2).sum()) == 18
+    assert label[0, :, 3, 2].tolist() == [0, 1, 1, 1, 1, 2, 2, 2, 0, 0]  # the left edge belongs to an organ
 
 
 @pytest.mark.parametrize("kind", ["structure set", "segmentation"])

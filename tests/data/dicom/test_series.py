@@ -344,3 +344,18 @@ def test_the_reader_loads_a_series_in_a_pipeline_of_monai(tmp_path: Path) -> Non
     assert torch.equal(loaded.as_tensor(), series.image.as_tensor())
     assert torch.allclose(loaded.affine, series.affine)
     assert "Doe" not in str(loaded.meta) and "Jane" not in str(loaded.meta)
+
+
+@pytest.mark.parametrize("kind", ["slices", "enhanced"])
+def test_a_file_that_ends_too_early_is_one_sentence_wherever_it_ends(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "s" / "slice_002.dcm"
+    if kind == "slices":
+        write_series(tmp_path / "s")
+    else:
+        write_enhanced(file)
+    content = file.read_bytes()
+    for end in range(1, len(content), len(content) // 25):
+        file.write_bytes(content[:end])
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            read_series(tmp_path / "s")
+        assert "slice_002.dcm" in str(caught.value) and "\n" not in str(caught.value)

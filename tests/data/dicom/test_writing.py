@@ -181,12 +181,16 @@ def test_inverted_display_and_loss_by_compression_are_kept(tmp_path: Path) -> No
 def test_overlong_decimal_strings_are_written_in_16_characters(tmp_path: Path) -> None:
     def overlong(dataset: Any, place: int) -> None:
         dataset.ImagePositionPatient = ["-40.12345678901234567", "-35.5000000000000001", f"{100.25 + 2.5 * place:.18f}"]
+        dataset.ReconstructionDiameter = "338.67160000000000001"
 
     with pydicom.config.disable_value_validation():
         series = read_series(write_series(tmp_path / "s", change=overlong))
     folder = save_adversarial_series(series.image, series, tmp_path / "adversarial")
     again = read_series(folder)
     assert torch.allclose(again.affine, series.affine, atol=1e-6, rtol=0) and again.notes == (MARKED,)
+    written = pydicom.dcmread(folder / "0001.dcm")
+    texts = [str(value.original_string) for value in (*written.ImagePositionPatient, written.ReconstructionDiameter)]
+    assert max(map(len, texts)) <= 16 and float(written.ReconstructionDiameter) == 338.6716
 
 
 def validator_errors(files: list[Path]) -> Counter[str]:
