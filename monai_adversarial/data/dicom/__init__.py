@@ -11,6 +11,7 @@ _MODULES = {
     "CTSeriesReader": "monai_reader",
     "FoundSeries": "find",
     "find_series": "find",
+    "holds_dicom": "find",
     "read_label": "label",
     "read_segmentation": "segmentation",
     "read_series": "series",

@@ -15,7 +15,7 @@ from monai_adversarial.data.dicom.frames import LABEL_MODALITIES, ct_class_probl
 from monai_adversarial.data.dicom.library import one_sentence, open_dicom, shown_file
 from monai_adversarial.data.dicom.series import is_dicom_name
 
-__all__ = ["FoundSeries", "find_series", "referenced_series"]
+__all__ = ["FoundSeries", "find_series", "holds_dicom", "referenced_series"]
 
 _TAGS = [
     "SpecificCharacterSet",
@@ -47,6 +47,12 @@ class FoundSeries:
     files: tuple[Path, ...]
     description: str = ""
     labels: tuple[Path, ...] = ()
+
+
+def holds_dicom(folder: str | os.PathLike[str]) -> bool:
+    """Whether a DICOM file lies in a folder or below it, hidden and adversarial folders aside; needs no extra."""
+    root = Path(folder).expanduser()
+    return root.is_dir() and next(_files(root), None) is not None
 
 
 def find_series(folder: str | os.PathLike[str]) -> list[FoundSeries]:

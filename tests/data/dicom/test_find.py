@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
 
-from monai_adversarial.data.dicom import find_series, read_series  # noqa: E402
+from monai_adversarial.data.dicom import find_series, holds_dicom, library, read_series  # noqa: E402
 from tests.data.dicom.labels import box, write_structure_set  # noqa: E402
 from tests.data.dicom.samples import write_enhanced, write_series  # noqa: E402
 
@@ -68,6 +69,28 @@ def test_files_without_an_ending_are_found(tmp_path: Path) -> None:
     (folder / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     (folder / "readme").write_text("no DICOM")
     assert len(find_series(tmp_path)[0].files) == 5
+
+
+def test_a_folder_holds_dicom_where_a_file_begins_as_such(tmp_path: Path) -> None:
+    (tmp_path / "readme").write_text("no DICOM")
+    assert not holds_dicom(tmp_path) and not holds_dicom(tmp_path / "absent")
+    write_series(tmp_path / "adversarial_ct")
+    assert not holds_dicom(tmp_path)
+    write_series(tmp_path / "patient" / "ct")
+    assert holds_dicom(tmp_path)
+
+
+@pytest.mark.parametrize("read", [find_series, read_series])
+def test_without_the_extra_one_sentence_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable
+) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    folder = write_series(tmp_path / "ct")
+    monkeypatch.setattr(library, "import_module", absent)
+    with pytest.raises(ImportError, match=r'DICOM needs pydicom: pip install "monai-adversarial\[dicom\]"'):
+        read(folder)
 
 
 def test_folders_without_a_series_are_said(tmp_path: Path) -> None:

@@ -343,6 +343,8 @@ def test_the_reader_loads_a_series_in_a_pipeline_of_monai(tmp_path: Path) -> Non
     loaded, series = load({"image": str(folder)})["image"], read_series(folder)
     assert torch.equal(loaded.as_tensor(), series.image.as_tensor())
     assert torch.allclose(loaded.affine, series.affine)
+    files = load({"image": sorted(str(file) for file in folder.iterdir())})["image"]
+    assert torch.equal(files.as_tensor(), series.image.as_tensor())
     assert "Doe" not in str(loaded.meta) and "Jane" not in str(loaded.meta)
 
 
