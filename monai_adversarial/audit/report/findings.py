@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What held and what failed: one rule per row of the plan, said beside its outcome, and no score over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from monai_adversarial.audit.report.check import REFERENCES
+from monai_adversarial.audit.report.figures import defined, value_of
+
+__all__ = ["FAILED", "HELD", "LARGEST_DROP", "NOT_SETTLED", "RULES", "WEAKENED", "Finding", "findings_of"]
+
+FAILED, WEAKENED, HELD, NOT_SETTLED = "failed", "weakened", "held", "not settled"
+# Mean Dice that a row may lose and still be called held.
+LARGEST_DROP = 0.05
+RULES = {
+    FAILED: "at least one case met the definition of success",
+    WEAKENED: f"no case did, and the mean Dice fell by more than {LARGEST_DROP:g}",
+    HELD: f"no case did, and the mean Dice fell by at most {LARGEST_DROP:g}: within the attacks of this plan; a stronger "
+    "attack may exist",
+    NOT_SETTLED: "the scores are not defined, cases are missing, or a health check failed, so that nothing follows",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one row against one reference.
+
+    Args:
+        row: name in the plan.
+        reference: ``"label"`` or ``"clean prediction"``.
+        verdict: ``"failed"``, ``"weakened"``, ``"held"``, ``"not settled"``.
+        why: the reason of a verdict that is not settled; empty otherwise.
+        n: cases.
+        successes: cases that met the definition of success; None where it is not defined.
+        clean: mean Dice of the clean images; None where it is not defined.
+        after: mean Dice of the worst that was found; None where it is not defined.
+        warned: whether a health check of this row warns.
+    """
+
+    row: str
+    reference: str
+    verdict: str
+    why: str
+    n: int
+    successes: int | None
+    clean: float | None
+    after: float | None
+    warned: bool
+
+
+def findings_of(summary: Mapping[str, Any]) -> list[Finding]:
+    """One finding per row of the plan and reference, in the order of the plan; clean rows have none.
+
+    A row that failed stays failed whatever the health checks say: a success that was found is one. A row is only called
+    held or weakened where all of its cases were run and no health check of it, or of the whole audit, failed.
+    """
+    by_key = {(result["row"], result["reference"]): result for result in summary["results"]}
+    references = [r for r in REFERENCES if any(reference == r for _, reference in by_key)] or list(REFERENCES[:1])
+    found = []
+    for row in summary["plan"]["rows"]:
+        if row["family"] == "clean":
+            continue
+        with_result = [r for r in references if (row["name"], r) in by_key]
+        for reference in with_result or references:
+            found.append(_finding(summary, row["name"], reference, by_key.get((row["name"], reference))))
+    return found
+
+
+def _finding(summary: Mapping[str, Any], row: str, reference: str, result: Mapping[str, Any] | None) -> Finding:
+    of_row = [check for check in summary["health"] if check.get("row") in (row, None)]
+    warned = any(check["verdict"] == "warn" for check in of_row)
+    if result is None:
+        return Finding(row, reference, NOT_SETTLED, "not run", 0, None, None, None, warned)
+    n, rate = int(result["n"]), result.get("success_rate")
+    clean = value_of(result["mean"].get("clean", {}).get("dice"))
+    after = value_of(result["mean"].get("adversarial", {}).get("dice"))
+    successes = round(float(rate) * n) if rate is not None and defined(rate) else None
+    if successes is not None and rate > 0:
+        # A rate above zero is a success, even where rounding would make none of it.
+        return Finding(row, reference, FAILED, "", n, max(successes, 1), clean, after, warned)
+    why = _unsettled(summary, row, of_row, n, clean, after, successes)
+    if why or clean is None or after is None:
+        return Finding(row, reference, NOT_SETTLED, why, n, successes, clean, after, warned)
+    verdict = HELD if clean - after <= LARGEST_DROP else WEAKENED
+    return Finding(row, reference, verdict, "", n, successes, clean, after, warned)
+
+
+def _unsettled(
+    summary: Mapping[str, Any],
+    row: str,
+    checks: Sequence[Mapping[str, Any]],
+    n: int,
+    clean: float | None,
+    after: float | None,
+    successes: int | None,
+) -> str:
+    """Why nothing follows for a row, or empty."""
+    missing = sum(failure.get("row") == row for failure in summary["failures"])
+    failed = next((check["check"] for check in checks if check["verdict"] == "fail"), None)
+    if not n:
+        return "no case was scored"
+    if clean is None or after is None:
+        return "Dice is not defined"
+    if successes is None:
+        return "success is not defined"
+    if missing:
+        return f"{missing} case{'s' * (missing > 1)} could not be run"
+    return f"health check failed: {failed}" if failed is not None else ""

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes of cases for the viewer on the page: coarse, eight bits, under a blank header."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from monai_adversarial.audit.report.names import shown
+from monai_adversarial.audit.report.pictures import inside
+from monai_adversarial.studies.reports.panel import COLORS
+
+__all__ = ["BUDGET", "LARGEST_SIDE", "colors_of", "viewer_volumes"]
+
+# Bytes of all volumes together, as text on the page, and voxels along an axis.
+BUDGET = 1_600_000
+LARGEST_SIDE = 96
+IMAGES = ("clean", "adversarial")
+MAPS = ("clean_prediction", "prediction")
+
+
+def colors_of(classes: Sequence[str]) -> dict[str, list[Any]]:
+    """Colors of class maps as NiiVue takes them: background clear, organs as in the pictures of cases."""
+    organs = [COLORS[index % len(COLORS)] for index in range(max(len(classes) - 1, 0))]
+    parts = {name: [0, *(int(color[at : at + 2], 16) for color in organs)] for name, at in zip("RGB", (1, 3, 5))}
+    return {**parts, "A": [0, *[255] * len(organs)], "labels": [shown(name) for name in classes]}
+
+
+def viewer_volumes(summary: Mapping[str, Any], folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Volumes as the viewer's script reads them, in order, until the page would become too large.
+
+    Args:
+        summary: of an audit; its ``volumes`` name NIfTI files below ``folder``.
+        folder: of the report.
+
+    Returns:
+        one entry per case and row that can be shown, and sentences that say what was reduced or left out.
+    """
+    entries: list[dict[str, Any]] = []
+    notes: list[str] = []
+    left, spent = 0, 0
+    for volume in summary.get("volumes") or ():
+        name = f"{shown(volume.get('case'))}, {shown(volume.get('row'))}"
+        files = {key: inside(folder, (volume.get(key) or {}).get("file")) for key in (*IMAGES, *MAPS)}
+        found = {key: path for key, path in files.items() if path is not None}
+        if not all(key in found for key in IMAGES):
+            notes.append(f"{name}: the files of its images are missing.")
+            continue
+        try:
+            entry = _entry(found)
+        except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+            notes.append(f"{name}: {shown(error)}.")
+            continue
+        size = sum(len(text) for text in entry["files"].values())
+        if entries and spent + size > BUDGET:
+            left += 1
+            continue
+        spent += size
+        entries.append({"title": name, **entry})
+    if entries:
+        steps = sorted({entry["step"] for entry in entries})
+        coarse = " or ".join("all voxels" if step == 1 else f"one of {step} voxels along each axis" for step in steps)
+        notes.insert(0, f"The viewer holds {coarse}, in 256 gray levels; scores are of the whole volumes.")
+    if left:
+        notes.append(f"{left} more volumes are in the files beside this page and not in the viewer.")
+    return entries, notes
+
+
+def _entry(files: Mapping[str, Path]) -> dict[str, Any]:
+    # The type of a loaded image is not known to be spatial.
+    images: dict[str, Any] = {key: nibabel.load(path) for key, path in files.items()}
+    first = images["clean"]
+    for key, image in images.items():
+        if len(image.shape) != 3 or image.shape != first.shape:
+            raise ValueError(f"{key} has shape {image.shape}, expected three dimensions as clean {first.shape}")
+    step = -(-max(first.shape) // LARGEST_SIDE)
+    affine = np.asarray(first.affine, dtype=float).copy()
+    affine[:3, :3] *= step
+    # Voxels are picked, not averaged: an average would hide the change that is to be seen.
+    picked = {key: np.asarray(image.dataobj[::step, ::step, ::step]) for key, image in images.items()}
+    clean, adversarial = (np.nan_to_num(picked[key].astype(np.float32)) for key in IMAGES)
+    low, high = (float(v) for v in np.percentile(clean, (1, 99)))
+    high = high if high > low else low + 1
+    change = adversarial - clean
+    largest = float(np.abs(change).max()) or 1.0
+    arrays = {
+        "clean": _gray(clean, low, high),
+        "adversarial": _gray(adversarial, low, high),
+        "difference": np.round(change / largest * 127).astype(np.int16),
+    }
+    for key in MAPS:
+        if key in picked:
+            arrays[key] = np.clip(picked[key], 0, 255).astype(np.uint8)
+    return {
+        "files": {key: _file(array, affine) for key, array in arrays.items()},
+        "step": step,
+        "largest": largest,
+        "window": [low, high],
+    }
+
+
+def _gray(image: np.ndarray[Any, Any], low: float, high: float) -> np.ndarray[Any, Any]:
+    return np.round(np.clip((image - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def _file(array: np.ndarray[Any, Any], affine: np.ndarray[Any, Any]) -> str:
+    """A compressed NIfTI file as text. Its header is new: that of a scan may name a patient."""
+    content = nibabel.Nifti1Image(array, affine).to_bytes()
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
