@@ -131,7 +131,9 @@ def curve_chart(
                     continue
                 drawn = [math.nan if mean is None else mean for mean in means]
                 label = f"{whose}{MARKS[image][0]}"
-                axes.plot(at, drawn, marker=marker, color=shade, linestyle=line, linewidth=1.6, markersize=5, label=label)
+                axes.plot(
+                    at, drawn, marker=marker, color=shade, linestyle=line, linewidth=1.6, markersize=5, label=label
+                )
                 low = [math.nan if (v := value_of(one, "low")) is None else v for one in found]
                 high = [math.nan if (v := value_of(one, "high")) is None else v for one in found]
                 axes.fill_between(at, low, high, color=shade, alpha=0.18, linewidth=0)
@@ -174,7 +176,9 @@ def heat_map(
                 text = number(value, 2) if known else "n. d."
                 axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8, color=shade)
         axes.set_yticks(np.arange(len(rows)) + 0.5, [shortened(row["title"]) for row in rows])
-        axes.set_xticks(np.arange(len(organs)) + 0.5, [shortened(organ, 24) for organ in organs], rotation=35, ha="left")
+        axes.set_xticks(
+            np.arange(len(organs)) + 0.5, [shortened(organ, 24) for organ in organs], rotation=35, ha="left"
+        )
         axes.xaxis.tick_top()
         axes.invert_yaxis()
         axes.grid(visible=False)
@@ -185,7 +189,7 @@ def heat_map(
         bar.outline.set_visible(False)
 
     title = f"Mean Dice with the {against} after each row, per organ; the tables hold the same figures"
-    return chart(draw, name, title, (1.2 + 0.58 * len(organs), 0.5 + LINE * 1.1 * len(rows)))
+    return chart(draw, name, title, (1.2 + 0.58 * len(organs), 0.5 + LINE * 1.1 * len(rows)), wide=True)
 
 
 def _luminance(color: Sequence[float]) -> float:
@@ -216,5 +220,7 @@ def loss_chart(row: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], name:
         axes.locator_params(axis="y", nbins=5)
 
     first = next((v for v in cases[0]["objective_history"] if v is not None), None)
-    title = f"Objective over the steps of {shown(row['title'])}, {len(drawn)} cases, from {significant(first)} in the first"
+    title = (
+        f"Objective over the steps of {shown(row['title'])}, {len(drawn)} cases, from {significant(first)} in the first"
+    )
     return chart(draw, name, title, (3.0, 1.7))

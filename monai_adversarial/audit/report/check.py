@@ -44,7 +44,9 @@ def check_summary(summary: Mapping[str, Any], name: str = "summary") -> None:
             raise ValueError(f"{name}[{key!r}] is {type(value).__name__}, expected {kind.__name__}.")
     rows = [row.get("name") for row in summary["plan"].get("rows", ())]
     if len(set(rows)) != len(rows):
-        raise ValueError(f"{name}['plan']['rows'] names a row twice: {sorted(r for r in rows if rows.count(r) > 1)[0]!r}.")
+        raise ValueError(
+            f"{name}['plan']['rows'] names a row twice: {sorted(r for r in rows if rows.count(r) > 1)[0]!r}."
+        )
     seen = set()
     for result in summary["results"]:
         key = (result.get("row"), result.get("reference"))

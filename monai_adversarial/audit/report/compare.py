@@ -46,7 +46,9 @@ def differences(summary: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
             found.append(f"The {what} differs.")
     if summary.get("seeds") != other.get("seeds"):
         found.append("The seeds differ.")
-    definitions = {r.get("success_definition") for one in (summary, other) for r in one["results"] if r["row"] not in changed}
+    definitions = {
+        r.get("success_definition") for one in (summary, other) for r in one["results"] if r["row"] not in changed
+    }
     if len(definitions - {None}) > 1:
         found.append("Success is defined in more than one way.")
     return found
@@ -64,7 +66,9 @@ def side_by_side(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
         lines = []
         for row in summaries[0]["plan"]["rows"]:
             cells = [
-                _cell(result.get(row["name"]), verdict.get(row["name"])) if same_row(row, rows.get(row["name"])) else None
+                _cell(result.get(row["name"]), verdict.get(row["name"]))
+                if same_row(row, rows.get(row["name"]))
+                else None
                 for result, verdict, rows in zip(results, verdicts, rows_of, strict=True)
             ]
             if any(cells):

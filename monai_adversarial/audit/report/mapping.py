@@ -41,7 +41,7 @@ _TRANSFER = {
     ATLAS: "AML.T0043.002 Black-Box Transfer; AML.T0015 Evade AI Model",
 }
 _VARIATION = {
-    FDA: "performance validation under expected variation of the input",
+    FDA: "performance validation",
     EU: "Article 15(4): errors, faults or inconsistencies",
 }
 _CLEAN = {FDA: "performance validation", EU: "Article 15(1) and 15(3): accuracy"}

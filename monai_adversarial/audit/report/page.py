@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 
 from monai_adversarial.audit.report import charts, figures, findings, mapping, views
@@ -40,14 +41,7 @@ def page_html(
         folder: of the report, below which pictures and volumes lie.
         compare: summaries of further audits.
         images: whether pictures of cases and the viewer are part of the page.
-
-    Raises:
-        ModuleNotFoundError: without jinja2, one sentence.
     """
-    try:
-        import jinja2
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('The report needs jinja2: pip install "monai-adversarial[audit]".') from error
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("monai_adversarial.audit.report", "templates"),
         autoescape=True,
@@ -64,7 +58,7 @@ def page_html(
         "duration": figures.duration,
     }
     context = _context(summary, folder, compare, images)
-    scripts = [_text("templates", "print.js")] + ([_text("templates", "viewer.js")] if context["volumes"] else [])
+    scripts = [_text("templates", "page.js")] + ([_text("templates", "viewer.js")] if context["volumes"] else [])
     policy = (
         "default-src 'none'; img-src data: blob:; font-src data:; style-src 'unsafe-inline'; connect-src data: blob:; "
         f"script-src blob: {' '.join(map(_digest, scripts))}; base-uri 'none'; form-action 'none'"
@@ -183,12 +177,9 @@ def _cases(summary: Mapping[str, Any], references: Sequence[str], folder: Path, 
             path = inside(folder, (case.get("files") or {}).get("panel"))
             if path is None:
                 continue
-            if spent > PICTURES_BUDGET:
-                left += 1
-                continue
-            picture = data_url(path)
-            # A picture that does not fit is left out; smaller ones after it may fit.
+            picture = None if left else data_url(path)
             if picture is None or spent + len(picture[0]) > PICTURES_BUDGET:
+                # None after the first that does not fit, better cases as they are: a large audit is soon written.
                 left += 1
                 continue
             spent += len(picture[0])

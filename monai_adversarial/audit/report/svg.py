@@ -69,7 +69,9 @@ def _drawing() -> Iterator[None]:
         yield
 
 
-def chart(draw: Callable[[Figure], None], name: str, title: str, size: tuple[float, float]) -> Markup:
+def chart(
+    draw: Callable[[Figure], None], name: str, title: str, size: tuple[float, float], wide: bool = False
+) -> Markup:
     """Draw a figure and return it as an ``<svg>`` element that takes the colors of the page.
 
     Args:
@@ -77,6 +79,7 @@ def chart(draw: Callable[[Figure], None], name: str, title: str, size: tuple[flo
         name: unique on the page, letters and hyphens: prefix of the identifiers within.
         title: what the picture shows, in a sentence, for those who do not see it.
         size: width and height in inches; what does not fit is not cut off.
+        wide: whether it scrolls within its box rather than becoming smaller than its text can be read.
     """
     stream = io.StringIO()
     with _drawing():
@@ -87,16 +90,29 @@ def chart(draw: Callable[[Figure], None], name: str, title: str, size: tuple[flo
         for axes in figure.axes:
             axes.patch.set_alpha(0)
         figure.savefig(stream, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None})
-    return Markup(_for_page(stream.getvalue(), name, title))
+    return Markup(_for_page(stream.getvalue(), name, title, wide))
 
 
-def _for_page(svg: str, name: str, title: str) -> str:
+def _own_identifiers(svg: str, name: str) -> str:
+    """Identifiers that are referred to, under a prefix; matplotlib defines the same marker more than once."""
+    wanted = set(re.findall(r'(?:href="#|url\(#)([\w.-]+)', svg))
+
+    def first(found: re.Match[str]) -> str:
+        if found.group(1) not in wanted:
+            return ""
+        wanted.remove(found.group(1))
+        return f' id="{name}-{found.group(1)}"'
+
+    svg = re.sub(r' id="([\w.-]+)"', first, svg)
+    return re.sub(r'(?<=href="#)|(?<=url\(#)', f"{name}-", svg)
+
+
+def _for_page(svg: str, name: str, title: str, wide: bool) -> str:
     """What matplotlib wrote, without the header of a file, with identifiers of its own, and the page's colors and font."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(?<= id=")(?=[\w-]+")', f"{name}-", svg)
-    svg = re.sub(r'(?<=href="#)|(?<=url\(#)', f"{name}-", svg)
+    svg = _own_identifiers(svg, name)
     svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--sans)", svg)
     for color, variable in VARIABLES.items():
         svg = svg.replace(color, f"var(--{variable})")
@@ -105,5 +121,5 @@ def _for_page(svg: str, name: str, title: str) -> str:
     width = float(view.group(1).split()[2]) if view else 0.0
     return (
         f'<svg class="chart" role="img" aria-label="{escape(title)}" viewBox="{view.group(1) if view else ""}" '
-        f'style="max-width:{width * 1.25:.0f}px" xmlns:xlink="http://www.w3.org/1999/xlink">{svg[inner:].rstrip()}'
+        f'style="max-width:{width * 1.25:.0f}px{f";min-width:{width:.0f}px" if wide else ""}" xmlns:xlink="http://www.w3.org/1999/xlink">{svg[inner:].rstrip()}'
     )

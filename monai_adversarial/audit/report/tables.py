@@ -44,7 +44,12 @@ def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for result in summary["results"]:
         head = {"row": result["row"], "reference": result["reference"]}
-        whole: dict[str, Any] = {**head, "organ": "mean", "cases": result["n"], **dict(_means(result.get("mean") or {}))}
+        whole: dict[str, Any] = {
+            **head,
+            "organ": "mean",
+            "cases": result["n"],
+            **dict(_means(result.get("mean") or {})),
+        }
         whole["success_rate"] = result.get("success_rate")
         draws, cost = result.get("draws") or {}, result.get("cost") or {}
         for key in ("dice_mean", "dice_worst", "dice_cv", "draws"):

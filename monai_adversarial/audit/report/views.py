@@ -243,7 +243,9 @@ def cost_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         results = [result for result in summary["results"] if result["row"] == row["name"]]
         if results:
             parts = [result.get("cost") or {} for result in results]
-            total = {key: sum(value_of(part, key) or 0.0 for part in parts) for key in ("forwards", "backwards", "seconds")}
+            total = {
+                key: sum(value_of(part, key) or 0.0 for part in parts) for key in ("forwards", "backwards", "seconds")
+            }
             cases = sum(result["n"] for result in results)
             found.append({"row": row, "cases": cases, **total, "each": total["seconds"] / cases if cases else None})
     return found

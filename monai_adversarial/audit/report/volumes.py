@@ -21,6 +21,8 @@ __all__ = ["BUDGET", "LARGEST_SIDE", "colors_of", "viewer_volumes"]
 # Bytes of all volumes together, as text on the page, and voxels along an axis.
 BUDGET = 1_600_000
 LARGEST_SIDE = 96
+# Display window of CT, and the value below which a voxel says that an image is CT.
+CT_WINDOW, AIR = (-160.0, 240.0), -500.0
 IMAGES = ("clean", "adversarial")
 MAPS = ("clean_prediction", "prediction")
 
@@ -36,7 +38,8 @@ def viewer_volumes(summary: Mapping[str, Any], folder: Path) -> tuple[list[dict[
     """Volumes as the viewer's script reads them, in order, until the page would become too large.
 
     Args:
-        summary: of an audit; its ``volumes`` name NIfTI files below ``folder``.
+        summary: of an audit; its ``volumes`` name NIfTI files below ``folder`` and may hold the ``window`` in which
+            they are shown, ``[low, high]``: otherwise that of abdominal CT, or the 1st to 99th percentile.
         folder: of the report.
 
     Returns:
@@ -47,13 +50,16 @@ def viewer_volumes(summary: Mapping[str, Any], folder: Path) -> tuple[list[dict[
     left, spent = 0, 0
     for volume in summary.get("volumes") or ():
         name = f"{shown(volume.get('case'))}, {shown(volume.get('row'))}"
+        if left:
+            left += 1
+            continue
         files = {key: inside(folder, (volume.get(key) or {}).get("file")) for key in (*IMAGES, *MAPS)}
         found = {key: path for key, path in files.items() if path is not None}
         if not all(key in found for key in IMAGES):
             notes.append(f"{name}: the files of its images are missing.")
             continue
         try:
-            entry = _entry(found)
+            entry = _entry(found, volume.get("window"))
         except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
             notes.append(f"{name}: {shown(error)}.")
             continue
@@ -72,7 +78,7 @@ def viewer_volumes(summary: Mapping[str, Any], folder: Path) -> tuple[list[dict[
     return entries, notes
 
 
-def _entry(files: Mapping[str, Path]) -> dict[str, Any]:
+def _entry(files: Mapping[str, Path], window: Sequence[float] | None) -> dict[str, Any]:
     # The type of a loaded image is not known to be spatial.
     images: dict[str, Any] = {key: nibabel.load(path) for key, path in files.items()}
     first = images["clean"]
@@ -85,7 +91,9 @@ def _entry(files: Mapping[str, Path]) -> dict[str, Any]:
     # Voxels are picked, not averaged: an average would hide the change that is to be seen.
     picked = {key: np.asarray(image.dataobj[::step, ::step, ::step]) for key, image in images.items()}
     clean, adversarial = (np.nan_to_num(picked[key].astype(np.float32)) for key in IMAGES)
-    low, high = (float(v) for v in np.percentile(clean, (1, 99)))
+    if window is None:
+        window = CT_WINDOW if clean.min() < AIR else np.percentile(clean, (1, 99)).tolist()
+    low, high = (float(value) for value in window)
     high = high if high > low else low + 1
     change = adversarial - clean
     largest = float(np.abs(change).max()) or 1.0
@@ -112,4 +120,4 @@ def _gray(image: np.ndarray[Any, Any], low: float, high: float) -> np.ndarray[An
 def _file(array: np.ndarray[Any, Any], affine: np.ndarray[Any, Any]) -> str:
     """A compressed NIfTI file as text. Its header is new: that of a scan may name a patient."""
     content = nibabel.Nifti1Image(array, affine).to_bytes()
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()

@@ -42,7 +42,6 @@ def write_report(
     Raises:
         ValueError: a summary of another schema, or one that contradicts itself; one sentence.
         TypeError: a value in the summary that JSON has no form for.
-        ModuleNotFoundError: without jinja2, one sentence.
         OSError: the folder cannot be written to.
     """
     folder = Path(output_dir)
@@ -55,10 +54,11 @@ def write_report(
         "summary.csv": csv_text(summary_rows(summary), ("row", "reference", "organ", "cases")),
         "report.html": page_html(summary, folder, [without_nan(other) for other in compare], images),
     }
+    contents = {name: text.encode("utf-8") for name, text in texts.items()}
     written = {}
-    for name, text in texts.items():
+    for name, content in contents.items():
         with replace_when_complete(folder / name) as temporary:
-            temporary.write_bytes(text.encode("utf-8"))
+            temporary.write_bytes(content)
         written[name] = folder / name
     return written
 

@@ -60,14 +60,30 @@ def example_summary(seed: int = 0, title: str = "Abdominal U-Net on phantoms", s
             "description": "Eight rows for a first look.",
             "rows": [_plan_row(*row[:5]) for row in ROWS],
         },
-        "data": {"cases": 4, "with_label": 3, "kind": "phantoms", "spacing_mm": [3.0, 3.0, 3.0], "notes": ["Synthetic."]},
+        "data": {
+            "cases": 4,
+            "with_label": 3,
+            "kind": "phantoms",
+            "spacing_mm": [3.0, 3.0, 3.0],
+            "notes": ["Synthetic."],
+        },
         "results": results,
         "subgroups": _subgroups(cases),
         "cases": cases,
         "health": [
-            {"check": "zero gradients", "row": None, "verdict": "pass", "text": "At most 3 % of the gradients are zero."},
+            {
+                "check": "zero gradients",
+                "row": None,
+                "verdict": "pass",
+                "text": "At most 3 % of the gradients are zero.",
+            },
             {"check": "white-box ≥ random", "row": None, "verdict": "pass", "text": "In every case."},
-            {"check": "loss curves", "row": "pgd_2", "verdict": "warn", "text": "The objective still climbs in 1 of 4."},
+            {
+                "check": "loss curves",
+                "row": "pgd_2",
+                "verdict": "warn",
+                "text": "The objective still climbs in 1 of 4.",
+            },
         ],
         "failures": [{"case": failed[1], "row": failed[0], "reason": "RuntimeError: not enough memory"}],
         "not_tested": [
@@ -81,6 +97,17 @@ def example_summary(seed: int = 0, title: str = "Abdominal U-Net on phantoms", s
         "seconds": 204.2,
         "command": "python -m monai_adversarial audit --bundle ct_abdomen_unet --plan quick --out audit",
     }
+
+
+def trimmed(summary: dict[str, Any], *rows: str) -> dict[str, Any]:
+    """The same audit with a few rows: its page is quickly drawn."""
+    plan = {**summary["plan"], "rows": [row for row in summary["plan"]["rows"] if row["name"] in rows]}
+    parts = {
+        key: [one for one in summary[key] if one["row"] in rows]
+        for key in ("results", "cases", "failures", "subgroups")
+    }
+    health = [check for check in summary["health"] if check["row"] in (None, *rows)]
+    return {**summary, **parts, "plan": plan, "health": health}
 
 
 def _plan_row(name: str, title: str, family: str, series: str | None, budget: Any) -> dict[str, Any]:
@@ -148,7 +175,9 @@ def _result(row: Any, reference: str, cases: list[dict[str, Any]]) -> dict[str, 
     for organ in ORGANS:
         organs[organ] = {image: {score: over(image, organ, score) for score in scores} for image in images}
         if family != "clean":
-            before, after = (np.array([c["scores"][i][organ]["volume_ml"] for c in cases]) for i in ("clean", "adversarial"))
+            before, after = (
+                np.array([c["scores"][i][organ]["volume_ml"] for c in cases]) for i in ("clean", "adversarial")
+            )
             organs[organ] |= {
                 "volume_change_ml": dict(summarize((after - before).tolist())),
                 "volume_change_percent": dict(summarize((100 * (after / before - 1)).tolist())),
@@ -179,7 +208,9 @@ def _result(row: Any, reference: str, cases: list[dict[str, Any]]) -> dict[str, 
         else {},
         "draws": draws if family == "natural variation" else None,
         "cost": {"forwards": 12 * len(cases), "backwards": 10 * len(cases), "seconds": 3.2 * len(cases)},
-        "worst_case": {"case": worst["case"], "dice": worst["mean"]["adversarial"]["dice"]} if family != "clean" else None,
+        "worst_case": {"case": worst["case"], "dice": worst["mean"]["adversarial"]["dice"]}
+        if family != "clean"
+        else None,
     }
 
 
@@ -189,9 +220,7 @@ def _subgroups(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in ("pgd_4", "motion"):
         for value, names in groups.items():
             of = [c for c in cases if c["row"] == row and c["case"] in names]
-            clean, after = (
-                dict(summarize(c["mean"][image]["dice"] for c in of)) for image in ("clean", "adversarial")
-            )
+            clean, after = (dict(summarize(c["mean"][image]["dice"] for c in of)) for image in ("clean", "adversarial"))
             head = {"column": "scanner", "value": value, "row": row, "reference": "label", "n": len(of)}
             found.append({**head, "clean": clean, "adversarial": after})
     return found

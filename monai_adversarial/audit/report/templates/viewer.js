@@ -29,17 +29,22 @@
     const volume = volumes[Number(byId("viewer-case").value)];
     const image = document.querySelector("input[name=viewer-image]:checked").value;
     const over = document.querySelector("input[name=viewer-over]:checked").value;
-    const make = (key, options) =>
-      NVImage.loadFromBase64({ base64: volume.files[key], name: `${key}.nii.gz`, trustCalMinMax: false, ...options });
+    const make = async (key, low, high) => {
+      const made = await NVImage.loadFromBase64({ base64: volume.files[key], name: `${key}.nii.gz`, colormap: "gray" });
+      if (high !== undefined) {
+        [made.cal_min, made.cal_max] = [low, high];
+      }
+      return made;
+    };
     const wanted = [];
     if (image === "difference") {
-      // Gray is no change; black and white are the largest change either way.
-      wanted.push(await make("difference", { colormap: "gray", cal_min: -127, cal_max: 127 }));
+      wanted.push(await make("difference", -127, 127));
     } else {
-      wanted.push(await make(image, { colormap: "gray", cal_min: 0, cal_max: 255 }));
+      wanted.push(await make(image, 0, 255));
     }
     if (over !== "none" && volume.files[over]) {
-      const map = await make(over, { opacity: Number(byId("viewer-opacity").value) / 100 });
+      const map = await make(over);
+      map.opacity = Number(byId("viewer-opacity").value) / 100;
       map.setColormapLabel(colors);
       wanted.push(map);
     }
@@ -54,7 +59,7 @@
     const largest = volume.largest.toPrecision(3);
     const kept = over !== "none" && !volume.files[over] ? " That prediction was not kept for this case." : "";
     say(image === "difference"
-      ? `${volume.title}: adversarial minus clean; black is −${largest}, white is +${largest} in the units of the image.${kept}`
+      ? `${volume.title}: adversarial minus clean; black is −${largest}, gray is no change, white is +${largest}, in the units of the image.${kept}`
       : `${volume.title}: ${image} image, gray from ${volume.window[0].toFixed(0)} to ${volume.window[1].toFixed(0)}.${kept}`);
   }
 
@@ -70,7 +75,8 @@
       const { Niivue } = await library();
       byId("viewer-stage").hidden = false;
       viewer = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: true, isColorbar: false, dragAndDropEnabled: false,
-        multiplanarForceRender: true, textHeight: 0.04, logLevel: "error" });
+        multiplanarForceRender: true, multiplanarLayout: 2, crosshairWidth: 0.5,
+        isRadiologicalConvention: true, logLevel: "error" });
       await viewer.attachToCanvas(byId("viewer-canvas"));
       await show();
       byId("viewer-open").hidden = true;

@@ -1,4 +1,8 @@
 "use strict";
+// On a narrow screen the contents would fill it.
+if (innerWidth < 1200) {
+  document.querySelector(".contents details").open = false;
+}
 // What is folded on a screen is printed open.
 addEventListener("beforeprint", () => {
   for (const part of document.querySelectorAll("details:not([open]):not(.unprinted)")) {
