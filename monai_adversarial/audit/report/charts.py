@@ -89,7 +89,7 @@ def overview_chart(rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
         ]
         axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, handletextpad=0.2)
 
-    title = f"Mean Dice with the {against} of clean, randomly changed and worst image for each row; figures are in the cards"
+    title = f"Mean Dice with the {against} of clean, randomly changed and worst image per row; figures are in the cards"
     return chart(draw, name, title, (5.2, LINE * at + 0.6))
 
 

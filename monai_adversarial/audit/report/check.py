@@ -43,20 +43,19 @@ def check_summary(summary: Mapping[str, Any], name: str = "summary") -> None:
         if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str)):
             raise ValueError(f"{name}[{key!r}] is {type(value).__name__}, expected {kind.__name__}.")
     rows = [row.get("name") for row in summary["plan"].get("rows", ())]
-    if len(set(rows)) != len(rows):
-        raise ValueError(
-            f"{name}['plan']['rows'] names a row twice: {sorted(r for r in rows if rows.count(r) > 1)[0]!r}."
-        )
+    twice = [row for position, row in enumerate(rows) if row in rows[:position]]
+    if twice:
+        raise ValueError(f"{name}['plan']['rows'] names row {twice[0]!r} twice.")
     seen = set()
     for result in summary["results"]:
-        key = (result.get("row"), result.get("reference"))
-        if key[0] not in rows:
-            raise ValueError(f"{name}['results'] has row {key[0]!r}, which is not in the plan.")
-        if key[1] not in REFERENCES:
-            raise ValueError(f"{name}['results'] has reference {key[1]!r}, expected one of {list(REFERENCES)}.")
-        if key in seen:
-            raise ValueError(f"{name}['results'] has row {key[0]!r} against {key[1]!r} twice.")
-        seen.add(key)
+        row, reference = result.get("row"), result.get("reference")
+        if row not in rows:
+            raise ValueError(f"{name}['results'] has row {row!r}, which is not in the plan.")
+        if reference not in REFERENCES:
+            raise ValueError(f"{name}['results'] has reference {reference!r}, expected one of {list(REFERENCES)}.")
+        if (row, reference) in seen:
+            raise ValueError(f"{name}['results'] has row {row!r} against {reference!r} twice.")
+        seen.add((row, reference))
     for case in summary["cases"]:
         if case.get("reference") not in REFERENCES:
             raise ValueError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monai_adversarial.audit.report.check import REFERENCES
-from monai_adversarial.audit.report.figures import defined, value_of
+from monai_adversarial.audit.report.figures import value_of
 
 __all__ = ["FAILED", "HELD", "LARGEST_DROP", "NOT_SETTLED", "RULES", "WEAKENED", "Finding", "findings_of"]
 
@@ -18,8 +18,8 @@ LARGEST_DROP = 0.05
 RULES = {
     FAILED: "at least one case met the definition of success",
     WEAKENED: f"no case did, and the mean Dice fell by more than {LARGEST_DROP:g}",
-    HELD: f"no case did, and the mean Dice fell by at most {LARGEST_DROP:g}: within the attacks of this plan; a stronger "
-    "attack may exist",
+    HELD: f"no case did, and the mean Dice fell by at most {LARGEST_DROP:g}; an attack that is not in this plan may be "
+    "stronger",
     NOT_SETTLED: "the scores are not defined, cases are missing, or a health check failed, so that nothing follows",
 }
 
@@ -74,11 +74,11 @@ def _finding(summary: Mapping[str, Any], row: str, reference: str, result: Mappi
     warned = any(check["verdict"] == "warn" for check in of_row)
     if result is None:
         return Finding(row, reference, NOT_SETTLED, "not run", 0, None, None, None, warned)
-    n, rate = int(result["n"]), result.get("success_rate")
+    n, rate = int(result["n"]), value_of(result, "success_rate")
     clean = value_of(result["mean"].get("clean", {}).get("dice"))
     after = value_of(result["mean"].get("adversarial", {}).get("dice"))
-    successes = round(float(rate) * n) if rate is not None and defined(rate) else None
-    if successes is not None and rate > 0:
+    successes = round(rate * n) if rate is not None else None
+    if rate is not None and successes is not None and rate > 0:
         # A rate above zero is a success, even where rounding would make none of it.
         return Finding(row, reference, FAILED, "", n, max(successes, 1), clean, after, warned)
     why = _unsettled(summary, row, of_row, n, clean, after, successes)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where documents that reviewers of medical software ask for speak of what a row of the plan tests.
 
-A mapping of rows to passages and identifiers, not a statement that anything complies. Identifiers as of MITRE ATLAS 5.6.0,
-NIST AI 100-2 E2025 (March 2025), OWASP Machine Learning Security Top 10 (2023, draft), Regulation (EU) 2024/1689, and the
-draft guidance of the FDA of January 7, 2025: docs/audit_mapping.md.
+A mapping of rows to passages and identifiers, not a statement that anything complies. Identifiers as of MITRE ATLAS
+5.6.0, NIST AI 100-2 E2025 (March 2025), OWASP Machine Learning Security Top 10 (2023, draft), Regulation (EU)
+2024/1689, and the draft guidance of the FDA of January 7, 2025: docs/audit_mapping.md.
 """
 
 from __future__ import annotations

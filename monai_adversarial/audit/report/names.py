@@ -16,7 +16,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def shown(text: Any) -> str:
-    """Any value as one line of text in which every character can be seen: others are written as their code (``<U+202E>``).
+    """Any value as one line in which every character can be seen: others are written as their code (``<U+202E>``).
 
     Args:
         text: of unknown origin; None is ``"not defined"``.

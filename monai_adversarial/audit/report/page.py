@@ -169,7 +169,8 @@ def _heat_map(summary: Mapping[str, Any], reference: str) -> Markup | None:
 def _cases(summary: Mapping[str, Any], references: Sequence[str], folder: Path, images: bool) -> dict[str, Any]:
     """Cases worst first, the first of each reference listed, with pictures while there is room."""
     spent, left = 0, 0
-    listed, pictured = {}, {}
+    listed: dict[str, list[dict[str, Any]]] = {}
+    pictured: dict[str, list[dict[str, Any]]] = {}
     for reference in references:
         cases = views.case_list(summary, reference)
         listed[reference], pictured[reference] = cases[:LISTED_CASES], []

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup, escape
@@ -33,7 +34,9 @@ VARIABLES = {
     SERIES[2]: "third",
     SERIES[3]: "fourth",
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
+    "text.usetex": False,
+    "font.family": "sans-serif",
     "svg.fonttype": "none",
     "svg.hashsalt": "monai_adversarial",
     # A name may hold dollar signs.
@@ -108,11 +111,13 @@ def _own_identifiers(svg: str, name: str) -> str:
 
 
 def _for_page(svg: str, name: str, title: str, wide: bool) -> str:
-    """What matplotlib wrote, without the header of a file, with identifiers of its own, and the page's colors and font."""
+    """What matplotlib wrote, as part of a page: identifiers of its own, the page's colors and font."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
     svg = _own_identifiers(svg, name)
+    # The second is how matplotlib before 3.10 says it.
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", svg)
     svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--sans)", svg)
     for color, variable in VARIABLES.items():
         svg = svg.replace(color, f"var(--{variable})")

@@ -21,7 +21,7 @@ RATES = ("missed_rate", "invented_rate")
 
 
 def case_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per case, row of the plan and organ, and one with organ ``"mean"`` that also holds what concerns the case."""
+    """One row per case, row of the plan and organ; that of organ ``"mean"`` also holds what concerns the whole case."""
     rows = []
     for case in summary["cases"]:
         head = {key: case.get(key) for key in ("case", "row", "reference")}
@@ -40,7 +40,7 @@ def case_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per row of the plan, reference and organ, and one with organ ``"mean"``: means over cases with intervals."""
+    """Means over cases with intervals: a row per row of the plan, reference and organ, organ ``"mean"`` included."""
     rows = []
     for result in summary["results"]:
         head = {"row": result["row"], "reference": result["reference"]}

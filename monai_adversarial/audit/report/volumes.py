@@ -30,7 +30,8 @@ MAPS = ("clean_prediction", "prediction")
 def colors_of(classes: Sequence[str]) -> dict[str, list[Any]]:
     """Colors of class maps as NiiVue takes them: background clear, organs as in the pictures of cases."""
     organs = [COLORS[index % len(COLORS)] for index in range(max(len(classes) - 1, 0))]
-    parts = {name: [0, *(int(color[at : at + 2], 16) for color in organs)] for name, at in zip("RGB", (1, 3, 5))}
+    channels = zip("RGB", (1, 3, 5), strict=True)
+    parts = {name: [0, *(int(color[at : at + 2], 16) for color in organs)] for name, at in channels}
     return {**parts, "A": [0, *[255] * len(organs)], "labels": [shown(name) for name in classes]}
 
 
