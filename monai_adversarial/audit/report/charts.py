@@ -18,7 +18,7 @@ from monai_adversarial.audit.report.figures import number, significant, value_of
 from monai_adversarial.audit.report.names import shortened, shown
 from monai_adversarial.audit.report.svg import AFTER, CLEAN, GRID, INK, PAPER, QUIET, RANDOM, SERIES, chart
 
-__all__ = ["NATURAL", "curve_chart", "heat_map", "loss_chart", "overview_chart"]
+__all__ = ["LARGEST_CURVES", "NATURAL", "curve_chart", "heat_map", "loss_chart", "overview_chart"]
 
 # Families of what happens without an attacker.
 NATURAL = ("noise", "natural variation")

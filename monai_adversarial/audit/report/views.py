@@ -16,6 +16,7 @@ __all__ = [
     "cards",
     "case_list",
     "cost_rows",
+    "fewest_cases",
     "glance",
     "organ_tables",
     "references_of",
@@ -31,6 +32,8 @@ TITLES = {
 }
 # The same where there is little room.
 SHORT = {LABEL: "Accuracy, with the label", "clean prediction": "Stability, with the clean prediction"}
+# Below that many cases a bootstrap interval says little.
+FEW_CASES = 10
 IMAGES = {"clean": "clean", "random": "random, equal size", "adversarial": "worst found"}
 
 
@@ -72,6 +75,15 @@ def clean_result(summary: Mapping[str, Any], reference: str) -> Mapping[str, Any
     most = sorted(results, key=lambda name: -results[name]["n"])
     name = next(iter(clean or most), None)
     return results[name]["mean"].get("clean", {}).get("dice") if name is not None else None
+
+
+def fewest_cases(summary: Mapping[str, Any]) -> int | None:
+    """The smallest number of cases behind a result, where it is too small for its interval; None otherwise.
+
+    A bootstrap of few values is narrower than it should be (Hesterberg, The American Statistician, 2015).
+    """
+    fewest = min((result["n"] for result in summary["results"]), default=None)
+    return fewest if fewest is not None and fewest < FEW_CASES else None
 
 
 def _short(finding: Finding) -> str:

@@ -16,11 +16,11 @@ from monai_adversarial.audit.report.names import shown
 from monai_adversarial.audit.report.pictures import inside
 from monai_adversarial.studies.reports.panel import COLORS
 
-__all__ = ["BUDGET", "LARGEST_SIDE", "colors_of", "viewer_volumes"]
+__all__ = ["BUDGET", "colors_of", "viewer_volumes"]
 
-# Bytes of all volumes together, as text on the page, and voxels along an axis.
+# Bytes of all volumes together, as text on the page, and voxels along an axis: fewer where the first does not fit.
 BUDGET = 1_600_000
-LARGEST_SIDE = 96
+SIDES = (96, 64, 48, 32)
 # Display window of CT, and the value below which a voxel says that an image is CT.
 CT_WINDOW, AIR = (-160.0, 240.0), -500.0
 IMAGES = ("clean", "adversarial")
@@ -60,12 +60,15 @@ def viewer_volumes(summary: Mapping[str, Any], folder: Path) -> tuple[list[dict[
             notes.append(f"{name}: the files of its images are missing.")
             continue
         try:
-            entry = _entry(found, volume.get("window"))
+            for side in SIDES[:1] if entries else SIDES:
+                entry = _entry(found, volume.get("window"), side)
+                size = sum(len(text) for text in entry["files"].values())
+                if spent + size <= BUDGET:
+                    break
         except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
             notes.append(f"{name}: {shown(error)}.")
             continue
-        size = sum(len(text) for text in entry["files"].values())
-        if entries and spent + size > BUDGET:
+        if spent + size > BUDGET:
             left += 1
             continue
         spent += size
@@ -75,18 +78,19 @@ def viewer_volumes(summary: Mapping[str, Any], folder: Path) -> tuple[list[dict[
         coarse = " or ".join("all voxels" if step == 1 else f"one of {step} voxels along each axis" for step in steps)
         notes.insert(0, f"The viewer holds {coarse}, in 256 gray levels; scores are of the whole volumes.")
     if left:
-        notes.append(f"{left} more volumes are in the files beside this page and not in the viewer.")
+        what = "more volume is" if left == 1 else "more volumes are"
+        notes.append(f"{left} {what} in the files beside this page and not in the viewer.")
     return entries, notes
 
 
-def _entry(files: Mapping[str, Path], window: Sequence[float] | None) -> dict[str, Any]:
+def _entry(files: Mapping[str, Path], window: Sequence[float] | None, side: int) -> dict[str, Any]:
     # The type of a loaded image is not known to be spatial.
     images: dict[str, Any] = {key: nibabel.load(path) for key, path in files.items()}
     first = images["clean"]
     for key, image in images.items():
         if len(image.shape) != 3 or image.shape != first.shape:
             raise ValueError(f"{key} has shape {image.shape}, expected three dimensions as clean {first.shape}")
-    step = -(-max(first.shape) // LARGEST_SIDE)
+    step = -(-max(first.shape) // side)
     affine = np.asarray(first.affine, dtype=float).copy()
     affine[:3, :3] *= step
     # Voxels are picked, not averaged: an average would hide the change that is to be seen.

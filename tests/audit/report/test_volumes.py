@@ -35,7 +35,7 @@ def test_the_header_of_a_scan_is_left_behind(example, tmp_path):
 
 
 def test_voxels_are_picked_so_that_the_change_keeps_its_size(example, tmp_path, monkeypatch):
-    monkeypatch.setattr(volumes, "LARGEST_SIDE", 12)
+    monkeypatch.setattr(volumes, "SIDES", (12,))
     write_files(example, tmp_path)
     entries, notes = viewer_volumes(example, tmp_path)
     _, difference = decoded(entries[0]["files"]["difference"])
@@ -56,10 +56,23 @@ def test_labels_are_not_changed(example, tmp_path):
 
 def test_what_has_no_room_is_counted(example, tmp_path, monkeypatch):
     write_files(example, tmp_path)
-    monkeypatch.setattr(volumes, "BUDGET", 1)
+    whole = sum(map(len, viewer_volumes(example, tmp_path)[0][0]["files"].values()))
+    monkeypatch.setattr(volumes, "BUDGET", whole + 1)
     entries, notes = viewer_volumes({**example, "volumes": example["volumes"] * 3}, tmp_path)
     assert len(entries) == 1
     assert any(note.startswith("2 more volumes") for note in notes)
+
+
+def test_a_first_volume_that_does_not_fit_becomes_coarser(example, tmp_path, monkeypatch):
+    write_files(example, tmp_path)
+    whole = sum(map(len, viewer_volumes(example, tmp_path)[0][0]["files"].values()))
+    monkeypatch.setattr(volumes, "SIDES", (24, 12, 6))
+    monkeypatch.setattr(volumes, "BUDGET", whole - 1)
+    entries, _ = viewer_volumes(example, tmp_path)
+    assert entries[0]["step"] == 2
+    monkeypatch.setattr(volumes, "BUDGET", 1)
+    entries, notes = viewer_volumes(example, tmp_path)
+    assert not entries and notes == ["1 more volume is in the files beside this page and not in the viewer."]
 
 
 @pytest.mark.parametrize("file", ["../outside.nii.gz", "/etc/hostname", "missing.nii.gz", "", None, "a\0b"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from monai_adversarial.audit.report import write, write_report
+from monai_adversarial.audit.report.views import fewest_cases
 from tests.audit.report.example import example_summary, trimmed, write_files
 
 HOSTILE = (
@@ -113,6 +114,13 @@ def test_figures_say_what_they_compare_with(written):
     assert {results["pgd_8", "label"], results["pgd_8", "clean prediction"]} == {3, 1}
     cards = written.page[written.page.index('id="cards"') : written.page.index('id="curves"')]
     assert set(re.findall(r", n (\d)</span>", cards)) == {"2", "3"} and "n 4" not in cards
+
+
+def test_few_cases_are_said_to_be_few(written):
+    first = written.page[: written.page.index('id="overview"')]
+    assert "Some results are over 1 case only" in first
+    many = [{**result, "n": 10} for result in written.summary["results"]]
+    assert fewest_cases({**written.summary, "results": many}) is None
 
 
 def test_what_was_not_tested_and_that_a_mapping_is_no_compliance_is_said(written):
