@@ -62,7 +62,8 @@ def is_module(name: str) -> bool:
 
 def room_of(module: str) -> str:
     parts = module.split(".")
-    return parts[1] if len(parts) > 1 else ""
+    # The command line of the package is no room.
+    return parts[1] if len(parts) > 1 and parts[1] != "__main__" else ""
 
 
 FILES = {module_of(path): imports_of(path) for path in sorted(PACKAGE.rglob("*.py"))}

@@ -8,6 +8,7 @@ it learns a direction) and a ``Search`` (how it moves) are joined by ``Attack``.
 from __future__ import annotations
 
 from monai_adversarial.attacks.attack import Attack
+from monai_adversarial.attacks.drawn_run import DrawnResult
 from monai_adversarial.attacks.gradients import (
     BackwardPassSubstitute,
     Evaluation,
@@ -25,6 +26,7 @@ from monai_adversarial.attacks.objectives import (
     CrossEntropy,
     Dice,
     DiceCE,
+    HardDice,
     JensenShannon,
     Margin,
     MaskedCrossEntropy,
@@ -43,10 +45,33 @@ from monai_adversarial.attacks.perturbations import (
     ElasticDeformation,
     Measurement,
     Perturbation,
+    RandomTransform,
 )
-from monai_adversarial.attacks.recipes import APGD, BIM, FGSM, MIFGSM, PGD, AffineAttack, BiasFieldAttack, ElasticAttack
+from monai_adversarial.attacks.recipes import (
+    APGD,
+    BIM,
+    FGSM,
+    MIFGSM,
+    NATURAL_VARIATIONS,
+    PGD,
+    AffineAttack,
+    BiasFieldAttack,
+    ElasticAttack,
+    SquareAttack,
+    WorstOf,
+    natural_variation,
+    scan_rescan,
+)
 from monai_adversarial.attacks.result import AttackResult
-from monai_adversarial.attacks.search import AutoPGD, ProjectedAdam, Search, SearchRun, SteepestAscent
+from monai_adversarial.attacks.search import (
+    AutoPGD,
+    ProjectedAdam,
+    RandomSearch,
+    Search,
+    SearchRun,
+    SquareSearch,
+    SteepestAscent,
+)
 from monai_adversarial.utils.intensity import IntensityMap
 
 __all__ = [
@@ -96,4 +121,14 @@ __all__ = [
     "SteepestAscent",
     "VoxelwiseObjective",
     "get_objective",
+    "DrawnResult",
+    "HardDice",
+    "NATURAL_VARIATIONS",
+    "RandomSearch",
+    "RandomTransform",
+    "SquareAttack",
+    "SquareSearch",
+    "WorstOf",
+    "natural_variation",
+    "scan_rescan",
 ]

@@ -57,12 +57,32 @@ def check_start(start: Parameters, bound: BoundPerturbation) -> Parameters:
 
 
 def moved_target(
-    bound: BoundPerturbation, target: Target, parameters: Parameters, classes: int, dtype: torch.dtype
+    bound: BoundPerturbation,
+    target: Target,
+    parameters: Parameters,
+    classes: int,
+    dtype: torch.dtype,
+    nearest: bool = False,
 ) -> Target:
-    """The reference on the perturbed anatomy; the same target unless the perturbation is geometric."""
+    """The reference on the perturbed anatomy; the same target unless the perturbation is geometric.
+
+    Args:
+        bound: what moves the image.
+        target: the reference on the clean anatomy.
+        parameters: of the perturbation.
+        classes: the network's output channels.
+        dtype: of soft labels.
+        nearest: hard labels stay hard, as they are scored, for a search without gradients; otherwise they become soft
+            and carry the gradient of the movement.
+    """
     if not bound.geometric:
         return target
-    if target.index is not None:
+    if nearest and target.index is not None:
+        moved = target.with_index(bound.move_label(target.index[:, None], parameters)[:, 0])
+    elif nearest:
+        assert target.soft is not None
+        moved = target.with_soft(bound.move_label(target.soft, parameters))
+    elif target.index is not None:
         moved = target.with_soft(bound.move_class_map(target.index, classes, parameters))
     else:
         moved = target.with_soft(bound.move_soft_label(target.one_hot(dtype), parameters))
@@ -97,6 +117,8 @@ class Ascent:
         stream: number of the random draw (restart, or iteration of a training).
         start: parameters to begin at; None for a random start or the clean image, as ``random_start`` says.
         random_start: begin inside the budget at random.
+        finished: makes the image that is handed back from a bound perturbation and its parameters, which a search
+            without gradients asks about; None for the perturbed image as it is computed.
 
     Attributes:
         parameters: where the run stands.
@@ -111,9 +133,13 @@ class Ascent:
         stream: int,
         start: Parameters | None = None,
         random_start: bool = True,
+        finished: Callable[[BoundPerturbation, Parameters], torch.Tensor] | None = None,
     ) -> None:
         self.attack, self.predictor, self.bound, self.target_of = attack, predictor, bound, target_of
-        self.stream = stream
+        self.stream, self.finished = stream, finished
+        self.by_queries = not attack.search.uses_gradients
+        if self.by_queries:
+            predictor.learn(bound.scene.image, scored=True)
         if start is not None:
             with torch.no_grad():
                 begin = bound.project(check_start(start, bound))
@@ -122,13 +148,17 @@ class Ascent:
         self.parameters: Parameters = tuple(parameter.detach() for parameter in begin)
         self.search = attack.search.begin(bound, attack.steps)
         self.search.stream = stream
+        if start is None and random_start:
+            with torch.no_grad():
+                self.parameters = self.search.first(self.parameters)
         self.windowed = self._window_objective()
 
     def _window_objective(self) -> WindowObjective | None:
         """The objective window by window, where that is asked for and possible."""
         attack, predictor, image = self.attack, self.predictor, self.bound.scene.image
         if (
-            not attack.gradient.windowwise
+            self.by_queries  # answers are stitched before anyone sees them
+            or not attack.gradient.windowwise
             or not isinstance(attack.objective, AdditiveObjective)
             or self.bound.geometric
             or attack.early_stop  # needs the stitched answer in each step
@@ -147,23 +177,29 @@ class Ascent:
         for step in range(attack.steps):
             point = self.parameters
             with random_draw(self.stream, step):
-                found = self._evaluate(self.objective_at(step), point)
+                found = self._query(point, step) if self.by_queries else self._evaluate(step, point)
             found = replace(found, gradients=tuple(map(_without_nan, found.gradients)))
             with torch.no_grad():
                 self.parameters = self.search.advance(point, found.gradients, found.ranks, step)
             yield Step(point, found)
             del point, found  # before the next evaluation needs the memory
 
-    def _evaluate(self, function: ObjectiveFunction, point: Parameters) -> Evaluation:
-        if self.attack.search.uses_gradients:
-            return self.attack.gradient.evaluate(function, point, self.predictor.precision.loss_scale)
+    def _evaluate(self, step: int, point: Parameters) -> Evaluation:
+        return self.attack.gradient.evaluate(self.objective_at(step), point, self.predictor.precision.loss_scale)
+
+    def _query(self, point: Parameters, step: int) -> Evaluation:
+        """Ask the model as it is deployed about the image as it would be handed back."""
         with torch.no_grad():
-            values, ranks, logits = function(point)
-        return Evaluation(values, ranks, (), logits, forwards=1, backwards=0)
+            bound = self.bound
+            image = bound.apply(bound.scene.image, point) if self.finished is None else self.finished(bound, point)
+            answer, values, ranks = self._judged(image, point, step)
+        return Evaluation(values, ranks, (), None, forwards=1, backwards=0, prediction=answer.prediction)
 
     def last_ranks(self) -> torch.Tensor:
         """What the point where the run ended is compared by, (batch,)."""
         with random_draw(self.stream, self.attack.steps):
+            if self.by_queries:
+                return self._query(self.parameters, self.attack.steps).ranks
             return self.attack.gradient.rank(self.objective_at(self.attack.steps), self.parameters)
 
     def select(self, rows: torch.Tensor, bound: BoundPerturbation, target: Target) -> None:
@@ -199,7 +235,8 @@ class Ascent:
         target = self.target_of(classes)
         if self.attack.targeted:
             return target
-        return moved_target(self.bound, target, parameters, target.classes, self.bound.scene.image.dtype)
+        dtype = self.bound.scene.image.dtype
+        return moved_target(self.bound, target, parameters, target.classes, dtype, nearest=self.by_queries)
 
     def answer_and_ranks(self, image: torch.Tensor) -> tuple[Answer, torch.Tensor] | None:
         """The segmentation of the finished image as it is scored, and what the point where the run ended is compared
@@ -210,27 +247,53 @@ class Ascent:
         """
         attack, predictor = self.attack, self.predictor
         objective = attack.objective
-        # A saturated final activation, which steps leave out, hides what the point is worth; and where answers are
-        # random, the draw that made a point the best one must not be the draw that is reported.
-        comparable = predictor.model.found_output_values == "logits" and predictor.is_constant
-        if not isinstance(objective, AdditiveObjective) or attack.gradient.averages or not comparable:
+        if not predictor.is_constant or attack.gradient.averages:
+            # Where answers are random, the draw that made a point the best one must not be the draw that is reported.
             return None
-        sign, progress = -1.0 if attack.targeted else 1.0, Progress(attack.steps, attack.steps)
+        if not self.by_queries and (
+            # A saturated final activation, which steps leave out, hides what the point is worth.
+            not isinstance(objective, AdditiveObjective) or predictor.model.found_output_values != "logits"
+        ):
+            return None
         classes = predictor.model.found_classes
+        if classes is None:
+            return None
         with torch.no_grad(), random_draw(self.stream, attack.steps):
-            if classes is None:
-                return None
-            target = self._target_at(self.parameters, classes)
             if self.windowed is not None:
-                answer, ranks = self.windowed.answer_and_ranks(image, target, progress)
-                return answer, sign * ranks
-            totals = Totals(image.shape[0])
+                target = self._target_at(self.parameters, classes)
+                answer, ranks = self.windowed.answer_and_ranks(image, target, Progress(attack.steps, attack.steps))
+                return answer, (-ranks if attack.targeted else ranks)
+            answer, _, ranks = self._judged(image, self.parameters, attack.steps)
+            return answer, ranks
 
-            def look(rows: slice, where: tuple[slice, ...], logits: torch.Tensor) -> None:
-                part = target.part(rows, where)
-                sums, _ = add_up(objective, logits, part, progress, attack.targeted)
+    def _judged(
+        self, image: torch.Tensor, parameters: Parameters, step: int
+    ) -> tuple[Answer, torch.Tensor, torch.Tensor]:
+        """The segmentation of an image as it is scored, its value as the attacker maximizes it and what candidates are
+        compared by, from one pass and without gradients."""
+        attack, objective = self.attack, self.attack.objective
+        progress, totals = Progress(step, attack.steps), Totals(image.shape[0])
+        target: Target | None = None
+        whole: torch.Tensor | None = None
+
+        def look(rows: slice, where: tuple[slice, ...], logits: torch.Tensor) -> None:
+            nonlocal target, whole
+            if target is None:
+                target = self._target_at(parameters, int(logits.shape[1]))
+            if isinstance(objective, AdditiveObjective):
+                sums, _ = add_up(objective, logits, target.part(rows, where), progress, attack.targeted)
                 for number in range(logits.shape[0]):
                     totals.add((rows.start or 0) + number, tuple(s[number : number + 1] for s in sums))
+                return
+            if whole is None:
+                whole = logits.new_empty((image.shape[0], logits.shape[1], *image.shape[2:]))
+            whole[(rows, slice(None), *where)] = logits
 
-            answer = predictor.answer(image, look_at_pieces=look)
-            return answer, sign * totals.finish(objective, target)[1]
+        answer = self.predictor.answer(image, look_at_pieces=look)
+        assert target is not None
+        if isinstance(objective, AdditiveObjective):
+            values, ranks, _ = totals.finish(objective, target)
+        else:
+            assert whole is not None
+            values, ranks = value_and_rank(objective, whole, target, progress, attack.targeted)
+        return (answer, -values, -ranks) if attack.targeted else (answer, values, ranks)

@@ -28,7 +28,7 @@ from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.calls import ShownAsCall, shown
 from monai_adversarial.utils.modules import held_still, unwrap
 from monai_adversarial.utils.plain import detached
-from monai_adversarial.utils.scene import Scene, budget_of, case_seeds, spacing_of
+from monai_adversarial.utils.scene import Scene, affine_of, budget_of, case_seeds, spacing_of
 from monai_adversarial.utils.validation import (
     check_choice,
     check_count,
@@ -71,6 +71,8 @@ class Attack(ShownAsCall):
     """
 
     _warned_of_nan = False
+    #: an attack whose outcome counts; recipes that report more than the best point have their own
+    _run_type: type[ScoredRun] = ScoredRun
 
     def __init__(
         self,
@@ -158,12 +160,12 @@ class Attack(ShownAsCall):
             BudgetError: if the finished image is outside its budget.
         """
         known = AttackedModel.wrap(model)
-        given = Given.read(known, image, label)
+        given = Given.read(known, image, label, by_queries=not self.search.uses_gradients)
         with axes_explained(known, given.image), self.scope(known, given.image) as (predictor, clean):
             scene = self._scene(predictor, clean, given.image, _mask("region", region), spacing)
             plain_label = None if given.label is None else detached(given.label)
             counted = _mask("objective_region", objective_region)
-            run = ScoredRun(self, predictor, scene, plain_label, counted, given.stored, start)
+            run = self._run_type(self, predictor, scene, plain_label, counted, given.stored, start)
             result = run.finish(given.image, given.label)
         result.adversarial = given.image_back(result.adversarial)
         if label is not None:
@@ -210,7 +212,7 @@ class Attack(ShownAsCall):
         if label is None and probabilities is None and reference == "label":
             raise ValueError("reference='label' needs label=; pass it, or reference='prediction' or 'probabilities'.")
         known = AttackedModel.wrap(model)
-        given = Given.read(known, image, label)
+        given = Given.read(known, image, label, by_queries=not self.search.uses_gradients)
         ready = given.image
         with axes_explained(known, ready), self.scope(known, ready) as (predictor, clean):
             scene = replace(
@@ -270,6 +272,7 @@ class Attack(ShownAsCall):
             image_units=predictor.units,
             intensity_doubt=predictor.intensity_doubt,
             stored=predictor.model.stored,
+            affine=affine_of(image, spacing),
         )
         if scene.stored is not None and not scene.stored.holds(clean):
             raise ValueError(

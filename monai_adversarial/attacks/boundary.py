@@ -40,13 +40,14 @@ class Given:
     _label: Any
 
     @classmethod
-    def read(cls, model: AttackedModel, image: Any, label: Any = None) -> Given:
+    def read(cls, model: AttackedModel, image: Any, label: Any = None, by_queries: bool = False) -> Given:
         """Convert once, and check.
 
         Args:
             model: the weights' type is that of the computation, the convolutions say how many axes an image has.
             image: tensor, ``MetaTensor`` or array (batch, channel, spatial...) of any real type.
             label: the same for the label, or None.
+            by_queries: a network without weights is another runtime, which takes float32.
 
         Raises:
             TypeError: for something that is no array of real numbers.
@@ -56,7 +57,7 @@ class Given:
         if plain.dtype == torch.bool:
             raise TypeError("image must hold numbers, got True and False: convert it to float32.")
         _check_axes(model, plain)
-        ready = plain.to(_dtype(model, plain))
+        ready = plain.to(_dtype(model, plain, by_queries))
         check_image(ready)
         ready_label = None
         if label is not None:
@@ -73,13 +74,13 @@ class Given:
         return moved if self.label is self._label else as_given(moved, self._label)
 
 
-def _dtype(model: AttackedModel, image: torch.Tensor) -> torch.dtype:
-    """float32, or float64 where the weights (or, without weights, the image) are."""
+def _dtype(model: AttackedModel, image: torch.Tensor, by_queries: bool) -> torch.dtype:
+    """float32, or float64 where the weights (or, without weights and with gradients, the image) are."""
     for network in modules_of(unwrap(model.network)):
         for weight in network.parameters():
             if weight.is_floating_point():
                 return torch.float64 if weight.dtype == torch.float64 else torch.float32
-    return torch.float64 if image.dtype == torch.float64 else torch.float32
+    return torch.float64 if image.dtype == torch.float64 and not by_queries else torch.float32
 
 
 def _convolutions(model: AttackedModel) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -115,6 +116,7 @@ class AttackResult:
         rule = f" ({self.success_rule})" if self.success_rule else ""
         success = int(self.success.sum())
         frozen = float(self.zero_gradient_fraction.mean())
+        zeros = "" if math.isnan(frozen) else f"; {frozen:.1%} zero gradients"
         facts = "".join(f"; {fact}" for fact in self.facts)
         return "\n".join(
             [
@@ -122,7 +124,7 @@ class AttackResult:
                 f"mean foreground Dice with the {reference} {_numbers(self.clean_dice)} -> "
                 f"{_numbers(self.adversarial_dice)}; success in {success} of {len(self.success)}{rule}",
                 f"{self.forwards} forward and {self.backwards} backward passes of one sample, {self.queries} of them "
-                f"queries without a backward pass; {frozen:.1%} zero gradients{facts}",
+                f"queries without a backward pass{zeros}{facts}",
             ]
         )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import torch
 from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
-from monai_adversarial.attacks.ascent import Ascent, check_start, zero_fraction
+from monai_adversarial.attacks.ascent import Ascent, Step, check_start, zero_fraction
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.reference import Reference, class_mask
 from monai_adversarial.attacks.result import AttackResult
@@ -89,8 +90,7 @@ class ScoredRun:
         if objective_region is not None:
             region = check_region(detached(objective_region), scene.image, "objective_region")
             weight = region[:, 0].to(scene.image.dtype)
-        wanted = self.reference.objective_classes(attack.classes, predictor.model)
-        self.target = self.reference.target(class_mask(wanted, classes, scene.image.device), weight)
+        self.target = self.reference.target(class_mask(self._objective_classes(), classes, scene.image.device), weight)
         self.clean_prediction = answer.prediction
         self.clean_dice = self.reference.dice(self.clean_prediction)
         if not predictor.model.checked:
@@ -102,6 +102,10 @@ class ScoredRun:
         self.zero_fractions: list[torch.Tensor] = []
         self.history: list[torch.Tensor] = []
         self._search()
+
+    def _objective_classes(self) -> Sequence[int] | None:
+        """The classes that the objective counts; None for all."""
+        return self.reference.objective_classes(self.attack.classes, self.predictor.model)
 
     def _check_first_batch(self, answer: Answer, labeled: bool) -> None:
         """What is said once of a model."""
@@ -145,15 +149,20 @@ class ScoredRun:
             stream=restart,
             start=self.start if restart == 0 else None,
             random_start=attack.random_start or restart > 0,
+            finished=self._finished,
         )
         for step in ascent:
             self.backwards += step.found.backwards * len(left)
+            self._look_at(ascent.bound, step, left)
             self._keep_best(left, step.parameters, step.found.ranks)
             self.zero_fractions.append(self._spread(left, zero_fraction(ascent.bound, step.found)))
             bar.update()
             if attack.early_stop:
-                assert step.found.logits is not None
-                keep = self._unsolved(ascent.bound, step.found.logits, left)
+                prediction = step.found.prediction
+                if prediction is None:
+                    assert step.found.logits is not None
+                    prediction = hard_prediction(step.found.logits, self.activation)
+                keep = self._unsolved(ascent.bound, prediction, left)
                 if not keep:
                     return
                 if len(keep) < len(left):
@@ -164,7 +173,7 @@ class ScoredRun:
                     ascent.select(rows, attack.perturbation.bind(scene), target)
             del step  # before the next one needs the memory
         if everyone and restart == attack.restarts - 1 and len(left) == self.scene.batch:
-            image = self._finished(ascent.parameters)
+            image = self._finished(self.bound, ascent.parameters)
             scored = ascent.answer_and_ranks(image)
             if scored is not None:
                 answer, ranks = scored
@@ -173,15 +182,18 @@ class ScoredRun:
                 return
         self._keep_best(left, ascent.parameters, ascent.last_ranks())
 
-    def _unsolved(self, bound: BoundPerturbation, logits: torch.Tensor, left: list[int]) -> list[int]:
+    def _look_at(self, bound: BoundPerturbation, step: Step, left: list[int]) -> None:
+        """Told of each step before anything is kept of it; nothing here, for runs that report more than the best."""
+
+    def _unsolved(self, bound: BoundPerturbation, prediction: torch.Tensor, left: list[int]) -> list[int]:
         """Positions in ``left`` that have not succeeded at the point that was just evaluated."""
-        where = torch.as_tensor(left, device=logits.device)
+        where = torch.as_tensor(left, device=prediction.device)
         best = tuple(p.index_select(0, where) for p in self.parameters)
         with torch.no_grad():
             reference = self.reference.select(where)
             moved = reference if self.attack.targeted else reference.moved(bound, best)
-            dice = moved.dice(hard_prediction(logits, self.activation))
-            # The logits belong to the point of this step: it counts where that point is the best so far.
+            dice = moved.dice(prediction)
+            # The prediction belongs to the point of this step: it counts where that point is the best so far.
             solved = self._succeeded(dice, self.clean_dice[where]) & self.latest_is_best
         self.solved[where] |= solved
         return [i for i, done in enumerate(solved.tolist()) if not done]
@@ -219,13 +231,13 @@ class ScoredRun:
         row[torch.as_tensor(left, device=values.device)] = values.detach()
         return row
 
-    def _finished(self, parameters: Parameters) -> torch.Tensor:
+    def _finished(self, bound: BoundPerturbation, parameters: Parameters) -> torch.Tensor:
         """The image of some parameters as it is handed back: in values that its file, or the given type, can hold."""
-        clean = self.scene.image
+        clean = bound.scene.image
         with torch.no_grad():
-            adversarial = self.bound.apply(clean, parameters)
+            adversarial = bound.apply(clean, parameters)
             if self.rounding:
-                adversarial = self.bound.quantize(clean, adversarial, parameters)
+                adversarial = bound.quantize(clean, adversarial, parameters)
             return self.stored(clean, adversarial)
 
     def finish(self, image: torch.Tensor, label: torch.Tensor | None) -> AttackResult:
@@ -246,7 +258,7 @@ class ScoredRun:
         if last is not None and bool(last.is_best.all()):
             adversarial, prediction = last.image, last.prediction
         else:
-            adversarial = self._finished(self.parameters)
+            adversarial = self._finished(self.bound, self.parameters)
             prediction = self.predictor.answer(adversarial).prediction
         with torch.no_grad():
             budgets = self.bound.verify(clean, adversarial, self.parameters, self.rounding)

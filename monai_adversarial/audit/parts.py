@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from monai_adversarial.audit.facts import Fact, Missing
 
 __all__ = ["TargetParts"]
@@ -33,6 +35,8 @@ class TargetParts:
         prepare_batch: from collated batch to image, label and further inputs of the network; None for MONAI's default.
         image_key, label_key, pred_key: keys of the item.
         preprocesses_label: the preprocessing cannot run without a label.
+        label_masks: from the class map of a label file (1, spatial...) to the masks (channel, spatial...) that the
+            network answers with, where its channels overlap; None for labels that are scored as they are.
         differentiable: whether the network has gradients; otherwise it is attacked by queries alone.
         told: further arguments of ``AttackedModel`` (``class_names``, ``activation``, ``intensity``, ...).
         facts: what was read and where, beyond what ``AttackedModel`` finds.
@@ -55,6 +59,7 @@ class TargetParts:
     label_key: str = "label"
     pred_key: str = "pred"
     preprocesses_label: bool = False
+    label_masks: Callable[[torch.Tensor], torch.Tensor] | None = None
     differentiable: bool = True
     told: Mapping[str, Any] = field(default_factory=dict)
     facts: Sequence[Fact] = ()

@@ -10,11 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from monai_adversarial.inferers.memory_bounded import (
-    MemoryBoundedSliceInferer,
-    MemoryBoundedSlidingWindowInferer,
-    memory_bounded,
-)
+from monai_adversarial.inferers.memory_bounded import MemoryBoundedSlidingWindowInferer, memory_bounded
 from monai_adversarial.inferers.purified import PurifiedInferer
 from monai_adversarial.models.answer import Answer, AnswerBuilder
 from monai_adversarial.models.attacked_model import AttackedModel
@@ -106,9 +102,13 @@ class Predictor:
         plain = detached(image)
         # A copy that lives for one attack is not worth compiling.
         self._compiles = model.compile_network and isinstance(network, nn.Module) and network is own
-        self.precision = Precision(model.precision, plain, fast_kernels=not self._compiles)
+        # What has no weights here (NumPy inside, another runtime, a server) takes and gives float32: autocast would
+        # change the torch operations around it, not its own arithmetic.
+        opaque = next((weight for one in self.networks for weight in one.parameters()), None) is None
+        precision, scoring = ("float32",) * 2 if opaque else (model.precision, model.scoring_precision)
+        self.precision = Precision(precision, plain, fast_kernels=not self._compiles)
         # Scores and references: torch's own kernels, in the arithmetic that the network is deployed in.
-        self.scoring = Precision(model.scoring_precision, plain)
+        self.scoring = Precision(scoring, plain)
         self.forwards = 0
         self.drew_random_numbers = False
         self.was_watched = False
@@ -198,14 +198,19 @@ class Predictor:
         with torch.no_grad(), self._as_deployed():
             return self._answer(image, self._scored_network, look_at_windows, look_at_pieces)
 
-    def learn(self, image: torch.Tensor) -> None:
+    def learn(self, image: torch.Tensor, scored: bool = False) -> None:
         """Find out what the output is, where no earlier batch has shown it: for attacks without a clean pass that need
-        to know it before their first step. From an answer with NaN nothing is learned."""
+        to know it before their first step. From an answer with NaN nothing is learned.
+
+        Args:
+            image: image channels of the clean batch.
+            scored: in the scoring precision instead of that of the attack's steps.
+        """
         if self.model.found_output_values is not None and self.model.found_classes is not None:
             return
         with torch.no_grad(), self._as_deployed():
             with self._watched(image):
-                answer = self._answer(image, self._network)
+                answer = self._answer(image, self._scored_network if scored else self._network)
             if answer.summary.is_finite:
                 self._conclude(answer.summary)
 
@@ -359,8 +364,10 @@ class Predictor:
         inferer = self.inferer
         while type(inferer) is PurifiedInferer and not inferer.is_geometric:
             inferer = inferer.inferer
-        plain = type(inferer) in (MemoryBoundedSlidingWindowInferer, MemoryBoundedSliceInferer)
-        return inferer if plain else None  # type: ignore[return-value]
+        # A subclass may place and weight its windows otherwise: they are those of its plan, unless it has its own call.
+        if not isinstance(inferer, MemoryBoundedSlidingWindowInferer):
+            return None
+        return inferer if type(inferer).__call__ is MemoryBoundedSlidingWindowInferer.__call__ else None
 
     @property
     def is_constant(self) -> bool:

@@ -201,7 +201,8 @@ def read_intensity(preprocessing: Any, image_key: str = "image", name: str = "pr
     ``ScaleIntensity(d)`` with a factor, ``ThresholdIntensity(d)`` that fills with its threshold, and chains of them.
     Other transforms of the image that are neither random nor spatial (``ScaleIntensity(d)``,
     ``NormalizeIntensity(d)`` by the image's own statistics, ``ScaleIntensityRangePercentiles(d)``, ``Lambda(d)``,
-    custom ones) are fitted image by image: see ``install_recorders`` and :func:`map_of_batch`. Nothing is run.
+    custom ones) are fitted image by image: see ``install_recorders`` and :func:`map_of_batch`. A custom transform that
+    knows its map says it in an attribute ``intensity_map``, an ``IntensityMap``. Nothing is run.
 
     Args:
         preprocessing: a MONAI transform, array or dictionary form, a ``Compose`` (also nested), any callable, or None.
@@ -325,6 +326,9 @@ def _classify(
 ) -> tuple[str | None, IntensityMap | None, str | None]:
     """Kind, exact map and reason of a step; no kind for one that leaves the image's intensities."""
     transform = _unwrapped(transform)
+    said = getattr(transform, "intensity_map", None)
+    if isinstance(said, IntensityMap):
+        return ("exact", said, None) if said != _SAME else (None, None, None)
     if isinstance(transform, CHOICES):
         members = (inner for child in transform.transforms for _, inner, _ in _flat(child))
         if any(_classify(inner, tracked, place)[0] for inner in members):

@@ -45,7 +45,9 @@ class RecordedIntensity:
 
     def __call__(self, data: Any) -> Any:
         """The transform's answer."""
-        before = _Before(data, self.image_key)
+        # What loads and scales in one step leaves no image before it: MONAI's own loaders only load.
+        only_loads = type(self.recorded_transform).__module__.startswith("monai.")
+        before = _Before(data, self.image_key, only_loads)
         answer = self.recorded_transform(data)
         after = _image_of(answer, self.image_key)
         if isinstance(after, MetaTensor):
@@ -189,12 +191,14 @@ def _image_of(data: Any, key: str) -> Any:
 class _Before:
     """Some voxels of an image before a transform, which may change it in place."""
 
-    def __init__(self, data: Any, key: str) -> None:
+    def __init__(self, data: Any, key: str, only_loads: bool) -> None:
         image = _image_of(data, key)
         self.image: torch.Tensor | None = None
         # A file name, and nothing else that an image could be made of: the transform loads it.
-        self.loads = not _is_image(image) and not (
-            isinstance(data, Mapping) and any(_is_image(value) and value.ndim > 2 for value in data.values())
+        self.loads = (
+            only_loads
+            and not _is_image(image)
+            and not (isinstance(data, Mapping) and any(_is_image(value) and value.ndim > 2 for value in data.values()))
         )
         if _is_image(image) and image.ndim > 1:
             self.image = _as_tensor(image)

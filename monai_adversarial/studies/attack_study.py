@@ -309,14 +309,14 @@ class AttackStudy(Study):
     def write_report(self, records: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
         """Write the tables and the overview."""
         failed = [
-            {"case": one.cell.case, "attack": one.cell.attack, "reason": self._without_paths(one)} for one in failures
+            {"case": one.cell.case, "attack": one.cell.attack, "reason": self.without_paths(one)} for one in failures
         ]
         report = AttackReport(records, self.seed, failed)
         summary = report.write(self.output_dir)
         print(f"\n{report.table()}\n\nresults in {self.output_dir}", flush=True)
         return summary
 
-    def _without_paths(self, failure: Failure) -> str:
+    def without_paths(self, failure: Failure) -> str:
         """The sentence of a failure for reports, where names of files, which may name patients, have no place."""
         sentence, entry = failure.sentence, self._entry(failure.cell.case)
         for key in (self.image_key, self.label_key):

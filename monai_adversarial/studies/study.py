@@ -209,6 +209,11 @@ class Study(ABC):
             self._marks[cell] = fingerprint({**asdict(cell), **self.settings(cell)})
         return self._marks[cell]
 
+    @property
+    def failures(self) -> list[Failure]:
+        """Of the last run."""
+        return list(self._failures)
+
     def forget(self) -> None:
         """Forget what was read of inputs: they may have changed since the last run."""
         self._marks.clear()

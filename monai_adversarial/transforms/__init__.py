@@ -21,6 +21,7 @@ from monai_adversarial.transforms.dictionary import (
     AdvNoised,
     AdvNoiseDict,
 )
+from monai_adversarial.transforms.worst_of import AdvWorstOf, AdvWorstOfD, AdvWorstOfd, AdvWorstOfDict
 
 __all__ = [
     "AdvAffine",
@@ -39,6 +40,10 @@ __all__ = [
     "AdvNoiseD",
     "AdvNoiseDict",
     "AdvNoised",
+    "AdvWorstOf",
+    "AdvWorstOfD",
+    "AdvWorstOfDict",
+    "AdvWorstOfd",
     "AdversarialTransform",
     "AdversarialTransformd",
 ]

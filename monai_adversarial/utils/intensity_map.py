@@ -118,8 +118,13 @@ class IntensityMap:
         return torch.where((image == self.like(self.held_at, image)) & ~held.isnan(), held, mapped)
 
     def inverse(self, image: torch.Tensor) -> torch.Tensor:
-        """Network values to HU; what the window clipped stays at its edge."""
-        return (image - self.like(self.offset, image)) / self.like(self.scale, image)
+        """Network values to HU; what the window clipped stays at its edge, and voxels that the pipeline holds get the
+        raw value that they have, where it is one."""
+        raw = (image - self.like(self.offset, image)) / self.like(self.scale, image)
+        if self.held is None:
+            return raw
+        held_at = torch.as_tensor(self.like(self.held_at, image), dtype=image.dtype, device=image.device)
+        return torch.where(self._holds(image) & ~held_at.isnan(), held_at, raw)
 
     @staticmethod
     def like(value: Any, image: torch.Tensor) -> Any:

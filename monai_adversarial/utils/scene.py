@@ -16,7 +16,17 @@ from monai_adversarial.utils.plain import as_plain, standard_layout
 from monai_adversarial.utils.stored_grid import StoredGrid
 from monai_adversarial.utils.validation import check_choice, holds_booleans
 
-__all__ = ["IMAGE_UNITS", "UNITS", "Scene", "budget_of", "case_seeds", "check_spacing", "percentiles", "spacing_of"]
+__all__ = [
+    "IMAGE_UNITS",
+    "UNITS",
+    "Scene",
+    "affine_of",
+    "budget_of",
+    "case_seeds",
+    "check_spacing",
+    "percentiles",
+    "spacing_of",
+]
 
 UNITS = ("HU", "network", "fraction", "percentile")
 IMAGE_UNITS = ("HU", "network")
@@ -98,6 +108,19 @@ def _lengths(affine: torch.Tensor, dimensions: int, meta: Any) -> torch.Tensor:
     return torch.where(torch.isfinite(lengths) & (lengths > 0), lengths, torch.nan)
 
 
+def affine_of(image: torch.Tensor, spacing: Any = None) -> torch.Tensor | None:
+    """Affine of each sample in mm, (batch, 4, 4), float64 on the CPU; None where the image has none that gives every
+    axis a length, and where ``spacing`` overrides it."""
+    affine = getattr(image, "affine", None)
+    if affine is None or spacing is not None:
+        return None
+    affine = torch.as_tensor(affine, dtype=torch.float64).detach().cpu()
+    lengths = affine[..., :-1, :-1].norm(dim=-2)
+    if affine.shape[-2:] != (4, 4) or not bool(torch.isfinite(affine).all() & (lengths > 0).all()):
+        return None
+    return affine.expand(image.shape[0], 4, 4).clone()
+
+
 def _check_affine(table: torch.Tensor, why: str) -> None:
     if not bool(torch.isfinite(table).all()):
         shown = [["unknown" if length != length else round(length, 6) for length in row] for row in table.tolist()]
@@ -169,6 +192,8 @@ class Scene:
             Perturbations that know only one budget for the batch refuse it when they are bound.
         intensity_doubt: a sentence that says why ``intensity`` is not known, for errors that need it.
         stored: the values that finished images are stored in, in image units; None for any floating point value.
+        affine: (batch, 4, 4) in mm on the CPU, of images that have one and whose spacing was not given otherwise; None
+            elsewhere.
     """
 
     image: torch.Tensor
@@ -180,6 +205,7 @@ class Scene:
     budget: torch.Tensor | None = None
     intensity_doubt: str | None = None
     stored: StoredGrid | None = None
+    affine: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         # What is drawn, summed and computed must not depend on how the voxels lie in memory.
@@ -208,6 +234,7 @@ class Scene:
             region=None if self.region is None else self.region.index_select(0, where),
             intensity=None if self.intensity is None else self.intensity.select(indices),
             budget=None if self.budget is None else self.budget.index_select(0, where),
+            affine=None if self.affine is None else self.affine[list(indices)],
         )
 
     def generators(self, stream: int = 0) -> list[torch.Generator]:

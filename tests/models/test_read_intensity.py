@@ -15,6 +15,7 @@ from monai.transforms import (
     EnsureTyped,
     Lambdad,
     LoadImaged,
+    MapTransform,
     NormalizeIntensity,
     NormalizeIntensityd,
     OneOf,
@@ -157,3 +158,20 @@ def test_a_typed_map_that_contradicts_the_pipeline_is_refused_with_both() -> Non
 def test_a_typed_map_stands_where_the_pipeline_has_none() -> None:
     read = ReadIntensity(unknown="nobody knows")
     assert check_agrees(NormalizeIntensity(40.0, 150.0), read) == IntensityMap(1 / 150, -40 / 150)
+
+
+def test_a_custom_transform_may_say_its_map() -> None:
+    """One that reads and scales in one step cannot be fitted: it has no image before it."""
+
+    class ReadsAndScales(MapTransform):
+        intensity_map = IntensityMap(0.01, 0.5, 0.0, 1.0)
+
+        def __call__(self, data: Any) -> Any:
+            return data
+
+    class OnlyMoves(ReadsAndScales):
+        intensity_map = IntensityMap(1.0, 0.0)
+
+    read = read_intensity(Compose([ReadsAndScales("image"), OnlyMoves("image")]))
+    assert read.exact == ReadsAndScales.intensity_map and read.indices == ((0,),)
+    assert read_intensity(OnlyMoves("image")).steps == ()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, decollate_batch
+from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import (
     AdjustContrastd,
     ClipIntensityPercentilesd,
@@ -34,7 +34,14 @@ from monai.transforms import (
     ThresholdIntensityd,
 )
 
-from monai_adversarial.models import AttackedModel, check_agrees, install_recorders, map_of_batch, read_intensity
+from monai_adversarial.models import (
+    AttackedModel,
+    UnknownIntensity,
+    check_agrees,
+    install_recorders,
+    map_of_batch,
+    read_intensity,
+)
 from monai_adversarial.utils.intensity import IntensityMap
 
 #: float32 arithmetic of a pipeline and of a map, as a share of the output's range
@@ -152,6 +159,21 @@ def test_the_fit_before_a_crop_is_that_of_the_whole_volume() -> None:
     raw = volume()
     found = map_of_batch(read_intensity(pipeline), batch_of(pipeline, [raw]))
     assert float(found.scale) == pytest.approx(1 / float(raw.max() - raw.min()), rel=1e-6)
+
+
+class LoadsAndScalesd(MapTransform):
+    """A custom transform that loads and scales in one step: there is no image before it that a map could start from."""
+
+    def __call__(self, data: Any) -> Any:
+        return {**data, "image": MetaTensor(volume() / 1000)}
+
+
+def test_a_custom_loader_that_may_scale_leaves_the_map_unknown() -> None:
+    pipeline = install_recorders(Compose([LoadsAndScalesd("image"), ScaleIntensityd("image")]))
+    read = read_intensity(pipeline)
+    batch = list_data_collate([pipeline({"image": "scan.nii.gz"})])["image"]
+    with pytest.raises(UnknownIntensity, match="LoadsAndScalesd"):
+        map_of_batch(read, batch)
 
 
 def test_recorders_are_installed_once_and_change_nothing_else() -> None:

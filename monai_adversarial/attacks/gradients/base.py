@@ -29,6 +29,7 @@ class Evaluation:
         logits: what the network answered, detached; None where nobody needs it.
         forwards: forward passes per sample that it took.
         backwards: backward passes per sample that it took.
+        prediction: the segmentation as it is scored, of a search without gradients; None otherwise.
     """
 
     values: torch.Tensor
@@ -37,6 +38,7 @@ class Evaluation:
     logits: torch.Tensor | None
     forwards: int
     backwards: int
+    prediction: torch.Tensor | None = None
 
 
 class GradientEstimator(ShownAsCall, ABC):

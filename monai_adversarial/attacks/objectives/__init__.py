@@ -11,6 +11,7 @@ from monai_adversarial.attacks.objectives.cospgd import CosPGD
 from monai_adversarial.attacks.objectives.cross_entropy import BalancedCrossEntropy, CrossEntropy
 from monai_adversarial.attacks.objectives.dice import Dice
 from monai_adversarial.attacks.objectives.dice_ce import DiceCE
+from monai_adversarial.attacks.objectives.hard_dice import HardDice
 from monai_adversarial.attacks.objectives.jensen_shannon import JensenShannon
 from monai_adversarial.attacks.objectives.margin import Margin
 from monai_adversarial.attacks.objectives.masked_cross_entropy import BalancedMaskedCrossEntropy, MaskedCrossEntropy
@@ -29,6 +30,7 @@ __all__ = [
     "CrossEntropy",
     "Dice",
     "DiceCE",
+    "HardDice",
     "JensenShannon",
     "Margin",
     "MaskedCrossEntropy",

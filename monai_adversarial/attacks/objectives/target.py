@@ -224,6 +224,10 @@ class Target:
         moved._check_weight(weight)
         return moved._with(weight=weight)
 
+    def with_index(self, index: torch.Tensor) -> Target:
+        """The same target with moved class indices (batch, spatial...), which stay hard."""
+        return self._with(index=index)
+
     def with_valid(self, valid: torch.Tensor) -> Target:
         """The same target with other known voxels, boolean (batch, spatial...)."""
         self._check_weight(valid)

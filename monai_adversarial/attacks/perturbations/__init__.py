@@ -17,6 +17,7 @@ from monai_adversarial.attacks.perturbations.chain import BoundChain, Chain
 from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation, ElasticDeformation
 from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
 from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant, lowest_corner_determinant
+from monai_adversarial.attacks.perturbations.random_transform import BoundRandomTransform, RandomTransform
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
 
 __all__ = [
@@ -31,11 +32,13 @@ __all__ = [
     "BoundGeometric",
     "BoundPerturbation",
     "BudgetError",
+    "BoundRandomTransform",
     "Chain",
     "ElasticDeformation",
     "Measurement",
     "Parameters",
     "Perturbation",
+    "RandomTransform",
     "jacobian_determinant",
     "lowest_corner_determinant",
     "warp_class_map",

@@ -5,6 +5,23 @@ from __future__ import annotations
 
 from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
+from monai_adversarial.attacks.recipes.natural_variation import NATURAL_VARIATIONS, natural_variation, scan_rescan
 from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
+from monai_adversarial.attacks.recipes.square import SquareAttack
+from monai_adversarial.attacks.recipes.worst_of import WorstOf
 
-__all__ = ["APGD", "BIM", "FGSM", "MIFGSM", "PGD", "AffineAttack", "BiasFieldAttack", "ElasticAttack"]
+__all__ = [
+    "APGD",
+    "BIM",
+    "FGSM",
+    "MIFGSM",
+    "NATURAL_VARIATIONS",
+    "PGD",
+    "AffineAttack",
+    "BiasFieldAttack",
+    "ElasticAttack",
+    "SquareAttack",
+    "WorstOf",
+    "natural_variation",
+    "scan_rescan",
+]

@@ -6,6 +6,17 @@ from __future__ import annotations
 from monai_adversarial.attacks.search.adam import ProjectedAdam
 from monai_adversarial.attacks.search.apgd import AutoPGD
 from monai_adversarial.attacks.search.base import Search, SearchRun, steepest_direction
+from monai_adversarial.attacks.search.random_search import RandomSearch
+from monai_adversarial.attacks.search.square import SquareSearch
 from monai_adversarial.attacks.search.steepest_ascent import SteepestAscent
 
-__all__ = ["AutoPGD", "ProjectedAdam", "Search", "SearchRun", "SteepestAscent", "steepest_direction"]
+__all__ = [
+    "AutoPGD",
+    "ProjectedAdam",
+    "RandomSearch",
+    "Search",
+    "SearchRun",
+    "SquareSearch",
+    "SteepestAscent",
+    "steepest_direction",
+]

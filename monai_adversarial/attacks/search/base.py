@@ -51,6 +51,11 @@ class SearchRun(ABC):
             self._generators = self.bound.scene.generators(SEARCH_STREAM + self.stream)
         return self._generators
 
+    def first(self, parameters: Parameters) -> Parameters:
+        """Where to begin: by default at ``parameters``, the random start inside the budget. Called once, before the
+        first step of a run that begins at random."""
+        return parameters
+
     @abstractmethod
     def advance(self, parameters: Parameters, gradients: Parameters, values: torch.Tensor, step: int) -> Parameters:
         """The next feasible parameters.
@@ -92,7 +97,9 @@ class Search(ShownAsCall, ABC):
 
     Attributes:
         uses_gradients: False for searches by values alone: each step is then one forward pass, a query, and the network
-            need not be differentiable.
+            need not be differentiable. A query asks the model as it is deployed, in the scoring precision whatever the
+            attack's is, about the finished image. What the last ``advance`` returns is scored: a search that returns
+            the best point it has met there makes an attack of ``steps`` queries, of which that is the outcome.
     """
 
     uses_gradients: bool = True

@@ -47,6 +47,7 @@ class Panel:
         record: of the unit.
         class_names: names of the classes, background first.
         window: display window in HU.
+        units: of the images, for what is written.
     """
 
     clean: torch.Tensor
@@ -60,6 +61,7 @@ class Panel:
     record: Mapping[str, Any]
     class_names: Sequence[str] | Mapping[Any, str]
     window: tuple[float, float]
+    units: str = "HU"
 
 
 def organ_colors(class_names: Sequence[str] | Mapping[Any, str]) -> dict[int, str]:
@@ -284,12 +286,12 @@ def _overlay(axis: Axes, view: _View, classes: torch.Tensor, colors: Mapping[int
 
 
 def _difference(sheet: _Sheet, view: _View, panel: Panel) -> None:
-    """Change in HU with a diverging color map that is symmetric about 0."""
+    """Change of intensity with a diverging color map that is symmetric about 0."""
     axis = sheet.axes(1, 2)
     change = view.cut(panel.adversarial).astype(np.float64) - view.cut(panel.clean)
     limit = float(np.quantile(np.abs(change), 0.999)) or 1.0
     shown = axis.imshow(change, cmap="coolwarm", vmin=-limit, vmax=limit, aspect=view.aspect, interpolation="nearest")
-    _title(axis, "adversarial − clean, HU")
+    _title(axis, f"adversarial − clean, {panel.units}")
     sheet.colorbar(shown)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from monai_adversarial.metrics import summarize
 from monai_adversarial.studies.measurement import CLEAN_PREDICTION, by_reference
 from monai_adversarial.studies.records import without_nan, write_json
+from monai_adversarial.studies.reports.measurements import worst_measurements, worst_value
 from monai_adversarial.studies.reports.overview import SECTIONS, save_overview
 from monai_adversarial.utils.files import replace_when_complete
 
@@ -125,7 +126,7 @@ class AttackReport:
             "success_definition": first["success_definition"],
             "ssim": summarize((r["visibility"]["ssim"] for r in records), self.seed),
             "psnr_db": summarize((r["visibility"]["psnr_db"] for r in records), self.seed),
-            "measurements": _worst(records),
+            "measurements": worst_measurements(records),
             "zero_gradient_fraction": summarize((r["zero_gradient_fraction"] for r in records), self.seed),
             "cost": {key: sum(record["cost"][key] for record in records) for key in first["cost"]},
             "configuration": first["configuration"],
@@ -253,30 +254,13 @@ def _cell(value: Any) -> Any:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _worst(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Per measurement the value closest to (or furthest over) its limit; the largest where there is no limit."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, first in records[0]["measurements"].items():
-        of_name = [r["measurements"][name] for r in records if name in r["measurements"]]
-        kept = {key: first.get(key) for key in ("units", "limit", "bound", "norm")}
-        tolerance = max(measured["tolerance"] for measured in of_name)
-        values = [measured["value"] for measured in of_name]
-        found[name] = {"worst": _worst_of(values, first["bound"]), **kept, "tolerance": tolerance}
-    return found
-
-
-def _worst_of(values: Sequence[float | None], bound: str | None) -> float | None:
-    defined = [value for value in values if value is not None]
-    return (min if bound == "lower" else max)(defined) if defined else None
-
-
 def _joined(attack: str, sections: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     """The measurements of an attack over all cases: budgets do not depend on what scores compare with."""
     found = [section[attack]["measurements"] for section in sections.values() if attack in section]
     joined = []
     for name, first in found[0].items():
         both = [measured[name] for measured in found if name in measured]
-        worst = _worst_of([measured["worst"] for measured in both], first["bound"])
+        worst = worst_value([measured["worst"] for measured in both], first["bound"])
         joined.append((name, {**first, "worst": worst, "tolerance": max(one["tolerance"] for one in both)}))
     return joined
 

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether what was read of a target is what is deployed, checked on one case before anything is attacked."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from monai_adversarial.audit.facts import Fact, TargetError
+from monai_adversarial.audit.segmentation import Segmentation, on_grid, same_grid
+from monai_adversarial.audit.target import AuditTarget
+from monai_adversarial.data.saving import read_back
+from monai_adversarial.utils.plain import as_plain
+
+__all__ = ["LEAST_EQUAL", "check_first_case"]
+
+#: share of voxels in which the audit's segmentation and the deployment's own may differ: rounding of resampling
+LEAST_EQUAL = 0.999
+
+
+def check_first_case(target: AuditTarget, entry: Mapping[str, Any]) -> list[Fact]:
+    """Run a case as the audit does, and as the unmodified deployment does where the reader knows how.
+
+    Args:
+        target: to be audited.
+        entry: of a case.
+
+    Returns:
+        what the case has shown.
+
+    Raises:
+        TargetError: where the two segmentations differ: the audit would be of another pipeline.
+    """
+    case = target.load(entry)
+    prediction = target.deploy(case)
+    found = [
+        Fact(
+            "first case",
+            f"image {tuple(case.image.shape[1:])} on the network's grid, spacing "
+            f"{', '.join(f'{step:.3g}' for step in case.grid.spacing)} mm, values {float(case.image.min()):.4g} to "
+            f"{float(case.image.max()):.4g}; segmentation {prediction.shape}",
+            "first case",
+        )
+    ]
+    if case.reference is not None:
+        same = "on the label's grid" if same_grid(case.reference, prediction) else "brought onto the prediction's grid"
+        found.append(Fact("label", f"{sorted(case.reference.values.unique().tolist())}, {same}", "first case"))
+    run = target.parts.reference_prediction
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the deployment
+        deployed = None if run is None else run(entry["image"])
+    if deployed is None:
+        return found
+    agreement = _agreement(prediction, deployed, str(entry["image"]))
+    if agreement < LEAST_EQUAL:
+        raise TargetError(
+            f"the audit's segmentation of {entry['case_id']} and that of the unmodified {target.kind} agree in "
+            f"{agreement:.2%} of the voxels ({LEAST_EQUAL:.1%} is asked): what was read of {target.name} is not what "
+            "is deployed."
+        )
+    return [
+        *found,
+        Fact("same as deployed", f"{agreement:.3%} of the voxels of the first case are equal", "first case"),
+    ]
+
+
+def _agreement(prediction: Segmentation, deployed: Any, file: str) -> float:
+    values = torch.as_tensor(as_plain(torch.as_tensor(deployed))).squeeze().cpu()
+    if values.shape == prediction.values.squeeze().shape:
+        return float((values == prediction.values.squeeze()).float().mean())
+    original = torch.as_tensor(read_back(file).affine).double()
+    own = Segmentation(values.to(torch.int32), values.ndim > len(prediction.shape), original)
+    return float((on_grid(prediction, own).values == own.values).float().mean())

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signs that an evaluation is weaker than it looks, after Carlini et al. 2019 and Tramèr et al. 2020."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monai_adversarial.studies.measurement import CLEAN_PREDICTION, LABEL
+
+__all__ = ["health_checks"]
+
+Record = Mapping[str, Any]
+
+#: share of gradient entries that are exactly zero above which signs say little
+MOST_ZERO = 0.9
+#: Dice that a stronger attacker may stay behind a weaker one before it is said
+ROOM = 0.02
+#: clean Dice with the label below which robustness means little
+LOW_CLEAN = 0.5
+
+
+def health_checks(records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each check: ``check``, ``row``, ``verdict`` (``"pass"``, ``"warn"``, ``"fail"``) and ``text``.
+
+    Args:
+        records: of an audit.
+        rows: of the plan, as in ``audit.json``.
+    """
+    by_row: dict[str, list[Record]] = {}
+    for record in records:
+        by_row.setdefault(record["attack"], []).append(record)
+    titles = {row["name"]: row["title"] for row in rows}
+    found: list[dict[str, Any]] = []
+    found += _clean_score(by_row.get("clean", []))
+    for row in rows:
+        of_row = by_row.get(row["name"], [])
+        if not of_row or "adversarial" not in of_row[0]["mean"]:
+            continue
+        found += _of_row(row, of_row)
+    found += _order(rows, by_row, titles)
+    found += _curves(rows, by_row)
+    return found
+
+
+def _check(check: str, row: str | None, verdict: str, text: str) -> dict[str, Any]:
+    return {"check": check, "row": row, "verdict": verdict, "text": text}
+
+
+def _mean(records: Sequence[Record], image: str) -> float:
+    values = [record["mean"][image]["dice"] for record in records if record["mean"].get(image)]
+    defined = [float(value) for value in values if value is not None and not math.isnan(float(value))]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def _clean_score(records: Sequence[Record]) -> list[dict[str, Any]]:
+    labeled = [record for record in records if record["reference"] == LABEL]
+    found = []
+    if labeled:
+        clean = _mean(labeled, "clean")
+        low = not clean >= LOW_CLEAN
+        text = f"mean organ Dice with the labels on clean images is {clean:.3f}"
+        found.append(
+            _check(
+                "clean accuracy",
+                "clean",
+                "warn" if low else "pass",
+                text + (": labels, classes or preprocessing may not fit, and there is little to lose." if low else "."),
+            )
+        )
+    empty = [record["case"] for record in records if not _finds_anything(record)]
+    if empty:
+        found.append(
+            _check(
+                "empty prediction",
+                "clean",
+                "fail" if len(empty) == len(records) else "warn",
+                f"the network finds no organ in {len(empty)} of {len(records)} clean images: nothing can be attacked "
+                "there.",
+            )
+        )
+    return found
+
+
+def _finds_anything(record: Record) -> bool:
+    return any(organ["predicted_voxels"] for organ in record["scores"]["clean"].values())
+
+
+def _of_row(row: Mapping[str, Any], records: Sequence[Record]) -> list[dict[str, Any]]:
+    name, found = row["name"], []
+    gradients = row["knowledge"] == "white box"
+    if gradients:
+        zero = max(float(record["zero_gradient_fraction"] or 0.0) for record in records)
+        found.append(
+            _check(
+                "zero gradients",
+                name,
+                "warn" if zero > MOST_ZERO else "pass",
+                f"at most {zero:.0%} of the gradient's entries are exactly zero"
+                + (": the gradient may be masked; see an attack by queries." if zero > MOST_ZERO else "."),
+            )
+        )
+        changed = min(float(record.get("changed_share", 1.0)) for record in records)
+        if row["family"] == "gradient":
+            found.append(
+                _check(
+                    "voxels that change",
+                    name,
+                    "warn" if changed < 0.05 else "pass",
+                    f"at least {changed:.0%} of the voxels change"
+                    + (": most of the image lies outside what the network sees." if changed < 0.05 else "."),
+                )
+            )
+    weaker = _mean(records, "adversarial") - _mean(records, "random")
+    weak = not weaker <= 0
+    worse = weak and gradients and not weaker <= ROOM
+    if row["family"] not in ("clean", "natural variation"):
+        found.append(
+            _check(
+                "stronger than chance",
+                name,
+                "fail" if worse else "warn" if weak else "pass",
+                f"mean Dice {_mean(records, 'adversarial'):.3f} under attack and {_mean(records, 'random'):.3f} under "
+                "a random change of the same kind and size"
+                + (": the attack does no more than chance on this target." if weak else "."),
+            )
+        )
+    if any(record["success"] is None and record["reference"] == CLEAN_PREDICTION for record in records):
+        found.append(_check("undefined", name, "warn", "a case has no Dice: its clean prediction is empty."))
+    return found
+
+
+def _order(
+    rows: Sequence[Mapping[str, Any]], by_row: Mapping[str, Sequence[Record]], titles: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """White box at least as strong as transfer and queries, at one budget."""
+    found = []
+    white = [row for row in rows if row["family"] == "gradient" and by_row.get(row["name"])]
+    for row in rows:
+        if row["family"] not in ("queries", "transfer") or not by_row.get(row["name"]):
+            continue
+        same = [one for one in white if _budget(one) == _budget(row)]
+        if not same:
+            continue
+        best = min(same, key=lambda one: _mean(by_row[one["name"]], "adversarial"))
+        strong, weak = (_mean(by_row[one], "adversarial") for one in (best["name"], row["name"]))
+        wrong = strong > weak + ROOM
+        found.append(
+            _check(
+                "white box at least as strong",
+                row["name"],
+                "fail" if wrong else "pass",
+                f"{titles[best['name']]} leaves Dice {strong:.3f}, {titles[row['name']]} {weak:.3f}"
+                + (": gradients are masked or the search is too short." if wrong else "."),
+            )
+        )
+    return found
+
+
+def _budget(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    budget = row.get("budget") or {}
+    return budget.get("value"), budget.get("units")
+
+
+def _curves(rows: Sequence[Mapping[str, Any]], by_row: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
+    """A larger budget does not help the network."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row.get("series") and by_row.get(row["name"]) and (row.get("budget") or {}).get("value") is not None:
+            series.setdefault(row["series"], []).append(
+                (float(row["budget"]["value"]), _mean(by_row[row["name"]], "adversarial"))
+            )
+    found = []
+    for name, points in series.items():
+        ordered = [dice for _, dice in sorted(points)]
+        rises = [after - before for before, after in zip(ordered, ordered[1:], strict=False)]
+        wrong = any(rise > ROOM for rise in rises)
+        found.append(
+            _check(
+                "falls with the budget",
+                name,
+                "warn" if wrong else "pass",
+                f"Dice over rising budgets: {', '.join(f'{dice:.3f}' for dice in ordered)}"
+                + (": a larger budget does less, so the search is too short." if wrong else "."),
+            )
+        )
+    return found

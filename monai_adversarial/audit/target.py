@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A deployed model as audits use it: cases through its own preprocessing, answers through its own postprocessing."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor, decollate_batch, list_data_collate
+from monai.engines.utils import default_prepare_batch, engine_apply_transform
+from monai.inferers import SimpleInferer
+from monai.transforms import Compose, EnsureChannelFirst, LoadImage
+
+from monai_adversarial.audit.facts import Fact, Missing, TargetError
+from monai_adversarial.audit.parts import TargetParts
+from monai_adversarial.audit.segmentation import Segmentation, affine_of, on_grid, same_grid
+from monai_adversarial.audit.targets.bundle_items import SeveralFiles, blank_label
+from monai_adversarial.models import AttackedModel, install_recorders
+from monai_adversarial.models.engine_parts import preprocessing_of
+from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.studies.measurement import network_hashes
+from monai_adversarial.utils.hashing import describe
+from monai_adversarial.utils.modules import held_still, modules_of, unwrap
+from monai_adversarial.utils.plain import as_plain
+
+__all__ = ["AuditCase", "AuditTarget"]
+
+
+@dataclass
+class AuditCase:
+    """A case as the network sees it.
+
+    Args:
+        name: for the report.
+        image: (1, channel, spatial...) as it goes into inferer and network, on the network's device.
+        label: reference on the grid of ``image`` as an attack takes it, (1, 1 or class, spatial...); None without one.
+        reference: the label as it was read, on its own grid; None without one.
+        batch: what preprocessing made, collated.
+        arguments: further inputs of the network.
+        file: of the image.
+        clean: what is computed once for all rows.
+    """
+
+    name: str
+    image: torch.Tensor
+    label: torch.Tensor | None
+    reference: Segmentation | None
+    batch: dict[str, Any]
+    arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    file: str = ""
+    clean: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> Segmentation:
+        """An empty segmentation on the grid of ``image``."""
+        return Segmentation(torch.zeros(self.image.shape[2:], dtype=torch.uint8), affine=affine_of(self.image))
+
+
+class AuditTarget:
+    """A deployed model under audit.
+
+    What the network sees is what its own preprocessing makes of a file, and what is scored is what its own
+    postprocessing makes of its answer, largest component and way back onto the file's grid included.
+
+    Args:
+        parts: what a reader found (``monai_adversarial.audit.targets``).
+
+    Attributes:
+        model: what is attacked.
+
+    Raises:
+        TargetError: for a target of which something is missing, or that does not segment.
+    """
+
+    def __init__(self, parts: TargetParts) -> None:
+        self.parts = parts
+        self.name, self.kind, self.differentiable = parts.name, parts.kind, parts.differentiable
+        told = dict(parts.told)
+        try:
+            if parts.engine is not None:
+                self.model = AttackedModel.from_engine(parts.engine, parts.image_key, **told)
+                self.preprocessing = _with_recorders(parts)
+            else:
+                self.preprocessing = parts.preprocessing
+                if self.preprocessing is not None:
+                    self.preprocessing = install_recorders(self.preprocessing, parts.image_key)
+                self.model = AttackedModel.from_parts(
+                    parts.network,
+                    parts.inferer,
+                    self.preprocessing,
+                    parts.postprocessing,
+                    image_key=parts.image_key,
+                    **told,
+                )
+        except (TypeError, ValueError) as error:
+            raise TargetError(f"{parts.name} cannot be audited: {error}") from error
+        self.postprocessing = parts.postprocessing
+        self.prepare_batch = parts.prepare_batch or default_prepare_batch
+        self._hashes: dict[str, Any] | None = None
+
+    @classmethod
+    def of_model(cls, model: AttackedModel, name: str = "") -> AuditTarget:
+        """A target that takes images as their files hold them: what lies between is in the model.
+
+        Args:
+            model: with ``image_units="HU"``, or a network without a map.
+            name: for the report; None for that of the network.
+
+        Raises:
+            TargetError: for a model that takes images in the network's values.
+        """
+        if model.image_units == "network":
+            raise TargetError(
+                "an AttackedModel with image_units='network' does not say how its images are made: pass image_units="
+                "'HU' with what lies between file and network in its intensity or inferer, or TargetParts with a "
+                "preprocessing."
+            )
+        network = unwrap(model.network)
+        name = name or type(network).__name__
+        made = cls(TargetParts("AttackedModel", name, model.network, model.inferer))
+        made.model = model if model.image_units else model.replace(image_units="HU")
+        return made
+
+    @property
+    def missing(self) -> Sequence[Missing]:
+        """What is still to be told."""
+        return self.parts.missing
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's weights are."""
+        for network in modules_of(unwrap(self.model.network)):
+            for weight in network.parameters():
+                return weight.device
+        return torch.device("cpu")
+
+    def facts(self) -> list[Fact]:
+        """What was read, what was told, and what the first batch has shown."""
+        known = {str(fact.value) for fact in self.parts.facts}
+        read = [Fact("model", text, "live pipeline") for text in self.model.findings if text not in known]
+        gradients = "yes" if self.differentiable else "no: attacked by queries alone"
+        return [*self.parts.facts, *read, Fact("gradients", gradients, "network")]
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the target's answers, for fingerprints: weights, configs, what was told."""
+        if self._hashes is None:
+            told = {name: value for name, value in self.parts.told.items() if name != "facts"}
+            self._hashes = {
+                "kind": self.kind,
+                "weights": network_hashes(self.model),
+                "hashes": dict(self.parts.hashes),
+                "told": describe(told),
+                "inferer": describe(self.model.inferer),
+            }
+        return self._hashes
+
+    def load(self, entry: Mapping[str, Any]) -> AuditCase:
+        """Preprocess a case.
+
+        Args:
+            entry: of ``find_cases``: paths of image and label, ``case_id``.
+
+        Raises:
+            ValueError: for a pipeline that gives several items of one image, or none.
+        """
+        image_key, label_key = self.parts.image_key, self.parts.label_key
+        label_file = entry.get("label")
+        item: Any = {image_key: entry["image"]}
+        with tempfile.TemporaryDirectory() as folder:
+            if self.parts.preprocesses_label:
+                # A pipeline that cannot do without gets an empty one, which nothing is scored against.
+                item[label_key] = blank_label(entry["image"], Path(folder)) if label_file is None else label_file
+            item = self.preprocessing(item) if self.preprocessing is not None else _loaded(item)
+        if not isinstance(item, Mapping):
+            raise ValueError(
+                f"the preprocessing of {self.name} gives {type(item).__name__} for one image: an audit needs one item."
+            )
+        batch = list_data_collate([dict(item)])
+        prepared: Any = self.prepare_batch(batch, self.device, False)
+        arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        if isinstance(prepared, torch.Tensor):
+            image, label = prepared, None
+        else:
+            image, label = prepared[0], prepared[1]
+            if len(prepared) == 4:
+                arguments = tuple(prepared[2]), dict(prepared[3])
+        if not isinstance(image, torch.Tensor) or image.ndim < 4:
+            raise ValueError(
+                f"the preprocessing of {self.name} must give an image (channel, spatial...), got "
+                f"{type(image).__name__}{tuple(getattr(image, 'shape', ())[1:])}."
+            )
+        case = AuditCase(str(entry["case_id"]), image, None, None, batch, arguments, str(entry["image"]))
+        if label_file is not None:
+            self._read_label(case, str(label_file), label)
+        return case
+
+    def _read_label(self, case: AuditCase, file: str, prepared: Any) -> None:
+        made = isinstance(prepared, torch.Tensor) and tuple(prepared.shape[2:]) == tuple(case.image.shape[2:])
+        if self.parts.preprocesses_label and made and self.parts.label_masks is None:
+            case.label = prepared
+            plain = as_plain(prepared)[0].cpu()
+            several = plain.shape[0] > 1
+            exclusive = several and bool((plain.sum(dim=0) == 1).all())
+            values = plain.argmax(dim=0) if exclusive else plain if several else plain[0]
+            case.reference = Segmentation(
+                values.round().to(torch.int32), several and not exclusive, affine_of(case.image)
+            )
+            return
+        read = _read_volume(file)
+        values = as_plain(read)[0] if read.shape[0] == 1 else as_plain(read)
+        if not bool(torch.isfinite(values.float()).all()) or bool((values != values.round()).any()):
+            raise ValueError(f"the label of {case.name} must hold whole numbers, got fractions or NaN.")
+        if self.parts.label_masks is not None:
+            masks = torch.as_tensor(as_plain(self.parts.label_masks(as_plain(read))))
+            read = MetaTensor(masks, affine=affine_of(read))
+            values = masks
+        case.reference = Segmentation(values.round().to(torch.int32), read.shape[0] > 1, affine_of(read))
+        moved = on_grid(case.reference, case.grid).values
+        case.label = (moved[None] if read.shape[0] > 1 else moved[None, None]).to(case.image.device)
+
+    def label_values(self, file: str) -> set[int]:
+        """The classes of a label file."""
+        read = _read_volume(file)
+        return {int(value) for value in as_plain(read).unique().tolist()}
+
+    def model_for(self, case: AuditCase) -> AttackedModel:
+        """What is attacked, with the further inputs of a case."""
+        return self.model.with_arguments(*case.arguments)
+
+    def deploy(self, case: AuditCase, image: torch.Tensor | None = None) -> Segmentation:
+        """What the deployed model makes of an image: inferer, network and postprocessing, one forward pass.
+
+        Args:
+            case: that the image is of.
+            image: as ``case.image``; None for it.
+        """
+        given = case.image if image is None else _in_the_kind_of(image, case.image)
+        model = self.model_for(case)
+        args, kwargs = case.arguments
+        predictor = Predictor(model, given, model.units_for(None))
+        inferer: Callable[..., Any] = model.inferer or SimpleInferer()
+        with held_still(unwrap(model.network)) as network, torch.inference_mode(False), torch.no_grad():
+            seen = (
+                given if model.image_units == "network" or predictor.intensity is None else predictor.intensity(given)
+            )
+            answer = inferer(seen, network, *args, **kwargs)
+        if self.postprocessing is None:
+            return self._read(model, _picked(model, answer), case)
+        batch = {**case.batch, self.parts.image_key: given}
+        output = {self.parts.image_key: given, self.parts.pred_key: answer}
+        label = case.batch.get(self.parts.label_key)
+        output |= {} if label is None else {self.parts.label_key: label}
+        items, outputs = decollate_batch(batch), decollate_batch(output)
+        _, made = engine_apply_transform(items[0], outputs[0], self.postprocessing)
+        found = made[self.parts.pred_key]
+        if not isinstance(found, torch.Tensor):
+            found = torch.as_tensor(found)
+        return self._read(model, found[None], case)
+
+    def _read(self, model: AttackedModel, answer: torch.Tensor, case: AuditCase) -> Segmentation:
+        """The segmentation in a tensor (1, channel, spatial...): class map, one-hot, masks or logits."""
+        own = affine_of(answer)
+        plain = as_plain(answer)[0].detach().cpu()
+        affine = affine_of(case.image) if own is None else own
+        whole = not plain.is_floating_point() or bool((plain == plain.round()).all())
+        if plain.shape[0] == 1:
+            values = plain[0] if whole else plain[0] > (0.5 if self._is_probability(plain) else 0.0)
+            return Segmentation(values.to(torch.int32), affine=affine)
+        activation = model.activation_of(int(plain.shape[0]))
+        if activation == "softmax":
+            return Segmentation(plain.argmax(dim=0).to(torch.int32), affine=affine)
+        masks = plain > (0.5 if whole or self._is_probability(plain) else 0.0)
+        return Segmentation(masks.to(torch.int32), True, affine)
+
+    @staticmethod
+    def _is_probability(plain: torch.Tensor) -> bool:
+        return bool(plain.min() >= 0) and bool(plain.max() <= 1)
+
+    def reference_of(self, case: AuditCase, like: Segmentation) -> Segmentation | None:
+        """The label on the grid of a prediction."""
+        if case.reference is None:
+            return None
+        if not same_grid(case.reference, like) and case.label is not None:
+            on_network = Segmentation(case.grid.values, affine=case.grid.affine)
+            if same_grid(on_network, like):
+                plain = as_plain(case.label)[0].cpu()
+                values = plain if case.reference.masks else plain.argmax(dim=0) if plain.shape[0] > 1 else plain[0]
+                return Segmentation(values.round().to(torch.int32), case.reference.masks, like.affine)
+        return on_grid(case.reference, like)
+
+    def close(self) -> None:
+        """Give back what the reader opened."""
+        self.parts.resources.close()
+
+
+def _picked(model: AttackedModel, answer: Any) -> torch.Tensor:
+    picked = model.output
+    if callable(picked):
+        return picked(answer)
+    if picked is not None:
+        return answer[picked]
+    return answer[0] if isinstance(answer, (list, tuple)) else answer
+
+
+def _with_recorders(parts: TargetParts) -> Any:
+    """The preprocessing of an engine's dataset, which reading the model may have replaced by one that notes its maps."""
+    live = preprocessing_of(parts.engine)
+    if live is None or not isinstance(parts.preprocessing, SeveralFiles):
+        return live or parts.preprocessing
+    parts.preprocessing.preprocessing = live
+    return parts.preprocessing
+
+
+def _loaded(item: dict[str, Any]) -> dict[str, Any]:
+    return {key: _read_volume(file) for key, file in item.items()}
+
+
+@functools.cache
+def _reader() -> Callable[[Any], Any]:
+    return Compose([LoadImage(image_only=True), EnsureChannelFirst()])
+
+
+def _read_volume(file: Any) -> MetaTensor:
+    """A file as MONAI reads it, (channel, spatial...)."""
+    return _reader()(file)
+
+
+def _in_the_kind_of(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """An image as MONAI's pipeline gives it: with affine and applied operations."""
+    if not isinstance(like, MetaTensor):
+        return as_plain(image).to(like)
+    made = like.clone()
+    made.copy_(as_plain(image).to(like))
+    return made

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One case under one row of a plan: attack, deploy, score, picture."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_adversarial.attacks import Attack, AttackResult
+from monai_adversarial.audit.native_image import save_native
+from monai_adversarial.audit.picture import save_picture
+from monai_adversarial.audit.plan import Plan, Row
+from monai_adversarial.audit.scores import score_organs
+from monai_adversarial.audit.segmentation import Segmentation, affine_of, on_grid
+from monai_adversarial.audit.target import AuditCase, AuditTarget
+from monai_adversarial.metrics import mean_score
+from monai_adversarial.metrics.dice import mean_of_defined
+from monai_adversarial.metrics.organs import organ_channels
+from monai_adversarial.models import AttackedModel
+from monai_adversarial.studies.measurement import (
+    CLEAN_PREDICTION,
+    LABEL,
+    measured_budgets,
+    measurement_record,
+    norm_of,
+)
+from monai_adversarial.studies.records import safe_name
+from monai_adversarial.studies.study import Cell
+from monai_adversarial.utils.hashing import file_hash
+from monai_adversarial.utils.plain import as_plain
+
+__all__ = ["AuditUnit", "unit_files"]
+
+
+def unit_files(output_dir: Path, cell: Cell) -> dict[str, Path]:
+    """The files that a unit may write: kind -> path."""
+    folder, case = output_dir / "rows" / safe_name(cell.attack), safe_name(cell.case)
+    return {
+        "panel": folder / f"{case}.png",
+        "adversarial": folder / f"{case}_adversarial.nii.gz",
+        "prediction": folder / f"{case}_adversarial_prediction.nii.gz",
+        "clean_prediction": folder / f"{case}_adversarial_clean_prediction.nii.gz",
+    }
+
+
+class AuditUnit:
+    """One case under one row.
+
+    Args:
+        target: what is audited.
+        case: preprocessed.
+        row: of the plan.
+        plan: its tolerance and seed.
+        cell: names.
+        scored: the model that says which classes are scored.
+        surrogate: network whose gradients a transfer row follows.
+        images: write adversarial images on the grid of the file.
+        pictures: draw a panel.
+    """
+
+    def __init__(
+        self,
+        target: AuditTarget,
+        case: AuditCase,
+        row: Row,
+        plan: Plan,
+        cell: Cell,
+        scored: AttackedModel,
+        surrogate: AttackedModel | None = None,
+        images: bool = False,
+        pictures: bool = True,
+    ) -> None:
+        self.target, self.case, self.row, self.plan, self.cell = target, case, row, plan, cell
+        self.scored, self.surrogate, self.images, self.pictures = scored, surrogate, images, pictures
+        self.reference_kind = CLEAN_PREDICTION if case.reference is None else LABEL
+
+    def run(self, output_dir: Path) -> dict[str, Any]:
+        """Run the unit, write its files below ``output_dir`` and return its record."""
+        began = time.perf_counter()
+        clean = self._clean()
+        if self.row.attack is None:
+            reference = self._reference(clean)
+            scores = {"clean": self._score(clean, reference)}
+            cost = {"forwards": 1, "backwards": 0}
+            return self._record(None, scores, {}, cost, began, {}, output_dir)
+        attack: Attack = self.row.attack
+        attacked = self.target.model_for(self.case)
+        crafted_on = self.surrogate if self.row.needs == "surrogate" and self.surrogate is not None else attacked
+        model = (
+            crafted_on
+            if self.scored.scored_classes is None
+            else crafted_on.replace(scored_classes=self.scored.scored_classes)
+        )
+        result = attack(model, self.case.image, self.case.label)
+        adversarial = self.target.deploy(self.case, result.adversarial)
+        moved = self._on_network(result.label, clean) if result.bound.geometric else None
+        # Anatomy that moved is compared where it moved, and everything beside it there as well: on the network's grid.
+        reference = self._reference(clean) if moved is None else self._on_network(result.clean_label, clean)
+        random = self._control(result, reference, clean)
+        scores = {
+            "clean": self._score(clean, reference),
+            "random": random["scores"],
+            "adversarial": self._score(adversarial, reference if moved is None else moved),
+        }
+        if moved is not None:
+            scores["adversarial_original_label"] = self._score(adversarial, reference)
+        measurements = measured_budgets(result.budgets, norm_of(attack))
+        found = {"reference": reference, "clean": clean, "adversarial": adversarial}
+        files, saved = self._files(result, found, moved, scores, measurements, output_dir)
+        extra = {
+            "measurements": measurements,
+            "saved_file": saved or None,
+            "zero_gradient_fraction": float(result.zero_gradient_fraction[0]),
+            "objective_history": [round(float(value), 6) for value in result.objective_history[:, 0].tolist()],
+            "largest_change": float((as_plain(result.adversarial) - as_plain(result.image)).abs().max()),
+            "changed_share": float((as_plain(result.adversarial) != as_plain(result.image)).float().mean()),
+            "draws": _draws(result, self._organs(model)),
+            "attack_dice": {"clean": float(result.clean_dice[0]), "adversarial": float(result.adversarial_dice[0])},
+        }
+        cost = {
+            "forwards": result.forwards + 1 + random["forwards"] + bool(saved),
+            "backwards": result.backwards,
+        }
+        return self._record(attack, scores, extra, cost, began, files, output_dir)
+
+    def _organs(self, model: AttackedModel, prediction: Segmentation | None = None) -> dict[int, str]:
+        classes = model.found_classes or (0 if prediction is None else int(prediction.values.max()) + 1)
+        classes = max(classes, prediction.values.shape[0] if prediction is not None and prediction.masks else 1)
+        activation = model.activation_of(classes)
+        names = organ_channels(classes, activation, self.scored.class_names, self.scored.scored_classes)
+        # One sigmoid channel: what it finds is class 1 of the class map.
+        return {1: names[0]} if classes == 1 else names
+
+    def _clean(self) -> Segmentation:
+        """The deployed segmentation of the clean image, once for all rows."""
+        if "prediction" not in self.case.clean:
+            self.case.clean["prediction"] = self.target.deploy(self.case)
+        return self.case.clean["prediction"]
+
+    def _reference(self, clean: Segmentation) -> Segmentation:
+        found = self.target.reference_of(self.case, clean)
+        return clean if found is None else found
+
+    def _score(self, prediction: Segmentation, reference: Segmentation) -> dict[str, dict[str, Any]]:
+        organs = self._organs(self.target.model, prediction)
+        return score_organs(
+            on_grid(prediction, reference), reference, organs, self.plan.surface_tolerance_mm, self.scored.ignore_index
+        )
+
+    def _on_network(self, label: torch.Tensor, like: Segmentation) -> Segmentation:
+        """A reference as an attack has it, on the grid of the network's image."""
+        plain = as_plain(label).detach().cpu()[0]
+        values = plain if like.masks else plain.argmax(dim=0) if plain.shape[0] > 1 else plain[0]
+        return Segmentation(values.round().to(torch.int32), like.masks, affine_of(self.case.image))
+
+    def _control(self, result: AttackResult, reference: Segmentation, clean: Segmentation) -> dict[str, Any]:
+        """Scores under a random change of the same kind and size."""
+        image, label = result.random_control(0)
+        prediction = self.target.deploy(self.case, image)
+        if result.bound.geometric:
+            reference = self._on_network(label, clean)
+        return {"scores": self._score(prediction, reference), "forwards": 1}
+
+    def _files(
+        self,
+        result: AttackResult,
+        found: Mapping[str, Segmentation],
+        moved: Segmentation | None,
+        scores: Mapping[str, Any],
+        measurements: Mapping[str, Any],
+        output_dir: Path,
+    ) -> tuple[dict[str, Path], dict[str, Any]]:
+        """Picture and volumes, and what the saved file shows."""
+        places = unit_files(output_dir, self.cell)
+        files: dict[str, Path] = {}
+        if self.pictures:
+            grid = self.case.grid if moved is None else moved
+            on_network = [on_grid(found[name], grid) for name in ("reference", "clean", "adversarial")]
+            drawn = save_picture(
+                places["panel"],
+                result,
+                on_network,
+                on_network[0] if moved is None else moved,
+                self._organs(self.target.model, found["clean"]),
+                {image: mean_of_defined(float(organ["dice"]) for organ in of.values()) for image, of in scores.items()},
+                scores,
+                self.cell,
+                self.reference_kind == LABEL,
+                measurements,
+            )
+            files |= {"panel": places["panel"]} if drawn else {}
+        saved: dict[str, Any] = {}
+        if self.images:
+            assert self.row.attack is not None
+            perturbation = self.row.attack.perturbation
+            exact = getattr(perturbation, "units", None) == "HU" and getattr(perturbation, "norm", None) == "linf"
+            epsilon = float(perturbation.epsilon) if exact else None  # type: ignore[attr-defined]
+            written, saved = save_native(
+                self.target, self.case, result, found["clean"], found["adversarial"], places, self.row.title, epsilon
+            )
+            files |= written
+            again = saved.pop("prediction", None)
+            if again is not None:
+                scored = self._score(again, found["reference"] if moved is None else moved)
+                saved["mean_dice"] = mean_of_defined(float(organ["dice"]) for organ in scored.values())
+        return files, saved
+
+    def _record(
+        self,
+        attack: Attack | None,
+        scores: Mapping[str, Any],
+        extra: Mapping[str, Any],
+        cost: Mapping[str, Any],
+        began: float,
+        files: Mapping[str, Path],
+        output_dir: Path,
+    ) -> dict[str, Any]:
+        mean = {
+            image: {
+                **mean_score(found),  # type: ignore[arg-type]
+                "surface_dice": mean_of_defined(float(organ["surface_dice"]) for organ in found.values()),
+            }
+            for image, found in scores.items()
+        }
+        return measurement_record(
+            self.cell,
+            attack,
+            self.target.model,
+            reference=self.reference_kind,
+            scores=scores,
+            measurements=extra.get("measurements", {}),
+            cost={**cost, "total_seconds": round(time.perf_counter() - began, 3)},
+            hashes={
+                "input": self.case.clean.get("hashes", {}),
+                "files": {kind: file_hash(path) for kind, path in files.items()},
+            },
+            mean=mean,
+            files={kind: path.relative_to(output_dir).as_posix() for kind, path in files.items()},
+            row=self.row.as_json(),
+            geometric=bool(attack is not None and "adversarial_original_label" in scores),
+            spacing_mm=[round(step, 6) for step in self.case.grid.spacing],
+            shape=list(self.case.image.shape[1:]),
+            **{key: value for key, value in extra.items() if key != "measurements"},
+        )
+
+
+def _draws(result: AttackResult, organs: Mapping[int, str]) -> dict[str, Any] | None:
+    """What the draws of a worst-of-N attack show; None for other attacks."""
+    dice, volumes = getattr(result, "draw_dice", None), getattr(result, "draw_volumes", None)
+    if dice is None:
+        return None
+    values = [float(value) for value in dice[:, 0].tolist()]
+    found: dict[str, Any] = {"dice": values, "dice_cv": _variation(values), "volume_cv": {}}
+    if volumes is not None:
+        for index, name in organs.items():
+            if index < volumes.shape[2]:
+                found["volume_cv"][name] = _variation([float(value) for value in volumes[:, 0, index].tolist()])
+    return found
+
+
+def _variation(values: list[float]) -> float:
+    """Coefficient of variation; NaN for a mean of 0 and fewer than two values."""
+    defined = [value for value in values if not math.isnan(value)]
+    if len(defined) < 2:
+        return math.nan
+    mean = sum(defined) / len(defined)
+    spread = math.sqrt(sum((value - mean) ** 2 for value in defined) / (len(defined) - 1))
+    return spread / mean if mean > 0 else math.nan

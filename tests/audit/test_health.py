@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Health checks: each flags the evaluation that it is about, and no other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from monai_adversarial.audit.health import health_checks
+
+ROWS: list[dict[str, Any]] = [
+    {"name": "clean", "title": "Clean", "family": "clean", "knowledge": "none", "series": None, "budget": None},
+    *(
+        {
+            "name": f"pgd_{epsilon}",
+            "title": f"PGD, {epsilon} HU",
+            "family": "gradient",
+            "knowledge": "white box",
+            "series": "pgd",
+            "budget": {"value": epsilon, "units": "HU"},
+        }
+        for epsilon in (2, 8)
+    ),
+    {
+        "name": "square",
+        "title": "Square",
+        "family": "queries",
+        "knowledge": "queries",
+        "series": None,
+        "budget": {"value": 8, "units": "HU"},
+    },
+]
+
+
+def _record(row: str, adversarial: float | None = None, **changes: Any) -> dict[str, Any]:
+    organ = {"predicted_voxels": 10, "reference_voxels": 10}
+    mean = {"clean": {"dice": 0.9}}
+    if adversarial is not None:
+        mean |= {"random": {"dice": 0.89}, "adversarial": {"dice": adversarial}}
+    return {
+        "attack": row,
+        "case": "case_000",
+        "reference": "label",
+        "mean": mean,
+        "scores": {"clean": {"liver": organ}},
+        "zero_gradient_fraction": 0.1,
+        "changed_share": 0.5,
+        "success": None if adversarial is None else adversarial < 0.45,
+        **changes,
+    }
+
+
+def _records(**changed: dict[str, Any]) -> list[dict[str, Any]]:
+    dice = {"clean": None, "pgd_2": 0.6, "pgd_8": 0.2, "square": 0.5}
+    return [_record(row, **{"adversarial": value, **changed.get(row, {})}) for row, value in dice.items()]
+
+
+def _flagged(records: list[dict[str, Any]]) -> set[tuple[str, str | None, str]]:
+    return {(c["check"], c["row"], c["verdict"]) for c in health_checks(records, ROWS) if c["verdict"] != "pass"}
+
+
+def test_a_sound_evaluation_passes_every_check() -> None:
+    checks = health_checks(_records(), ROWS)
+    assert _flagged(_records()) == set()
+    assert {check["check"] for check in checks} == {
+        *("clean accuracy", "zero gradients", "voxels that change", "stronger than chance"),
+        *("white box at least as strong", "falls with the budget"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"pgd_8": {"adversarial": 0.9}}, ("stronger than chance", "pgd_8", "warn")),
+        ({"pgd_8": {"adversarial": 0.95}}, ("stronger than chance", "pgd_8", "fail")),
+        ({"pgd_8": {"zero_gradient_fraction": 0.97}}, ("zero gradients", "pgd_8", "warn")),
+        ({"pgd_8": {"changed_share": 0.01}}, ("voxels that change", "pgd_8", "warn")),
+        ({"square": {"adversarial": 0.1}}, ("white box at least as strong", "square", "fail")),
+        ({"pgd_2": {"adversarial": 0.1}}, ("falls with the budget", "pgd", "warn")),
+        ({"clean": {"mean": {"clean": {"dice": 0.2}}}}, ("clean accuracy", "clean", "warn")),
+        ({"clean": {"mean": {"clean": {"dice": None}}}}, ("clean accuracy", "clean", "warn")),
+    ],
+)
+def test_each_flaw_is_flagged(changes: dict[str, Any], flag: tuple[str, str, str]) -> None:
+    assert flag in _flagged(_records(**changes))
+
+
+def test_a_network_that_finds_nothing_fails() -> None:
+    empty = {"clean": {"liver": {"predicted_voxels": 0, "reference_voxels": 10}}}
+    assert ("empty prediction", "clean", "fail") in _flagged(_records(clean={"scores": empty}))
