@@ -10,7 +10,17 @@ from typing import Any
 from monai_adversarial.audit.report.check import REFERENCES
 from monai_adversarial.audit.report.figures import value_of
 
-__all__ = ["FAILED", "HELD", "LARGEST_DROP", "NOT_SETTLED", "RULES", "WEAKENED", "Finding", "findings_of"]
+__all__ = [
+    "FAILED",
+    "HELD",
+    "LARGEST_DROP",
+    "NOT_SETTLED",
+    "RULES",
+    "WEAKENED",
+    "Finding",
+    "findings_of",
+    "successes_of",
+]
 
 FAILED, WEAKENED, HELD, NOT_SETTLED = "failed", "weakened", "held", "not settled"
 # Mean Dice that a row may lose and still be called held.
@@ -69,19 +79,35 @@ def findings_of(summary: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
+def successes_of(summary: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[int | None, int]:
+    """Cases of a result that met the definition of success, and for how many of them it is defined.
+
+    Counted in the cases; where a summary lists none, from the rate, which is then over all of them.
+    """
+    key = (result["row"], result["reference"])
+    cases = [case for case in summary["cases"] if (case["row"], case["reference"]) == key]
+    if cases:
+        known = [case["success"] for case in cases if case.get("success") is not None]
+        return (sum(map(bool, known)) if known else None), len(known)
+    n, rate = int(result["n"]), value_of(result, "success_rate")
+    if rate is None or not n:
+        return None, 0
+    # A rate above zero is at least one case, one below all is not all.
+    return min(max(round(rate * n), int(rate > 0)), n if rate >= 1 else max(n - 1, int(rate > 0))), n
+
+
 def _finding(summary: Mapping[str, Any], row: str, reference: str, result: Mapping[str, Any] | None) -> Finding:
     of_row = [check for check in summary["health"] if check.get("row") in (row, None)]
     warned = any(check["verdict"] == "warn" for check in of_row)
     if result is None:
         return Finding(row, reference, NOT_SETTLED, "not run", 0, None, None, None, warned)
-    n, rate = int(result["n"]), value_of(result, "success_rate")
+    n = int(result["n"])
     clean = value_of(result["mean"].get("clean", {}).get("dice"))
     after = value_of(result["mean"].get("adversarial", {}).get("dice"))
-    successes = round(rate * n) if rate is not None else None
-    if rate is not None and successes is not None and rate > 0:
-        # A rate above zero is a success, even where rounding would make none of it.
-        return Finding(row, reference, FAILED, "", n, max(successes, 1), clean, after, warned)
-    why = _unsettled(summary, row, of_row, n, clean, after, successes)
+    successes, known = successes_of(summary, result)
+    if successes:
+        return Finding(row, reference, FAILED, "", n, successes, clean, after, warned)
+    why = _unsettled(summary, row, of_row, n, clean, after, known)
     if why or clean is None or after is None:
         return Finding(row, reference, NOT_SETTLED, why, n, successes, clean, after, warned)
     verdict = HELD if clean - after <= LARGEST_DROP else WEAKENED
@@ -95,7 +121,7 @@ def _unsettled(
     n: int,
     clean: float | None,
     after: float | None,
-    successes: int | None,
+    known: int,
 ) -> str:
     """Why nothing follows for a row, or empty."""
     missing = sum(failure.get("row") == row for failure in summary["failures"])
@@ -104,8 +130,8 @@ def _unsettled(
         return "no case was scored"
     if clean is None or after is None:
         return "Dice is not defined"
-    if successes is None:
-        return "success is not defined"
+    if known < n:
+        return f"success is not defined in {n - known} of {n} cases" if known else "success is not defined"
     if missing:
         return f"{missing} case{'s' * (missing > 1)} could not be run"
     return f"health check failed: {failed}" if failed is not None else ""

@@ -45,6 +45,7 @@ _VARIATION = {
     EU: "Article 15(4): errors, faults or inconsistencies",
 }
 _CLEAN = {FDA: "performance validation", EU: "Article 15(1) and 15(3): accuracy"}
+_BY_KNOWLEDGE = {"white box": _WHITE, "queries": _QUERIES, "another network": _TRANSFER}
 _BY_FAMILY = {
     "clean": _CLEAN,
     "noise": _VARIATION,
@@ -59,8 +60,11 @@ def mapping_of(row: Mapping[str, Any], gradients: bool) -> dict[str, str]:
     """Document -> where it speaks of what this row tests; documents that do not are left out.
 
     Args:
-        row: of the plan.
-        gradients: whether the target was differentiated: bias fields and geometric attacks are white-box then, and
-            queries otherwise.
+        row: of the plan: what the attacker knows decides, where an attacker is; then the family.
+        gradients: whether the target was differentiated: bias fields and geometric attacks of no stated knowledge are
+            white-box then, and queries otherwise.
     """
-    return dict(_BY_FAMILY.get(row["family"], _WHITE if gradients else _QUERIES))
+    family = _BY_FAMILY.get(row["family"], _WHITE if gradients else _QUERIES)
+    if OWASP not in family:
+        return dict(family)
+    return dict(_BY_KNOWLEDGE.get(row.get("knowledge", ""), family))

@@ -38,7 +38,7 @@ def page_html(
 
     Args:
         summary: of the audit.
-        folder: of the report, below which pictures and volumes lie.
+        folder: below which pictures and volumes lie.
         compare: summaries of further audits.
         images: whether pictures of cases and the viewer are part of the page.
     """
@@ -106,7 +106,9 @@ def _context(
         "unlike": [(other["title"], differences(summary, other)) for other in compare],
         "volumes": volumes,
         "volume_notes": volume_notes,
-        "colors": colors_of(summary["target"].get("classes") or ()),
+        "colors": colors_of(
+            summary["target"].get("classes") or (), max((entry["classes"] for entry in volumes), default=0)
+        ),
         "library": _library() if volumes else "",
         "license": _text("assets", LICENSE) if volumes else "",
     }

@@ -94,8 +94,14 @@ def _columns(by_image: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]
 
 
 def _means(by_image: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for image in IMAGES:
+    others = [image for image, found in by_image.items() if image not in IMAGES and _is_scores(found)]
+    for image in (*IMAGES, *others):
         for score in SCORES:
             found = (by_image.get(image) or {}).get(score)
             if isinstance(found, Mapping):
                 yield from ((f"{image}_{score}_{part}", found.get(part)) for part in MEANS)
+
+
+def _is_scores(found: Any) -> bool:
+    """Whether a part of a result is an image's scores, not a figure of its own."""
+    return isinstance(found, Mapping) and any(isinstance(found.get(score), Mapping) for score in SCORES)

@@ -8,7 +8,15 @@ from typing import Any
 
 from monai_adversarial.audit.report.check import LABEL, REFERENCES
 from monai_adversarial.audit.report.figures import NOT_DEFINED, interval, number, percent, significant, value_of
-from monai_adversarial.audit.report.findings import FAILED, HELD, NOT_SETTLED, WEAKENED, Finding, findings_of
+from monai_adversarial.audit.report.findings import (
+    FAILED,
+    HELD,
+    NOT_SETTLED,
+    WEAKENED,
+    Finding,
+    findings_of,
+    successes_of,
+)
 
 __all__ = [
     "AGAINST",
@@ -101,7 +109,7 @@ def cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     for row in summary["plan"]["rows"]:
         blocks = [
-            _block(row, results[reference][row["name"]], reference)
+            _block(summary, row, results[reference][row["name"]], reference)
             for reference in REFERENCES
             if row["name"] in results[reference]
         ]
@@ -117,7 +125,9 @@ def cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _block(row: Mapping[str, Any], result: Mapping[str, Any], reference: str) -> dict[str, Any]:
+def _block(
+    summary: Mapping[str, Any], row: Mapping[str, Any], result: Mapping[str, Any], reference: str
+) -> dict[str, Any]:
     images = [
         {"image": image, "title": title, "mean": number(value_of(dice)), "interval": interval(dice), "n": dice.get("n")}
         for image, title in IMAGES.items()
@@ -130,22 +140,36 @@ def _block(row: Mapping[str, Any], result: Mapping[str, Any], reference: str) ->
         "n": result["n"],
         "images": images,
         "attacked": row["family"] != "clean",
-        "success": _successes(result),
+        "success": _successes(summary, result),
         "definition": result.get("success_definition"),
         "worst": worst,
+        "unmoved": _unmoved(result),
+        "saved": _saved(result.get("saved_file")),
         "draws": draws,
         "measurements": [_measured(name, found) for name, found in (result.get("measurements") or {}).items()],
     }
 
 
-def _successes(result: Mapping[str, Any]) -> str:
-    rate, n = value_of(result, "success_rate"), result["n"]
-    if rate is None:
+def _unmoved(result: Mapping[str, Any]) -> str | None:
+    """Dice with the reference where it was: an attack that moves anatomy is scored with the reference moved along."""
+    found = (result["mean"].get("adversarial_original_label") or {}).get("dice")
+    return interval(found) if found is not None else None
+
+
+def _saved(found: Mapping[str, Any] | None) -> str | None:
+    """What was measured on the files that were written, read back."""
+    if not found:
+        return None
+    change, dice = significant(value_of(found, "largest_change")), number(value_of(found, "dice"))
+    return f"{found['n']} read back: largest change {change} in the units of the file, Dice {dice}"
+
+
+def _successes(summary: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    successes, known = successes_of(summary, result)
+    if successes is None:
         return NOT_DEFINED
-    # A rate above zero is at least one case, one below all is not all.
-    count = round(rate * n)
-    count = max(count, 1) if rate > 0 else count
-    return f"{min(count, n - 1) if rate < 1 and n > 1 else count} of {n} case{'s' if n != 1 else ''}"
+    undefined = f", not defined in {result['n'] - known}" if known < result["n"] else ""
+    return f"{successes} of {known} case{'s' if known != 1 else ''}{undefined}"
 
 
 def _measured(name: str, found: Mapping[str, Any]) -> dict[str, str]:

@@ -27,12 +27,20 @@ IMAGES = ("clean", "adversarial")
 MAPS = ("clean_prediction", "prediction")
 
 
-def colors_of(classes: Sequence[str]) -> dict[str, list[Any]]:
-    """Colors of class maps as NiiVue takes them: background clear, organs as in the pictures of cases."""
-    organs = [COLORS[index % len(COLORS)] for index in range(max(len(classes) - 1, 0))]
+def colors_of(classes: Sequence[str], largest: int) -> dict[str, list[Any]]:
+    """Colors of class maps as NiiVue takes them: background clear, organs as in the pictures of cases.
+
+    Args:
+        classes: names by index. Where they do not begin with the background, they are not the names of all classes,
+            and classes are shown by number: a wrong name would be worse.
+        largest: index in the maps.
+    """
+    whole = [shown(name) for name in classes] if classes and str(classes[0]).lower() == "background" else []
+    names = [whole[index] if index < len(whole) else f"class {index}" for index in range(max(len(whole), largest + 1))]
+    organs = [COLORS[index % len(COLORS)] for index in range(len(names) - 1)]
     channels = zip("RGB", (1, 3, 5), strict=True)
     parts = {name: [0, *(int(color[at : at + 2], 16) for color in organs)] for name, at in channels}
-    return {**parts, "A": [0, *[255] * len(organs)], "labels": [shown(name) for name in classes]}
+    return {**parts, "A": [0, *[255] * len(organs)], "labels": names}
 
 
 def viewer_volumes(summary: Mapping[str, Any], folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -56,8 +64,8 @@ def viewer_volumes(summary: Mapping[str, Any], folder: Path) -> tuple[list[dict[
             continue
         files = {key: inside(folder, (volume.get(key) or {}).get("file")) for key in (*IMAGES, *MAPS)}
         found = {key: path for key, path in files.items() if path is not None}
-        if not all(key in found for key in IMAGES):
-            notes.append(f"{name}: the files of its images are missing.")
+        if "adversarial" not in found:
+            notes.append(f"{name}: the file of its image is missing.")
             continue
         try:
             for side in SIDES[:1] if entries else SIDES:
@@ -86,27 +94,27 @@ def viewer_volumes(summary: Mapping[str, Any], folder: Path) -> tuple[list[dict[
 def _entry(files: Mapping[str, Path], window: Sequence[float] | None, side: int) -> dict[str, Any]:
     # The type of a loaded image is not known to be spatial.
     images: dict[str, Any] = {key: nibabel.load(path) for key, path in files.items()}
-    first = images["clean"]
+    first = images["adversarial"]
     for key, image in images.items():
         if len(image.shape) != 3 or image.shape != first.shape:
-            raise ValueError(f"{key} has shape {image.shape}, expected three dimensions as clean {first.shape}")
+            raise ValueError(f"{key} has shape {image.shape}, expected three dimensions, {first.shape}")
     step = -(-max(first.shape) // side)
     affine = np.asarray(first.affine, dtype=float).copy()
     affine[:3, :3] *= step
     # Voxels are picked, not averaged: an average would hide the change that is to be seen.
     picked = {key: np.asarray(image.dataobj[::step, ::step, ::step]) for key, image in images.items()}
-    clean, adversarial = (np.nan_to_num(picked[key].astype(np.float32)) for key in IMAGES)
+    grays = {key: np.nan_to_num(picked[key].astype(np.float32)) for key in IMAGES if key in picked}
+    one = grays["adversarial"]
     if window is None:
-        window = CT_WINDOW if clean.min() < AIR else np.percentile(clean, (1, 99)).tolist()
+        window = CT_WINDOW if one.min() < AIR else np.percentile(one, (1, 99)).tolist()
     low, high = (float(value) for value in window)
     high = high if high > low else low + 1
-    change = adversarial - clean
-    largest = float(np.abs(change).max()) or 1.0
-    arrays = {
-        "clean": _gray(clean, low, high),
-        "adversarial": _gray(adversarial, low, high),
-        "difference": np.round(change / largest * 127).astype(np.int16),
-    }
+    arrays = {key: _gray(image, low, high) for key, image in grays.items()}
+    largest = 0.0
+    if "clean" in grays:
+        change = one - grays["clean"]
+        largest = float(np.abs(change).max())
+        arrays["difference"] = np.round(change / (largest or 1.0) * 127).astype(np.int16)
     for key in MAPS:
         if key in picked:
             arrays[key] = np.clip(picked[key], 0, 255).astype(np.uint8)
@@ -114,6 +122,7 @@ def _entry(files: Mapping[str, Path], window: Sequence[float] | None, side: int)
         "files": {key: _file(array, affine) for key, array in arrays.items()},
         "step": step,
         "largest": largest,
+        "classes": max((int(arrays[key].max()) for key in MAPS if key in arrays), default=0),
         "window": [low, high],
     }
 

@@ -24,6 +24,7 @@ def write_report(
     *,
     compare: Sequence[Mapping[str, Any]] = (),
     images: bool = True,
+    files_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, Path]:
     """Write what an audit found as a page, as JSON and as two tables.
 
@@ -32,9 +33,11 @@ def write_report(
 
     Args:
         summary: of the audit, schema 1: docs/audit_report.md.
-        output_dir: existing or new folder; pictures and volumes that the summary names lie below it.
+        output_dir: existing or new folder.
         compare: summaries of further audits, shown beside this one: a clean and a hardened network.
         images: whether the page has pictures of cases and the viewer of volumes.
+        files_dir: below which the pictures and volumes lie that the summary names; by default ``output_dir``. Files
+            elsewhere are not read.
 
     Returns:
         ``"report.html"``, ``"audit.json"``, ``"results.csv"``, ``"summary.csv"`` -> where it was written.
@@ -45,6 +48,7 @@ def write_report(
         OSError: the folder cannot be written to.
     """
     folder = Path(output_dir)
+    files = folder if files_dir is None else Path(files_dir)
     for position, other in enumerate((summary, *compare)):
         check_summary(other, f"compare[{position - 1}]" if position else "summary")
     summary = without_nan(summary)
@@ -52,7 +56,7 @@ def write_report(
         "audit.json": _json(summary),
         "results.csv": csv_text(case_rows(summary), ("case", "row", "reference", "organ")),
         "summary.csv": csv_text(summary_rows(summary), ("row", "reference", "organ", "cases")),
-        "report.html": page_html(summary, folder, [without_nan(other) for other in compare], images),
+        "report.html": page_html(summary, files, [without_nan(other) for other in compare], images),
     }
     contents = {name: text.encode("utf-8") for name, text in texts.items()}
     written = {}

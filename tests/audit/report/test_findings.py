@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from monai_adversarial.audit.report.findings import FAILED, HELD, NOT_SETTLED, WEAKENED, findings_of
+from monai_adversarial.audit.report.findings import FAILED, HELD, NOT_SETTLED, WEAKENED, findings_of, successes_of
 from tests.audit.report.example import example_summary
 
 
@@ -39,7 +39,8 @@ def test_verdicts_of_the_example(example):
 
 def test_references_have_findings_of_their_own(example):
     changed = copy.deepcopy(example)
-    result(changed, "noise", "clean prediction")["success_rate"] = 1.0
+    for case in changed["cases"]:
+        case["success"] = case["success"] or (case["row"], case["reference"]) == ("noise", "clean prediction")
     assert verdicts(changed)["noise"] == HELD
     assert verdicts(changed, "clean prediction")["noise"] == FAILED
 
@@ -58,6 +59,7 @@ def test_what_is_not_defined_did_not_hold(example, undefined):
         changed = copy.deepcopy(example)
         if path == "success_rate":
             result(changed, "noise")[path] = undefined
+            changed["cases"] = []
         else:
             result(changed, "noise")["mean"][path]["dice"]["mean"] = undefined
         assert verdicts(changed)["noise"] == NOT_SETTLED, path
@@ -71,10 +73,19 @@ def test_a_row_that_was_not_run_is_named(example):
 
 
 def test_one_success_among_many_cases_is_not_rounded_away(example):
-    changed = copy.deepcopy(example)
+    changed = copy.deepcopy(example) | {"cases": []}
     result(changed, "noise").update(n=1000, success_rate=0.0004)
     finding = next(f for f in findings_of(changed) if f.row == "noise")
     assert (finding.verdict, finding.successes) == (FAILED, 1)
+
+
+def test_successes_are_counted_where_they_are_defined(example):
+    changed = copy.deepcopy(example)
+    first = next(c for c in changed["cases"] if (c["row"], c["reference"]) == ("noise", "label"))
+    first["success"] = None
+    finding = next(f for f in findings_of(changed) if f.row == "noise")
+    assert (finding.verdict, finding.why) == (NOT_SETTLED, "success is not defined in 1 of 3 cases")
+    assert successes_of(changed, result(changed, "noise")) == (0, 2)
 
 
 def test_a_warning_goes_with_its_row(example):

@@ -34,6 +34,12 @@ def test_knowledge_decides_on_the_technique(family, gradients, technique):
     assert technique in found["MITRE ATLAS 5.6.0"]
 
 
+def test_what_the_attacker_knows_decides_where_it_is_said():
+    row = {"family": "bias field", "knowledge": "queries"}
+    assert "AML.T0043.001" in mapping_of(row, gradients=True)["MITRE ATLAS 5.6.0"]
+    assert "MITRE ATLAS 5.6.0" not in mapping_of({"family": "noise", "knowledge": "queries"}, gradients=True)
+
+
 def test_the_page_of_the_mapping_has_every_passage():
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
     for family in FAMILIES:

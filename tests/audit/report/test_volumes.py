@@ -85,6 +85,18 @@ def test_files_outside_the_report_are_not_read(example, tmp_path, file):
     assert not entries and "missing" in notes[0]
 
 
+def test_without_the_clean_image_there_is_no_difference(example, tmp_path):
+    write_files(example, tmp_path)
+    volume = {key: value for key, value in example["volumes"][0].items() if key != "clean"}
+    entries, _ = viewer_volumes({**example, "volumes": [volume]}, tmp_path)
+    assert set(entries[0]["files"]) == {"adversarial", "clean_prediction", "prediction"}
+
+
+def test_names_that_are_not_of_all_classes_name_nothing():
+    assert colors_of(CLASSES[1:], 2)["labels"] == ["class 0", "class 1", "class 2"]
+    assert colors_of(["background", "liver"], 2)["labels"] == ["background", "liver", "class 2"]
+
+
 def test_a_file_that_is_no_volume_is_named(example, tmp_path):
     (tmp_path / "x.nii").write_bytes(b"no volume")
     volume = {"case": "a", "row": "pgd_8", "clean": {"file": "x.nii"}, "adversarial": {"file": "x.nii"}}
@@ -93,6 +105,6 @@ def test_a_file_that_is_no_volume_is_named(example, tmp_path):
 
 
 def test_background_is_clear_and_organs_have_colors():
-    colors = colors_of(CLASSES)
+    colors = colors_of(CLASSES, 3)
     assert colors["labels"] == CLASSES and colors["A"] == [0] + [255] * 7
     assert len({*zip(colors["R"], colors["G"], colors["B"], strict=True)}) == 8

@@ -153,6 +153,7 @@ def test_scores_that_are_not_defined_are_said_so(tmp_path):
             for image in ("random", "adversarial"):
                 result["mean"][image]["dice"] = {"mean": math.nan, "low": math.nan, "high": math.nan, "n": 0}
             result["success_rate"] = None
+            summary["cases"] = []
             result["worst_case"] = {"case": "phantom_0", "dice": None}
     summary = trimmed(summary, "clean", "pgd_8")
     page = write_report(summary, tmp_path, images=False)["report.html"].read_text(encoding="utf-8")
@@ -247,3 +248,10 @@ def test_a_picture_outside_the_report_is_left_out(tmp_path):
     first["panel"] = "../secret.png"
     page = write_report(summary | {"volumes": []}, folder)["report.html"].read_text(encoding="utf-8")
     assert page.count("<img") == len(summary["cases"]) - 1
+
+
+def test_pictures_may_lie_below_another_folder(tmp_path):
+    summary = trimmed(example_summary(), "pgd_8")
+    write_files(summary, tmp_path / "study")
+    page = write_report(summary, tmp_path / "study" / "report", files_dir=tmp_path / "study")["report.html"]
+    assert page.read_text(encoding="utf-8").count("<img") == len(summary["cases"])

@@ -27,7 +27,8 @@
     const mine = ++turn;
     const { NVImage } = window.niivue;
     const volume = volumes[Number(byId("viewer-case").value)];
-    const image = document.querySelector("input[name=viewer-image]:checked").value;
+    const asked = document.querySelector("input[name=viewer-image]:checked").value;
+    const image = volume.files[asked] ? asked : "adversarial";
     const over = document.querySelector("input[name=viewer-over]:checked").value;
     const make = async (key, low, high) => {
       const made = await NVImage.loadFromBase64({ base64: volume.files[key], name: `${key}.nii.gz`, colormap: "gray" });
@@ -57,7 +58,8 @@
     wanted.forEach((one) => viewer.addVolume(one));
     viewer.setSliceType(Number(byId("viewer-view").value));
     const largest = volume.largest.toPrecision(3);
-    const kept = over !== "none" && !volume.files[over] ? " That prediction was not kept for this case." : "";
+    const kept = (image !== asked ? " The clean image was not kept for this case." : "")
+      + (over !== "none" && !volume.files[over] ? " That prediction was not kept for this case." : "");
     say(image === "difference"
       ? `${volume.title}: adversarial minus clean; black is −${largest}, gray is no change, white is +${largest}, in the units of the image.${kept}`
       : `${volume.title}: ${image} image, gray from ${volume.window[0].toFixed(0)} to ${volume.window[1].toFixed(0)}.${kept}`);
