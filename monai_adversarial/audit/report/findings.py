@@ -14,6 +14,7 @@ __all__ = [
     "FAILED",
     "HELD",
     "LARGEST_DROP",
+    "LARGEST_ORGAN_DROP",
     "NOT_SETTLED",
     "RULES",
     "WEAKENED",
@@ -23,13 +24,13 @@ __all__ = [
 ]
 
 FAILED, WEAKENED, HELD, NOT_SETTLED = "failed", "weakened", "held", "not settled"
-# Mean Dice that a row may lose and still be called held.
-LARGEST_DROP = 0.05
+# Mean Dice that a row may lose, over all organs and in each, and still be called held.
+LARGEST_DROP, LARGEST_ORGAN_DROP = 0.05, 0.1
+_SMALL = f"the mean Dice fell by at most {LARGEST_DROP:g} over all organs and by at most {LARGEST_ORGAN_DROP:g} in each"
 RULES = {
     FAILED: "at least one case met the definition of success",
-    WEAKENED: f"no case did, and the mean Dice fell by more than {LARGEST_DROP:g}",
-    HELD: f"no case did, and the mean Dice fell by at most {LARGEST_DROP:g}; an attack that is not in this plan may be "
-    "stronger",
+    WEAKENED: f"no case did, and it is not so that {_SMALL}",
+    HELD: f"no case did, and {_SMALL}; an attack that is not in this plan may be stronger",
     NOT_SETTLED: "the scores are not defined, cases are missing, or a health check failed, so that nothing follows",
 }
 
@@ -47,6 +48,7 @@ class Finding:
         successes: cases that met the definition of success; None where it is not defined.
         clean: mean Dice of the clean images; None where it is not defined.
         after: mean Dice of the worst that was found; None where it is not defined.
+        organ: that lost most of its mean Dice, with the mean Dice before and after; None where no organ lost any.
         warned: whether a health check of this row warns.
     """
 
@@ -58,6 +60,7 @@ class Finding:
     successes: int | None
     clean: float | None
     after: float | None
+    organ: tuple[str, float, float] | None
     warned: bool
 
 
@@ -100,18 +103,30 @@ def _finding(summary: Mapping[str, Any], row: str, reference: str, result: Mappi
     of_row = [check for check in summary["health"] if check.get("row") in (row, None)]
     warned = any(check["verdict"] == "warn" for check in of_row)
     if result is None:
-        return Finding(row, reference, NOT_SETTLED, "not run", 0, None, None, None, warned)
+        return Finding(row, reference, NOT_SETTLED, "not run", 0, None, None, None, None, warned)
     n = int(result["n"])
     clean = value_of(result["mean"].get("clean", {}).get("dice"))
     after = value_of(result["mean"].get("adversarial", {}).get("dice"))
+    organ = _most_lost(result)
     successes, known = successes_of(summary, result)
     if successes:
-        return Finding(row, reference, FAILED, "", n, successes, clean, after, warned)
+        return Finding(row, reference, FAILED, "", n, successes, clean, after, organ, warned)
     why = _unsettled(summary, row, of_row, n, clean, after, known)
     if why or clean is None or after is None:
-        return Finding(row, reference, NOT_SETTLED, why, n, successes, clean, after, warned)
-    verdict = HELD if clean - after <= LARGEST_DROP else WEAKENED
-    return Finding(row, reference, verdict, "", n, successes, clean, after, warned)
+        return Finding(row, reference, NOT_SETTLED, why, n, successes, clean, after, organ, warned)
+    small = clean - after <= LARGEST_DROP and (organ is None or organ[1] - organ[2] <= LARGEST_ORGAN_DROP)
+    verdict = HELD if small else WEAKENED
+    return Finding(row, reference, verdict, "", n, successes, clean, after, organ, warned)
+
+
+def _most_lost(result: Mapping[str, Any]) -> tuple[str, float, float] | None:
+    """A mean over organs can hide that one of them is gone."""
+    found = []
+    for organ, images in (result.get("organs") or {}).items():
+        before, after = (value_of((images.get(image) or {}).get("dice")) for image in ("clean", "adversarial"))
+        if before is not None and after is not None and after < before:
+            found.append((before - after, organ, before, after))
+    return max(found)[1:] if found else None
 
 
 def _unsettled(

@@ -17,6 +17,7 @@ from monai_adversarial.audit.report.findings import (
     findings_of,
     successes_of,
 )
+from monai_adversarial.audit.report.names import shortened
 
 __all__ = [
     "AGAINST",
@@ -99,6 +100,9 @@ def _short(finding: Finding) -> str:
         return finding.why
     what = f"{finding.successes} of {finding.n} cases, " if finding.verdict == FAILED else ""
     text = f"{what}Dice {number(finding.clean, 2)} → {number(finding.after, 2)}"
+    if finding.organ is not None and finding.verdict != HELD:
+        organ, before, after = finding.organ
+        text += f"; most in {shortened(organ, 24)}, {number(before, 2)} → {number(after, 2)}"
     return f"{text}, with a warning" if finding.warned and finding.verdict != FAILED else text
 
 

@@ -88,5 +88,13 @@ def test_successes_are_counted_where_they_are_defined(example):
     assert successes_of(changed, result(changed, "noise")) == (0, 2)
 
 
+def test_an_organ_that_is_gone_is_not_hidden_by_the_mean(example):
+    changed = copy.deepcopy(example)
+    result(changed, "noise")["organs"]["aorta"]["adversarial"]["dice"]["mean"] = 0.0
+    finding = next(f for f in findings_of(changed) if f.row == "noise")
+    assert finding.verdict == WEAKENED
+    assert finding.organ is not None and finding.organ[0] == "aorta" and finding.organ[2] == 0.0
+
+
 def test_a_warning_goes_with_its_row(example):
     assert {f.row for f in findings_of(example) if f.warned} == {"pgd_2"}
