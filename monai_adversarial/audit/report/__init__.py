@@ -3,13 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from monai_adversarial.studies.records import write_json
+from monai_adversarial.audit.report.write import write_report
 
 __all__ = ["write_report"]
-
-
-def write_report(summary, output_dir, *, compare=(), images=True):
-    write_json(Path(output_dir) / "audit.json", summary)
-    return {"report.html": Path(output_dir) / "report.html"}
