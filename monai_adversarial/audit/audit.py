@@ -221,7 +221,7 @@ class _Reporter:
         return summary
 
     def _target(self, study: AuditStudy, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        target, classes = self.target, records[0]["scores"]["clean"] if records else {}
+        target = self.target
         settings = target.settings()
         return {
             "name": target.name,
@@ -229,12 +229,20 @@ class _Reporter:
             "gradients": target.differentiable,
             "facts": [vars(fact) for fact in [*target.facts(), *study.first_case]],
             "missing": [vars(one) for one in target.missing],
-            "classes": list(classes),
+            "classes": self._classes(records),
             "hashes": {
                 **{f"weights {number + 1}": value for number, value in enumerate(settings["weights"])},
                 **settings["hashes"],
             },
         }
+
+    def _classes(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Names of the network's channels, the background of exclusive classes first."""
+        given = self.target.model.class_names
+        if given is not None:
+            return list(given.values()) if isinstance(given, Mapping) else list(given)
+        organs = list(records[0]["scores"]["clean"]) if records else []
+        return organs if self.target.model.found_activation == "sigmoid" else ["background", *organs]
 
     def _data(self, study: AuditStudy, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         entries = study.entries.values()

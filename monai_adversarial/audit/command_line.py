@@ -103,12 +103,17 @@ def _parser() -> argparse.ArgumentParser:
     told.add_argument("--device", help="cpu, cuda:0, ...")
     told.add_argument("--class-names", metavar="A,B", help="background first, separated by commas")
     told.add_argument("--activation", choices=("softmax", "sigmoid"))
-    told.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="HU that the network sees as 0..1")
+    told.add_argument("--window", nargs="+", metavar="LOW HIGH", help="HU that the network sees as 0..1, or none")
     told.add_argument("--output-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="instead of 0..1")
     told.add_argument("--spacing", type=float, nargs="+", metavar="MM", help="voxel size of the network's grid")
-    told.add_argument("--orientation", metavar="RAS", help="of the network's grid")
+    told.add_argument("--orientation", metavar="RAS", help="of the network's grid, or file for the file's own")
     told.add_argument("--roi-size", type=int, nargs="+", metavar="N", help="of the sliding window")
     told.add_argument("--overlap", type=float, help="of sliding windows")
+    told.add_argument("--blending", choices=("constant", "gaussian"), help="of sliding windows")
+    told.add_argument("--sw-batch-size", type=int, metavar="N", help="windows that go through the network at once")
+    told.add_argument("--in-channels", type=int, metavar="N", help="channels of the image")
+    told.add_argument("--output", help="index or name of the output, for a network with several")
+    told.add_argument("--output-values", choices=("logits", "probabilities"))
     told.add_argument("--whole-size", type=int, nargs="+", metavar="N", help="the whole volume is resized to it")
     told.add_argument("--crop-foreground", action="store_true", help="CropForeground before resizing")
     told.add_argument("--pipeline", metavar="FILE", help="MONAI config with preprocessing, inferer, postprocessing")
@@ -117,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     told.add_argument("--mirroring", action="store_true", help="an nnU-Net's test-time mirroring")
     told.add_argument("--checkpoint", help="of an nnU-Net: checkpoint_final.pth, checkpoint_best.pth")
     told.add_argument("--config-file", nargs="+", metavar="FILE", help="of a bundle, instead of its inference config")
+    told.add_argument("--run-id", help="of a bundle with several run lists")
     told.add_argument("--override", nargs="+", default=[], metavar="ID=VALUE", help="of a bundle's config")
     told.add_argument("--transfer-from", metavar="DIR", help="another bundle, whose gradients transfer rows follow")
     return parser
@@ -181,13 +187,15 @@ def _other_audit(folder: str) -> dict[str, Any]:
 
 
 #: options that some kinds of target alone understand
-_OF_EXPORTED = ("window", "output_range", "spacing", "orientation", "roi_size", "overlap", "whole_size", "pipeline",
-                "activation")  # fmt: skip
+_OF_EXPORTED = (
+    *("window", "output_range", "spacing", "orientation", "roi_size", "overlap", "blending", "sw_batch_size"),
+    *("whole_size", "crop_foreground", "activation", "output_values", "output", "in_channels", "pipeline"),
+)
 _ONLY = {
-    "bundle": ("config_file", "override"),
+    "bundle": ("config_file", "override", "run_id", "activation"),
     "nnunet": ("folds", "mirroring", "checkpoint"),
-    "model": (*_OF_EXPORTED, "crop_foreground"),
-    "served": (*_OF_EXPORTED, "crop_foreground", "model_name"),
+    "model": _OF_EXPORTED,
+    "served": (*_OF_EXPORTED, "model_name"),
     "python": (),
 }
 
@@ -198,14 +206,20 @@ def _read_target(options: argparse.Namespace) -> TargetParts | AuditTarget:
     given = sorted(name for name in foreign if getattr(options, name))
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} means nothing for --{kind}.")
-    told: dict[str, Any] = {"device": options.device, "trust": options.trust}
+    common: dict[str, Any] = {"device": options.device, "trust": options.trust}
     names = _names(options.class_names)
     if kind == "bundle":
         from monai_adversarial.audit.targets.bundle import read_bundle
 
-        overrides = dict(_override(text) for text in options.override)
+        if options.activation:
+            common["activation"] = options.activation
         return read_bundle(
-            options.bundle, config_files=options.config_file, overrides=overrides, class_names=names, **told
+            options.bundle,
+            config_files=options.config_file,
+            overrides=dict(_override(text) for text in options.override),
+            class_names=names,
+            run_id=options.run_id,
+            **common,
         )
     if kind == "nnunet":
         from monai_adversarial.audit.targets.nnunet import read_nnunet
@@ -213,27 +227,34 @@ def _read_target(options: argparse.Namespace) -> TargetParts | AuditTarget:
         folds: Any = options.folds
         if folds not in (None, "all"):
             folds = [_fold(text) for text in folds.split(",")]
+        if names is not None:
+            common["class_names"] = names
         checkpoint = options.checkpoint or "checkpoint_final.pth"
-        more = {} if names is None else {"class_names": names}
-        return read_nnunet(
-            options.nnunet, folds=folds, checkpoint=checkpoint, mirroring=options.mirroring, **told, **more
-        )
+        return read_nnunet(options.nnunet, folds=folds, checkpoint=checkpoint, mirroring=options.mirroring, **common)
     if kind == "python":
         return _of_python(options.python)
     from monai_adversarial.audit.targets.exported import PipelineOptions, read_exported
 
-    pipeline = PipelineOptions(
-        **{
-            "pipeline_file" if name == "pipeline" else name: _tuple(getattr(options, name))
-            for name in _OF_EXPORTED
-            if getattr(options, name) is not None
-        },
-        class_names=names,
-        crop_foreground=options.crop_foreground,
-    )
-    where = options.model or options.served
-    more = {"model_name": options.model_name} if options.served else {}
-    return read_exported(where, pipeline, **told, **more)
+    given = {name: getattr(options, name) for name in _OF_EXPORTED}
+    given["pipeline_file"] = given.pop("pipeline")
+    given["window"] = _window(given["window"])
+    if (given["output"] or "").lstrip("-").isdecimal():
+        given["output"] = int(given["output"])
+    told = {name: _tuple(value) for name, value in given.items() if value is not None}
+    more = {"model_name": options.model_name} if options.model_name else {}
+    return read_exported(options.model or options.served, PipelineOptions(**told, class_names=names), **common, **more)
+
+
+def _window(words: list[str] | None) -> Any:
+    if words is None or words == ["none"]:
+        return None if words is None else "none"
+    try:
+        numbers = tuple(float(word) for word in words)
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 2:
+        raise ValueError(f"window must be two numbers in HU, or none, got {' '.join(words)!r}.")
+    return numbers
 
 
 def _fold(text: str) -> int:

@@ -54,7 +54,7 @@ def check_first_case(target: AuditTarget, entry: Mapping[str, Any]) -> list[Fact
         deployed = None if run is None else run(entry["image"])
     if deployed is None:
         return found
-    agreement = _agreement(prediction, deployed, str(entry["image"]))
+    agreement = _agreement(prediction, deployed, case.file)
     if agreement < LEAST_EQUAL:
         raise TargetError(
             f"the audit's segmentation of {entry['case_id']} and that of the unmodified {target.kind} agree in "

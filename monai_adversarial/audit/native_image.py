@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.networks.blocks import Warp
@@ -18,9 +20,10 @@ from monai_adversarial.audit.picture import raw_values
 from monai_adversarial.audit.segmentation import Segmentation, affine_of, on_grid
 from monai_adversarial.audit.target import AuditCase, AuditTarget
 from monai_adversarial.data.saving import read_back, read_reference, save_adversarial_nifti, save_label_nifti
+from monai_adversarial.utils.files import replace_when_complete
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["native_image", "save_native"]
+__all__ = ["native_image", "save_clean", "save_native"]
 
 
 def native_image(case: AuditCase, result: AttackResult) -> torch.Tensor | None:
@@ -62,6 +65,21 @@ def native_image(case: AuditCase, result: AttackResult) -> torch.Tensor | None:
 def _resampled(field: torch.Tensor, source: torch.Tensor, target: torch.Tensor, shape: Any) -> torch.Tensor:
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=True, dtype="float32")
     return as_plain(resample(MetaTensor(field, affine=source), dst_affine=target, spatial_size=tuple(shape)))
+
+
+def save_clean(case: AuditCase, path: Path) -> Path:
+    """The unchanged image beside what was made of it, in a header that names nobody.
+
+    Args:
+        case: that was audited.
+        path: where to write.
+    """
+    voxels = read_back(case.file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nibabel.Nifti1Image(as_plain(voxels)[0].numpy(), np.asarray(voxels.affine, dtype=np.float64))
+    with replace_when_complete(path) as temporary:
+        nibabel.save(image, temporary)
+    return path
 
 
 def save_native(

@@ -70,7 +70,7 @@ def report_attack_study(study: AttackStudy, records: Any, title: str = "", data_
             "gradients": True,
             "facts": [{"what": "model", "value": fact, "source": "", "told": False} for fact in first["facts"]],
             "missing": [],
-            "classes": first["scored_classes"],
+            "classes": list(study.model.class_names or first["scored_classes"]),
             "hashes": {f"weights {n + 1}": value for n, value in enumerate(first["hashes"]["network"])},
         },
         plan={
@@ -101,7 +101,7 @@ def report_attack_study(study: AttackStudy, records: Any, title: str = "", data_
     )
     folder = study.output_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    return write_report(without_nan(summary), folder)["report.html"]
+    return write_report(without_nan(summary), folder, files_dir=study.output_dir)["report.html"]
 
 
 def _row(name: str, attack: Attack) -> Row:
@@ -131,5 +131,5 @@ def _with_volumes(record: Mapping[str, Any]) -> dict[str, Any]:
         }
         for image, of_image in record["scores"].items()
     }
-    files = {kind: f"../{file}" for kind, file in record["files"].items() if kind == "panel"}
+    files = {kind: file for kind, file in record["files"].items() if kind == "panel"}
     return {**record, "scores": scores, "files": files}

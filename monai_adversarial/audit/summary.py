@@ -198,6 +198,7 @@ def summarize_audit(
     """
     rows = [row["name"] for row in plan["rows"]]
     found = results(records, rows, seed)
+    clean_files = {r["case"]: r["files"] for r in records if "clean" in r["files"]}
     return {
         "schema": SCHEMA,
         "title": title,

@@ -194,7 +194,7 @@ class AuditTarget:
                 f"the preprocessing of {self.name} must give an image (channel, spatial...), got "
                 f"{type(image).__name__}{tuple(getattr(image, 'shape', ())[1:])}."
             )
-        case = AuditCase(str(entry["case_id"]), image, None, None, batch, arguments, str(entry["image"]))
+        case = AuditCase(str(entry["case_id"]), image, None, None, batch, arguments, _first(entry["image"]))
         if label_file is not None:
             self._read_label(case, str(label_file), label)
         return case
@@ -305,6 +305,11 @@ def _picked(model: AttackedModel, answer: Any) -> torch.Tensor:
     if picked is not None:
         return answer[picked]
     return answer[0] if isinstance(answer, (list, tuple)) else answer
+
+
+def _first(image: Any) -> str:
+    """The file of an image, the first of several."""
+    return str(image[0] if isinstance(image, (list, tuple)) else image)
 
 
 def _with_recorders(parts: TargetParts) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from monai_adversarial.attacks import Attack, AttackResult
-from monai_adversarial.audit.native_image import save_native
+from monai_adversarial.audit.native_image import save_clean, save_native
 from monai_adversarial.audit.picture import save_picture
 from monai_adversarial.audit.plan import Plan, Row
 from monai_adversarial.audit.scores import score_organs
@@ -42,6 +42,7 @@ def unit_files(output_dir: Path, cell: Cell) -> dict[str, Path]:
     folder, case = output_dir / "rows" / safe_name(cell.attack), safe_name(cell.case)
     return {
         "panel": folder / f"{case}.png",
+        "clean": folder / f"{case}_clean.nii.gz",
         "adversarial": folder / f"{case}_adversarial.nii.gz",
         "prediction": folder / f"{case}_adversarial_prediction.nii.gz",
         "clean_prediction": folder / f"{case}_adversarial_clean_prediction.nii.gz",
@@ -87,7 +88,8 @@ class AuditUnit:
             reference = self._reference(clean)
             scores = {"clean": self._score(clean, reference)}
             cost = {"forwards": 1, "backwards": 0}
-            return self._record(None, scores, {}, cost, began, {}, output_dir)
+            files = {"clean": save_clean(self.case, unit_files(output_dir, self.cell)["clean"])} if self.images else {}
+            return self._record(None, scores, {}, cost, began, files, output_dir)
         attack: Attack = self.row.attack
         attacked = self.target.model_for(self.case)
         crafted_on = self.surrogate if self.row.needs == "surrogate" and self.surrogate is not None else attacked

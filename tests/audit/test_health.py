@@ -77,7 +77,7 @@ def test_a_sound_evaluation_passes_every_check() -> None:
         ({"pgd_8": {"zero_gradient_fraction": 0.97}}, ("zero gradients", "pgd_8", "warn")),
         ({"pgd_8": {"changed_share": 0.01}}, ("voxels that change", "pgd_8", "warn")),
         ({"square": {"adversarial": 0.1}}, ("white box at least as strong", "square", "fail")),
-        ({"pgd_2": {"adversarial": 0.1}}, ("falls with the budget", "pgd", "warn")),
+        ({"pgd_2": {"adversarial": 0.1}}, ("falls with the budget", "pgd_8", "warn")),
         ({"clean": {"mean": {"clean": {"dice": 0.2}}}}, ("clean accuracy", "clean", "warn")),
         ({"clean": {"mean": {"clean": {"dice": None}}}}, ("clean accuracy", "clean", "warn")),
     ],

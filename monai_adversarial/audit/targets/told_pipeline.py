@@ -33,6 +33,8 @@ __all__ = ["NO_WINDOW", "PipelineOptions", "ToldPipeline", "build_pipeline"]
 
 #: ``window`` of a network that takes the values of the file
 NO_WINDOW = "none"
+#: told instead of axis codes where images keep their own
+AS_IN_FILE = "file"
 DEFAULT_OVERLAP = 0.25
 #: options that a pipeline file says by itself
 _IN_FILE = (
@@ -54,7 +56,9 @@ class PipelineOptions:
             network that takes the values of the file. None: not known, which an audit asks for.
         output_range: what the ends of the window become. Default (0, 1).
         spacing: voxel size in mm that the image is resampled to (linear); None for the file's own.
-        orientation: axis codes such as ``"RAS"`` that the image is turned to; None for the file's own.
+        orientation: axis codes such as ``"RAS"`` that the image is turned to; ``"file"`` for the file's own. None: not
+            known, which an audit asks for: a network that was trained on turned images finds little in others and
+            says nothing.
         roi_size: voxels of the sliding windows along each axis.
         overlap: share of a window that the next one covers, 0 to below 1. None: 0.25, MONAI's default.
         blending: ``"constant"`` (default, as MONAI) or ``"gaussian"`` weights where windows overlap.
@@ -99,7 +103,8 @@ class PipelineOptions:
         for name in ("roi_size", "whole_size"):
             _set(self, name, _sizes(name, getattr(self, name), whole=True))
         _set(self, "spacing", _sizes("spacing", self.spacing, whole=False))
-        _check_orientation(self.orientation)
+        if self.orientation != AS_IN_FILE:
+            _check_orientation(self.orientation)
         if self.overlap is not None and not (_is_number(self.overlap) and 0 <= self.overlap < 1):
             raise TargetError(f"overlap must be a number from 0 to below 1, got {self.overlap!r}.")
         for name, choices in _CHOICES.items():
@@ -212,7 +217,7 @@ def build_pipeline(options: PipelineOptions, activation: str, values: str, spati
 def _preprocessing(options: PipelineOptions, spatial_dims: int) -> Compose:
     image = "image"
     steps: list[Any] = [LoadImaged(image), EnsureChannelFirstd(image)]
-    if options.orientation is not None:
+    if options.orientation not in (None, AS_IN_FILE):
         steps.append(Orientationd(image, axcodes=options.orientation, labels=None))
     if options.spacing is not None:
         steps.append(Spacingd(image, pixdim=options.spacing, mode="bilinear"))
@@ -261,7 +266,12 @@ def _said(options: PipelineOptions) -> tuple[list[Fact], list[Missing]]:
         start, end = options.output_range
         text = f"{low:g}..{high:g} to {start:g}..{end:g}, clipped"
         facts.append(Fact("intensity window", text, "--window", True))
-    say("orientation", "orientation", f"turned to {options.orientation}", "as in the file")
+    if options.orientation is None:
+        why = "on images that are turned otherwise the network finds little, and says nothing"
+        missing.append(Missing("orientation", f"--orientation RAS, or --orientation {AS_IN_FILE}", why))
+    else:
+        turned = "as in the file" if options.orientation == AS_IN_FILE else f"turned to {options.orientation}"
+        facts.append(Fact("orientation", turned, "--orientation", True))
     spacing = "" if options.spacing is None else " x ".join(f"{size:g}" for size in options.spacing)
     say("spacing", "spacing", f"resampled to {spacing} mm", "as in the file")
     say("crop", "crop_foreground", f"to what is above {options.low:g}", "none")
