@@ -4,7 +4,7 @@
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$ROOT/.ci/setup.sh"
-setup_environment all
+setup_environment dicom
 
 bundle="$ROOT/bundles/ct_abdomen_unet"
 [ -f "$bundle/configs/attack.yaml" ] || fail "$bundle/configs/attack.yaml is missing: the checkout is not complete."

@@ -235,12 +235,12 @@ def _read_target(options: argparse.Namespace) -> TargetParts | AuditTarget:
         return _of_python(options.python)
     from monai_adversarial.audit.targets.exported import PipelineOptions, read_exported
 
-    given = {name: getattr(options, name) for name in _OF_EXPORTED}
-    given["pipeline_file"] = given.pop("pipeline")
-    given["window"] = _window(given["window"])
-    if (given["output"] or "").lstrip("-").isdecimal():
-        given["output"] = int(given["output"])
-    told = {name: _tuple(value) for name, value in given.items() if value is not None}
+    said: dict[str, Any] = {name: getattr(options, name) for name in _OF_EXPORTED}
+    said["pipeline_file"] = said.pop("pipeline")
+    said["window"] = _window(said["window"])
+    if (said["output"] or "").lstrip("-").isdecimal():
+        said["output"] = int(said["output"])
+    told = {name: _tuple(value) for name, value in said.items() if value is not None}
     more = {"model_name": options.model_name} if options.model_name else {}
     return read_exported(options.model or options.served, PipelineOptions(**told, class_names=names), **common, **more)
 

@@ -212,11 +212,7 @@ def summarize_audit(
         "failures": [dict(one) for one in failures],
         "not_tested": list(not_tested),
         "volumes": [
-            {
-                "case": r["case"],
-                "row": r["attack"],
-                **{kind: {"file": r["files"][kind]} for kind in r["files"] if kind != "panel"},
-            }
+            {"case": r["case"], "row": r["attack"], **_volumes({**clean_files.get(r["case"], {}), **r["files"]})}
             for r in records
             if "adversarial" in r["files"]
         ],
