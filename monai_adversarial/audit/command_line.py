@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_adversarial.audit.audit import as_target, audit, budget_units
+from monai_adversarial.audit.dicom_cases import dicom_cases, is_dicom
 from monai_adversarial.audit.dry_run import dry_run
 from monai_adversarial.audit.facts import TargetError, missing_sentence
 from monai_adversarial.audit.parts import TargetParts
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--python", metavar="MODULE:NAME", help="TargetParts, AuditTarget or AttackedModel, or a "
                         "function without arguments that makes one")  # fmt: skip
     data = made.add_argument_group("data")
-    data.add_argument("--data", required=True, metavar="PATH", help="folder, MONAI datalist or file")
+    data.add_argument("--data", required=True, metavar="PATH", help="folder, datalist, file, or CT series (DICOM)")
     data.add_argument("--section", help="of the datalist")
     data.add_argument("--no-labels", action="store_true", help="stability against the clean prediction, labels unread")
     data.add_argument("--unlabeled", choices=("refuse", "keep", "skip"), default="refuse",
@@ -132,17 +133,7 @@ def _audit(options: argparse.Namespace) -> int:
     parts = _read_target(options)
     target = parts if isinstance(parts, AuditTarget) else as_target(parts)
     try:
-        cases = find_cases(
-            options.data,
-            options.section,
-            limit=options.limit,
-            anonymize=not options.names,
-            unlabeled="keep" if options.no_labels else options.unlabeled,
-            class_names=_names(options.class_names) or target.model.class_names,
-            merge_dir=Path(options.out) / "merged_labels",
-        )
-        if options.no_labels:
-            cases = [{key: value for key, value in case.items() if key != "label"} for case in cases]
+        cases = _cases(options, target)
         groups = read_subgroups(options.subgroups, cases) if options.subgroups else {}
         surrogate = None
         if options.transfer_from:
@@ -173,6 +164,25 @@ def _audit(options: argparse.Namespace) -> int:
     finally:
         target.close()
     return DONE
+
+
+def _cases(options: argparse.Namespace, target: AuditTarget) -> list[dict[str, Any]]:
+    names = _names(options.class_names) or target.model.class_names
+    if is_dicom(options.data):
+        folder = Path(options.out) / "inputs"
+        return dicom_cases(options.data, folder, names, options.limit, labels=not options.no_labels)
+    cases = find_cases(
+        options.data,
+        options.section,
+        limit=options.limit,
+        anonymize=not options.names,
+        unlabeled="keep" if options.no_labels else options.unlabeled,
+        class_names=names,
+        merge_dir=Path(options.out) / "merged_labels",
+    )
+    if options.no_labels:
+        cases = [{key: value for key, value in case.items() if key != "label"} for case in cases]
+    return cases
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
 from monai_adversarial.audit.picture import raw_values
 from monai_adversarial.audit.segmentation import Segmentation, affine_of, on_grid
 from monai_adversarial.audit.target import AuditCase, AuditTarget
+from monai_adversarial.data.dicom import read_series, save_adversarial_series
 from monai_adversarial.data.saving import read_back, read_reference, save_adversarial_nifti, save_label_nifti
 from monai_adversarial.utils.files import replace_when_complete
 from monai_adversarial.utils.plain import as_plain
@@ -124,8 +126,17 @@ def save_native(
         if not found.masks:
             written[kind] = save_label_nifti(on_grid(found, empty).values, reference, places[kind], description)
     change = as_plain(read_back(written["adversarial"])) - original
+    measured: dict[str, Any] = {}
+    if case.dicom:
+        folder = places["adversarial"].parent / f"{places['adversarial'].name.removesuffix('.nii.gz')}_dicom"
+        shutil.rmtree(folder, ignore_errors=True)
+        save_adversarial_series(
+            as_plain(read_back(places["adversarial"])), read_series(case.dicom), folder, description, epsilon
+        )
+        measured["dicom_series"] = folder.name
     again = target.load({"image": str(written["adversarial"]), "case_id": case.name})
     return written, {
+        **measured,
         "largest_change": float(change.abs().max()),
         "rms_change": float(change.double().square().mean().sqrt()),
         "prediction": target.deploy(case, again.image) if again.image.shape == case.image.shape else None,

@@ -22,10 +22,11 @@ FAMILIES = ("clean", "noise", "natural variation", "bias field", "geometry", "gr
 KNOWLEDGE = ("none", "white box", "queries", "another network")
 _PLAN_KEYS = {"name", "description", "rows", "seed", "surface_tolerance_mm"}
 _ROW_KEYS = {
-    *("title", "family", "attack", "over", "goal", "knowledge", "description", "needs", "modality", "ids"),
+    *("title", "family", "attack", "over", "goal", "knowledge", "description", "needs", "modality", "when", "ids"),
 }
 NEEDS = ("gradients", "queries", "surrogate")
 CLEAN = "clean"
+NO_GRADIENTS = "no gradients"
 #: what values of a file are taken for, by the units of budgets
 MODALITY = {"HU": "CT", "percentile": "MRI"}
 
@@ -145,6 +146,9 @@ def load_plan(
         if (row or {}).get("modality", MODALITY[units]) != MODALITY[units]:
             left_out.append(f"{title}: for {row['modality']}, and budgets are in {units}.")
             continue
+        if (row or {}).get("when") == NO_GRADIENTS and differentiable:
+            left_out.append(f"{title}: in this plan for targets without gradients alone.")
+            continue
         try:
             made = _rows_of(str(name), row or {}, units, seed)
         except _NotInstalled as error:
@@ -224,6 +228,7 @@ def _rows_of(name: str, row: Mapping[str, Any], units: str, seed: int) -> list[R
         ("family", family, FAMILIES),
         ("knowledge", knowledge, KNOWLEDGE),
         ("needs", needs, NEEDS),
+        ("when", row.get("when", NO_GRADIENTS), (NO_GRADIENTS,)),
     ):
         if value not in allowed:
             raise ValueError(f"{key} of row {name!r} must be one of {', '.join(allowed)}, got {value!r}.")

@@ -166,6 +166,8 @@ class AuditStudy(Study):
         return True
 
     def _checked_inputs(self, case: str) -> dict[str, str]:
+        if problem := self.entries[case].get("problem"):
+            raise ValueError(problem)
         if case not in self._inputs:
             entry = self.entries[case]
             self._inputs[case] = {

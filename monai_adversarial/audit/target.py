@@ -25,8 +25,8 @@ from monai_adversarial.models.engine_parts import preprocessing_of
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.studies.measurement import network_hashes
 from monai_adversarial.utils.hashing import describe
-from monai_adversarial.utils.modules import held_still, modules_of, unwrap
-from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.modules import frozen, held_still, modules_of, unwrap
+from monai_adversarial.utils.plain import as_plain, detached
 
 __all__ = ["AuditCase", "AuditTarget"]
 
@@ -43,6 +43,7 @@ class AuditCase:
         batch: what preprocessing made, collated.
         arguments: further inputs of the network.
         file: of the image.
+        dicom: files of the series that ``file`` was made from.
         clean: what is computed once for all rows.
     """
 
@@ -53,6 +54,7 @@ class AuditCase:
     batch: dict[str, Any]
     arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     file: str = ""
+    dicom: Sequence[str] = ()
     clean: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -194,7 +196,16 @@ class AuditTarget:
                 f"the preprocessing of {self.name} must give an image (channel, spatial...), got "
                 f"{type(image).__name__}{tuple(getattr(image, 'shape', ())[1:])}."
             )
-        case = AuditCase(str(entry["case_id"]), image, None, None, batch, arguments, _first(entry["image"]))
+        case = AuditCase(
+            str(entry["case_id"]),
+            image,
+            None,
+            None,
+            batch,
+            arguments,
+            _first(entry["image"]),
+            tuple(entry.get("dicom", ())),
+        )
         if label_file is not None:
             self._read_label(case, str(label_file), label)
         return case
@@ -243,6 +254,8 @@ class AuditTarget:
         model = self.model_for(case)
         args, kwargs = case.arguments
         predictor = Predictor(model, given, model.units_for(None))
+        if model.found_classes is None:  # once: what the network's answer means
+            self._look(model, case)
         inferer: Callable[..., Any] = model.inferer or SimpleInferer()
         with held_still(unwrap(model.network)) as network, torch.inference_mode(False), torch.no_grad():
             seen = (
@@ -261,6 +274,12 @@ class AuditTarget:
         if not isinstance(found, torch.Tensor):
             found = torch.as_tensor(found)
         return self._read(model, found[None], case)
+
+    def _look(self, model: AttackedModel, case: AuditCase) -> None:
+        """Read the first answer: number of classes, logits or probabilities, softmax or sigmoid."""
+        predictor = Predictor(model, case.image, model.units_for(None))
+        with torch.inference_mode(False), torch.no_grad(), frozen(predictor.networks):
+            predictor.read_clean(model.image_part(detached(case.image)))
 
     def _read(self, model: AttackedModel, answer: torch.Tensor, case: AuditCase) -> Segmentation:
         """The segmentation in a tensor (1, channel, spatial...): class map, one-hot, masks or logits."""

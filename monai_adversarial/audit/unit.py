@@ -130,9 +130,8 @@ class AuditUnit:
         }
         return self._record(attack, scores, extra, cost, began, files, output_dir)
 
-    def _organs(self, model: AttackedModel, prediction: Segmentation | None = None) -> dict[int, str]:
-        classes = model.found_classes or (0 if prediction is None else int(prediction.values.max()) + 1)
-        classes = max(classes, prediction.values.shape[0] if prediction is not None and prediction.masks else 1)
+    def _organs(self, model: AttackedModel) -> dict[int, str]:
+        classes = model.found_classes or 1
         activation = model.activation_of(classes)
         names = organ_channels(classes, activation, self.scored.class_names, self.scored.scored_classes)
         # One sigmoid channel: what it finds is class 1 of the class map.
@@ -149,7 +148,7 @@ class AuditUnit:
         return clean if found is None else found
 
     def _score(self, prediction: Segmentation, reference: Segmentation) -> dict[str, dict[str, Any]]:
-        organs = self._organs(self.target.model, prediction)
+        organs = self._organs(self.target.model)
         return score_organs(
             on_grid(prediction, reference), reference, organs, self.plan.surface_tolerance_mm, self.scored.ignore_index
         )
@@ -188,7 +187,7 @@ class AuditUnit:
                 result,
                 on_network,
                 on_network[0] if moved is None else moved,
-                self._organs(self.target.model, found["clean"]),
+                self._organs(self.target.model),
                 {image: mean_of_defined(float(organ["dice"]) for organ in of.values()) for image, of in scores.items()},
                 scores,
                 self.cell,
