@@ -65,7 +65,7 @@ class HardSoftmax(Comparison):
     @torch.no_grad()
     def decision_sums(self) -> tuple[torch.Tensor, torch.Tensor]:
         correct = self.statistics.correct.to(self.logits.dtype)
-        decided = self.logits == self.statistics.highest.unsqueeze(1)
+        decided = self.logits == self.logits.amax(dim=1, keepdim=True)
         if self.region is None:
             predicted = decided.flatten(2).sum(dim=2, dtype=self.logits.dtype)
         else:

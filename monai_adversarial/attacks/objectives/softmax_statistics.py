@@ -19,14 +19,12 @@ class SoftmaxStatistics(NamedTuple):
         totals: weighted sum of each class's probability over the voxels (batch, class); None unless asked for.
         probabilities: (batch, class, spatial...), without gradient.
         correct: boolean (batch, spatial...), the reference class has the highest logit (ties count as correct).
-        highest: highest logit of each voxel (batch, spatial...), without gradient.
     """
 
     log_own: torch.Tensor
     totals: torch.Tensor | None
     probabilities: torch.Tensor
     correct: torch.Tensor
-    highest: torch.Tensor
 
 
 class _SoftmaxStatistics(torch.autograd.Function):
@@ -47,8 +45,8 @@ class _SoftmaxStatistics(torch.autograd.Function):
             weighted = probabilities if weight is None else probabilities * weight.unsqueeze(1)
             sums = weighted.flatten(2).sum(dim=2)
         ctx.save_for_backward(probabilities, index, weight)
-        ctx.mark_non_differentiable(probabilities, correct, highest)
-        return log_own, sums, probabilities, correct, highest
+        ctx.mark_non_differentiable(probabilities, correct)
+        return log_own, sums, probabilities, correct
 
     @staticmethod
     @once_differentiable
