@@ -94,9 +94,12 @@ def _curves(axes: Any, table: Table) -> None:
             label=cells["attack"],
         )
     axes.set_xscale("log")
+    for labels in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        labels("{x:g}")
     axes.set_xlabel(f"CPU seconds of a call ({', '.join(name.removeprefix('Dice after ') for name in dice)} passes)")
     axes.set_ylabel("Dice after attack (lower is stronger)")
-    axes.legend(fontsize=7, frameon=False)
+    # Below: inside it would lie over the strongest curves.
+    axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
 
 
 def _volumes(axes: Any, table: Table) -> None:

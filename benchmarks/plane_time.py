@@ -9,11 +9,10 @@ from benchmarks.networks import DenseNetSegmenter, input_gradient, volume
 from benchmarks.peer_time import EPSILON, CallJob, peer_call
 from benchmarks.peers import Problem, loaded_attacks
 from benchmarks.settings import Settings
-from benchmarks.step_time import step_job
+from benchmarks.step_time import steps_on
 from benchmarks.tables import Table
 from benchmarks.timing import Job, run_rounds, timed, timing_table
 from monai_adversarial.attacks import PGD
-from monai_adversarial.models import AttackedModel
 
 __all__ = ["tables"]
 
@@ -28,16 +27,18 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
     image, label = volume((settings.plane,) * 2, settings.device, batch=BATCH)
     floor = Job("floor", timed(lambda: input_gradient(network, image, label), repeats=2))
 
-    def ours(name: str, model: AttackedModel, target: float | None = None) -> Job:
-        return step_job(name, PGD(EPSILON, steps=PASSES), model, image, label, target)
+    step = steps_on(network, image, label)
+
+    def noise() -> PGD:
+        return PGD(EPSILON, steps=PASSES)
 
     jobs: list[Job] = [
         floor,
-        ours("ours, PGD default", AttackedModel(network), 0.55),
-        ours("ours, PGD in float32", AttackedModel(network, precision="float32")),
+        step("ours, PGD default", noise(), 0.55),
+        step("ours, PGD in float32", noise(), precision="float32"),
     ]
     if settings.compiled:
-        jobs.append(ours("ours, compiled", AttackedModel(network, compile_network=True)))
+        jobs.append(step("ours, compiled", noise(), compile_network=True))
     problem = Problem(network, image, label, EPSILON)
     found, absent = loaded_attacks("constant")
     peers: list[CallJob] = [

@@ -20,10 +20,11 @@ from monai_adversarial.attacks import PGD, BiasFieldAttack, ElasticAttack
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.models import AttackedModel
 
-__all__ = ["SPACING", "step_job", "step_jobs", "tables"]
+__all__ = ["SPACING", "step_job", "step_jobs", "steps_on", "tables"]
 
 SPACING = (1.5, 1.5, 1.5)
 STEPS = 6
+EPSILON = 0.02
 
 
 def step_job(
@@ -54,6 +55,23 @@ def step_job(
     return Job(name, run, target, reference)
 
 
+def steps_on(
+    network: torch.nn.Module, image: torch.Tensor, label: torch.Tensor, reference: str = "floor"
+) -> Callable[..., Job]:
+    """A function ``(name, attack, target=None, **model)`` that makes the job of a row: steps of an attack on
+    ``AttackedModel(network, **model)``.
+
+    Args:
+        network, image, label: what is attacked.
+        reference: see ``Job``.
+    """
+
+    def job(name: str, attack: Attack, target: float | None = None, **model: Any) -> Job:
+        return step_job(name, attack, AttackedModel(network, **model), image, label, target, reference)
+
+    return job
+
+
 def step_jobs(settings: Settings) -> list[Job]:
     """Rows: floor, trainable weights, and the steps of the attacks in their precision modes."""
     device = settings.device
@@ -66,15 +84,17 @@ def step_jobs(settings: Settings) -> list[Job]:
         for weight in trainable.parameters():
             weight.grad = None
 
-    def step(
-        name: str, attack: Callable[..., Attack], model: AttackedModel, target: float | None = None, **options: Any
-    ) -> Job:
-        return step_job(name, attack(steps=STEPS, **options), model, image, label, target)
+    step, automatic = steps_on(network, image, label), AttackedModel(network)
+    ten = PGD(EPSILON, steps=10)
 
-    automatic, float32 = AttackedModel(network), AttackedModel(network, precision="float32")
-    noise: dict[str, Any] = {"epsilon": 0.02}
-    bias: dict[str, Any] = {"max_gain": 0.3, "domain": "image"}
-    ten = PGD(steps=10, **noise)
+    def noise() -> Attack:
+        return PGD(EPSILON, steps=STEPS)
+
+    def bias() -> Attack:
+        return BiasFieldAttack(max_gain=0.3, domain="image", steps=STEPS)
+
+    def elastic() -> Attack:
+        return ElasticAttack(steps=STEPS)
 
     def tenth() -> list[tuple[float, float]]:
         return [(wall / 10, cpu / 10) for wall, cpu in timed(lambda: ten(automatic, image, label))()]
@@ -82,17 +102,16 @@ def step_jobs(settings: Settings) -> list[Job]:
     jobs = [
         Job("floor", timed(lambda: input_gradient(network, image, label), repeats=2)),
         Job("trainable weights and backward(), as most libraries do", timed(with_weight_gradients)),
-        step("PGD step, float32", PGD, float32, 1.05, **noise),
-        step("PGD step, default (auto)", PGD, automatic, 0.45, **noise),
-        step("bias-field step, float32", BiasFieldAttack, float32, 1.1, **bias),
-        step("bias-field step, default", BiasFieldAttack, automatic, **bias),
-        step("diffeomorphic elastic step, float32", ElasticAttack, float32, 1.5),
-        step("diffeomorphic elastic step, default", ElasticAttack, automatic),
+        step("PGD step, float32", noise(), 1.05, precision="float32"),
+        step("PGD step, default (auto)", noise(), 0.45),
+        step("bias-field step, float32", bias(), 1.1, precision="float32"),
+        step("bias-field step, default", bias()),
+        step("diffeomorphic elastic step, float32", elastic(), 1.5, precision="float32"),
+        step("diffeomorphic elastic step, default", elastic()),
         Job("whole call of PGD-10, default, / 10", tenth, 0.27),
     ]
     if settings.compiled:
-        compiled = AttackedModel(network, compile_network=True)
-        jobs.insert(4, step("PGD step, best (auto, compiled)", PGD, compiled, 0.3, **noise))
+        jobs.insert(4, step("PGD step, best (auto, compiled)", noise(), 0.3, compile_network=True))
     return jobs
 
 

@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from monai.inferers import SlidingWindowInferer
 
 from benchmarks.networks import PlainInferer, input_gradient, unet, volume
 from benchmarks.settings import Settings
-from benchmarks.step_time import step_job
+from benchmarks.step_time import steps_on
 from benchmarks.tables import Table
 from benchmarks.timing import Job, run_rounds, timed, timing_table
 from monai_adversarial.attacks import PGD
-from monai_adversarial.models import AttackedModel
 from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.precision import Precision
 
@@ -45,17 +43,18 @@ def window_jobs(settings: Settings) -> list[Job]:
 
         return run
 
-    def step(name: str, inferer: Any, precision: str, target: float | None = None) -> Job:
-        model = AttackedModel(network, inferer, precision=precision)
-        return step_job(name, PGD(0.02, steps=4), model, image, label, target, ONE_FORWARD)
+    step = steps_on(network, image, label, ONE_FORWARD)
+
+    def noise() -> PGD:
+        return PGD(0.02, steps=4)
 
     ours = SlidingWindowInferer(window, sw_batch_size=1, overlap=0.25)
     return [
         Job(ONE_FORWARD, timed(by_hand(0)), reference=ONE_FORWARD),
         Job(TWO_FORWARDS, timed(by_hand(1)), reference=ONE_FORWARD),
-        step("whole-volume step, 8 windows, float32", ours, "float32", 1.05),
-        step("whole-volume step, 8 windows, default (auto)", ours, "auto"),
-        step("float32, autograd through MONAI's inferer", PlainInferer(ours), "float32"),
+        step("whole-volume step, 8 windows, float32", noise(), 1.05, inferer=ours, precision="float32"),
+        step("whole-volume step, 8 windows, default (auto)", noise(), inferer=ours),
+        step("float32, autograd through MONAI's inferer", noise(), inferer=PlainInferer(ours), precision="float32"),
     ]
 
 

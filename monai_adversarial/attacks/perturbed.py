@@ -11,7 +11,6 @@ import torch
 from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks.ascent import Ascent, zero_fraction
-from monai_adversarial.attacks.gradients import ExpectationOverTransformation
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.reference import Reference, class_mask
@@ -101,7 +100,7 @@ def perturb_batch(
         lost |= step.found.values.isnan()
         values, frozen = step.found.values, zero_fraction(bound, step.found)
         del step  # before the next one needs the memory
-    if predictor.drew_random_numbers and not isinstance(attack.gradient, ExpectationOverTransformation):
+    if predictor.drew_random_numbers and not attack.gradient.averages:
         say_random(predictor.model)
     parameters = _without_lost(attack, bound, ascent.parameters, lost)
     with torch.no_grad():

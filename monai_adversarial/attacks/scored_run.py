@@ -20,6 +20,7 @@ from monai_adversarial.metrics.success import success, success_rule
 from monai_adversarial.models.answer import Answer
 from monai_adversarial.models.first_batch import check_label_fits, say_random
 from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.utils.allocator import give_back_excess
 from monai_adversarial.utils.arrays import StoredAs
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene
@@ -172,6 +173,7 @@ class ScoredRun:
                     scene, target = scene.select(keep), target.select(rows)
                     ascent.select(rows, attack.perturbation.bind(scene), target)
             del step  # before the next one needs the memory
+        give_back_excess(scene.image.device)  # what comes next works in another precision
         if everyone and restart == attack.restarts - 1 and len(left) == self.scene.batch:
             image = self._finished(self.bound, ascent.parameters)
             scored = ascent.answer_and_ranks(image)

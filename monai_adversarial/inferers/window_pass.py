@@ -19,7 +19,7 @@ from monai.utils import optional_import
 from torch.autograd.function import once_differentiable
 
 from monai_adversarial.inferers.kept_windows import KeptWindows, window_leaves
-from monai_adversarial.utils.allocator import give_back_excess
+from monai_adversarial.utils.allocator import give_back_growth
 from monai_adversarial.utils.backward_pass import differentiate, in_force, in_force_again
 
 tqdm, _has_tqdm = optional_import("tqdm", name="tqdm")
@@ -238,7 +238,7 @@ class _WindowByWindow(torch.autograd.Function):
 
         with _frozen(module):
             stitched, sums = windows.blend(image, run)
-        give_back_excess(windows.window_device)  # what comes next works on volumes
+        give_back_growth(windows.window_device)  # what comes next works on volumes
         ctx.windows = windows
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(image, *sums)
@@ -251,7 +251,7 @@ class _WindowByWindow(torch.autograd.Function):
         windows: WindowPass = ctx.windows
         result = torch.zeros_like(image)
         connected = False
-        give_back_excess(windows.window_device)  # what comes next works on windows
+        give_back_growth(windows.window_device)  # what comes next works on windows
         with (
             _frozen(windows.module()),
             _forked_random_state(windows.window_device, bool(ctx.random_states)),
@@ -270,7 +270,7 @@ class _WindowByWindow(torch.autograd.Function):
                     if part is not None:
                         connected = True
                         result[index] += part
-        give_back_excess(windows.window_device)
+        give_back_growth(windows.window_device)
         if not connected and any(gradient is not None for gradient in gradients):
             raise RuntimeError("the network's output does not depend differentiably on its input in any window.")
         return result, None, None

@@ -398,9 +398,8 @@ class Predictor:
         if self.inferer is None:
             raw = network(seen, *args, **kwargs)
         else:
-            # Some inferers copy their input, which torch refuses for a tensor with a history.
-            seen.__deepcopy__ = lambda memo: seen.clone()  # type: ignore[method-assign]
-            raw = self.inferer(seen, network, *args, **kwargs)
+            with _can_be_copied(seen):
+                raw = self.inferer(seen, network, *args, **kwargs)
         picked = self._picked(raw, image)
         if not isinstance(picked, torch.Tensor):
             return picked  # check_logits says what is wrong with it
@@ -464,6 +463,17 @@ class Predictor:
         if isinstance(raw, torch.Tensor) and self.model.found_output_values == "probabilities" and not bypassed:
             return log_odds(raw, self.model.activation_of(raw.shape[1]))
         return raw
+
+
+@contextmanager
+def _can_be_copied(image: torch.Tensor) -> Iterator[None]:
+    """Some inferers copy their input, which torch refuses for a tensor with a history."""
+    image.__deepcopy__ = lambda memo: image.clone()  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        # The function holds the image and the image the function: together they would stay until a garbage collection.
+        vars(image).pop("__deepcopy__", None)
 
 
 def _slabs_of(raw: torch.Tensor) -> Iterator[tuple[slice, tuple[slice, ...], torch.Tensor]]:

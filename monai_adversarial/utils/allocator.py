@@ -7,13 +7,14 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
 from monai_adversarial.utils.c_library import glibc
-from monai_adversarial.utils.free_memory import reusable_heap
+from monai_adversarial.utils.free_memory import private_bytes, reusable_heap
 
-__all__ = ["give_back_excess", "keep_freed_memory", "keep_no_large_blocks"]
+__all__ = ["give_back_excess", "give_back_growth", "keep_freed_memory", "keep_no_large_blocks"]
 
 # Names and numbers of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -36,6 +37,22 @@ _not_to_give_back = 0
 
 _lock = threading.Lock()
 _depth = 0
+
+
+@dataclass
+class _Growth:
+    """How large the process was at the ends of pieces of work that began with a heap without holes.
+
+    Args:
+        largest: bytes; what any of them left behind.
+        began_compact: the heap had no holes when the piece of work began that ends now.
+    """
+
+    largest: int = 0
+    began_compact: bool = True
+
+
+_growth = _Growth()
 
 
 def _is_wanted(device: torch.device | str | None) -> bool:
@@ -68,7 +85,7 @@ def keep_freed_memory(device: torch.device | str | None = None) -> Iterator[None
     Args:
         device: where the attack computes; None for the CPU.
     """
-    global _depth
+    global _depth, _growth
     if not _is_wanted(device):
         yield
         return
@@ -76,6 +93,7 @@ def keep_freed_memory(device: torch.device | str | None = None) -> Iterator[None
     with _lock:
         _depth += 1
         if _depth == 1:
+            _growth = _Growth()
             library.mallopt(_MMAP_MAX, 0)
             library.mallopt(_TRIM_THRESHOLD, _NEVER_TRIM)
     try:
@@ -95,7 +113,8 @@ def give_back_excess(device: torch.device | str | None = None) -> bool:
 
     Small blocks come to lie in the space of freed large ones, which then are a little too small for the next large one:
     a heap that never shrinks grows by and by. Called where one kind of work ends and another begins, which needs blocks
-    of other sizes: between the windows and the objective, or between stages of a network that is computed again.
+    of other sizes: between the steps of an attack and its scores, or between stages of a network that is computed
+    again. What comes back costs page faults: work that changes often is better served by :func:`give_back_growth`.
 
     Args:
         device: where the attack computes; None for the CPU. Nothing happens where :func:`keep_freed_memory` does
@@ -110,6 +129,35 @@ def give_back_excess(device: torch.device | str | None = None) -> bool:
     glibc().malloc_trim(0)
     _not_to_give_back = reusable_heap()
     return True
+
+
+def give_back_growth(device: torch.device | str | None = None) -> bool:
+    """Give memory back as :func:`give_back_excess` does, where the process has outgrown its need by more than 64 MiB.
+
+    Called between pieces of work that take turns, as windows and objective do in every step: what is given back between
+    them comes back in each step, page by page. The need is how large the process was after the largest piece of work
+    that began with a heap without holes, since :func:`keep_freed_memory` was entered. A piece that needs more than is
+    known so far is followed by giving back, and so is one after which holes have made the heap larger than the need.
+
+    Args:
+        device: see :func:`give_back_excess`.
+
+    Returns:
+        Whether memory was given back.
+    """
+    if not _is_wanted(device):
+        return False
+    size = private_bytes() or 0
+    growth = _growth
+    if size <= growth.largest + _EXCESS:
+        growth.began_compact = False
+        return False
+    if growth.began_compact:
+        growth.largest = size
+    given = give_back_excess(device)
+    # Where there was nothing to give back, there are no holes to speak of.
+    growth.began_compact = True
+    return given
 
 
 def keep_no_large_blocks(device: torch.device | str | None = None) -> None:

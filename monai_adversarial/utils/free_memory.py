@@ -11,7 +11,7 @@ import torch
 
 from monai_adversarial.utils.c_library import heap
 
-__all__ = ["allocated_bytes", "free_bytes", "reusable_heap"]
+__all__ = ["allocated_bytes", "free_bytes", "private_bytes", "reusable_heap"]
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _PROCESS = Path("/proc/self")
@@ -61,16 +61,20 @@ def _kilobytes(path: Path, name: str) -> int:
 
 def reusable_heap() -> int:
     """Bytes of real memory that the C library holds and nobody uses; 0 where it is not known."""
-    known = heap()
-    if known is None:
+    known, resident = heap(), private_bytes()
+    if known is None or resident is None:
         return 0
+    # Free blocks whose pages went back to the system count as free in the heap, too: they are no memory that we have.
+    return max(0, min(known.free, resident - known.used))
+
+
+def private_bytes() -> int | None:
+    """Bytes of real memory that this process has to itself; None where it is not known."""
     try:
         pages, shared = map(int, (_PROCESS / "statm").read_text().split()[1:3])
     except (OSError, ValueError):
-        return 0
-    # Free blocks whose pages went back to the system count as free in the heap, too: they are no memory that we have.
-    resident = (pages - shared) * os.sysconf("SC_PAGE_SIZE")
-    return max(0, min(known.free, resident - known.used))
+        return None
+    return (pages - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _room_in_control_groups() -> Iterator[int]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_adversarial.attacks import PGD, ExpectationOverTransformation
+from monai_adversarial.attacks import PGD, BackwardPassSubstitute, ExpectationOverTransformation
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.doubts import doubt, warn_once
 from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
@@ -125,6 +125,16 @@ def test_training_on_a_random_network_warns_once_and_goes_on() -> None:
     label = random_label((1, 1, 8, 8, 8))
     messages = said(lambda: [PGD(0.1, steps=2).perturb(network, IMAGE, label, stream=i) for i in range(3)])
     assert len(messages) == 1 and "draws random numbers in evaluation mode" in messages[0]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_training_with_averaged_draws_is_not_warned_of_randomness(wrapped: bool) -> None:
+    gradient: Any = ExpectationOverTransformation(2)
+    if wrapped:
+        gradient = BackwardPassSubstitute(estimator=gradient)
+    label = random_label((1, 1, 8, 8, 8))
+    attack = PGD(0.1, steps=1, gradient=gradient)
+    assert said(lambda: attack.perturb(ActiveDropout().train(), IMAGE, label)) == []
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -16,11 +16,12 @@ from monai.networks.nets import DynUNet
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from monai_adversarial.attacks import PGD
+from monai_adversarial.attacks import PGD, ElasticAttack
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils import layer_checkpoints
 from tests.helpers import random_image, random_label, tiny_segmentation_network
+from tests.peak_bytes import PeakBytes
 
 IMAGE = random_image((2, 1, 8, 8, 8))
 LABEL = random_label((2, 1, 8, 8, 8))
@@ -205,3 +206,39 @@ def test_layers_run_again_by_themselves_where_the_graph_would_not_fit(monkeypatc
 def test_nan_ends_an_evaluation_with_one_sentence() -> None:
     with pytest.raises(ValueError, match="returned NaN or infinite logits for the clean image"):
         PGD(0.1, steps=1)(lambda x: x * torch.nan, IMAGE, LABEL)
+
+
+@pytest.fixture
+def without_collections():
+    """No garbage collection: what is freed is freed because nobody holds it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("inferer", [SlidingWindowInferer(8, overlap=0.25), lambda image, network: network(image)])
+@pytest.mark.usefixtures("without_collections")
+def test_more_steps_need_no_more_memory(inferer: Any) -> None:
+    model = AttackedModel(tiny_segmentation_network(), inferer, precision="float32")
+    image, label = random_image((1, 1, 12, 12, 12)), random_label((1, 1, 12, 12, 12))
+    peaks = []
+    for steps in (2, 2, 8):  # the first attack on a model learns about it
+        with PeakBytes(model.network) as memory:
+            ElasticAttack(2.0, steps=steps)(model, image, label, spacing=(1, 1, 1))
+        peaks.append(memory.peak)
+    assert peaks[2] < peaks[1] + image.nbytes
+
+
+def test_an_inferer_may_copy_its_input_which_is_afterwards_as_it_was() -> None:
+    seen: list[torch.Tensor] = []
+
+    def inferer(image: torch.Tensor, network: Any) -> torch.Tensor:
+        seen.append(image)
+        return network(copy.deepcopy(image))
+
+    model = AttackedModel(tiny_segmentation_network(), inferer, precision="float32")
+    result = PGD(0.1, steps=2)(model, IMAGE, LABEL)
+    plain = PGD(0.1, steps=2)(AttackedModel(model.network, precision="float32"), IMAGE, LABEL)
+    assert torch.equal(result.adversarial, plain.adversarial)
+    assert seen and not any("__deepcopy__" in vars(image) for image in seen)

@@ -16,7 +16,12 @@ from torch.nn import functional
 
 from monai_adversarial.inferers import MemoryBoundedSlidingWindowInferer
 from monai_adversarial.utils import allocator, fast_kernels
-from monai_adversarial.utils.allocator import give_back_excess, keep_freed_memory, keep_no_large_blocks
+from monai_adversarial.utils.allocator import (
+    give_back_excess,
+    give_back_growth,
+    keep_freed_memory,
+    keep_no_large_blocks,
+)
 from monai_adversarial.utils.fast_kernels import FastKernels
 from monai_adversarial.utils.precision import FLOAT16_LOSS_SCALE, PRECISIONS, Precision, has_native_bfloat16
 from tests.helpers import random_image, tiny_segmentation_network
@@ -326,6 +331,82 @@ def test_excess_memory_is_given_back_above_a_bound(monkeypatch, excess, trims):
     monkeypatch.setenv("MONAI_ADVERSARIAL_ALLOCATOR", "0")
     assert not give_back_excess()
     assert asked == []
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("sizes", "given"),
+    [
+        # Every piece of work until the largest is known, then nothing as long as it does not grow.
+        ([500, 800, 700, 800, 800, 700], [1, 1, 0, 0, 0, 0]),
+        # Holes made it larger than its need by more than 64 MiB: again as often as that comes back.
+        ([800, 864, 865, 700, 864, 865, 860], [1, 0, 1, 0, 0, 1, 0]),
+        # Growth by holes is no need: the bound does not creep up with it.
+        ([800, 860, 870, 860, 880, 860, 890], [1, 0, 1, 0, 1, 0, 1]),
+        # What a compact heap grows to is need.
+        ([800, 860, 870, 950, 1000, 1014], [1, 0, 1, 1, 0, 0]),
+    ],
+)
+def test_growth_beyond_the_need_is_given_back(monkeypatch, sizes, given):
+    asked = _settings(monkeypatch)
+    monkeypatch.setattr(allocator, "reusable_heap", lambda: 200 * MIB)
+    now: list[int] = []
+    monkeypatch.setattr(allocator, "private_bytes", lambda: now[-1])
+    with keep_freed_memory():
+        for size, expected in zip(sizes, given, strict=True):
+            monkeypatch.setattr(allocator, "_not_to_give_back", 0)  # as if all of it could be given back the last time
+            now.append(size * MIB)
+            assert give_back_growth() == bool(expected), now
+    assert asked.count((0, 0)) == sum(given) + 1  # and all of it at the end
+    now.append(sizes[-1] * MIB)
+    with keep_freed_memory():  # another attack has another need
+        monkeypatch.setattr(allocator, "_not_to_give_back", 0)
+        assert give_back_growth() and not give_back_growth("cuda:0")
+        monkeypatch.setenv("MONAI_ADVERSARIAL_ALLOCATOR", "0")
+        now.append(2 * now[-1])
+        assert not give_back_growth()
+
+
+_TURNS = """
+import resource, sys, torch
+from monai_adversarial.utils import allocator
+give_back = getattr(allocator, sys.argv[1])
+# Two kinds of work that take turns, each with blocks of its own sizes, and small ones that stay.
+stays = []
+def work(size, count):
+    blocks = []
+    for _ in range(count):
+        blocks.append(torch.ones(size))
+        stays.append(torch.ones(5_000))
+    del blocks, stays[:-100]
+    give_back()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+with allocator.keep_freed_memory():
+    for turn in range(12):
+        if turn == 4:
+            before = faults()
+        work(3_000_000, 16)
+        work(5_000_000, 9)
+print((faults() - before) * resource.getpagesize() / 8 / 2**20)
+"""
+
+
+@pytest.mark.skipif(allocator.glibc() is None, reason="the C library is not glibc")
+def test_work_that_takes_turns_keeps_its_memory():
+    kept_out = (*allocator._SETTINGS_OF_THE_USER, "GLIBC_TUNABLES", "MONAI_ADVERSARIAL_ALLOCATOR")
+    environment = {name: value for name, value in os.environ.items() if name not in kept_out}
+
+    def megabytes_cleared_per_turn(give_back: str) -> float:
+        command = [sys.executable, "-c", _TURNS, give_back]
+        return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    each_time = megabytes_cleared_per_turn("give_back_excess")
+    if each_time < 100:
+        pytest.skip("this system maps huge pages by itself: there are no page faults to save")
+    assert megabytes_cleared_per_turn("give_back_growth") < each_time / 2
 
 
 def test_large_blocks_are_kept_no_more_until_the_context_ends(monkeypatch):
