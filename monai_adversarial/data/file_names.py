@@ -58,8 +58,8 @@ def volumes(folder: Path) -> list[Path]:
     others = [file.name for file in files if file.name.lower().endswith(OTHER_VOLUMES)]
     if found and others:
         raise ValueError(
-            f"{folder} holds NIfTI files and images of other formats ({shown(others)}), which would be left out: convert "
-            "them to NIfTI, or move them away."
+            f"{folder} holds NIfTI files and images of other formats ({shown(others)}), which would be left out: "
+            "convert them to NIfTI, or move them away."
         )
     stems: dict[str, Path] = {}
     for file in found:

@@ -74,8 +74,8 @@ def cases_of_folder(root: Path) -> list[FoundCase]:
         beside = [folder.name for folder in subfolders if volumes_below(folder)]
         if beside:
             raise ValueError(
-                f"{root} holds images and folders with images ({shown(beside)}), which would be left out: name one folder, "
-                "or move the others away."
+                f"{root} holds images and folders with images ({shown(beside)}), which would be left out: name one "
+                "folder, or move the others away."
             )
         return flat
     nested = [folder for folder in subfolders if any(volumes(folder / images) for images, _ in FOLDER_PAIRS)]
@@ -89,8 +89,8 @@ def cases_of_folder(root: Path) -> list[FoundCase]:
     lost = [folder.name for folder, cases in found if not cases and volumes_below(folder)]
     if lost:
         raise ValueError(
-            f"{root} holds folders whose images lie deeper ({shown(lost)}): each patient's folder holds one image and its "
-            "label."
+            f"{root} holds folders whose images lie deeper ({shown(lost)}): each patient's folder holds one image and "
+            "its label."
         )
     return [case for _, cases in found for case in cases]
 
@@ -122,8 +122,8 @@ def _paired_folders(root: Path, images: str, labels: str) -> list[FoundCase]:
         deeper = [str(file.relative_to(root)) for file in volumes_below(root / part) if file.parent != root / part]
         if deeper:
             raise ValueError(
-                f"{root} holds files in folders of {part} ({shown(deeper)}), which would be left out: put them beside the "
-                "others."
+                f"{root} holds files in folders of {part} ({shown(deeper)}), which would be left out: put them beside "
+                "the others."
             )
     cases = []
     for name, channels in grouped.items():

@@ -33,6 +33,7 @@ from monai_adversarial.studies.scoring import device_of, named_model, scored_org
 from monai_adversarial.studies.study import Cell, Failure, SettingsError, Study, chosen_names
 from monai_adversarial.utils.hashing import describe, file_hash
 from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.shown_names import printable
 from monai_adversarial.utils.validation import check_choice, check_count
 
 __all__ = ["AttackStudy"]
@@ -202,7 +203,7 @@ class AttackStudy(Study):
             return self.model, []
         model, absent = scored_where_labeled(self.model, values)
         if absent:
-            print(model.facts[-1], flush=True)
+            print(printable(model.facts[-1]), flush=True)
         return model, absent
 
     def _values_of_label(self, case: str) -> frozenset[int]:
@@ -313,7 +314,7 @@ class AttackStudy(Study):
         ]
         report = AttackReport(records, self.seed, failed)
         summary = report.write(self.output_dir)
-        print(f"\n{report.table()}\n\nresults in {self.output_dir}", flush=True)
+        print(printable(f"\n{report.table()}\n\nresults in {self.output_dir}"), flush=True)
         return summary
 
     def _without_paths(self, failure: Failure) -> str:

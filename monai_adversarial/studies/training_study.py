@@ -38,6 +38,7 @@ from monai_adversarial.studies.scoring import DiceScores, device_of, dice_of, li
 from monai_adversarial.studies.study import Cell, Failure, Study, chosen_names
 from monai_adversarial.utils.files import replace_when_complete
 from monai_adversarial.utils.hashing import case_hash, describe, file_hash, fingerprint
+from monai_adversarial.utils.shown_names import printable
 from monai_adversarial.utils.validation import check_count
 from monai_adversarial.utils.weights import load_weights
 
@@ -213,14 +214,14 @@ class TrainingStudy(Study):
             if absent:
                 fact = unlabeled_fact(found.values(), absent)
                 self._of_labels = {"scored_classes": list(found.values()), "facts": [fact]}
-                print(fact, flush=True)
+                print(printable(fact), flush=True)
             self.classes = found
 
     def write_report(self, records: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
         """Write the tables and the figure."""
         report = TrainingReport(self.joined(records), list(self.attacks), self.worst_of, self.data_name, self.seed)
         report.write(self.output_dir)
-        print(f"\n{report.table()}\n\nresults in {self.output_dir}", flush=True)
+        print(printable(f"\n{report.table()}\n\nresults in {self.output_dir}"), flush=True)
         return {"rows": report.rows()}
 
     def joined(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
