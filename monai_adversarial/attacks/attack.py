@@ -26,6 +26,7 @@ from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.calls import ShownAsCall, shown
+from monai_adversarial.utils.interrupts import uninterrupted_edges
 from monai_adversarial.utils.modules import held_still, unwrap
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene, budget_of, case_seeds, spacing_of
@@ -227,6 +228,7 @@ class Attack(ShownAsCall):
             made.label = as_given(made.label, label) if made.label is not None and made.bound.geometric else label
         return made
 
+    @uninterrupted_edges
     @contextmanager
     def scope(
         self, model: AttackedModel | Callable[..., Any], image: torch.Tensor
