@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Callable
@@ -44,6 +45,8 @@ UNREADABLE = (
     OSError,
     EOFError,
     ValueError,
+    MemoryError,
+    OverflowError,
     zlib.error,
 )
 
@@ -64,10 +67,24 @@ def _reading(path: str | os.PathLike[str], read: Callable[[Any], Returned]) -> R
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no image file {path}.")
     try:
-        return read(nibabel.load(path))
+        image = nibabel.load(path)
+        _check_length(path, image)
+        return read(image)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, MemoryError):
+            reason = "its header says more voxels than the memory holds"
         raise RuntimeError(f"cannot read {path} as NIfTI: {reason[:160] or type(error).__name__}.") from error
+
+
+def _check_length(path: str | os.PathLike[str], image: Any) -> None:
+    """A header that says more than the file holds is found before memory is taken for it."""
+    if Path(path).suffix.lower() != ".nii":
+        return
+    size = math.prod(int(length) for length in image.shape) * image.get_data_dtype().itemsize
+    present = os.stat(path).st_size - int(getattr(image.dataobj, "offset", 0))
+    if size > present:
+        raise ValueError(f"its header says {size} bytes of voxels, but it holds {max(present, 0)}")
 
 
 def read_reference(path: str | os.PathLike[str]) -> Any:

@@ -135,7 +135,7 @@ class AttackStudy(Study):
         self._unlabeled: list[str] = []
         self._label_values: dict[tuple[str, str], frozenset[int]] = {}
         self._networks: list[str] = []
-        self._file_hashes: dict[tuple[str, int, int], str] = {}
+        self._file_hashes: dict[tuple[str, int, int, int], str] = {}
 
     @property
     def cases(self) -> list[dict[str, Any]]:
@@ -253,7 +253,7 @@ class AttackStudy(Study):
             status = path.stat()
         except OSError:
             return False
-        key = str(path), status.st_mtime_ns, status.st_size
+        key = str(path), status.st_ino, status.st_ctime_ns, status.st_size  # times of change cannot be set back
         if key not in self._file_hashes:
             self._file_hashes[key] = file_hash(path)
         return self._file_hashes[key] == expected

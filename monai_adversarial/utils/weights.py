@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,7 +78,8 @@ def save_weights(network: nn.Module, path: str | os.PathLike[str]) -> str:
     """
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with replace_when_complete(path) as temporary:
-        # To an open file: torch reports a full disk with a page of its own, and Python with an OSError.
-        with open(temporary, "wb") as stream:
-            torch.save(state, stream)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's writer says "enforce fail" where a disk is full
+            raise OSError(errno.EIO, "not everything could be written (is the disk full?)") from error
     return str(path)
