@@ -247,6 +247,7 @@ class TrainingStudy(Study):
     def train(self, name: str, seed: int) -> Path:
         """Train one network unless its weights are there; returns their path."""
         path, note = self._weights(name, seed)
+        self._weight_hashes.pop((name, seed), None)
         if self._is_trained(name, seed):
             return path
         log = self.output_dir / "logs" / f"{name}_seed{seed}.log"
@@ -272,9 +273,13 @@ class TrainingStudy(Study):
             if done.returncode != 0:
                 last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
                 raise RuntimeError(f"training {name!r} with seed {seed} failed ({' '.join(last)}): see {log}.")
-        write_json(
-            note, {"fingerprint": self._training_mark(name, seed), "seconds": round(time.perf_counter() - began, 1)}
-        )
+        note_of = {
+            "fingerprint": self._training_mark(name, seed),
+            "weights": file_hash(path),
+            "seconds": round(time.perf_counter() - began, 1),
+        }
+        write_json(note, note_of)
+        self._weight_hashes.pop((name, seed), None)
         return path
 
     def _weights(self, name: str, seed: int) -> tuple[Path, Path]:
@@ -294,9 +299,10 @@ class TrainingStudy(Study):
     def _is_trained(self, name: str, seed: int) -> bool:
         path, note = self._weights(name, seed)
         known = read_json(note)
-        return (
-            isinstance(known, dict) and known.get("fingerprint") == self._training_mark(name, seed) and path.is_file()
-        )
+        if not isinstance(known, dict) or known.get("fingerprint") != self._training_mark(name, seed):
+            return False
+        # Weights that somebody put in their place were not trained so.
+        return path.is_file() and known.get("weights") == self._weight_hash(_Network(name, CLEAN, seed))
 
     def network(self, name: str, weights: Path) -> nn.Module:
         """The trained network, in evaluation mode."""
