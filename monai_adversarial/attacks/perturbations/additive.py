@@ -261,7 +261,9 @@ class BoundAdditiveNoise(BoundPerturbation):
         """Values of the file's grid in the ball: a Euclidean length grows only where a voxel's change grows, so that
         each is rounded toward the clean image where the nearest value is further from it."""
         if self.norm == "linf":
-            return self._rounded(image, adversarial, lambda clean, _: (clean - self.radius, clean + self.radius))
+            # A header holds a slope of a tenth as 0.1000000015: 200 steps of it are 20 HU to everybody.
+            radius = self.radius * (1 + torch.finfo(torch.float32).eps)
+            return self._rounded(image, adversarial, lambda clean, _: (clean - radius, clean + radius))
 
         def no_further(clean: torch.Tensor, _: torch.Tensor, noise: torch.Tensor) -> Limits:
             exact = clean + noise.double()
