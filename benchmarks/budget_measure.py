@@ -134,10 +134,10 @@ def explained(clean: RawNifti, saved: RawNifti, expected: np.ndarray, room: floa
 
 def euclidean(clean: RawNifti, saved: RawNifti, where: np.ndarray, norm: str, epsilon: float) -> list[str]:
     """The L2 norm of the change, or its root mean square over the voxels that may change."""
-    before = clean.values
-    if clean.stored.dtype.kind == "f":  # a float32 image is what is attacked
-        before = before.astype(np.float32).astype(np.float64)
-    change = saved.values - before
+    before, after = clean.values, saved.values
+    if clean.stored.dtype.kind == "f":  # what is attacked and read back is float32
+        before, after = (values.astype(np.float32).astype(np.float64) for values in (before, after))
+    change = after - before
     length = float(np.sqrt((change**2).sum()))
     if norm == "rms":
         length /= np.sqrt(max(int(where.sum()), 1))
