@@ -319,7 +319,7 @@ class BoundAdditiveNoise(BoundPerturbation):
             euclidean = total(_squared_change, adversarial, image).sqrt()
             size = euclidean if self.norm == "l2" else euclidean / self._root_of_count
             # Lengths are rounded inward: only float32 has room, whose errors have no direction and add to the square.
-            allowed = float(torch.as_tensor(self.radius).max())
+            allowed = float(torch.as_tensor(self.radius).min())
             room = spacing * (float(self.count.max()) ** 0.5 if self.norm == "l2" else 1.0)
             room = math.hypot(allowed, room) - allowed
             unit = self.unit.double().flatten() if isinstance(self.unit, torch.Tensor) else self.unit
