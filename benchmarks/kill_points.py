@@ -34,15 +34,17 @@ import nibabel  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from monai.data import Dataset, MetaTensor  # noqa: E402
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged  # noqa: E402
+from monai.transforms import Compose, DivisiblePadd, EnsureChannelFirstd, LoadImaged, ScaleIntensityd  # noqa: E402
 
-from monai_adversarial.attacks import PGD, AdditiveNoise, Attack, BiasFieldAttack, Chain, ElasticDeformation  # noqa: E402
+from monai_adversarial.attacks import FGSM, PGD, AdditiveNoise, Attack, BiasFieldAttack, Chain, ElasticDeformation  # noqa: E402
+from monai_adversarial.data import image_label_pairs  # noqa: E402
 from monai_adversarial.models import AttackedModel  # noqa: E402
-from monai_adversarial.studies import AttackStudy, PurificationStudy, place_purifiers  # noqa: E402
+from monai_adversarial.studies import AttackStudy, PurificationStudy, TrainingStudy, place_purifiers  # noqa: E402
 from monai_adversarial.studies.command_line import show_errors_as_sentences  # noqa: E402
 from monai_adversarial.studies.records import read_record  # noqa: E402
 from monai_adversarial.transforms import GaussianDenoise, MedianDenoise  # noqa: E402
 from monai_adversarial.utils.files import replace_when_complete  # noqa: E402
+from tests.hippocampus import BUNDLE, CASES, write_invented_scans  # noqa: E402
 
 __all__ = ["KINDS", "figures", "main"]
 
@@ -96,7 +98,33 @@ def study(data: Path, out: Path) -> None:
     PurificationStudy(model, items, defenses, attacks, out, names, samples=2, draws=2, progress=False).run()
 
 
-KINDS: dict[str, Callable[[Path, Path], None]] = {"campaign": campaign, "study": study}
+def training(data: Path, out: Path) -> None:
+    """A ``TrainingStudy`` of one short training through the command line."""
+    keys = ["image", "label"]
+    load = Compose([LoadImaged(keys), EnsureChannelFirstd(keys), ScaleIntensityd("image"), DivisiblePadd(keys, 4)])
+    scans = data / "scans"
+    overrides = {
+        "dataset_dir": str(scans),
+        "cases": CASES,
+        "max_epochs": 1,
+        "epoch_length": 1,
+        "batch_size": 1,
+        "roi_size": [16, 16, 16],
+    }
+    TrainingStudy(
+        {"clean": ["configs/train.yaml"]},
+        Dataset(image_label_pairs(scans)[:2], load),
+        {"FGSM": FGSM(0.05), "PGD": PGD(0.05, steps=2)},
+        BUNDLE,
+        out,
+        ["background", "one", "two"],
+        seeds=[0],
+        overrides=overrides,
+        progress=False,
+    ).run()
+
+
+KINDS: dict[str, Callable[[Path, Path], None]] = {"campaign": campaign, "study": study, "training": training}
 
 
 def started(kind: str, data: Path, out: Path, quota: int | None = None) -> int:
@@ -106,6 +134,7 @@ def started(kind: str, data: Path, out: Path, quota: int | None = None) -> int:
         return child
     status = 1
     try:
+        os.setsid()  # a training's own process ends with it
         log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -133,16 +162,19 @@ def ended(child: int) -> int:
 
 
 def figures(out: Path) -> dict[str, Any]:
-    """What a study says, without seconds: records, hashes of volumes and pictures."""
+    """What a study says, without seconds: records, hashes of volumes and pictures. Hashes and fingerprints in records
+    change with the name of a file of weights, which torch writes into it."""
     found: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
         if TEMPORARY.match(path.name):  # of a process that was killed; a later run removes them after a day
             continue
+        if "weights" in path.parts:
+            continue
         if path.suffix == ".json" and path.name != "summary.json":
             record, _ = read_record(path)
             assert record is not None, name
-            found[name] = {key: value for key, value in record.items() if key not in ("cost", "hashes")}
+            found[name] = {key: value for key, value in record.items() if key not in ("cost", "hashes", "fingerprint")}
         elif path.suffix in (".nii", ".gz", ".png"):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
@@ -163,7 +195,7 @@ def main() -> int:
     """Kill, start again, compare."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kill_points", description=__doc__.split("\n\n")[0])
     parser.add_argument("--points", type=int, default=30, help="moments for each kind of study and signal")
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=["campaign", "study"])
     parser.add_argument("--signals", nargs="+", choices=list(SIGNALS), default=["KILL"])
     parser.add_argument("--quota", type=int, default=0, help="bytes of the largest file in further runs; 0 for none")
     parser.add_argument("--seed", type=int, default=0)
@@ -178,6 +210,8 @@ def main() -> int:
             nibabel.save(nibabel.Nifti1Image(volume(index), np.diag([2.0, 2.0, 3.0, 1.0])), data / f"{index}.nii")
             label = (volume(index) > 60).astype(np.uint8)
             nibabel.save(nibabel.Nifti1Image(label, np.diag([2.0, 2.0, 3.0, 1.0])), data / f"{index}_label.nii.gz")
+        if "training" in arguments.kinds:
+            write_invented_scans(data / "scans")
         for kind in arguments.kinds:
             whole, start = root / f"{kind}_whole", time.perf_counter()
             status = ended(started(kind, data, whole))
@@ -205,7 +239,7 @@ def _points(
         out = root / f"{kind}_{name}_{point}"
         child = started(kind, data, out)
         time.sleep(draw.uniform(0.05, 0.95) * seconds)
-        os.kill(child, SIGNALS[name])
+        os.killpg(child, SIGNALS[name])
         status = ended(child)
         interrupted += status != 0
         half += bool(half_written(out, killed=name == "KILL"))

@@ -79,7 +79,8 @@ def save_weights(network: nn.Module, path: str | os.PathLike[str]) -> str:
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with replace_when_complete(path) as temporary:
         try:
-            torch.save(state, temporary)
+            with open(temporary, "wb") as stream:  # given a name, torch writes it into the file
+                torch.save(state, stream)
         except RuntimeError as error:  # torch's writer says "enforce fail" where a disk is full
             raise OSError(errno.EIO, "not everything could be written (is the disk full?)") from error
     return str(path)
