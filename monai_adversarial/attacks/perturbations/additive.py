@@ -16,7 +16,7 @@ from monai_adversarial.attacks.perturbations.base import (
     Perturbation,
     per_sample,
 )
-from monai_adversarial.attacks.perturbations.rounding import Limits
+from monai_adversarial.attacks.perturbations.rounding import Limits, rounded_to_length
 from monai_adversarial.utils.scene import UNITS, Scene
 from monai_adversarial.utils.slabs import count_true, largest, total
 from monai_adversarial.utils.validation import check_choice, check_positive
@@ -258,18 +258,20 @@ class BoundAdditiveNoise(BoundPerturbation):
 
     @torch.no_grad()
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Values of the file's grid in the ball: a Euclidean length grows only where a voxel's change grows, so that
-        each is rounded toward the clean image where the nearest value is further from it."""
+        """Values of the file's grid in the ball; a Euclidean length is kept, see ``rounded_to_length``."""
         if self.norm == "linf":
             # A header holds a slope of a tenth as 0.1000000015: 200 steps of it are 20 HU to everybody.
             radius = self.radius * (1 + torch.finfo(torch.float32).eps)
             return self._rounded(image, adversarial, lambda clean, _: (clean - radius, clean + radius))
 
-        def no_further(clean: torch.Tensor, _: torch.Tensor, noise: torch.Tensor) -> Limits:
-            exact = clean + noise.double()
-            return torch.minimum(clean, exact), torch.maximum(clean, exact)
+        wanted = rounded_to_length(self.grid, image, parameters[0])
+        room = self.grid.step / 4  # of what float32 misplaces; the next value is a whole step away
 
-        return self._rounded(image, adversarial, no_further, parameters[0])
+        def no_further(clean: torch.Tensor, _: torch.Tensor, change: torch.Tensor) -> Limits:
+            end = clean + change.double()
+            return torch.minimum(clean, end) - room, torch.maximum(clean, end) + room
+
+        return self._rounded(image, image + wanted, no_further, wanted)
 
     def measure(
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
