@@ -389,8 +389,9 @@ class BoundPerturbation(ABC):
         return rounded_inside(self.grid, image, adversarial, both, self.untouched(image), *extra)
 
     def _range_of_moved(self, image: torch.Tensor) -> Limits:
-        """The valid range where anatomy takes its values along: that of the whole sample."""
-        low, high = self.valid_range(image.double())
+        """The valid range where anatomy takes its values along: that of the whole sample, whose ends are values of the
+        file whatever float32 makes of them."""
+        low, high = self.valid_range(self.grid.snapped(image.double(), torch.finfo(image.dtype).eps))
         return (
             None if low is None else per_sample(low.flatten(1).amin(dim=1), low),
             None if high is None else per_sample(high.flatten(1).amax(dim=1), high),

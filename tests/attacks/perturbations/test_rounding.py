@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_adversarial.attacks import AdditiveNoise
+from monai_adversarial.attacks import AdditiveNoise, AffineTransform
 from monai_adversarial.attacks.perturbations.rounding import rounded_inside, rounded_to_length
+from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.stored_grid import StoredGrid
 from tests.attacks.perturbations.scenes import hounsfield_scene
 
@@ -66,3 +67,18 @@ def test_a_voxel_without_a_value_between_its_limits_keeps_its_bits() -> None:
     assert torch.equal(found, torch.tensor([0.4, 10.0, 20.0]).view(1, 1, 3))
     found = rounded_inside(StoredGrid(), image, adversarial, lambda *_: (None, None), image > 15)
     assert found.flatten().tolist() == [1.0, 10.0, 20.0]
+
+
+def test_a_moved_image_reaches_the_lowest_value_of_its_file() -> None:
+    # -2044.7 is 5e-5 higher in float32: the value itself must not count as below the range.
+    grid = StoredGrid(8.0, 3.3 - 8 * 256, 3.3 - 8 * 256, 4000.0)
+    image = grid.value(torch.arange(60, dtype=torch.float64).view(1, 1, 5, 4, 3) * 7).float()
+    scene = Scene(image, (0,), torch.ones(1, 3, dtype=torch.float64), image_units="HU", stored=grid)
+    bound = AffineTransform(0.0, 2.0, 0.0).bind(scene)
+    parameters = bound.zeros()
+    parameters[0][0, :3] = -2.0
+    moved = bound.apply(image, parameters)
+    finished = bound.finished(image, parameters)
+    assert float(finished.min()) == float(image.min()) and int((moved == image.min()).sum()) > 1
+    assert float((finished - moved).abs().max()) <= 4.0 + 1e-3
+    bound.verify(image, finished, parameters)
