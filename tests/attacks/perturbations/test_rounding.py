@@ -76,7 +76,7 @@ def test_a_moved_image_reaches_the_lowest_value_of_its_file() -> None:
     scene = Scene(image, (0,), torch.ones(1, 3, dtype=torch.float64), image_units="HU", stored=grid)
     bound = AffineTransform(0.0, 2.0, 0.0).bind(scene)
     parameters = bound.zeros()
-    parameters[0][0, :3] = -2.0
+    parameters[0][0, 3:6] = -2.0  # behind three angles
     moved = bound.apply(image, parameters)
     finished = bound.finished(image, parameters)
     assert float(finished.min()) == float(image.min()) and int((moved == image.min()).sum()) > 1
