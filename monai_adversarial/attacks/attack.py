@@ -26,6 +26,7 @@ from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.calls import ShownAsCall, shown
+from monai_adversarial.utils.interrupts import uninterrupted_edges
 from monai_adversarial.utils.modules import held_still, unwrap
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene, affine_of, budget_of, case_seeds, spacing_of
@@ -162,7 +163,7 @@ class Attack(ShownAsCall):
         known = AttackedModel.wrap(model)
         given = Given.read(known, image, label, by_queries=not self.search.uses_gradients)
         with axes_explained(known, given.image), self.scope(known, given.image) as (predictor, clean):
-            scene = self._scene(predictor, clean, given.image, _mask("region", region), spacing)
+            scene = self._scene(predictor, clean, given, _mask("region", region), spacing)
             plain_label = None if given.label is None else detached(given.label)
             counted = _mask("objective_region", objective_region)
             run = self._run_type(self, predictor, scene, plain_label, counted, given.stored, start)
@@ -216,19 +217,20 @@ class Attack(ShownAsCall):
         ready = given.image
         with axes_explained(known, ready), self.scope(known, ready) as (predictor, clean):
             scene = replace(
-                self._scene(predictor, clean, ready, _mask("region", region), spacing, training=True),
+                self._scene(predictor, clean, given, _mask("region", region), spacing, training=True),
                 budget=budget_of(clean, budget),
             )
             plain_label = None if given.label is None else detached(given.label).to(clean.device)
             made = perturb_batch(self, predictor, scene, ready, plain_label, reference, probabilities, start, stream)
             if given.stored.whole_numbers:
-                part = made.bound.quantize(clean, known.image_part(detached(made.adversarial)), made.parameters)
+                part = made.bound.finished(clean, made.parameters)
                 made.adversarial = known.whole_image(given.stored(clean, part), detached(ready))
         made.adversarial = given.image_back(made.adversarial)
         if label is not None:
             made.label = as_given(made.label, label) if made.label is not None and made.bound.geometric else label
         return made
 
+    @uninterrupted_edges
     @contextmanager
     def scope(
         self, model: AttackedModel | Callable[..., Any], image: torch.Tensor
@@ -256,7 +258,7 @@ class Attack(ShownAsCall):
         self,
         predictor: Predictor,
         clean: torch.Tensor,
-        image: torch.Tensor,
+        given: Given,
         region: torch.Tensor | None,
         spacing: Any,
         training: bool = False,
@@ -266,13 +268,13 @@ class Attack(ShownAsCall):
         scene = Scene(
             image=clean,
             seeds=case_seeds(clean, self.seed) if draws else (self.seed,) * clean.shape[0],
-            spacing=spacing_of(image, spacing, required=False),
+            spacing=spacing_of(given.image, spacing, required=False),
             region=None if region is None else check_region(detached(region), clean),
             intensity=predictor.intensity,
             image_units=predictor.units,
             intensity_doubt=predictor.intensity_doubt,
-            stored=predictor.model.stored,
-            affine=affine_of(image, spacing),
+            stored=predictor.model.stored or given.stored.grid,
+            affine=affine_of(given.image, spacing),
         )
         if scene.stored is not None and not scene.stored.holds(clean):
             raise ValueError(

@@ -105,6 +105,9 @@ def perturb_batch(
     parameters = _without_lost(attack, bound, ascent.parameters, lost)
     with torch.no_grad():
         adversarial = bound.apply(scene.image, parameters)
+        untouched = bound.untouched(scene.image)
+        if untouched is not None:
+            adversarial = torch.where(untouched, scene.image, adversarial)
         moved_label = label
         if label is not None and bound.geometric and not attack.targeted:
             moved_label = bound.move_label(label, parameters)

@@ -133,8 +133,9 @@ class AttackResult:
 
         Args:
             saved: (batch, channel, spatial...) in the units of the clean image.
-            rounding: largest rounding by the file's dtype, in image units: 0.5 for integer HU. Where the attack has
-                rounded to the model's own grid, at least that of the grid.
+            rounding: largest rounding of a voxel that came after the attack, in image units: 0.5 where a float image
+                was saved as integer HU. An image that the attack has rounded to the grid of its file needs none, and
+                lengths (L2, root mean square) get none: what rounding adds to them is a change like any other.
 
         Raises:
             ValueError: for another shape.
@@ -145,8 +146,6 @@ class AttackResult:
             plain = plain[:, list(self.image_channels)]
         if plain.shape != self.image.shape:
             raise ValueError(f"saved must have shape {tuple(self.image.shape)}, got {tuple(plain.shape)}.")
-        stored = self.bound.scene.stored
-        rounding = rounding if stored is None else max(rounding, stored.rounding)
         return self.bound.verify(self.image, plain.to(self.image), self.parameters, rounding)
 
     def random_control(self, stream: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,9 +160,7 @@ class AttackResult:
         generators = self.bound.scene.generators(CONTROL_STREAM + stream)
         with torch.no_grad():
             parameters = self.bound.random_control(generators, self.parameters)
-            image = self.bound.apply(self.image, parameters)
-            if self.bound.scene.stored is not None:  # in the values of the file, as the adversarial image is
-                image = self.bound.quantize(self.image, image, parameters)
+            image = self.bound.finished(self.image, parameters)
             label = self.bound.move_label(self.clean_label, parameters)
         if self.image_channels is not None:
             whole = as_plain(as_tensor("adversarial", self.adversarial)).to(image).clone()

@@ -71,8 +71,6 @@ class ScoredRun:
         start: Parameters | None = None,
     ) -> None:
         self.attack, self.predictor, self.scene, self.stored = attack, predictor, scene, stored
-        grid = scene.stored
-        self.rounding = grid.rounding if grid is not None else 0.5 if stored.whole_numbers else 0.0
         self.bound = attack.perturbation.bind(scene)
         self.start = None if start is None else check_start(start, self.bound)
         self.backwards = 0
@@ -237,10 +235,7 @@ class ScoredRun:
         """The image of some parameters as it is handed back: in values that its file, or the given type, can hold."""
         clean = bound.scene.image
         with torch.no_grad():
-            adversarial = bound.apply(clean, parameters)
-            if self.rounding:
-                adversarial = bound.quantize(clean, adversarial, parameters)
-            return self.stored(clean, adversarial)
+            return self.stored(clean, bound.finished(clean, parameters))
 
     def finish(self, image: torch.Tensor, label: torch.Tensor | None) -> AttackResult:
         """Build the finished image, verify its budget and score it.
@@ -263,7 +258,7 @@ class ScoredRun:
             adversarial = self._finished(self.bound, self.parameters)
             prediction = self.predictor.answer(adversarial).prediction
         with torch.no_grad():
-            budgets = self.bound.verify(clean, adversarial, self.parameters, self.rounding)
+            budgets = self.bound.verify(clean, adversarial, self.parameters)
             reference = self.reference if attack.targeted else self.reference.moved(self.bound, self.parameters)
             dice = reference.dice(prediction)
             moved = reference.with_ignored(self.predictor.model.ignore_index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def find_cases(
         for file in _paths(case, image_key) + _paths(case, label_key):
             if not Path(file).is_file():
                 raise FileNotFoundError(f"there is no image file {file}, which {root} lists.")
+    _check_counted_once(root, cases, image_key)
     stems = [case.pop("name", None) or volume_name(_paths(case, image_key)[0])[0] for case in cases]
     names = [f"case_{i:03d}" for i in range(len(cases))] if anonymize else _distinct(stems, cases, image_key)
     for case, name in zip(cases, names, strict=True):
@@ -105,6 +107,20 @@ def find_cases(
 def _paths(case: dict[str, Any], key: str) -> list[str]:
     value = case.get(key, [])
     return [value] if isinstance(value, str) else list(value)
+
+
+def _check_counted_once(root: Path, cases: list[dict[str, Any]], image_key: str) -> None:
+    """An image that is listed twice, also by a link, would be one patient counted as two."""
+    owner: dict[str, str] = {}
+    for case in cases:
+        for file in _paths(case, image_key):
+            real = os.path.realpath(file)
+            if real in owner:
+                raise ValueError(
+                    f"{root} lists one image twice, as {owner[real]} and as {file}: its patient would be counted "
+                    "twice; keep one."
+                )
+            owner[real] = file
 
 
 def _without_unlabeled(
@@ -137,7 +153,20 @@ def _of_folder(
     found = cases_of_folder(root)
     if not found and datalist is not None:
         return _of_datalist(datalist, section, image_key, label_key)
+    _check_masks(root, found, class_names)
     return [_entry(case, image_key, label_key, class_names, merge_dir) for case in found]
+
+
+def _check_masks(root: Path, found: Sequence[FoundCase], class_names: Sequence[str] | None) -> None:
+    """An organ that lacks its mask in one case would be background there, and finding it an error of the network."""
+    having = [(case, {organ for organ, _ in case.masks}) for case in found if case.masks]
+    known = set().union(*(organs for _, organs in having)) & set(list(class_names or [])[1:])
+    for case, organs in having:
+        if lacking := sorted(known - organs):
+            raise ValueError(
+                f"{root} has no mask of {shown(lacking)} for {case.name}, which other cases have: add it (empty where "
+                "there is none of the organ), or leave it out of class_names."
+            )
 
 
 def _entry(
@@ -157,10 +186,7 @@ def _entry(
 
 
 def _of_datalist(path: Path, section: str | None, image_key: str, label_key: str) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path} as a MONAI datalist: {error}.") from error
+    content = _read_datalist(path)
     if isinstance(content, dict):
         lists = [name for name, entries in content.items() if isinstance(entries, list)]
         name = section or next((known for known in SECTIONS if content.get(known)), None)
@@ -169,37 +195,80 @@ def _of_datalist(path: Path, section: str | None, image_key: str, label_key: str
         content = content[name]
     if not isinstance(content, list) or not content:
         raise ValueError(f"the datalist {path} must hold a list of cases.")
-    cases = []
-    for entry in content:
-        entry = {image_key: entry} if isinstance(entry, str) else entry
-        if not isinstance(entry, dict) or not isinstance(entry.get(image_key), str):
+    return [_listed(path, entry, image_key, label_key) for entry in content]
+
+
+def _read_datalist(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"cannot read {path} as a MONAI datalist: it is not UTF-8 (byte {error.start}); save it as UTF-8."
+        ) from error
+    except RecursionError as error:
+        raise ValueError(f"cannot read {path} as a MONAI datalist: it is nested too deeply.") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path} as a MONAI datalist: {error}.") from error
+
+
+def _listed(path: Path, entry: Any, image_key: str, label_key: str) -> dict[str, Any]:
+    """One case of a datalist."""
+    entry = {image_key: entry} if isinstance(entry, str) else entry
+    image = _only(entry.get(image_key)) if isinstance(entry, dict) else None
+    if not isinstance(image, str) or not image:
+        raise ValueError(
+            f"every case of the datalist {path} must give the path of one image under {image_key!r}, got "
+            f"{_start(entry)}."
+        )
+    case = {image_key: str(path.parent / image)}
+    label = _only(entry.get(label_key))
+    if label is not None and (not isinstance(label, str) or not label):
+        raise ValueError(
+            f"a label of the datalist {path} must be the path of one file under {label_key!r}, got {_start(label)}."
+        )
+    if label is None:
+        # A label that is overlooked turns a score against the truth into one against the network's own prediction.
+        other = [key for key in entry if isinstance(key, str) and key != image_key and is_label_name(key)]
+        if other:
             raise ValueError(
-                f"every case of the datalist {path} must give the path of one image under {image_key!r}, got {entry!r}."
+                f"a case of the datalist {path} has {other[0]!r} and no {label_key!r}: pass label_key={other[0]!r} "
+                "if it is its label, or take it out."
             )
-        case = {image_key: str(path.parent / entry[image_key])}
-        label = entry.get(label_key)
-        if isinstance(label, list) and len(label) == 1:
-            label = label[0]
-        if label is not None and not isinstance(label, str):
-            raise ValueError(
-                f"a label of the datalist {path} must be the path of one file under {label_key!r}, got {label!r}."
-            )
-        if label:
-            case[label_key] = str(path.parent / label)
-        cases.append(case)
-    return cases
+        return case
+    return case | {label_key: str(path.parent / label)}
+
+
+def _start(value: Any) -> str:
+    """The beginning of what was given, for a sentence."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _only(value: Any) -> Any:
+    """The one path of a list of one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _distinct(stems: Sequence[str], cases: Sequence[dict[str, Any]], image_key: str) -> list[str]:
-    """The stems, with the parent folder's name in front where stems repeat, and a number where that repeats too."""
-    if len(set(stems)) < len(stems):
+    """The stems, with the parent folder's name in front where stems repeat, and a number where that repeats too.
+
+    Names that a file system takes for one (``A`` and ``a``, or two spellings of ``é``) repeat.
+    """
+    if len(set(map(_same, stems))) < len(stems):
         parents = [Path(_paths(case, image_key)[0]).parent.name for case in cases]
         stems = [f"{parent}_{stem}" for parent, stem in zip(parents, stems, strict=True)]
     names: list[str] = []
-    wanted = set(stems)
+    taken: set[str] = set()
+    wanted = set(map(_same, stems))
     for stem in stems:
         name, number = stem, 2
-        while name in names or (name != stem and name in wanted):
+        while _same(name) in taken or (name != stem and _same(name) in wanted):
             name, number = f"{stem}_{number}", number + 1
         names.append(name)
+        taken.add(_same(name))
     return names
+
+
+def _same(name: str) -> str:
+    """What a file system that ignores case and spelling makes of a name."""
+    return unicodedata.normalize("NFC", name).casefold()

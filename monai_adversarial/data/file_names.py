@@ -3,14 +3,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from monai_adversarial.data.saving import VOLUME_ENDINGS, volume_name
 
-__all__ = ["case_key", "channel_case", "channels_of_one_image", "is_label_name", "shown", "stem_of", "volumes"]
+__all__ = [
+    "case_key",
+    "channel_case",
+    "channels_of_one_image",
+    "is_label_name",
+    "shown",
+    "stem_of",
+    "volumes",
+    "volumes_below",
+]
 
+#: endings of images that MONAI reads and this list does not
+OTHER_VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".img.gz", ".mgz", ".mgh", ".dcm")
 _IMAGE_WORDS = r"(?:img|image|images|imaging|volume|vol|ct|scan)"
 _LABEL_WORDS = r"(?:labels?|segmentations?|seg|masks?)"
 # "segmentation-0", "label0001", "label", "a_seg", "b-labels"
@@ -36,18 +48,19 @@ def volumes(folder: Path) -> list[Path]:
     """The NIfTI files of a folder by name, without hidden ones and those that are named as adversarial.
 
     Raises:
-        ValueError: for two files of the same stem, of which one would be lost.
+        ValueError: for two files of the same stem, of which one would be lost, and for images of other formats beside
+            NIfTI files, which would be left out.
     """
     if not folder.is_dir():
         return []
-    found = sorted(
-        file
-        for file in folder.iterdir()
-        if file.is_file()
-        and not file.name.startswith(".")
-        and volume_name(file)[1].lower() in VOLUME_ENDINGS
-        and "adversarial" not in file.name.lower()
-    )
+    files = sorted(file for file in folder.iterdir() if not _is_hidden(file) and file.is_file())
+    found = [file for file in files if _is_volume(file)]
+    others = [file.name for file in files if file.name.lower().endswith(OTHER_VOLUMES)]
+    if found and others:
+        raise ValueError(
+            f"{folder} holds NIfTI files and images of other formats ({shown(others)}), which would be left out: "
+            "convert them to NIfTI, or move them away."
+        )
     stems: dict[str, Path] = {}
     for file in found:
         if stem_of(file) in stems:
@@ -57,6 +70,23 @@ def volumes(folder: Path) -> list[Path]:
             )
         stems[stem_of(file)] = file
     return found
+
+
+def volumes_below(folder: Path) -> list[Path]:
+    """The NIfTI files anywhere below a folder; those of hidden folders and folders named as adversarial left out."""
+    found = []
+    for path, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and "adversarial" not in name.lower())
+        found += [Path(path, name) for name in sorted(files) if not name.startswith(".") and _is_volume(Path(name))]
+    return found
+
+
+def _is_hidden(file: Path) -> bool:
+    return file.name.startswith(".")
+
+
+def _is_volume(file: Path) -> bool:
+    return volume_name(file)[1].lower() in VOLUME_ENDINGS and "adversarial" not in file.name.lower()
 
 
 def is_label_name(stem: str) -> bool:

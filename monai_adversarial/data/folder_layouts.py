@@ -20,6 +20,7 @@ from monai_adversarial.data.file_names import (
     shown,
     stem_of,
     volumes,
+    volumes_below,
 )
 
 __all__ = ["FoundCase", "cases_of_folder"]
@@ -65,10 +66,18 @@ def cases_of_folder(root: Path) -> list[FoundCase]:
     with_labels = [pair for pair in pairs if volumes(root / pair[1])]
     if pairs:
         return _paired_folders(root, *(with_labels or pairs)[0])
+    if (root / MASK_FOLDER).is_dir() and volumes(root):
+        return _patient_folder(root)
     flat = _flat(root)
-    if flat:
-        return flat
     subfolders = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    if flat:
+        beside = [folder.name for folder in subfolders if volumes_below(folder)]
+        if beside:
+            raise ValueError(
+                f"{root} holds images and folders with images ({shown(beside)}), which would be left out: name one "
+                "folder, or move the others away."
+            )
+        return flat
     nested = [folder for folder in subfolders if any(volumes(folder / images) for images, _ in FOLDER_PAIRS)]
     if len(nested) == 1:
         return cases_of_folder(nested[0])
@@ -76,7 +85,14 @@ def cases_of_folder(root: Path) -> list[FoundCase]:
         raise ValueError(
             f"{root} holds several data sets ({', '.join(folder.name for folder in nested[:5])}): name one of them."
         )
-    return [case for folder in subfolders for case in _patient_folder(folder)]
+    found = [(folder, _patient_folder(folder)) for folder in subfolders]
+    lost = [folder.name for folder, cases in found if not cases and volumes_below(folder)]
+    if lost:
+        raise ValueError(
+            f"{root} holds folders whose images lie deeper ({shown(lost)}): each patient's folder holds one image and "
+            "its label."
+        )
+    return [case for _, cases in found for case in cases]
 
 
 def _channel_count(root: Path) -> int | None:
@@ -102,13 +118,26 @@ def _paired_folders(root: Path, images: str, labels: str) -> list[FoundCase]:
             grouped.setdefault(channel_case(stem_of(file)), []).append(file)
     else:
         grouped = {stem_of(file): [file] for file in files}
+    for part in (images, labels):
+        deeper = [str(file.relative_to(root)) for file in volumes_below(root / part) if file.parent != root / part]
+        if deeper:
+            raise ValueError(
+                f"{root} holds files in folders of {part} ({shown(deeper)}), which would be left out: put them beside "
+                "the others."
+            )
     cases = []
     for name, channels in grouped.items():
         keyed = by_key.get(case_key(name), [])
         label = by_stem.get(name) or by_stem.get(name.removesuffix("_0000")) or (keyed[0] if len(keyed) == 1 else None)
-        shown = stem_of(channels[0]) if len(channels) == 1 else name
-        cases.append(FoundCase(shown, tuple(channels), label))
+        cases.append(FoundCase(stem_of(channels[0]) if len(channels) == 1 else name, tuple(channels), label))
     _check_shared(root, cases)
+    used = {case.label for case in cases}
+    lost = [file.name for file in found if file not in used]
+    if lost and used != {None}:
+        raise ValueError(
+            f"{root / labels} holds labels without an image in {images} ({shown(lost)}): a patient is missing; add the "
+            "image, or take the label away."
+        )
     return cases
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Callable
@@ -31,6 +32,12 @@ __all__ = [
 MARK = "ADVERSARIAL EXAMPLE monai_adversarial"
 VOLUME_ENDINGS = (".nii.gz", ".nii")
 
+# Fields of the two ways to say where the voxels lie, each valid where its code is above 0.
+FORMS = {
+    "qform_code": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    "sform_code": ("srow_x", "srow_y", "srow_z"),
+}
+
 # HeaderDataError: for example a scaling with a slope and without a finite intercept.
 UNREADABLE = (
     nibabel.filebasedimages.ImageFileError,
@@ -38,6 +45,8 @@ UNREADABLE = (
     OSError,
     EOFError,
     ValueError,
+    MemoryError,
+    OverflowError,
     zlib.error,
 )
 
@@ -58,10 +67,24 @@ def _reading(path: str | os.PathLike[str], read: Callable[[Any], Returned]) -> R
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no image file {path}.")
     try:
-        return read(nibabel.load(path))
+        image = nibabel.load(path)
+        _check_length(path, image)
+        return read(image)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, MemoryError):
+            reason = "its header says more voxels than the memory holds"
         raise RuntimeError(f"cannot read {path} as NIfTI: {reason[:160] or type(error).__name__}.") from error
+
+
+def _check_length(path: str | os.PathLike[str], image: Any) -> None:
+    """A header that says more than the file holds is found before memory is taken for it."""
+    if Path(path).suffix.lower() != ".nii":
+        return
+    size = math.prod(int(length) for length in image.shape) * image.get_data_dtype().itemsize
+    present = os.stat(path).st_size - int(getattr(image.dataobj, "offset", 0))
+    if size > present:
+        raise ValueError(f"its header says {size} bytes of voxels, but it holds {max(present, 0)}")
 
 
 def read_reference(path: str | os.PathLike[str]) -> Any:
@@ -83,10 +106,21 @@ def read_back(path: str | os.PathLike[str]) -> MetaTensor:
     """
 
     def read(image: Any) -> MetaTensor:
-        voxels = np.squeeze(np.asarray(image.get_fdata(dtype=np.float32)))
+        voxels = np.squeeze(_as_read(image))
         return MetaTensor(torch.from_numpy(voxels)[None], affine=torch.as_tensor(image.affine, dtype=torch.float64))
 
     return _reading(path, read)
+
+
+def _as_read(image: Any) -> np.ndarray:
+    """Voxels in float32, by the same steps as MONAI's reader: equal to the bit."""
+    return np.asarray(image.dataobj).astype(np.float32)
+
+
+def _stored_numbers(image: Any) -> np.ndarray:
+    """The numbers that lie in a file, without its scaling."""
+    unscaled = getattr(image.dataobj, "get_unscaled", None)
+    return np.asarray(image.dataobj if unscaled is None else unscaled())
 
 
 def _scaling(reference: Any) -> tuple[float, float]:
@@ -185,24 +219,41 @@ def _check_range(values: np.ndarray, dtype: np.dtype, scaling: tuple[float, floa
         )
 
 
+def _blank_header(reference: Any) -> Any:
+    """A new header with what says where the voxels lie: zooms, units, both forms and their codes. Nothing else is
+    copied, because any other field, text or number, can name a patient."""
+    source = reference.header if isinstance(reference.header, nibabel.Nifti1Header) else None
+    kind = nibabel.Nifti2Header if isinstance(source, nibabel.Nifti2Header) else nibabel.Nifti1Header
+    if source is None:
+        return kind()
+    header = kind(endianness=source.endianness)
+    header.set_data_shape(reference.shape)
+    header.set_zooms(source.get_zooms()[: len(reference.shape)])
+    try:
+        header.set_xyzt_units(*source.get_xyzt_units())
+    except (KeyError, nibabel.spatialimages.HeaderDataError):  # a code that the standard does not know
+        header.set_xyzt_units("mm")
+    for code, fields in FORMS.items():
+        if int(source[code]) > 0:
+            for name in (code, *fields):
+                header[name] = source[name]
+    if int(source["qform_code"]) > 0:
+        header["pixdim"][0] = source["pixdim"][0]  # the handedness that the quaternion needs
+    return header
+
+
 def _write(
     stored: np.ndarray, reference: Any, path: Path, description: str, scaling: tuple[float, float], intent: str
 ) -> Path:
-    """Write stored values with the reference's space; nothing else of its header that could name a patient."""
+    """Write stored values in the reference's space."""
     if "adversarial" not in path.name.lower():
         raise ValueError(
             f"path must name the file as adversarial (for example case_adversarial.nii.gz), got {path.name!r}."
         )
     if volume_name(path)[1].lower() not in VOLUME_ENDINGS:
         raise ValueError(f"path must end in .nii or .nii.gz, got {path.name!r}.")
-    second = isinstance(reference, (nibabel.Nifti2Image, nibabel.Nifti2Pair))
-    kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-    source = reference.header if isinstance(reference.header, nibabel.Nifti1Header) else None
-    header = kind.header_class() if source is None else kind.header_class.from_header(source, check=False)
-    header.extensions = type(header.extensions)()  # DICOM fields can hide in extensions
-    for free_text in ("aux_file", "db_name"):
-        if free_text in header.keys():
-            header[free_text] = b""
+    header = _blank_header(reference)
+    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     header["descrip"] = " ".join(f"{MARK} {description}".split()).encode("ascii", "replace")[:79]
     header["intent_name"] = intent.encode("ascii")[:15]
     try:
@@ -235,11 +286,10 @@ def save_adversarial_nifti(
 ) -> Path:
     """Save an adversarial volume in the space of the file that it was made from.
 
-    Shape, dtype, scaling, affine, sform and qform codes, zooms and units are those of ``reference``. The header is
-    marked: ``descrip``
-    starts with :data:`MARK`, ``intent_name`` is ADVERSARIAL, and the file's name must say so too. Header extensions
-    and the free text
-    fields of the input, which can name a patient, are not copied. The file appears whole or not at all.
+    Shape, dtype, scaling (of integers), affine, sform and qform codes, zooms and units are those of ``reference``, and
+    so are the stored numbers of voxels that did not change. The header is marked: ``descrip`` starts with
+    :data:`MARK`, ``intent_name`` is ADVERSARIAL, and the file's name must say so too. All other fields are blank,
+    because texts, extensions and numbers of the input can name a patient. The file appears whole or not at all.
 
     Args:
         image: voxels in HU on the grid of ``reference``, leading dimensions of size 1 are ignored.
@@ -270,6 +320,7 @@ def save_adversarial_nifti(
         raise ValueError(
             f"the input's file holds {dtype} voxels: only integer and floating point volumes can be saved."
         )
+    same = voxels.astype(np.float32) == _as_read(reference).reshape(voxels.shape)
     if dtype.kind in "iu":
         values = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float64))
         original = (
@@ -279,10 +330,14 @@ def save_adversarial_nifti(
         )
         values = round_to_stored(values, original, None if clean is None else epsilon, *scaling)
         _check_range(original.numpy(), dtype, scaling, "the adversarial image" if clean is None else "the clean image")
-        voxels = np.rint((values.numpy() - scaling[1]) / scaling[0]).clip(*_type_range(dtype))
+        stored = np.rint((values.numpy() - scaling[1]) / scaling[0]).clip(*_type_range(dtype)).astype(dtype)
     else:
-        voxels = (np.asarray(voxels, dtype=np.float64) - scaling[1]) / scaling[0]
-    return _write(voxels.astype(dtype), reference, Path(path), description, scaling, "ADVERSARIAL")
+        # A scaling would move what float32 holds; floating point needs none.
+        stored, scaling = voxels.astype(dtype), (1.0, 0.0)
+    # What did not change keeps its bits, also where an image in float32 cannot name them.
+    before = _stored_numbers(reference) if dtype.kind in "iu" else np.asarray(reference.dataobj)
+    stored = np.where(same, before.reshape(stored.shape).astype(dtype), stored)
+    return _write(stored, reference, Path(path), description, scaling, "ADVERSARIAL")
 
 
 def save_label_nifti(

@@ -30,6 +30,12 @@ from monai_adversarial.handlers.engine_model import (
 )
 from monai_adversarial.handlers.reference_network import frozen_outputs
 from monai_adversarial.handlers.schedules import Schedule, chance
+from monai_adversarial.handlers.training_checks import (
+    check_finite_weights,
+    is_nan_loss,
+    warn_of_nan_loss,
+    warn_of_unequal_ranks,
+)
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.networks.dual_normalization import dual_normalizations, has_dual_normalization, normalization
 from monai_adversarial.utils.allocator import keep_freed_memory
@@ -101,7 +107,7 @@ class TrainingHandler(ABC):
         check_sees_as_network(told_argument(self.told, "image_units"), told_argument(self.told, "intensity"))
         self.model: AttackedModel | None = None
         self.prepared_batches = 0
-        self._attached = False
+        self._attached = self._said_nan = False
         self._memory: weakref.finalize[..., Any] | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -167,6 +173,8 @@ class TrainingHandler(ABC):
                 "it would train on clean batches. Set prepare_batch first."
             )
         self._check_device(engine)
+        check_finite_weights(engine.network, name)
+        warn_of_unequal_ranks(engine.network, engine.state.epoch_length, name)
         self.prepared_batches = 0
         self.model = model_of(engine, self.told)
         check_sees_as_network(self.model.image_units, self.model.intensity)
@@ -189,6 +197,9 @@ class TrainingHandler(ABC):
         """
         self.check_prepared(engine)
         self.prepared_batches = 0
+        if not self._said_nan and is_nan_loss(engine.state.output):
+            self._said_nan = True
+            warn_of_nan_loss(engine.state.iteration, type(self).__name__)
 
     def check_prepared(self, engine: SupervisedTrainer) -> None:
         """Raise RuntimeError where the present iteration has prepared no batch."""

@@ -33,6 +33,7 @@ from monai_adversarial.studies.scoring import device_of, named_model, scored_org
 from monai_adversarial.studies.study import Cell, Failure, SettingsError, Study, chosen_names
 from monai_adversarial.utils.hashing import describe, file_hash
 from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.shown_names import printable
 from monai_adversarial.utils.validation import check_choice, check_count
 
 __all__ = ["AttackStudy"]
@@ -134,7 +135,7 @@ class AttackStudy(Study):
         self._unlabeled: list[str] = []
         self._label_values: dict[tuple[str, str], frozenset[int]] = {}
         self._networks: list[str] = []
-        self._file_hashes: dict[tuple[str, int, int], str] = {}
+        self._file_hashes: dict[tuple[str, int, int, int], str] = {}
 
     @property
     def cases(self) -> list[dict[str, Any]]:
@@ -202,7 +203,7 @@ class AttackStudy(Study):
             return self.model, []
         model, absent = scored_where_labeled(self.model, values)
         if absent:
-            print(model.facts[-1], flush=True)
+            print(printable(model.facts[-1]), flush=True)
         return model, absent
 
     def _values_of_label(self, case: str) -> frozenset[int]:
@@ -252,7 +253,7 @@ class AttackStudy(Study):
             status = path.stat()
         except OSError:
             return False
-        key = str(path), status.st_mtime_ns, status.st_size
+        key = str(path), status.st_ino, status.st_ctime_ns, status.st_size  # times of change cannot be set back
         if key not in self._file_hashes:
             self._file_hashes[key] = file_hash(path)
         return self._file_hashes[key] == expected
@@ -313,7 +314,7 @@ class AttackStudy(Study):
         ]
         report = AttackReport(records, self.seed, failed)
         summary = report.write(self.output_dir)
-        print(f"\n{report.table()}\n\nresults in {self.output_dir}", flush=True)
+        print(printable(f"\n{report.table()}\n\nresults in {self.output_dir}"), flush=True)
         return summary
 
     def without_paths(self, failure: Failure) -> str:

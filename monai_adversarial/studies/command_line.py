@@ -7,6 +7,8 @@ import os
 import sys
 from types import TracebackType
 
+from monai_adversarial.utils.shown_names import printable, shown_name
+
 __all__ = ["TRACEBACK_VARIABLE", "USER_ERRORS", "root_sentence", "show_errors_as_sentences"]
 
 TRACEBACK_VARIABLE = "MONAI_ADVERSARIAL_TRACEBACK"
@@ -24,7 +26,7 @@ def root_sentence(error: BaseException) -> str:
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     if isinstance(error, OSError) and error.strerror:  # without "[Errno 28]"
         text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
-    return " ".join(str(text).split()) or type(error).__name__
+    return shown_name(text) or type(error).__name__
 
 
 def show_errors_as_sentences() -> None:
@@ -41,7 +43,7 @@ def show_errors_as_sentences() -> None:
         if issubclass(kind, KeyboardInterrupt):
             print("interrupted: start the same command again to continue.", file=sys.stderr)
         elif issubclass(kind, USER_ERRORS):
-            print(f"error: {root_sentence(error)}", file=sys.stderr)
+            print(printable(f"error: {root_sentence(error)}", sys.stderr), file=sys.stderr)
             print(f"({TRACEBACK_VARIABLE}=1 shows where it was raised)", file=sys.stderr)
         else:
             previous(kind, error, trace)

@@ -14,6 +14,7 @@ import torch
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.studies.scoring import class_map, scored_organs
 from monai_adversarial.studies.study import SettingsError
+from monai_adversarial.utils.shown_names import shown_name
 
 __all__ = ["label_of", "labeled_organs", "scored_where_labeled", "unlabeled_fact", "values_of", "values_of_all"]
 
@@ -99,4 +100,5 @@ def scored_where_labeled(model: AttackedModel, values: Collection[int]) -> tuple
 
 def unlabeled_fact(scored: Iterable[str], absent: Iterable[str]) -> str:
     """The sentence that says what is scored, and what no label holds."""
-    return f"scored classes: {', '.join(scored)}; not labeled in this data set: {', '.join(absent)}"
+    first, second = (", ".join(map(shown_name, names)) for names in (scored, absent))
+    return f"scored classes: {first}; not labeled in this data set: {second}"

@@ -52,6 +52,7 @@ from monai_adversarial.studies.study import UNDEFENDED, Cell, Failure, Study, ch
 from monai_adversarial.utils.backward_pass import DECLARED, SUBSTITUTES
 from monai_adversarial.utils.draws import random_draw
 from monai_adversarial.utils.hashing import case_hash, describe
+from monai_adversarial.utils.shown_names import printable
 from monai_adversarial.utils.validation import check_choice, check_count
 
 __all__ = ["PurificationStudy", "purifiers_of"]
@@ -226,7 +227,7 @@ class PurificationStudy(Study):
             self.model, absent = scored_where_labeled(self.model, values)
             self.organs = scored_organs(self.model)
             if absent:
-                print(self.model.facts[-1], flush=True)
+                print(printable(self.model.facts[-1]), flush=True)
         self._networks = network_hashes(self.model)
         self._shared = {**common_settings(), "model": model_settings(self.model), "organs": self.organs}
 
@@ -234,7 +235,7 @@ class PurificationStudy(Study):
         """Write the tables and the figure."""
         report = PurificationReport(records, self.data_name, self.seed)
         report.write(self.output_dir)
-        print(f"\n{report.table()}\n\nresults in {self.output_dir}", flush=True)
+        print(printable(f"\n{report.table()}\n\nresults in {self.output_dir}"), flush=True)
         return {"rows": report.rows()}
 
     def best(self, count: int, attack: str, among: Sequence[str] | None = None) -> list[str]:

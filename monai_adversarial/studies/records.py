@@ -19,6 +19,8 @@ __all__ = ["FAILED", "read_json", "read_record", "safe_name", "without_nan", "wr
 
 # Key of the sentence in the record of a cell that failed.
 FAILED = "failed"
+# Bytes of a name in a path; file systems take 255 with all that is put around it.
+LONGEST_NAME = 96
 # Key of the hash over the rest of a record.
 SEAL = "seal"
 
@@ -78,7 +80,15 @@ def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, bo
 
 
 def safe_name(name: str) -> str:
-    """A name as part of a path: letters, digits and ``._- ,+=()`` stay; with anything else a checksum keeps different
-    names different."""
+    """A name as part of a path: letters, digits and ``._- ,+=()`` stay; with anything else, and where it is longer than
+    a path can take, a checksum keeps different names different.
+
+    Raises:
+        TypeError: for something that is no string.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a name must be a string, got {type(name).__name__} {name!r:.60}.")
+    raw = name.encode("utf-8", "surrogatepass")
     safe = re.sub(r"[^\w.\- ,+=()]", "_", name).strip(" .")
-    return safe if safe == name and safe else f"{safe}_{zlib.crc32(name.encode('utf-8', 'surrogateescape')):08x}"
+    safe = safe.encode("utf-8")[:LONGEST_NAME].decode("utf-8", "ignore").strip(" .")
+    return safe if safe == name and safe else f"{safe}_{zlib.crc32(raw):08x}"

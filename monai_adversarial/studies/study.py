@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -17,12 +18,16 @@ from tqdm import tqdm
 
 from monai_adversarial.studies.command_line import USER_ERRORS, root_sentence
 from monai_adversarial.studies.records import FAILED, read_record, safe_name, write_record
+from monai_adversarial.utils.files import remove_abandoned
 from monai_adversarial.utils.hashing import fingerprint
+from monai_adversarial.utils.interrupts import ends_cleanly
+from monai_adversarial.utils.shown_names import shown_name
 
 __all__ = ["Cell", "Failure", "SettingsError", "Study", "StudyError", "chosen_names"]
 
 UNDEFENDED = "undefended"
 MOST_SENTENCES = 5
+LONGEST_NAME = 80
 
 
 class SettingsError(ValueError):
@@ -47,7 +52,8 @@ class Cell:
 
     def __str__(self) -> str:
         usual = {"defense": UNDEFENDED, "network": "network"}
-        return " ".join(value for name, value in asdict(self).items() if value != usual.get(name))
+        named = (value for name, value in asdict(self).items() if value != usual.get(name))
+        return " ".join(shown_name(value, longest=LONGEST_NAME) for value in named)
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,13 @@ class Study(ABC):
         found, _ = read_record(self.record_path(cell))
         if found is None or FAILED in found or found.get("fingerprint") != mark:
             return None
-        return found if self.files_hold(cell, found) else None
+        try:
+            holds = self.files_hold(cell, found)
+        except (KeyError, TypeError, AttributeError, ValueError):  # a record of other keys than this study writes
+            holds = False
+        if not holds:
+            self._say_once(self.record_path(cell), "vouches for files that are missing or were changed")
+        return found if holds else None
 
     def files_hold(self, cell: Cell, record: Mapping[str, Any]) -> bool:
         """Whether the files that a record vouches for are there, as they were written."""
@@ -254,10 +266,13 @@ class Study(ABC):
         self._say_done(len(wanted) - len(missing) - len(failures), len(wanted), len(missing))
         hidden = not self.progress
         try:
-            with tqdm(total=len(missing), desc=self.title, unit="cell", disable=hidden, file=sys.stderr) as bar:
+            with (
+                ends_cleanly(),
+                tqdm(total=len(missing), desc=self.title, unit="cell", disable=hidden, file=sys.stderr) as bar,
+            ):
                 for network, of_network in _grouped(missing, "network"):
                     failures += self._run_network(network, of_network, bar)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             print("\ninterrupted: what is finished is kept; start again to continue.", file=sys.stderr)
             self._report_so_far()
             raise
@@ -314,12 +329,14 @@ class Study(ABC):
         except OSError as error:
             reason = f"cannot create the output folder {self.output_dir}: {error.strerror}"
             raise OSError(error.errno, reason) from error
+        remove_abandoned(self.output_dir)
 
     def _check_names(self, wanted: Sequence[Cell]) -> None:
         """Two cells must not share a record: one would be overwritten and the other counted twice."""
         owners: dict[str, Cell] = {}
         for cell in wanted:
-            key = os.fspath(self.record_path(cell)).casefold()
+            # As a file system sees it that ignores case and the spelling of accents.
+            key = unicodedata.normalize("NFC", os.fspath(self.record_path(cell))).casefold()
             if key in owners:
                 raise SettingsError(
                     f"every cell needs names of its own, but {str(owners[key])!r} and {str(cell)!r} share one record."
@@ -332,7 +349,7 @@ class Study(ABC):
         for cell in wanted:
             path = self.record_path(cell)
             if read_record(path)[1]:
-                tqdm.write(f"{path} is no record of this study or was changed: its cell runs again.", file=sys.stderr)
+                self._say_once(path, "is no record of this study or was changed")
             try:
                 if self.record(cell) is None:
                     missing.append(cell)
@@ -341,6 +358,12 @@ class Study(ABC):
             except Exception as error:
                 failures.append(self._fail(cell, error, keep=True))
         return missing, failures
+
+    def _say_once(self, path: Path, what: str) -> None:
+        """Name a record that does not hold."""
+        if (str(path), what) not in self._said:
+            self._said.add((str(path), what))
+            tqdm.write(f"{shown_name(path)} {what}: its cell runs again.", file=sys.stderr)
 
     def _run_network(self, network: str, cells: Sequence[Cell], bar: tqdm) -> list[Failure]:
         failures = []

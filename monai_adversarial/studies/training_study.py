@@ -38,6 +38,7 @@ from monai_adversarial.studies.scoring import DiceScores, device_of, dice_of, li
 from monai_adversarial.studies.study import Cell, Failure, Study, chosen_names
 from monai_adversarial.utils.files import replace_when_complete
 from monai_adversarial.utils.hashing import case_hash, describe, file_hash, fingerprint
+from monai_adversarial.utils.shown_names import printable
 from monai_adversarial.utils.validation import check_count
 from monai_adversarial.utils.weights import load_weights
 
@@ -213,14 +214,14 @@ class TrainingStudy(Study):
             if absent:
                 fact = unlabeled_fact(found.values(), absent)
                 self._of_labels = {"scored_classes": list(found.values()), "facts": [fact]}
-                print(fact, flush=True)
+                print(printable(fact), flush=True)
             self.classes = found
 
     def write_report(self, records: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
         """Write the tables and the figure."""
         report = TrainingReport(self.joined(records), list(self.attacks), self.worst_of, self.data_name, self.seed)
         report.write(self.output_dir)
-        print(f"\n{report.table()}\n\nresults in {self.output_dir}", flush=True)
+        print(printable(f"\n{report.table()}\n\nresults in {self.output_dir}"), flush=True)
         return {"rows": report.rows()}
 
     def joined(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -246,6 +247,7 @@ class TrainingStudy(Study):
     def train(self, name: str, seed: int) -> Path:
         """Train one network unless its weights are there; returns their path."""
         path, note = self._weights(name, seed)
+        self._weight_hashes.pop((name, seed), None)
         if self._is_trained(name, seed):
             return path
         log = self.output_dir / "logs" / f"{name}_seed{seed}.log"
@@ -271,9 +273,13 @@ class TrainingStudy(Study):
             if done.returncode != 0:
                 last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
                 raise RuntimeError(f"training {name!r} with seed {seed} failed ({' '.join(last)}): see {log}.")
-        write_json(
-            note, {"fingerprint": self._training_mark(name, seed), "seconds": round(time.perf_counter() - began, 1)}
-        )
+        note_of = {
+            "fingerprint": self._training_mark(name, seed),
+            "weights": file_hash(path),
+            "seconds": round(time.perf_counter() - began, 1),
+        }
+        write_json(note, note_of)
+        self._weight_hashes.pop((name, seed), None)
         return path
 
     def _weights(self, name: str, seed: int) -> tuple[Path, Path]:
@@ -293,9 +299,10 @@ class TrainingStudy(Study):
     def _is_trained(self, name: str, seed: int) -> bool:
         path, note = self._weights(name, seed)
         known = read_json(note)
-        return (
-            isinstance(known, dict) and known.get("fingerprint") == self._training_mark(name, seed) and path.is_file()
-        )
+        if not isinstance(known, dict) or known.get("fingerprint") != self._training_mark(name, seed):
+            return False
+        # Weights that somebody put in their place were not trained so.
+        return path.is_file() and known.get("weights") == self._weight_hash(_Network(name, CLEAN, seed))
 
     def network(self, name: str, weights: Path) -> nn.Module:
         """The trained network, in evaluation mode."""

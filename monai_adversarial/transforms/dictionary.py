@@ -198,15 +198,12 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
         if attacked:
             return convert_to_dst_type(as_plain(result.adversarial)[0], dst=image)[0]
         clean = _batch_of_one(image).to(result.image)
-        scene = replace(result.bound.scene, image=clean, region=None, budget=None)
-        bound = self.transform.attack.perturbation.bind(scene)
         stored = StoredAs(image.dtype)
+        scene = replace(result.bound.scene, image=clean, region=None, budget=None, stored=stored.grid)
+        bound = self.transform.attack.perturbation.bind(scene)
         with torch.no_grad():
             parameters = bound.project(result.parameters)
-            changed = bound.apply(clean, parameters)
-            if stored.whole_numbers:
-                changed = bound.quantize(clean, changed, parameters)
-            return as_given(stored(clean, changed)[0], image)
+            return as_given(stored(clean, bound.finished(clean, parameters))[0], image)
 
     def _record(self, image: Any, result: AttackResult | None, is_label: bool) -> None:
         if not isinstance(image, MetaTensor):

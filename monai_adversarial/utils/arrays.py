@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from monai.utils import convert_to_dst_type
 
+from monai_adversarial.utils.stored_grid import StoredGrid
+
 __all__ = ["StoredAs", "as_given", "as_tensor", "computable", "integer_range"]
 
 # Types that torch stores but hardly computes with.
@@ -77,6 +79,12 @@ class StoredAs:
     def whole_numbers(self) -> bool:
         """Whether the type holds whole numbers only."""
         return integer_range(self.dtype) is not None
+
+    @property
+    def grid(self) -> StoredGrid | None:
+        """The whole numbers of the type; None for floating point types."""
+        limits = integer_range(self.dtype)
+        return None if limits is None else StoredGrid(low=float(limits[0]), high=float(limits[1]))
 
     def __call__(self, clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
         """``adversarial`` with values that the type holds and no change larger than it was.

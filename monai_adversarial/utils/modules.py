@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from monai_adversarial.utils.interrupts import held_back_at_edges, uninterrupted_edges
+
 __all__ = ["AroundNetwork", "bare_network", "describe_callable", "frozen", "held_still", "modules_of", "unwrap"]
 
 
@@ -110,6 +112,7 @@ def _locked(networks: list[nn.Module]) -> Iterator[None]:
         yield
 
 
+@uninterrupted_edges
 @contextmanager
 def frozen(networks: list[nn.Module]) -> Iterator[None]:
     """Evaluation mode and constant weights for a while; every module, parameter and buffer is as before afterwards,
@@ -117,7 +120,7 @@ def frozen(networks: list[nn.Module]) -> Iterator[None]:
 
     Other threads that freeze one of the networks wait. A thread that trains it does not: see :func:`held_still`.
     """
-    with _locked(networks):
+    with held_back_at_edges(), _locked(networks):
         modules = [module for network in networks for module in network.modules()]
         training = [(module, module.training) for module in modules]
         parameters = [(weight, weight.requires_grad) for network in networks for weight in network.parameters()]
@@ -178,6 +181,7 @@ def _run_all(actions: list[Callable[[], Any]]) -> None:
         raise first
 
 
+@uninterrupted_edges
 @contextmanager
 def held_still(predict: Any) -> Iterator[Any]:
     """What to call instead of a network while it must not change: in evaluation mode, with constant weights.

@@ -44,52 +44,56 @@ class StoredGrid:
             raise ValueError(f"a StoredGrid needs low < high, got {self.low!r} and {self.high!r}.")
 
     @property
-    def whole(self) -> bool:
-        """The values are the whole numbers."""
-        return self.step == 1.0 and float(self.intercept).is_integer()
-
-    @property
     def rounding(self) -> float:
         """Largest distance of a number in the range from the nearest value."""
         return self.step / 2
 
     @property
-    def slack(self) -> float:
-        """Distance at which floating point takes two numbers for the same value; 0 for whole numbers."""
-        return 0.0 if self.whole else SLACK * self.step
+    def lowest(self) -> float | None:
+        """Number ``k`` of the lowest value; None for no bound."""
+        return None if self.low is None else float(math.ceil((self.low - self.intercept) / self.step - SLACK))
+
+    @property
+    def highest(self) -> float | None:
+        """Number ``k`` of the highest value; None for no bound."""
+        return None if self.high is None else float(math.floor((self.high - self.intercept) / self.step + SLACK))
 
     def nearest(self, values: torch.Tensor) -> torch.Tensor:
         """The nearest value of the grid, halves to even."""
-        if self.whole:
-            return self._inside(values.round())
-        return self._value(self._place(values).round(), values)
-
-    def toward(self, values: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
-        """The next value of the grid at or below the given ones where ``below``, at or above them elsewhere."""
-        if self.whole:
-            return self._inside(torch.where(below, values.floor(), values.ceil()))
-        place = self._place(values)
-        return self._value(torch.where(below, (place + SLACK).floor(), (place - SLACK).ceil()), values)
+        return self.value(self.place(values.double()).round_()).to(values.dtype)
 
     def holds(self, values: torch.Tensor) -> bool:
         """Whether all values lie in the range."""
         low = self.low is None or float(values.min()) >= self.low - self.rounding
         return low and (self.high is None or float(values.max()) <= self.high + self.rounding)
 
-    def _place(self, values: torch.Tensor) -> torch.Tensor:
-        # float64: a file's slope can be finer than float32 resolves at 3000 HU
-        return (values.double() - self.intercept) / self.step
+    def place(self, values: torch.Tensor) -> torch.Tensor:
+        """Where values lie on the grid: ``k``, whole for a value of it; float64, because a file's slope can be finer
+        than float32 resolves at 3000 HU."""
+        return (values - self.intercept) / self.step
 
-    def _value(self, place: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        low = None if self.low is None else math.ceil((self.low - self.intercept) / self.step - SLACK)
-        high = None if self.high is None else math.floor((self.high - self.intercept) / self.step + SLACK)
-        if low is not None or high is not None:
-            place = place.clamp(low, high)
-        return (place * self.step + self.intercept).to(like.dtype)
+    def value(self, place: torch.Tensor) -> torch.Tensor:
+        """The value number ``place`` (float64, whole), inside the range."""
+        if self.lowest is not None or self.highest is not None:
+            place = place.clamp(self.lowest, self.highest)
+        return place * self.step + self.intercept
 
-    def _inside(self, values: torch.Tensor) -> torch.Tensor:
-        if self.low is None and self.high is None:
-            return values
-        return values.clamp(
-            None if self.low is None else math.ceil(self.low), None if self.high is None else math.floor(self.high)
-        )
+    def first_from(self, low: torch.Tensor) -> torch.Tensor:
+        """Number of the first value at or above ``low`` (float64)."""
+        return (self.place(low) - SLACK).ceil_()
+
+    def last_until(self, high: torch.Tensor) -> torch.Tensor:
+        """Number of the last value at or below ``high`` (float64)."""
+        return (self.place(high) + SLACK).floor_()
+
+    def snapped(self, values: torch.Tensor, resolution: float) -> torch.Tensor:
+        """Float64 values that were read in less precision, as the file has them: those within the precision of a
+        value of the grid become it.
+
+        Args:
+            values: float64.
+            resolution: relative precision in which they were read.
+        """
+        own = self.value(self.place(values).round_())
+        room = torch.maximum(values.abs(), own.abs()).clamp_min_(abs(self.intercept)).mul_(2 * resolution)
+        return torch.where((own - values).abs() <= room, own, values)

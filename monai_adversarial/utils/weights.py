@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,8 +38,11 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], key: str = "m
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise RuntimeError(f"cannot read {path} as a checkpoint of weights (loaded with weights_only=True).") from error
+    except Exception as error:  # damaged files raise what the unpickler trips over: OSError, IndexError, struct.error
+        reason = "" if not isinstance(error, OSError) or error.strerror is None else f": {error.strerror}"
+        raise RuntimeError(
+            f"cannot read {path} as a checkpoint of weights (loaded with weights_only=True){reason}."
+        ) from error
     if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
         state = state[key]
     if not isinstance(state, Mapping):
@@ -55,6 +57,15 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], key: str = "m
             f"{f' (first: {wrong[0]!r})' if wrong else ''} and {len(unknown)} are unknown"
             f"{f' (first: {unknown[0]!r})' if unknown else ''}."
         )
+    complex_ones = [name for name in own if state[name].is_complex() and not own[name].is_complex()]
+    if complex_ones:
+        raise RuntimeError(f"the weights at {path} are complex where the network's are real ({complex_ones[0]!r}).")
+    broken = [name for name in own if state[name].is_floating_point() and not bool(torch.isfinite(state[name]).all())]
+    if broken:
+        raise RuntimeError(
+            f"the weights at {path} hold NaN or infinite values in {len(broken)} of {len(own)} tensors (first: "
+            f"{broken[0]!r}): the training that wrote them has failed."
+        )
     network.load_state_dict(dict(state))
     return network
 
@@ -67,5 +78,9 @@ def save_weights(network: nn.Module, path: str | os.PathLike[str]) -> str:
     """
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with replace_when_complete(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            with open(temporary, "wb") as stream:  # given a name, torch writes it into the file
+                torch.save(state, stream)
+        except RuntimeError as error:  # torch's writer says "enforce fail" where a disk is full
+            raise OSError(errno.EIO, "not everything could be written (is the disk full?)") from error
     return str(path)

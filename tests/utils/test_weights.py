@@ -11,6 +11,7 @@ import torch
 from monai_adversarial.studies import load_weights
 from monai_adversarial.studies.defenses import check_purifier_name
 from monai_adversarial.utils.hashing import network_hash
+from monai_adversarial.utils.weights import save_weights
 from tests.helpers import tiny_segmentation_network
 
 
@@ -48,3 +49,12 @@ def test_a_purifier_to_train_has_a_name() -> None:
     for name in (None, "", 5):
         with pytest.raises(ValueError, match=r"choose a purifier: add an overlay such as .*purifier_autoencoder\.yaml"):
             check_purifier_name(name)  # type: ignore[arg-type]
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    network = tiny_segmentation_network()
+    contents = []
+    for name in ("first.pt", "second.pt"):
+        save_weights(network, tmp_path / name)
+        contents.append((tmp_path / name).read_bytes())
+    assert contents[0] == contents[1]

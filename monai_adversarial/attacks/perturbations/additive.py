@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,7 @@ from monai_adversarial.attacks.perturbations.base import (
     Perturbation,
     per_sample,
 )
+from monai_adversarial.attacks.perturbations.rounding import Limits, rounded_to_length
 from monai_adversarial.utils.scene import UNITS, Scene
 from monai_adversarial.utils.slabs import count_true, largest, total
 from monai_adversarial.utils.validation import check_choice, check_positive
@@ -250,22 +252,26 @@ class BoundAdditiveNoise(BoundPerturbation):
         zero = (gradients[0] == 0) if self.mask is None else (gradients[0] == 0) & self.mask
         return count_true(zero) / self.count
 
+    def untouched(self, image: torch.Tensor) -> torch.Tensor | None:
+        """Voxels outside the region, the field of view and what the intensity window shows."""
+        return None if self.mask is None else ~self.mask
+
+    @torch.no_grad()
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Values of the file's grid; a change that rounding would carry out of the ball (or the region) is rounded
-        toward the clean image instead."""
-        nearest = self.grid.nearest(adversarial)
-        change = adversarial - image
-        inward = self.grid.toward(adversarial, change > 0)
+        """Values of the file's grid in the ball; a Euclidean length is kept, see ``rounded_to_length``."""
         if self.norm == "linf":
-            unsafe = (nearest - image).abs() > self.radius + self.grid.slack
-        else:  # a Euclidean length grows only where a voxel's change grows
-            unsafe = (nearest - image).abs() > change.abs()
-        rounded = torch.where(unsafe, inward, nearest)
-        # Between a clean value off the grid and the noisy one there may be no value of it: the voxel stays clean.
-        allowed = torch.zeros_like(change) + self.radius if self.norm == "linf" else change.abs()
-        rounded = torch.where((rounded - image).abs() > allowed + self.grid.slack, image, rounded)
-        untouched = change == 0 if self.mask is None else (change == 0) | ~self.mask
-        return torch.where(untouched, image, rounded)
+            # A header holds a slope of a tenth as 0.1000000015: 200 steps of it are 20 HU to everybody.
+            radius = self.radius * (1 + torch.finfo(torch.float32).eps)
+            return self._rounded(image, adversarial, lambda clean, _: (clean - radius, clean + radius))
+
+        wanted = rounded_to_length(self.grid, image, parameters[0])
+        room = self.grid.step / 4  # of what float32 misplaces; the next value is a whole step away
+
+        def no_further(clean: torch.Tensor, _: torch.Tensor, change: torch.Tensor) -> Limits:
+            end = clean + change.double()
+            return torch.minimum(clean, end) - room, torch.maximum(clean, end) + room
+
+        return self._rounded(image, image + wanted, no_further, wanted)
 
     def measure(
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
@@ -273,7 +279,7 @@ class BoundAdditiveNoise(BoundPerturbation):
         """Largest change and root-mean-square change, in the budget's units and in HU where they are known."""
         # float32 voxels near 3000 HU are 2.4e-4 apart: not a change of the attacker's choosing.
         spacing = float(image.detach().abs().max()) * torch.finfo(torch.float32).eps
-        found = {f"noise_{self.norm}": self._measure_noise(image, adversarial, rounding + spacing)}
+        found = {f"noise_{self.norm}": self._measure_noise(image, adversarial, rounding + spacing, spacing)}
         in_hounsfield: dict[str, torch.Tensor | None]
         if self.scene.one_unit:
             amounts = {
@@ -303,7 +309,9 @@ class BoundAdditiveNoise(BoundPerturbation):
     def _root_of_count(self) -> torch.Tensor:
         return self.count.double().sqrt()
 
-    def _measure_noise(self, image: torch.Tensor, adversarial: torch.Tensor, room: float) -> Measurement:
+    def _measure_noise(
+        self, image: torch.Tensor, adversarial: torch.Tensor, room: float, spacing: float
+    ) -> Measurement:
         """The noise's norm in the budget's units."""
         limit: float | torch.Tensor
         tolerance: float | torch.Tensor
@@ -312,8 +320,10 @@ class BoundAdditiveNoise(BoundPerturbation):
         else:
             euclidean = total(_squared_change, adversarial, image).sqrt()
             size = euclidean if self.norm == "l2" else euclidean / self._root_of_count
-            if self.norm == "l2":
-                room *= float(self.count.max()) ** 0.5
+            # Lengths are rounded inward: only float32 has room, whose errors have no direction and add to the square.
+            allowed = float(torch.as_tensor(self.radius).min())
+            room = spacing * (float(self.count.max()) ** 0.5 if self.norm == "l2" else 1.0)
+            room = math.hypot(allowed, room) - allowed
             unit = self.unit.double().flatten() if isinstance(self.unit, torch.Tensor) else self.unit
             values, tolerance = (
                 _units(size, unit, room) if isinstance(unit, torch.Tensor) else (size / unit, room / unit)

@@ -237,6 +237,6 @@ class BoundAffineTransform(BoundGeometric):
             found["displacement_euclidean"] = Measurement(self.corner_displacement(parameters), "mm")
             determinant = torch.linalg.det(self.matrix(parameters)[0])
             found["jacobian_minimum"] = Measurement(determinant, "ratio")
-            expected = self.apply(image, parameters)
+            expected = self.finished(image, parameters)
         found["unexplained_change"] = unexplained_change(self.scene, image, adversarial, expected, rounding)
         return {**found, **intensity_changes(self.scene, image, adversarial)}

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from monai_adversarial.attacks.perturbations.rounding import Limits, rounded_inside
 from monai_adversarial.utils.calls import ShownAsCall, shown
 from monai_adversarial.utils.intensity_map import IntensityMap
 from monai_adversarial.utils.scene import Scene
@@ -119,8 +120,9 @@ class BoundPerturbation(ABC):
 
     A subclass defines ``zeros``, ``apply`` and one of ``radii`` (a box or a ball) and ``project`` (any other set). All
     else has a default that can be replaced where something better is known: ``random``, ``random_control``, ``norms``,
-    ``measure``, ``quantize``. ``verify`` measures for every perturbation that the finished image stays in the range of
-    values and outside the attack's region as it was.
+    ``measure``, ``quantize``, ``untouched``. ``finished`` makes the image that counts: rounded once to the values of
+    its file, and with the clean bits outside the attack's region. ``verify`` measures for every perturbation that it
+    stays in the range of values and outside the region as it was.
     """
 
     #: the perturbation moves anatomy, so that labels move with the image
@@ -224,7 +226,9 @@ class BoundPerturbation(ABC):
             image: the clean image.
             adversarial: the finished image, for example read back from a file.
             parameters: what made it.
-            rounding: largest rounding of a voxel that the file's dtype caused, in image units (0.5 for integer HU).
+            rounding: largest rounding of a voxel that came after the attack, in image units (0.5 for integer HU); 0
+                where the attack has rounded to the values of the file (``scene.stored``), which are what it is
+                measured against.
         """
         with torch.no_grad():
             excess = torch.zeros(self.scene.batch, dtype=torch.float64, device=image.device)
@@ -232,7 +236,8 @@ class BoundPerturbation(ABC):
             for given, allowed, radius in zip(parameters, feasible, self.radii, strict=True):
                 width = radius.abs().expand_as(given).flatten(1).amax(dim=1).clamp_min(torch.finfo(radius.dtype).tiny)
                 excess = torch.maximum(excess, _size(given - allowed, "linf").double() / width)
-            difference = (adversarial.double() - self.apply(image, parameters).double()).abs().flatten(1).amax(dim=1)
+            expected = self.finished(image, parameters).double()
+            difference = (adversarial.double() - expected).abs().flatten(1).amax(dim=1)
         room = 2 * rounding + REPEAT_TOLERANCE * float(image.max() - image.min())
         return {
             "outside_budget": Measurement(excess, "of the budget", 0.0, tolerance=RELATIVE_TOLERANCE),
@@ -309,9 +314,11 @@ class BoundPerturbation(ABC):
             BudgetError: names the budget, the sample, what was measured and what is allowed.
         """
         measured = self.measure(image, adversarial, parameters, rounding)
-        for name, surroundings in self._measure_surroundings(image, adversarial, rounding).items():
-            measured.setdefault(name, surroundings)
-        for name, measurement in measured.items():
+        surroundings = self._measure_surroundings(image, adversarial, rounding)
+        for name, measurement in surroundings.items():
+            measured.setdefault(name, measurement)
+        for name in (*surroundings, *measured):  # what no perturbation may do says more than a budget that it breaks
+            measurement = measured[name]
             for sample in measurement.exceeded():
                 side = "below" if measurement.at_least else "above"
                 raise BudgetError(
@@ -337,10 +344,58 @@ class BoundPerturbation(ABC):
         zeros = torch.stack([count_true(gradient == 0) for gradient in gradients]).sum(dim=0)
         return zeros / sum(gradient[0].numel() for gradient in gradients)
 
+    @torch.no_grad()
+    def finished(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """The image that is handed back, scored and saved: perturbed, in the values that its file can hold, and with
+        the clean bits where the perturbation must not change a voxel."""
+        changed = self.apply(image, parameters)
+        if self.scene.stored is not None:
+            changed = self.quantize(image, changed, parameters)
+        untouched = self.untouched(image)
+        return changed if untouched is None else torch.where(untouched, image, changed)
+
+    def untouched(self, image: torch.Tensor) -> torch.Tensor | None:
+        """Boolean, broadcastable over ``image``: voxels that keep their bits whatever the parameters; None for none.
+
+        By default those outside the attack's region.
+        """
+        return None if self.scene.region is None else ~self.scene.region
+
+    @torch.no_grad()
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """The finished image in values that its file can hold (by default whole numbers), still inside the budget;
-        voxels that were not changed keep their bits."""
-        return torch.where(adversarial == image, image, self.grid.nearest(adversarial))
+        """The perturbed image in values that its file can hold (by default whole numbers), inside the budget and the
+        valid range; voxels that were not changed keep their bits."""
+        return self._rounded(image, adversarial)
+
+    def _rounded(
+        self,
+        image: torch.Tensor,
+        adversarial: torch.Tensor,
+        limits: Callable[..., Limits] | None = None,
+        *extra: torch.Tensor,
+    ) -> torch.Tensor:
+        """Values of the grid inside the limits of the budget and the valid range; see ``rounded_inside``."""
+        whole = self._range_of_moved(image) if self.geometric else None
+
+        def both(clean: torch.Tensor, changed: torch.Tensor, *more: torch.Tensor) -> Limits:
+            low, high = self.valid_range(clean) if whole is None else whole
+            if limits is None:
+                return low, high
+            lower, upper = limits(clean, changed, *more)
+            low = lower if low is None else low if lower is None else torch.maximum(low, lower)
+            high = upper if high is None else high if upper is None else torch.minimum(high, upper)
+            return low, high
+
+        return rounded_inside(self.grid, image, adversarial, both, self.untouched(image), *extra)
+
+    def _range_of_moved(self, image: torch.Tensor) -> Limits:
+        """The valid range where anatomy takes its values along: that of the whole sample, whose ends are values of the
+        file whatever float32 makes of them."""
+        low, high = self.valid_range(self.grid.snapped(image.double(), torch.finfo(image.dtype).eps))
+        return (
+            None if low is None else per_sample(low.flatten(1).amin(dim=1), low),
+            None if high is None else per_sample(high.flatten(1).amax(dim=1), high),
+        )
 
     @property
     def grid(self) -> StoredGrid:

@@ -17,6 +17,7 @@ from monai_adversarial.attacks.perturbations.base import (
     per_sample,
 )
 from monai_adversarial.attacks.perturbations.geometric import intensity_changes, shared_spacing, unexplained_change
+from monai_adversarial.attacks.perturbations.rounding import Limits
 from monai_adversarial.utils.intensity_map import IntensityMap
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.smooth_basis import (
@@ -241,19 +242,27 @@ class BoundBiasField(BoundPerturbation):
             shaded = self.into_range(shaded, image)
         return shaded if self.scene.region is None else torch.where(self.scene.region, shaded, image)
 
+    def untouched(self, image: torch.Tensor) -> torch.Tensor | None:
+        """Voxels outside the region and the domain, where there is nothing to multiply."""
+        if self.domain == "image":
+            outside = image == 0
+        elif self.domain == "attenuation":
+            outside = image <= AIR
+        else:
+            outside = (image <= self.low) | (image >= self.high)
+        return outside if self.scene.region is None else outside | ~self.scene.region
+
     @torch.no_grad()
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Values of the file's grid; a gain that rounding would carry out of the budget is rounded toward the clean
-        image instead."""
-        value = image - self._offset
-        gains = (value / (1 + self.max_gain), value * (1 + self.max_gain))
-        low, high = torch.minimum(*gains) + self._offset, torch.maximum(*gains) + self._offset
-        rounded = self.grid.nearest(adversarial)
-        inward = self.grid.toward(adversarial, adversarial > image)
-        rounded = torch.where((rounded < low) | (rounded > high), inward, rounded)
-        # Between a clean value off the grid and the shaded one there may be no value of it: the voxel stays clean.
-        rounded = torch.where((rounded < low) | (rounded > high), image, rounded)
-        return torch.where(adversarial == image, image, rounded)
+        """Values of the file's grid within the largest gain and the window."""
+
+        def within_gain(clean: torch.Tensor, _: torch.Tensor) -> Limits:
+            value = clean - self._offset
+            gains = (value / (1 + self.max_gain), value * (1 + self.max_gain))
+            low, high = torch.minimum(*gains) + self._offset, torch.maximum(*gains) + self._offset
+            return low, high.clamp_max(self.high) if self.domain == "window" else high
+
+        return self._rounded(image, adversarial, within_gain)
 
     @property
     def _offset(self) -> Edge:
@@ -268,17 +277,15 @@ class BoundBiasField(BoundPerturbation):
         before, after = image.double(), adversarial.double()
         with torch.no_grad():
             from_parameters = self.field(parameters).double().abs().flatten(1).amax(dim=1)
-            expected = self.apply(image, parameters)
+            expected = self.finished(image, parameters)
         # What a voxel may differ without a gain: rounding, exactly where it happened, and float32.
         spacing = float(image.abs().max()) * 4 * torch.finfo(torch.float32).eps
         room = (after - expected.double()).abs().clamp_max(rounding) + spacing
         offset = self._offset
         value = before - offset
-        changeable = value != 0 if self.domain == "image" else value > 0
-        if self.domain == "window":
-            changeable = changeable & (before < self.high)
-        if self.scene.region is not None:
-            changeable = changeable & self.scene.region
+        untouched = self.untouched(image)
+        assert untouched is not None
+        changeable = ~untouched
         size = value.abs().clamp_min(torch.finfo(torch.float64).tiny)
         changed = (after - offset) * value.sign()
         lowest, highest = (changed - room) / size, (changed + room) / size

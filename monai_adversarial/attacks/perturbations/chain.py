@@ -145,15 +145,21 @@ class BoundChain(BoundPerturbation):
         return frozen / count
 
     @torch.no_grad()
+    def finished(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """What the members make one after the other, each in the values of the file and inside its own budget around
+        the image that it gets."""
+        for index, (_, own) in enumerate(self._each(parameters)):
+            image = self._on(index, image).finished(image, own)
+        return image
+
+    @torch.no_grad()
     def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Values of the file's grid as the last member makes them, whose budget is held against the finished image."""
-        *before, (_, last_parameters) = self._each(parameters)
-        given = image
-        for member, own in before:
-            given = member.apply(given, own)
-        finished = self._on(len(before), given).quantize(given, adversarial, last_parameters)
-        # What the last member left as it got it lies off the grid where an earlier one has changed it.
-        return torch.where(adversarial == image, image, self.grid.nearest(finished))
+        """Values of the file's grid, member by member: a budget around an image that no file can hold could not be
+        kept by one that a file can."""
+        for index, (_, own) in enumerate(self._each(parameters)):
+            member = self._on(index, image)
+            image = member.quantize(image, member.apply(image, own), own)
+        return image
 
     def measure(
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
@@ -164,11 +170,12 @@ class BoundChain(BoundPerturbation):
         Names are prefixed with the member's index and kind, for example ``"1_BiasField_gain"``.
         """
         found: dict[str, Measurement] = {}
-        for index, (member, own) in enumerate(self._each(parameters)):
+        for index, (_, own) in enumerate(self._each(parameters)):
             last = index == len(self.members) - 1
             with torch.no_grad():
-                after = adversarial if last else member.apply(image, own)
-            measured = self._on(index, image).measure(image, after, own, rounding if last else 0.0)
+                member = self._on(index, image)
+                after = adversarial if last else member.finished(image, own)
+            measured = member.measure(image, after, own, rounding if last else 0.0)
             found.update({f"{self.names[index]}_{name}": value for name, value in measured.items()})
             image = after
         return found

@@ -298,7 +298,7 @@ class BoundElasticDeformation(BoundGeometric):
         whether it explains the finished image."""
         with torch.no_grad():
             moved = self.displacement_mm(parameters)
-            expected = self.apply(image, parameters)
+            expected = self.finished(image, parameters)
             determinant = jacobian_determinant(moved, self.spacing).flatten(1)
             lowest = torch.minimum(determinant.amin(dim=1), lowest_corner_determinant(moved, self.spacing))
         largest = moved.abs().flatten(2).amax(dim=2)

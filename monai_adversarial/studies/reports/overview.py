@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from monai_adversarial.studies.measurement import CLEAN_PREDICTION, LABEL
+from monai_adversarial.utils.shown_names import shown_name
 
 __all__ = ["SECTIONS", "save_overview"]
 
@@ -23,6 +24,7 @@ SERIES = (
     ("adversarial", "adversarial", "#D1495B"),
 )
 ORIGINAL = ("adversarial_original_label", "adversarial, against the unmoved label", "#EDAE49")
+LONGEST_NAME = 40
 # Inches: a line of text, the edge of the figure, and the room for the axis and the title.
 LINE, EDGE, LEFT, TOP = 0.19, 0.08, 0.6, 0.3
 
@@ -41,7 +43,7 @@ def save_overview(
         path: PNG file.
     """
     bars = [
-        (attack if reference == LABEL else f"{attack}\n(no label)", summary[SECTIONS[reference]][attack], found)
+        (_title(attack, reference), summary[SECTIONS[reference]][attack], found)
         for reference, attacks in groups.items()
         for attack, found in attacks.items()
     ]
@@ -77,7 +79,7 @@ def save_overview(
             top = max([found["mean"], found["high"] or 0, *values])
             axes.text(x, top + 0.02, f"{found['mean']:.2f}", ha="center", va="bottom", fontsize=8, color="#222222")
     cases = max(len(records) for _, _, records in bars)
-    axes.set_xticks(range(len(bars)), [title.replace("_", " ") for title, _, _ in bars])
+    axes.set_xticks(range(len(bars)), [title for title, _, _ in bars])
     axes.set_xlim(-0.6, len(bars) - 0.4)
     axes.set_ylim(0, 1.1)
     axes.set_yticks(np.linspace(0, 1, 6))
@@ -93,3 +95,8 @@ def save_overview(
         loc="upper center", bbox_to_anchor=(0.5, legend / up), ncols=columns, frameon=False, fontsize=8.5, borderpad=0
     )
     figure.savefig(path, format="png")
+
+
+def _title(attack: str, reference: str) -> str:
+    name = shown_name(attack.replace("_", " "), "picture", LONGEST_NAME)
+    return name if reference == LABEL else f"{name}\n(no label)"

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from monai_adversarial.metrics import organ_names
+from monai_adversarial.utils.shown_names import shown_name
 
 __all__ = ["Panel", "organ_colors", "save_panel"]
 
@@ -26,6 +27,7 @@ __all__ = ["Panel", "organ_colors", "save_panel"]
 COLORS = ("#E4572E", "#4EA5FF", "#FFC914", "#17C3B2", "#C77DFF", "#76D637", "#FF8FC7", "#F4A259", "#A0E8FF", "#B5651D")
 LARGEST_GRID_CELLS = 24
 LEGEND_COLUMNS = 4
+LONGEST_NAME = 60
 # Inches: an image's width, what lies around it, the two lines above all, and the legend below.
 WIDTH, GAP, EDGE, TITLE, HEADING, COLORBAR = 4.0, 0.15, 0.08, 0.28, 0.5, 0.6
 LEGEND_TITLE, LEGEND_LINE = 0.35, 0.22
@@ -167,7 +169,8 @@ def save_panel(panel: Panel, path: str | os.PathLike[str]) -> None:
 
     visible = record["visibility"]
     title = (
-        f"{record['attack'].replace('_', ' ')}  ·  {record['case']}  ·  axial slice {view.index + 1} of {view.slices}\n"
+        f"{_name(record['attack'])}  ·  {_name(record['case'], spaced=False)}  ·  "
+        f"axial slice {view.index + 1} of {view.slices}\n"
         f"mean organ Dice: clean {_text(dice['clean'])},  random change of equal size {_text(dice['random'])},  "
         f"adversarial {_text(dice['adversarial'])}     SSIM {visible['ssim']:.3f}     {_budget(record)}"
     )
@@ -184,7 +187,7 @@ def _legend_handles(panel: Panel, colors: Mapping[int, str]) -> list[Patch]:
     return [
         Patch(
             color=colors[index],
-            label=f"{name.replace('_', ' ')}  {_text(dice('clean', name))} → {_text(dice('adversarial', name))}",
+            label=f"{_name(name)}  {_text(dice('clean', name))} → {_text(dice('adversarial', name))}",
         )
         for index, name in organ_names(panel.class_names).items()
         if any(dice(image, name) is not None for image in ("clean", "adversarial"))
@@ -240,6 +243,11 @@ class _Sheet:
             title_fontsize=10,
         )
         self.figure.savefig(path, format="png")
+
+
+def _name(name: str, spaced: bool = True) -> str:
+    """A name from outside, which must neither be a formula nor push the rest out of the picture."""
+    return shown_name(name.replace("_", " ") if spaced else name, "picture", LONGEST_NAME)
 
 
 def _text(value: float | None) -> str:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from monai_adversarial.metrics import summarize
 from monai_adversarial.studies.reports.tables import csv_text, rounded
 from monai_adversarial.utils.files import replace_when_complete
+from monai_adversarial.utils.shown_names import shown_name
 
 __all__ = ["PurificationReport", "markdown_table"]
 
@@ -107,7 +108,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
         if int(row["draws_per_gradient"]) > 1:
             how += f", {row['draws_per_gradient']} draws"
         cells = [_cell(row, score) for score in COLUMNS]
-        name, attack = (str(row[key]).replace("_", " ") for key in ("defense", "attack"))
+        name, attack = (shown_name(str(row[key]).replace("_", " "), "markdown") for key in ("defense", "attack"))
         lines.append(f"| {name} | {attack} | {row['cases']} | {' | '.join(cells)} | {how} |")
     return "\n".join(lines)
 
@@ -152,14 +153,16 @@ def save_figure(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str])
         if shown:
             axes.axvline(sum(shown) / len(shown), color="#444444", lw=1, ls="--", zorder=0)
             axes.axvline(sum(clean) / len(clean), color="#9AA0A6", lw=1, ls=":", zorder=0)
-        axes.set_title(str(attack).replace("_", " "), fontsize=10)
+        axes.set_title(shown_name(str(attack).replace("_", " "), "picture"), fontsize=10)
         axes.set_xlim(0, 1)
         axes.set_xlabel("mean organ Dice", fontsize=9)
         axes.grid(axis="x", color="#E4E4E4", lw=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(defenses)), [str(name).replace("_", " ") for name in defenses])
+    panels[0].set_yticks(
+        range(len(defenses)), [shown_name(str(name).replace("_", " "), "picture") for name in defenses]
+    )
     panels[0].set_ylim(len(defenses) - 0.5, -0.5)
     handles = [
         panels[0].plot([], [], marker, color=color, label=title, ms=5)[0] for _, title, color, marker in FIGURE_SERIES

@@ -13,7 +13,9 @@ from monai_adversarial.studies.measurement import CLEAN_PREDICTION, by_reference
 from monai_adversarial.studies.records import without_nan, write_json
 from monai_adversarial.studies.reports.measurements import worst_measurements, worst_value
 from monai_adversarial.studies.reports.overview import SECTIONS, save_overview
+from monai_adversarial.studies.reports.tables import cell
 from monai_adversarial.utils.files import replace_when_complete
+from monai_adversarial.utils.shown_names import shown_name
 
 __all__ = ["AttackReport"]
 
@@ -22,6 +24,7 @@ Record = Mapping[str, Any]
 # Columns of results.csv that hold a score per organ: which image, against which label.
 IMAGES = ("clean", "random", "adversarial", "random_original_label", "adversarial_original_label")
 SCORES = ("dice", "hd95_mm")
+LONGEST_NAME = 40
 UNLABELLED = SECTIONS[CLEAN_PREDICTION]
 
 
@@ -176,9 +179,12 @@ class AttackReport:
             names = definitions.setdefault(found["success_definition"], [])
             names += [] if attack in names else [attack]
         for definition, names in definitions.items():
-            whose = "" if len(definitions) == 1 else f" of {', '.join(names)}"
+            whose = "" if len(definitions) == 1 else f" of {', '.join(map(shown_name, names))}"
             text += [f"Success{whose}: {definition}; a share of the cases."]
-        absent = {", ".join(f["unlabeled_classes"]): ", ".join(f["scored_classes"]) for _, f in entries}
+        absent = {
+            ", ".join(map(shown_name, f["unlabeled_classes"])): ", ".join(map(shown_name, f["scored_classes"]))
+            for _, f in entries
+        }
         text += [
             f"Scored classes: {scored}; not labeled in this data set: {names}."
             for names, scored in absent.items()
@@ -191,9 +197,9 @@ class AttackReport:
                 "Cases without a label are scored against the network's own clean prediction, in rows of their own."
             ]
         limits = {attack: "; ".join(_limit(*one) for one in _joined(attack, found_of)) for attack, _ in entries}
-        text += [f"{attack}: {measured}" for attack, measured in limits.items() if measured]
+        text += [f"{shown_name(attack)}: {measured}" for attack, measured in limits.items() if measured]
         if self.failed:
-            names = sorted({f"{one['case']} {one['attack']}" for one in self.failed})
+            names = sorted({shown_name(f"{one['case']} {one['attack']}") for one in self.failed})
             text += [f"Failed and in no number above: {', '.join(names)}."]
         return "\n".join(text)
 
@@ -201,7 +207,7 @@ class AttackReport:
         seconds = found["cost"]["total_seconds"] / found["cases"]
         lines = [
             [
-                attack,
+                shown_name(attack, longest=LONGEST_NAME),
                 str(found["cases"]),
                 *(_interval(found[f"{image}_dice"]) for image in ("clean", "random", "adversarial")),
                 " > ".join(_number(found[f"{image}_hd95_mm"]["mean"], 1) for image in ("clean", "adversarial")),
@@ -251,7 +257,7 @@ def _ordered(columns: Mapping[str, None]) -> list[str]:
 
 def _cell(value: Any) -> Any:
     value = without_nan(value)
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else cell(value)
 
 
 def _joined(attack: str, sections: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:

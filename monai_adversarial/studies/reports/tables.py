@@ -10,7 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["csv_text", "read_rows", "rounded"]
+from monai_adversarial.utils.shown_names import from_cell, shown_name
+
+__all__ = ["cell", "csv_text", "read_rows", "rounded"]
 
 
 def rounded(value: Any) -> Any:
@@ -20,13 +22,18 @@ def rounded(value: Any) -> Any:
     return "" if value is None else value
 
 
+def cell(value: Any) -> Any:
+    """What a cell holds: names from outside must not be formulas."""
+    return shown_name(value, "cell") if isinstance(value, str) else value
+
+
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows under the names of the first one's keys."""
     stream = io.StringIO()
     if rows:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(map(cell, rows[0]))
+        writer.writerows([cell(row[key]) for key in rows[0]] for row in rows)
     return stream.getvalue()
 
 
@@ -42,4 +49,4 @@ def _number(text: str) -> Any:
             return kind(text)
         except ValueError:
             continue
-    return text
+    return from_cell(text)

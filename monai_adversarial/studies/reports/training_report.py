@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from monai_adversarial.metrics import summarize
 from monai_adversarial.studies.reports.tables import csv_text, rounded
 from monai_adversarial.utils.files import replace_when_complete
+from monai_adversarial.utils.shown_names import shown_name
 
 __all__ = ["TrainingReport", "training_table"]
 
@@ -103,7 +104,8 @@ class TrainingReport:
 
 def training_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """A Markdown table: one line per training, means with intervals."""
-    lines = [f"| training | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    titles = " | ".join(shown_name(one, "markdown") for one in columns)
+    lines = [f"| training | {titles} |", "|---|" + "---|" * len(columns)]
     for row in rows:
         cells = []
         for column in columns:
@@ -111,7 +113,7 @@ def training_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) ->
             if row[f"{column}_low"] != "":
                 text += f" [{row[f'{column}_low']:.3f}, {row[f'{column}_high']:.3f}]"
             cells.append(text)
-        lines.append(f"| {str(row['training']).replace('_', ' ')} | {' | '.join(cells)} |")
+        lines.append(f"| {_name(row['training'], 'markdown')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -134,11 +136,11 @@ def save_figure(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path:
             color = COLORS[number % len(COLORS)]
             if row[f"{column}_low"] != "":
                 axes.plot([row[f"{column}_low"], row[f"{column}_high"]], [height] * 2, color=color, lw=1.3)
-            label = column if place == 0 else None
+            label = shown_name(column, "picture") if place == 0 else None
             axes.plot(row[column], height, "o", color=color, ms=4.5, label=label)
         if place % 2:
             axes.axhspan(place - 0.5, place + 0.5, color="#F4F4F4", zorder=-1)
-    axes.set_yticks(range(len(rows)), [str(row["training"]).replace("_", " ") for row in rows], fontsize=9)
+    axes.set_yticks(range(len(rows)), [_name(row["training"], "picture") for row in rows], fontsize=9)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 1)
     axes.set_xlabel("mean foreground Dice, 95 % bootstrap interval over patients", fontsize=9)
@@ -147,3 +149,7 @@ def save_figure(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(path, format="png")
+
+
+def _name(name: Any, where: str) -> str:
+    return shown_name(str(name).replace("_", " "), where)

@@ -263,7 +263,7 @@ def test_region_keeps_the_rest_unchanged() -> None:
         rounded = bound.quantize(scene.image, shaded, parameters)
         assert torch.equal(rounded[~region], scene.image[~region])
         bound.verify(scene.image, rounded, parameters, rounding=0.5)
-        with pytest.raises(BudgetError, match="change_outside_domain"):
+        with pytest.raises(BudgetError, match="change_outside_region"):
             bound.verify(scene.image, torch.where(region, shaded, scene.image + 1), parameters)
 
 
