@@ -227,7 +227,7 @@ class BoundRandomTransform(BoundPerturbation):
         units = scene.image_units if in_hounsfield is None else "HU"
         flat = (change if in_hounsfield is None else in_hounsfield).flatten(1)
         with torch.no_grad():
-            expected = self.apply(image, parameters)
+            expected = self.finished(image, parameters)
         difference = largest(lambda a, e: (a.double() - e.double()).abs(), adversarial, expected)
         room = rounding + REPEAT_TOLERANCE * float(image.max() - image.min())
         return {
