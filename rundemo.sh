@@ -20,3 +20,4 @@ for ((i = 1; i <= $#; i++)); do
     esac
 done
 echo "Results: $output"
+echo "Report:  $output/report/report.html"

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from monai_adversarial.audit.audit import audit
 from monai_adversarial.audit.facts import Fact, Missing, TargetError
+from monai_adversarial.audit.handler import RobustnessAudit
 from monai_adversarial.audit.parts import TargetParts
 from monai_adversarial.audit.plan import Plan, Row, load_plan, plan_names
 from monai_adversarial.audit.study import AuditStudy
+from monai_adversarial.audit.study_report import run_and_report
 from monai_adversarial.audit.subgroups import read_subgroups
 from monai_adversarial.audit.target import AuditCase, AuditTarget
 
@@ -18,6 +20,7 @@ __all__ = [
     "Fact",
     "Missing",
     "Plan",
+    "RobustnessAudit",
     "Row",
     "TargetError",
     "TargetParts",
@@ -25,4 +28,5 @@ __all__ = [
     "load_plan",
     "plan_names",
     "read_subgroups",
+    "run_and_report",
 ]
