@@ -225,6 +225,7 @@ class _Sheet:
         place = self._axes(EDGE + 3 * WIDTH + 2 * GAP + 0.12, 1, 0.18)
         place.set_axis_on()
         self.figure.colorbar(shown, cax=place)
+        place.tick_params(labelsize=8)
 
     def _axes(self, left: float, row: int, width: float) -> Axes:
         bottom = self.legend + EDGE + (1 - row) * (self.image[1] + TITLE)
