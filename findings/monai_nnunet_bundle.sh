@@ -12,11 +12,14 @@
 set -euo pipefail
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-  "torch==2.13.0" "monai==1.6.1" "nnunetv2==2.8.1" "numpy<3"
+if [ -z "${PYTHON:-}" ]; then
+    python3 -m venv "$folder/venv"
+    PYTHON="$folder/venv/bin/python"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check \
+      "torch==2.13.0" "monai==1.6.1" "nnunetv2==2.8.1" "numpy<3"
+fi
 nnUNet_raw="$folder/raw" nnUNet_preprocessed="$folder/preprocessed" nnUNet_results="$folder/results" \
-  "$folder/venv/bin/python" - "$folder" <<'PYTHON'
+  "$PYTHON" - "$folder" <<'PYTHON'
 import json
 import sys
 from pathlib import Path

@@ -9,9 +9,12 @@
 set -euo pipefail
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "monai==1.6.1" "numpy<3"
-"$folder/venv/bin/python" - <<'PYTHON'
+if [ -z "${PYTHON:-}" ]; then
+    python3 -m venv "$folder/venv"
+    PYTHON="$folder/venv/bin/python"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "monai==1.6.1" "numpy<3"
+fi
+"$PYTHON" - <<'PYTHON'
 import torch
 from monai.inferers import SlidingWindowInferer
 

@@ -11,9 +11,12 @@
 set -euo pipefail
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "nnunetv2==2.8.1" "numpy<3"
-"$folder/venv/bin/python" - <<'PYTHON'
+if [ -z "${PYTHON:-}" ]; then
+    python3 -m venv "$folder/venv"
+    PYTHON="$folder/venv/bin/python"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "nnunetv2==2.8.1" "numpy<3"
+fi
+"$PYTHON" - <<'PYTHON'
 import itertools
 from types import SimpleNamespace
 
