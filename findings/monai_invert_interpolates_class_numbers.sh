@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# MONAI 1.6.1 (torch 2.13.0, CPU, nibabel 5.4.2): the postprocessing of the Model Zoo's bundle prostate_mri_anatomy
-# 0.3.4 takes the argmax, keeps the largest components, and then undoes the preprocessing with Invertd and
-# nearest_interp=false. By then the channel holds class numbers, which Spacingd's inverse interpolates: half way from
-# background (0) to the peripheral zone (2) lies 1, the transition zone. The saved file holds fractions, and, rounded, a
-# rim of a class that the network did not predict anywhere. Other bundles undo the preprocessing before the argmax, or
-# use nearest_interp=true.
+# MONAI 1.6.1 (torch 2.13.0, CPU, nibabel 5.4.2, scikit-image 0.26.0): the postprocessing of the Model Zoo's bundle
+# prostate_mri_anatomy 0.3.4 takes the argmax, keeps the largest components, and then undoes the preprocessing with
+# Invertd and nearest_interp=false. By then the channel holds class numbers, which Spacingd's inverse interpolates: half
+# way from background (0) to the peripheral zone (2) lies 1, the transition zone. The saved file holds fractions, and,
+# rounded, a rim of a class that the network did not predict anywhere. Other bundles undo the preprocessing before the
+# argmax, or use nearest_interp=true.
 #
 # Seen, for the bundle's chain of transforms and logits of background and class 2 only, on 40 x 40 x 12 voxels of 0.7 x
 # 0.7 x 3 mm: "predicted classes: 0 2; saved: 80 distinct values, 156 voxels round to class 1, which was not predicted;
@@ -15,7 +15,8 @@ trap 'rm -rf "$folder"' EXIT
 if [ -z "${PYTHON:-}" ]; then
     python3 -m venv "$folder/venv"
     PYTHON="$folder/venv/bin/python"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "monai==1.6.1" "nibabel==5.4.2" "numpy<3"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "monai==1.6.1" "numpy<3" \
+        "nibabel==5.4.2" "scikit-image==0.26.0"
 fi
 "$PYTHON" - "$folder" <<'PYTHON'
 import sys

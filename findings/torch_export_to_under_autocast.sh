@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# torch 2.13.0 (CPU; the check is the same on CUDA): a program of torch.export that holds a .to(dtype) cannot run under
-# autocast. Export writes a check of the type that the tensor had then in front of every .to(); autocast makes that
-# tensor bfloat16, and the check raises, although the cast that follows would have taken either. The model that was
-# exported runs under autocast, and so does the same program without the .to(). Tools that run networks in mixed
-# precision (inference engines, MONAI's SupervisedEvaluator with amp=True) meet it with networks that cast their output.
-# pytorch/pytorch's issue 151001 tells the same of programs that are cast after export.
+# torch 2.13.0 (CPU): a program of torch.export that holds a .to(dtype) cannot run under autocast. Export writes a check
+# of the type that the tensor had then in front of every .to(); autocast makes that tensor bfloat16, and the check
+# raises, although the cast that follows would have taken either. The model that was exported runs under autocast, and
+# so does the same program without the .to(). Tools that run networks in mixed precision (inference engines, MONAI's
+# SupervisedEvaluator with amp=True) meet it with networks that cast their output. pytorch/pytorch's issue 151001 tells
+# the same of programs that are cast after export.
 #
 # Seen: "model under autocast: torch.float32; exported under autocast: RuntimeError, Tensor dtype mismatch! Expected:
 # Float, Got: c10::BFloat16; exported without autocast: torch.float32; exported without .to(), under autocast:
