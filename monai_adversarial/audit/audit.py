@@ -25,7 +25,6 @@ from monai_adversarial.audit.summary import summarize_audit
 from monai_adversarial.audit.target import AuditTarget
 from monai_adversarial.data import find_cases
 from monai_adversarial.models import AttackedModel
-from monai_adversarial.models.read_intensity import ReadIntensity
 from monai_adversarial.studies.records import without_nan
 from monai_adversarial.studies.study import Failure
 
@@ -155,15 +154,8 @@ def as_target(model: Any) -> AuditTarget:
 
 
 def budget_units(target: AuditTarget) -> str:
-    """``"HU"`` where one exact map lies between file and network, else ``"percentile"``: a share of each image's range.
-
-    An image-dependent map (MRI) makes raw values that mean something else in every image.
-    """
-    found = target.model.intensity
-    if target.model.image_units == "HU" and found is None:
-        return "HU"
-    exact = found.exact if isinstance(found, ReadIntensity) else found
-    return "HU" if exact is not None else "percentile"
+    """See ``AuditTarget.budget_units``."""
+    return target.budget_units
 
 
 class _Reporter:
