@@ -142,7 +142,7 @@ def make_zoo_bundle(
         for one in (root, data):
             shutil.rmtree(one, ignore_errors=True)
         shutil.copytree(zoo / "models" / name, root, ignore=shutil.ignore_patterns("*.pt", "*.ts"))
-        _make_weights(root, case, overrides)
+        _make_weights(root, case, {key: value for key, value in overrides.items() if "validate#" not in key})
         data.mkdir(parents=True)
         case.make_data(data)
         _make_masks(data)

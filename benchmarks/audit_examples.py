@@ -197,7 +197,7 @@ EXAMPLES = [
         "budgets hold for the scanner's voxels. The labels are those of another program, not of a person.",
         "--python benchmarks.audit_example_targets:abdomen_unet --data SCAN --data-kind scans",
         _scan,
-        _plan(pgd=_pgd(5, {"HU": [4, 16]})),
+        _plan(pgd=_pgd(3, {"HU": [16]})),
     ),
     Example(
         "spleen_torchscript",

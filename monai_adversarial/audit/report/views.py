@@ -177,7 +177,7 @@ def _successes(summary: Mapping[str, Any], result: Mapping[str, Any]) -> str:
 
 
 #: of units and measurements, where records have short ones
-UNITS = {"percentile": "of the image's range"}
+UNITS = {"percentile": "of the image's range", "network": "network values"}
 NAMES = {"noise_linf": "noise, L-infinity norm", "noise_l2": "noise, L2 norm", "rms_change": "root mean square change"}
 
 
