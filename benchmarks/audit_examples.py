@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ __all__ = ["EXAMPLES", "Example", "condensed", "page"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"
 FOLDER = DOCS / "audit_examples"
-#: weights of the two networks that are compared, in the bundle's models
+WIDTH = 120
 BUNDLE = "bundles/ct_abdomen_unet"
 
 
@@ -202,8 +203,9 @@ EXAMPLES = [
     Example(
         "spleen_torchscript",
         "The TorchScript spleen network of MONAI's tutorials on a real scan without a label",
-        "Stability against its own clean prediction. How accurate that is nothing here says.",
-        "--model MODEL --data SCAN --data-kind scans --no-labels --window -57 164 --orientation file --crop-foreground "
+        "Stability against its own clean prediction; nothing here says how accurate that is. The picture in the report "
+        "shows which organ it is: with `--orientation file` this network outlines the liver.",
+        "--model MODEL --data SCAN --data-kind scans --no-labels --window -57 164 --orientation RAS --crop-foreground "
         "--whole-size 128 128 128 --class-names background,spleen",
         _spleen,
         _plan(pgd=_pgd(10, {"HU": [4]})),
@@ -398,15 +400,11 @@ def _section(example: Example, found: Mapping[str, Any]) -> list[str]:
     if found.get("server"):
         server = found["server"]
         parts.append(f"the server counted {server['samples']} windows in {_count(server['requests'], 'request')}")
-    lines = [
-        example.text,
-        "",
-        "```bash",
-        f"python -m monai_adversarial audit {example.command} --plan {plan} --out DIR",
-    ]
-    lines += ["```", "", "; ".join(parts) + ".", ""]
-    lines += ["| row | budget | measure | clean | random | attacked | worst case | forward, backward |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines = [*textwrap.wrap(example.text, WIDTH), "", "```bash"]
+    lines += _wrapped(f"python -m monai_adversarial audit {example.command} --plan {plan} --out DIR")
+    lines += ["```", "", *textwrap.wrap("; ".join(parts) + ".", WIDTH), ""]
+    lines += ["| row | measure | clean | random | attacked | worst case | forward, backward |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     for entry in found["results"]:
         dice, worst = entry["dice"], entry["worst_case"]
         lines.append(
@@ -414,7 +412,6 @@ def _section(example: Example, found: Mapping[str, Any]) -> list[str]:
             + " | ".join(
                 [
                     entry["title"],
-                    entry["budget"] or "",
                     "Dice" if entry["reference"] == "label" else "stability",
                     *(_interval(dice.get(image)) for image in ("clean", "random", "adversarial")),
                     "" if worst is None else f"{worst['dice']:.3f}",
@@ -425,6 +422,18 @@ def _section(example: Example, found: Mapping[str, Any]) -> list[str]:
         )
     lines += ["", *(f"- {check['verdict']}: {check['text']}" for check in found["health"])]
     return lines if found["health"] else lines[:-1]
+
+
+def _wrapped(command: str) -> list[str]:
+    """A command on lines of whole options."""
+    first, *others = command.split(" --")
+    lines = [first]
+    for option in others:
+        if len(lines[-1]) + len(option) > WIDTH - 5:
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += f" --{option}"
+    return lines
 
 
 def _count(number: int, word: str) -> str:
