@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -58,16 +59,17 @@ def make_nnunet(folder: Path) -> tuple[Path, Path]:
     """A results folder of three folds that nnU-Net's own trainer trained for seconds, and a folder of two cases."""
     import pytest
 
-    from tests.audit.targets.nnunet_parts import dataset_of, plans_of, trained_folder, write_case
-
+    made = importlib.import_module("tests.audit.targets.nnunet_parts")
     done = folder / "done.json"
     if not done.is_file():
         shutil.rmtree(folder, ignore_errors=True)
         cases = folder / "cases"
         cases.mkdir(parents=True)
-        seen = [write_case(cases, seed) for seed in range(4)]
+        seen = [made.write_case(cases, seed) for seed in range(4)]
         with pytest.MonkeyPatch.context() as patch:
-            results = trained_folder(folder, patch, plans_of(), dataset_of(), (0, 1, 2), seen[:2], steps=60)
+            results = made.trained_folder(
+                folder, patch, made.plans_of(), made.dataset_of(), (0, 1, 2), seen[:2], steps=60
+            )
         for image, label in seen[2:]:
             for kind, file in (("images", image), ("labels", label)):
                 (folder / "unseen" / kind).mkdir(parents=True, exist_ok=True)
@@ -106,13 +108,12 @@ def serve_onnx(file: Path) -> Iterator[Any]:
     """An HTTP server on the loopback address that answers for an ONNX file in KServe's protocol."""
     import onnxruntime
 
-    from tests.audit.targets.kserve_server import Served, serving
-
+    made = importlib.import_module("tests.audit.targets.kserve_server")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    served = Served(lambda image: session.run(None, {"image": image})[0], shape=(-1, 1, *WINDOW_SIZE))
-    with serving(served, SERVED_NAME):
+    served = made.Served(lambda image: session.run(None, {"image": image})[0], shape=(-1, 1, *WINDOW_SIZE))
+    with made.serving(served, SERVED_NAME):
         yield served
 
 

@@ -217,7 +217,7 @@ def _listed(path: Path, entry: Any, image_key: str, label_key: str) -> dict[str,
     entry = {image_key: entry} if isinstance(entry, str) else entry
     image = _only(entry.get(image_key)) if isinstance(entry, dict) else None
     # An image of several files, such as the sequences of an MRI, is a list of them.
-    files = image if isinstance(image, list) else [image]
+    files: list[Any] = image if isinstance(image, list) else [image]
     if not files or not all(isinstance(file, str) and file for file in files):
         raise ValueError(
             f"every case of the datalist {path} must give the path of one image under {image_key!r}, or a list of "

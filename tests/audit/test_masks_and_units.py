@@ -35,7 +35,7 @@ def regions(**changes: Any) -> AuditTarget:
 
 
 def relabeled(entry: dict[str, str], old: int, new: int) -> None:
-    file = nibabel.load(entry["label"])
+    file: Any = nibabel.load(entry["label"])
     values = np.asarray(file.dataobj)
     nibabel.save(
         nibabel.Nifti1Image(np.where(values == old, new, values).astype(np.uint8), file.affine), entry["label"]
