@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -181,14 +182,15 @@ EXAMPLES = [
         "ct_abdomen_unet_hardened",
         "The bundle's hardened weights",
         "The same network with the weights of adversarial training that lie beside the clean ones.",
-        f"--bundle {BUNDLE} --data PHANTOMS --limit 2 --data-kind phantoms --override checkpoint=models/hardened.pt",
+        f'--bundle {BUNDLE} --data PHANTOMS --limit 2 --data-kind phantoms --title "Hardened weights" '
+        "--override checkpoint=models/hardened.pt",
         _phantoms,
     ),
     Example(
         "ct_abdomen_unet",
         "The bundle `ct_abdomen_unet`",
         "The U-Net of this repository on CT phantoms that it has not seen, beside its hardened weights.",
-        f"--bundle {BUNDLE} --data PHANTOMS --limit 2 --data-kind phantoms --compare HARDENED",
+        f'--bundle {BUNDLE} --data PHANTOMS --limit 2 --data-kind phantoms --title "Clean weights" --compare HARDENED',
         _with_hardened,
     ),
     Example(
@@ -343,7 +345,7 @@ def run(example: Example, place: Place) -> dict[str, Any]:
         SystemExit: where its audit failed, with where its output lies.
     """
     made = example.make(place)
-    words = [str(made.get(word, word)) for word in example.command.removesuffix(" --override ...").split()]
+    words = [str(made.get(word, word)) for word in shlex.split(example.command.removesuffix(" --override ..."))]
     out = place.work / example.name
     plan = example.plan
     if not isinstance(plan, str):
