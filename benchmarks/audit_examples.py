@@ -182,7 +182,7 @@ EXAMPLES = [
         "ct_abdomen_unet_hardened",
         "The bundle's hardened weights",
         "The same network with the weights of adversarial training that lie beside the clean ones.",
-        f'--bundle {BUNDLE} --data PHANTOMS --limit 2 --data-kind phantoms --title "Hardened weights" '
+        f'--bundle {BUNDLE} --data PHANTOMS --limit 2 --data-kind phantoms --title "CT abdomen U-Net, hardened weights" '
         "--override checkpoint=models/hardened.pt",
         _phantoms,
     ),
@@ -190,7 +190,8 @@ EXAMPLES = [
         "ct_abdomen_unet",
         "The bundle `ct_abdomen_unet`",
         "The U-Net of this repository on CT phantoms that it has not seen, beside its hardened weights.",
-        f'--bundle {BUNDLE} --data PHANTOMS --limit 2 --data-kind phantoms --title "Clean weights" --compare HARDENED',
+        f"--bundle {BUNDLE} --data PHANTOMS --limit 2 --data-kind phantoms "
+        '--title "CT abdomen U-Net, clean weights" --compare HARDENED',
         _with_hardened,
     ),
     Example(
