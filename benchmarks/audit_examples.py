@@ -172,6 +172,7 @@ ZOO_WORDS = (
 )
 CT_CASES = [{"image": f"imagesTr/case_{i}.nii.gz", "label": f"labelsTr/case_{i}.nii.gz"} for i in range(2)]
 SEQUENCES = ("t1ce", "t1", "t2", "flair")
+PHASES = ("12", "22-", "32-")
 BRATS_CASES = [
     {"image": [f"p{i}/p{i}_{name}.nii.gz" for name in SEQUENCES], "label": f"p{i}/p{i}_seg.nii.gz"} for i in range(2)
 ]
@@ -182,7 +183,8 @@ EXAMPLES = [
         "ct_abdomen_unet_hardened",
         "The bundle's hardened weights",
         "The same network with the weights of adversarial training that lie beside the clean ones.",
-        f'--bundle {BUNDLE} --data PHANTOMS --limit 2 --data-kind phantoms --title "CT abdomen U-Net, hardened weights" '
+        f"--bundle {BUNDLE} --data PHANTOMS --limit 2 --data-kind phantoms "
+        '--title "CT abdomen U-Net, hardened weights" '
         "--override checkpoint=models/hardened.pt",
         _phantoms,
     ),
@@ -239,11 +241,17 @@ EXAMPLES = [
         server="server",
     ),
     Example(
-        "zoo_spleen_ct",
-        "Model Zoo: `spleen_ct_segmentation`",
-        f"CT, one organ. {ZOO_WORDS}",
+        "zoo_renal_ct",
+        "Model Zoo: `renalStructures_CECT_segmentation`",
+        f"CT, an image of three phases. {ZOO_WORDS}",
         ZOO_COMMAND,
-        _zoo("spleen_ct_segmentation", CT_CASES),
+        _zoo(
+            "renalStructures_CECT_segmentation",
+            [
+                {"image": [f"case{i}/{phase}.nii.gz" for phase in PHASES], "label": f"case{i}/merged.nii.gz"}
+                for i in range(2)
+            ],
+        ),
         ZOO_PLAN,
     ),
     Example(

@@ -212,6 +212,7 @@ class AuditUnit:
                 self.cell,
                 self.reference_kind == LABEL,
                 measurements,
+                hounsfield=self.target.budget_units == "HU",
             )
             files |= {"panel": places["panel"]} if drawn else {}
         saved: dict[str, Any] = {}
