@@ -193,12 +193,13 @@ def _hidden(name: str, records: Sequence[Record]) -> list[dict[str, Any]]:
     lost, deployed = [], []
     for record in records:
         own = record.get("attack_dice") or {}
-        values = [own.get("clean"), own.get("adversarial")]
-        means = [record["mean"][image]["dice"] for image in ("clean", "adversarial")]
-        if any(value is None or math.isnan(float(value)) for value in [*values, *means]):
+        found = [own.get("clean"), own.get("adversarial")]
+        found += [record["mean"][image]["dice"] for image in ("clean", "adversarial")]
+        before, after, clean, attacked = (math.nan if value is None else float(value) for value in found)
+        if math.isnan(before + after + clean + attacked):
             continue
-        lost.append(float(values[0]) - float(values[1]))
-        deployed.append(float(means[0]) - float(means[1]))
+        lost.append(before - after)
+        deployed.append(clean - attacked)
     if not lost or "adversarial_original_label" in records[0]["mean"]:
         return []
     own_loss, seen = sum(lost) / len(lost), sum(deployed) / len(deployed)

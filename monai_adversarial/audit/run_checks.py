@@ -84,9 +84,7 @@ def _first_case(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for fact in facts:
         if fact["what"] == SAME_ANSWER and str(fact["value"]).startswith("no"):
-            text = (
-                f"the deployment answers one image differently ({fact['value']}): differences of this size are chance."
-            )
+            text = f"one image gets different answers ({fact['value']}): differences of this size are chance."
             found.append(_check("same answer twice", "warn", text))
         if fact["what"] == FOLLOWS_IMAGE and str(fact["value"]).startswith("no"):
             text = "the segmentation of the first case is the same for other images: it is not made of the image, and "
