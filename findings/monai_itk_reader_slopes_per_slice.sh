@@ -56,7 +56,8 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     off = {reader: np.abs(last_slice(reader(), ct) - STORED * 0.37).max() for reader in (ITKReader, PydicomReader)}
     low = {reader: last_slice(reader(), small) for reader in (ITKReader, PydicomReader)}
-said = [w for w in caught if any(word in str(w.message).lower() for word in ("slope", "rescale", "truncat", "precision"))]
+words = ("slope", "rescale", "truncat", "precision")
+said = [w for w in caught if any(word in str(w.message).lower() for word in words)]
 print(f"slopes 1 and 0.37: ITKReader is off by up to {off[ITKReader]:.2f}, PydicomReader by up to "
       f"{off[PydicomReader]:.2f}; slopes 1 and 0.001 (values below 1): ITKReader reads {low[ITKReader].min():.3f} to "
       f"{low[ITKReader].max():.3f}, PydicomReader {low[PydicomReader].min():.3f} to {low[PydicomReader].max():.3f}; "

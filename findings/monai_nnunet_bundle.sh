@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # MONAI 1.6.1 with nnunetv2 2.8.1 (torch 2.13.0, CPU): an nnU-Net cannot be made a MONAI bundle, nor run from one.
-# - convert_nnunet_to_monai_bundle reads checkpoints with weights_only=True. What nnU-Net's trainer saves holds its log of
-#   losses, numbers of NumPy, which torch refuses: UnpicklingError for every checkpoint of a real training.
+# - convert_nnunet_to_monai_bundle reads checkpoints with weights_only=True. What nnU-Net's trainer saves holds its log
+#   of losses, numbers of NumPy, which torch refuses: UnpicklingError for every checkpoint of a real training.
 # - ModelnnUNetWrapper builds the network with the arguments that nnunetv2 had before 2.8 (class name, its arguments,
 #   imports): TypeError, build_network_architecture() got multiple values for argument 'enable_deep_supervision'.
 # - In ModelnnUNetWrapper.forward the image and its spacing go to nnU-Net as x, y, z, the order of MONAI's readers;
@@ -12,11 +12,14 @@
 set -euo pipefail
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-  "torch==2.13.0" "monai==1.6.1" "nnunetv2==2.8.1" "numpy<3"
+if [ -z "${PYTHON:-}" ]; then
+    python3 -m venv "$folder/venv"
+    PYTHON="$folder/venv/bin/python"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check \
+      "torch==2.13.0" "monai==1.6.1" "nnunetv2==2.8.1" "numpy<3"
+fi
 nnUNet_raw="$folder/raw" nnUNet_preprocessed="$folder/preprocessed" nnUNet_results="$folder/results" \
-  "$folder/venv/bin/python" - "$folder" <<'PYTHON'
+  "$PYTHON" - "$folder" <<'PYTHON'
 import json
 import sys
 from pathlib import Path

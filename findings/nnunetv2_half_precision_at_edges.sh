@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# nnunetv2 2.8.1 (torch 2.13.0, CPU; the code is the same on CUDA): nnUNetPredictor rounds logits to whole numbers in the
-# corners of a volume, and to a few steps along its edges, so that the wrong class wins there. The blending weights and
-# the sums of weighted logits are float16; in the corner of a window the Gaussian is 10 * exp(-24) = 4e-10, which float16
-# does not have, so that the smallest number that it has (6e-8) stands for it. A weighted logit there is a multiple of
-# 6e-8 as well: 0.3 and 0.4 both become 0, and argmax takes the first class. Where windows overlap this does not matter;
-# at the edges of the volume there is no other window. Sums in float32 cure it (twice the memory of the logits).
+# nnunetv2 2.8.1 (torch 2.13.0, CPU; the code is the same on CUDA): nnUNetPredictor rounds logits to whole numbers in
+# the corners of a volume, and to a few steps along its edges, so that the wrong class wins there. The blending weights
+# and the sums of weighted logits are float16; in the corner of a window the Gaussian is 10 * exp(-24) = 4e-10, which
+# float16 does not have, so that the smallest number that it has (6e-8) stands for it. A weighted logit there is a
+# multiple of 6e-8 as well: 0.3 and 0.4 both become 0, and argmax takes the first class. Where windows overlap this does
+# not matter; at the edges of the volume there is no other window. Sums in float32 cure it (twice the memory of the
+# logits).
 #
 # Seen, for a network that answers 0.3 and 0.4 everywhere: "class 0 wins in 4952 of 884736 voxels, none in float32; the
 # logit 0.4 is off by up to 0.40". Fails when that changes.
 set -euo pipefail
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "nnunetv2==2.8.1" "numpy<3"
-"$folder/venv/bin/python" - <<'PYTHON'
+if [ -z "${PYTHON:-}" ]; then
+    python3 -m venv "$folder/venv"
+    PYTHON="$folder/venv/bin/python"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "nnunetv2==2.8.1" "numpy<3"
+fi
+"$PYTHON" - <<'PYTHON'
 import itertools
 from types import SimpleNamespace
 

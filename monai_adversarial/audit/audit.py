@@ -283,6 +283,8 @@ def without_paths(sentence: str, entries: Mapping[str, Mapping[str, Any]]) -> st
                     sentence = sentence.replace(str(file), f"<{key} of {case}>").replace(
                         Path(str(file)).name, f"<{key} of {case}>"
                     )
+        for text in entry.get("hidden", ()):
+            sentence = sentence.replace(text, f"<file of {case}>")
     return sentence
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +19,13 @@ from monai_adversarial.audit.audit import as_target, audit, budget_units
 from monai_adversarial.audit.dicom_cases import dicom_cases, is_dicom
 from monai_adversarial.audit.dry_run import dry_run
 from monai_adversarial.audit.facts import TargetError, missing_sentence
+from monai_adversarial.audit.itk_cases import holds_itk_volumes, itk_cases
 from monai_adversarial.audit.parts import TargetParts
 from monai_adversarial.audit.plan import load_plan, plan_names
 from monai_adversarial.audit.report.check import check_summary
 from monai_adversarial.audit.shard import Shard
 from monai_adversarial.audit.subgroups import read_subgroups
+from monai_adversarial.audit.surrogate import surrogate_for
 from monai_adversarial.audit.target import AuditTarget
 from monai_adversarial.data import find_cases
 from monai_adversarial.models import AttackedModel
@@ -140,7 +143,9 @@ def _audit(options: argparse.Namespace) -> int:
         if options.transfer_from:
             from monai_adversarial.audit.targets.bundle import read_bundle
 
-            surrogate = AuditTarget(read_bundle(options.transfer_from, trust=options.trust)).model
+            other = AuditTarget(read_bundle(options.transfer_from, trust=options.trust))
+            target.parts.resources.callback(other.close)
+            surrogate = surrogate_for(target, other.model)
         compare = [_other_audit(folder) for folder in options.compare]  # before hours of work
         plan = load_plan(
             options.plan, budget_units(target), target.differentiable, surrogate is not None, options.rows, options.seed
@@ -175,15 +180,19 @@ def _cases(options: argparse.Namespace, target: AuditTarget) -> list[dict[str, A
     if is_dicom(options.data):
         folder = Path(options.out) / "inputs"
         return dicom_cases(options.data, folder, names, options.limit, labels=not options.no_labels)
-    cases = find_cases(
-        options.data,
-        options.section,
-        limit=options.limit,
-        anonymize=not options.names,
-        unlabeled="keep" if options.no_labels else options.unlabeled,
-        class_names=names,
-        merge_dir=Path(options.out) / "merged_labels",
-    )
+    layout: dict[str, Any] = {
+        "section": options.section,
+        "limit": options.limit,
+        "anonymize": not options.names,
+        "unlabeled": "keep" if options.no_labels else options.unlabeled,
+        "class_names": names,
+        "merge_dir": Path(options.out) / "merged_labels",
+    }
+    if holds_itk_volumes(options.data):
+        work = target.parts.resources.enter_context(tempfile.TemporaryDirectory(prefix="monai_adversarial_"))
+        cases = itk_cases(options.data, work, **layout)
+    else:
+        cases = find_cases(options.data, **layout)
     if options.no_labels:
         cases = [{key: value for key, value in case.items() if key != "label"} for case in cases]
     return cases

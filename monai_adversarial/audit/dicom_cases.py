@@ -56,6 +56,9 @@ def dicom_cases(
         name = f"case_{number:03d}"
         files = [str(file) for file in one.files]
         case: dict[str, Any] = {"case_id": name, "image": str(Path(work_dir) / f"{name}.nii"), "dicom": files}
+        # Names of files and folders may name patients: a report says them of no case.
+        paths = [*one.files, *one.labels]
+        case["hidden"] = [text for path in paths for text in (str(path), f"{path.parent.name}/{path.name}", path.name)]
         try:
             series = read_series(one.files)
             case["notes"] = list(series.notes)

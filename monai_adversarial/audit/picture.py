@@ -12,6 +12,7 @@ from monai_adversarial.attacks import AttackResult
 from monai_adversarial.audit.segmentation import Segmentation
 from monai_adversarial.metrics import score_visibility
 from monai_adversarial.studies.displacement import displacement_in_mm
+from monai_adversarial.studies.gain import gain_in_percent
 from monai_adversarial.studies.measurement import CLEAN_PREDICTION, LABEL
 from monai_adversarial.studies.reports.panel import Panel, save_panel
 from monai_adversarial.studies.study import Cell
@@ -74,7 +75,9 @@ def save_picture(
     window = SOFT_TISSUE if hounsfield else (low, max(high, low + 1e-6))
     displacement = displacement_in_mm(result) if result.bound.geometric else None
     volumes = [clean, adversarial, *(one.values for one in (segmentations[0], moved, *segmentations[1:]))]
+    gain = gain_in_percent(result)
     if clean.ndim == 2:
+        gain = None if gain is None else gain[..., None]
         volumes = [volume[..., None] for volume in volumes]
         displacement = None
     affine = segmentations[0].affine
@@ -99,6 +102,7 @@ def save_picture(
         },
         class_names=dict(organs),
         window=window,
+        gain=gain,
         units="HU" if hounsfield else "file values" if known else "network values",
     )
     path.parent.mkdir(parents=True, exist_ok=True)

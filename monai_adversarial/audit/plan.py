@@ -127,7 +127,8 @@ def load_plan(
         units: of intensity budgets: ``"HU"`` where the map between file and network is known, else ``"percentile"``.
         differentiable: whether rows that need gradients can run.
         surrogate: whether there is another network whose gradients transfer rows follow.
-        rows: names of rows, or of series, to keep: a list, or one string separated by commas; None for all.
+        rows: names of rows to keep, with or without the value of their budget: a list, or one string separated by
+            commas; None for all.
         seed: instead of the plan's.
 
     Raises:
@@ -141,6 +142,7 @@ def load_plan(
         raise ValueError(f"seed of the plan must be a whole number >= 0, got {seed!r}.")
     found: list[Row] = []
     left_out: list[str] = []
+    bases: dict[str, str] = {}
     if not isinstance(content["rows"], Mapping) or not content["rows"]:
         raise ValueError("rows of the plan must map names to rows.")
     for name, row in content["rows"].items():
@@ -173,15 +175,16 @@ def load_plan(
             left_out.append(f"{title}: the plan has no budget in {units} for it.")
         else:
             found += made
+            bases |= {row.name: str(name) for row in made}
     if rows is not None:
         wanted = [part.strip() for part in rows.split(",")] if isinstance(rows, str) else list(rows)
-        known = {row.name for row in found} | {row.series for row in found if row.series} | {CLEAN}
+        known = {*bases, *bases.values(), CLEAN}
         for one in wanted:
             if one not in known:
                 raise ValueError(
                     f"the plan has no row {one!r}{_nearest(one, known)}: it has {', '.join(sorted(known))}."
                 )
-        dropped = [row for row in found if not {row.name, row.series} & {*wanted, CLEAN}]
+        dropped = [row for row in found if not {row.name, bases[row.name]} & {*wanted, CLEAN}]
         left_out += [f"{row.title}: not asked for." for row in dropped]
         found = [row for row in found if row not in dropped]
     if not found or found[0].name != CLEAN:

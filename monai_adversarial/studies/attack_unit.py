@@ -23,6 +23,7 @@ from monai_adversarial.data.saving import (
 from monai_adversarial.metrics import OrganScores, mean_score, score_segmentation, score_visibility
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.studies.displacement import displacement_in_mm
+from monai_adversarial.studies.gain import gain_in_percent
 from monai_adversarial.studies.measurement import (
     CLEAN_PREDICTION,
     LABEL,
@@ -183,6 +184,7 @@ class Unit:
                 record=record,
                 class_names=self.organs,
                 window=self.settings.window,
+                gain=gain_in_percent(result),
             )
             with replace_when_complete(files["panel"]) as temporary:
                 save_panel(panel, temporary)

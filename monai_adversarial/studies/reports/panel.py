@@ -50,6 +50,7 @@ class Panel:
         class_names: names of the classes, background first.
         window: display window in HU.
         units: of the images, for what is written.
+        gain: field of a bias-field attack (spatial...) in percent; None for other attacks.
     """
 
     clean: torch.Tensor
@@ -64,6 +65,7 @@ class Panel:
     class_names: Sequence[str] | Mapping[Any, str]
     window: tuple[float, float]
     units: str = "HU"
+    gain: torch.Tensor | None = None
 
 
 def organ_colors(class_names: Sequence[str] | Mapping[Any, str]) -> dict[int, str]:
@@ -121,8 +123,8 @@ def save_panel(panel: Panel, path: str | os.PathLike[str]) -> None:
     """Write the picture of one unit as PNG.
 
     Above: the clean image, the network's prediction on it, the reference. Below: the adversarial image, the
-        prediction on it, and the
-    change in HU (or the deformation as a grid, with its length in mm as color). The axial slice is the one where most
+    prediction on it, and the change in HU (of a bias field its gain in percent, of a deformation the grid that it makes
+    of straight lines, with its length in mm as color). The axial slice is the one where most
     voxels went wrong.
 
     Args:
@@ -162,7 +164,9 @@ def save_panel(panel: Panel, path: str | os.PathLike[str]) -> None:
             fontsize=8,
             fontweight="bold",
         )
-    if panel.displacement is None:
+    if panel.gain is not None:
+        _gain(sheet, view, panel.gain)
+    elif panel.displacement is None:
         _difference(sheet, view, panel)
     else:
         _deformation(sheet, view, panel.displacement)
@@ -221,6 +225,7 @@ class _Sheet:
         place = self._axes(EDGE + 3 * WIDTH + 2 * GAP + 0.12, 1, 0.18)
         place.set_axis_on()
         self.figure.colorbar(shown, cax=place)
+        place.tick_params(labelsize=8)
 
     def _axes(self, left: float, row: int, width: float) -> Axes:
         bottom = self.legend + EDGE + (1 - row) * (self.image[1] + TITLE)
@@ -300,6 +305,16 @@ def _difference(sheet: _Sheet, view: _View, panel: Panel) -> None:
     limit = float(np.quantile(np.abs(change), 0.999)) or 1.0
     shown = axis.imshow(change, cmap="coolwarm", vmin=-limit, vmax=limit, aspect=view.aspect, interpolation="nearest")
     _title(axis, f"adversarial − clean, {panel.units}")
+    sheet.colorbar(shown)
+
+
+def _gain(sheet: _Sheet, view: _View, gain: torch.Tensor) -> None:
+    """The field that multiplied the image, in percent, with a color map that is symmetric about 0."""
+    axis = sheet.axes(1, 2)
+    field = view.cut(gain).astype(np.float64)
+    limit = float(np.abs(field).max()) or 1.0
+    shown = axis.imshow(field, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect=view.aspect, interpolation="bilinear")
+    _title(axis, "gain field, %")
     sheet.colorbar(shown)
 
 

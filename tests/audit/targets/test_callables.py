@@ -26,7 +26,7 @@ from tests.audit.targets.exported_networks import (
     write_image,
 )
 
-TOLD = {"window": WINDOW, "roi_size": (16, 16, 16)}
+TOLD = {"window": WINDOW, "orientation": "file", "roi_size": (16, 16, 16)}
 
 
 def strict(image: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from monai_adversarial.audit.targets.exported import read_exported
 from monai_adversarial.audit.targets.told_pipeline import PipelineOptions
 from tests.audit.targets.exported_networks import WINDOW, Blob, attacked, model_of
 
-TOLD = {"window": WINDOW, "roi_size": (16, 16, 16)}
+TOLD = {"window": WINDOW, "orientation": "file", "roi_size": (16, 16, 16)}
 DOCS = Path(__file__).parents[3] / "docs" / "audit_targets_exported.md"
 IMAGE = torch.rand(1, 1, 16, 16, 16)
 
@@ -73,7 +73,7 @@ def test_every_option_stands_on_the_page() -> None:
 @pytest.mark.slow
 def test_a_real_spleen_network_falls_to_a_small_attack(shared_data: Path) -> None:
     """TorchScript of MONAI's tutorials on a real scan; without a label, against its own clean prediction."""
-    told = {"window": (-57, 164), "crop_foreground": True, "whole_size": (96, 96, 96)}
+    told = {"window": (-57, 164), "orientation": "file", "crop_foreground": True, "whole_size": (96, 96, 96)}
     parts = read_exported(shared_data / "spleen_torchscript" / "model.pt", told)
     assert parts.differentiable and not parts.missing and parts.told["output_values"] == "logits"
     scan = shared_data / "abdomen_ct" / "portal_venous_ct_unlabelled.nii.gz"

@@ -20,7 +20,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-TOLD = {"window": WINDOW}
+TOLD = {"window": WINDOW, "orientation": "file"}
 
 
 def exported(path: Path, network: nn.Module, size: int = 16, dynamic: bool = False, external: bool = False) -> Path:

@@ -21,7 +21,7 @@ from tests.audit.targets.kserve_server import Served, serving
 
 pytest.importorskip("tritonclient.http")
 
-TOLD = {"window": WINDOW, "roi_size": (16, 16, 16)}
+TOLD = {"window": WINDOW, "orientation": "file", "roi_size": (16, 16, 16)}
 QUICK: dict[str, Any] = {"first_wait": 0.01, "timeout": 5.0}
 
 

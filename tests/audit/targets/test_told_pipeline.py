@@ -75,14 +75,15 @@ def test_what_matters_and_is_not_told_is_missing() -> None:
     missing = built().missing
     assert [(one.what, one.option) for one in missing] == [
         ("intensity window", "--window LOW HIGH, or --window none"),
+        ("orientation", "--orientation RAS, or --orientation file"),
         ("input size", "--roi-size X Y Z, or --whole-size X Y Z"),
     ]
-    assert not built(window="none", roi_size=(16, 16, 16)).missing
+    assert not built(window="none", orientation="file", roi_size=(16, 16, 16)).missing
 
 
 def test_what_is_not_told_is_said_to_be_a_default() -> None:
     said = {fact.what: (fact.value, fact.told) for fact in built(window=WINDOW, roi_size=(16, 16, 16)).facts}
-    assert said["spacing"] == ("as in the file", False) and said["orientation"] == ("as in the file", False)
+    assert said["spacing"] == ("as in the file", False) and "orientation" not in said
     assert said["overlap of windows"] == ("0.25, constant weights", False)
 
 

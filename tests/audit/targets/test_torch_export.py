@@ -16,7 +16,7 @@ from monai_adversarial.audit.facts import TargetError
 from monai_adversarial.audit.targets.torch_export import read_torch_export
 from tests.audit.targets.exported_networks import WINDOW, Blob, attacked, model_of, write_image
 
-TOLD = {"window": WINDOW}
+TOLD = {"window": WINDOW, "orientation": "file"}
 ANY = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO, 4: torch.export.Dim.AUTO}
 
 

@@ -16,7 +16,7 @@ from monai_adversarial.audit.targets.torchscript import read_torchscript
 from monai_adversarial.utils.hashing import file_hash
 from tests.audit.targets.exported_networks import WINDOW, Blob, attacked, input_of, model_of, write_image
 
-TOLD = {"window": WINDOW, "roi_size": (16, 16, 16)}
+TOLD = {"window": WINDOW, "orientation": "file", "roi_size": (16, 16, 16)}
 
 
 @pytest.fixture
