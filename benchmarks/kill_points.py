@@ -37,6 +37,7 @@ from monai.data import Dataset, MetaTensor  # noqa: E402
 from monai.transforms import Compose, DivisiblePadd, EnsureChannelFirstd, LoadImaged, ScaleIntensityd  # noqa: E402
 
 from monai_adversarial.attacks import FGSM, PGD, AdditiveNoise, Attack, BiasFieldAttack, Chain, ElasticDeformation  # noqa: E402
+from monai_adversarial.audit import audit as run_audit  # noqa: E402
 from monai_adversarial.data import image_label_pairs  # noqa: E402
 from monai_adversarial.models import AttackedModel  # noqa: E402
 from monai_adversarial.studies import AttackStudy, PurificationStudy, TrainingStudy, place_purifiers  # noqa: E402
@@ -44,6 +45,7 @@ from monai_adversarial.studies.command_line import show_errors_as_sentences  # n
 from monai_adversarial.studies.records import read_record  # noqa: E402
 from monai_adversarial.transforms import GaussianDenoise, MedianDenoise  # noqa: E402
 from monai_adversarial.utils.files import replace_when_complete  # noqa: E402
+from tests.audit.pipeline import PLAN, target, write_cases  # noqa: E402
 from tests.hippocampus import BUNDLE, CASES, write_invented_scans  # noqa: E402
 
 __all__ = ["KINDS", "figures", "main"]
@@ -124,7 +126,22 @@ def training(data: Path, out: Path) -> None:
     ).run()
 
 
-KINDS: dict[str, Callable[[Path, Path], None]] = {"campaign": campaign, "study": study, "training": training}
+def audit(data: Path, out: Path) -> None:
+    """An audit with files, pictures and report."""
+    files = sorted((data / "audit").glob("patient_?.nii.gz"))
+    cases = [
+        {"image": str(file), "label": str(file).replace(".nii.gz", "_seg.nii.gz"), "case_id": f"case_{number:03d}"}
+        for number, file in enumerate(files)
+    ]
+    run_audit(target(), cases, PLAN, out, images=True, progress=False)
+
+
+KINDS: dict[str, Callable[[Path, Path], None]] = {
+    "campaign": campaign,
+    "study": study,
+    "training": training,
+    "audit": audit,
+}
 
 
 def started(kind: str, data: Path, out: Path, quota: int | None = None) -> int:
@@ -171,7 +188,12 @@ def figures(out: Path) -> dict[str, Any]:
             continue
         if "weights" in path.parts:
             continue
-        if path.suffix == ".json" and path.name != "summary.json":
+        if path.name == "audit.json":
+            report = json.loads(path.read_text(encoding="utf-8"))
+            entries = [*report["results"], *report["cases"]]
+            found[name] = [{key: value for key, value in entry.items() if key != "cost"} for entry in entries]
+            found[name] += [report["health"], report["failures"], report["volumes"]]
+        elif path.suffix == ".json" and path.name != "summary.json":
             record, _ = read_record(path)
             assert record is not None, name
             found[name] = {key: value for key, value in record.items() if key not in ("cost", "hashes", "fingerprint")}
@@ -199,7 +221,7 @@ def main() -> int:
     parser.add_argument("--signals", nargs="+", choices=list(SIGNALS), default=["KILL"])
     parser.add_argument("--quota", type=int, default=0, help="bytes of the largest file in further runs; 0 for none")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", type=Path, help="JSON file for the counts")
+    parser.add_argument("--save", type=Path, help="JSON file for the counts; other kinds in it stay")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     draw, counts, began = random.Random(arguments.seed), [], time.perf_counter()
@@ -212,6 +234,8 @@ def main() -> int:
             nibabel.save(nibabel.Nifti1Image(label, np.diag([2.0, 2.0, 3.0, 1.0])), data / f"{index}_label.nii.gz")
         if "training" in arguments.kinds:
             write_invented_scans(data / "scans")
+        if "audit" in arguments.kinds:
+            write_cases(data / "audit")
         for kind in arguments.kinds:
             whole, start = root / f"{kind}_whole", time.perf_counter()
             status = ended(started(kind, data, whole))
@@ -226,6 +250,11 @@ def main() -> int:
                 print(counts[-1], flush=True)
     found = {"runs": counts, "seconds": round(time.perf_counter() - began, 1)}
     if arguments.save is not None:
+        if arguments.save.is_file():  # kinds and signals that were not run now stay
+            earlier = json.loads(arguments.save.read_text(encoding="utf-8"))
+            now = {(run["kind"], run["signal"]) for run in counts}
+            kept = [run for run in earlier["runs"] if (run["kind"], run["signal"]) not in now]
+            found = {"runs": kept + counts, "seconds": round(earlier["seconds"] + found["seconds"], 1)}
         with replace_when_complete(arguments.save) as temporary:
             temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 1 if any(one["different"] or one["half_written"] for one in counts) else 0

@@ -51,6 +51,7 @@ def kills(found: Any) -> str:
 
 def inputs() -> str:
     """How many inputs each table of the tests holds."""
+    from tests.hostile import test_audit_inputs as audits
     from tests.hostile import test_headers, test_images, test_layouts, test_names, test_records, test_weights
 
     counts = {
@@ -61,6 +62,13 @@ def inputs() -> str:
         "labels": len(test_images.LABELS),
         "weights": len(test_weights.FILES),
         "records and their files": len(test_records.CHANGES),
+        "audits: images and labels": len(audits.IMAGES) + len(audits.LABELS),
+        "audits: plans, subgroups, options, other audits": sum(
+            map(len, (audits.PLANS, audits.CSVS, audits.OPTIONS, audits.COMPARED))
+        ),
+        "audits: targets and bundles": len(audits.TARGETS) + len(audits.BUNDLES),
+        "audits: records and volumes": len(audits.RECORDS) + len(audits.VOLUMES),
+        "audits: what looks robust and is not": len(audits.FLATTERING),
     }
     lines = ["| kind | inputs |", "|---|---|", *(f"| {kind} | {count} |" for kind, count in counts.items())]
     return "\n".join([*lines, f"| together | {sum(counts.values())} |"])

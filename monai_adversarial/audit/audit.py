@@ -285,7 +285,7 @@ def versions() -> dict[str, str]:
 def without_paths(sentence: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
     """A sentence for reports, where names of files, which may name patients, have no place."""
     for case, entry in entries.items():
-        for key in ("image", "label"):
+        for key in ("image", "label", "dicom"):
             for file in entry[key] if isinstance(entry.get(key), (list, tuple)) else [entry.get(key)]:
                 if file is not None:
                     sentence = sentence.replace(str(file), f"<{key} of {case}>").replace(

@@ -22,6 +22,7 @@ from monai_adversarial.audit.facts import TargetError, missing_sentence
 from monai_adversarial.audit.itk_cases import holds_itk_volumes, itk_cases
 from monai_adversarial.audit.parts import TargetParts
 from monai_adversarial.audit.plan import load_plan, plan_names
+from monai_adversarial.audit.report.check import check_summary
 from monai_adversarial.audit.shard import Shard
 from monai_adversarial.audit.subgroups import read_subgroups
 from monai_adversarial.audit.surrogate import surrogate_for
@@ -148,6 +149,7 @@ def _audit(options: argparse.Namespace) -> int:
             other = AuditTarget(read_bundle(options.transfer_from, trust=options.trust))
             target.parts.resources.callback(other.close)
             surrogate = surrogate_for(target, other.model)
+        compare = [_other_audit(folder) for folder in options.compare]  # before hours of work
         plan = load_plan(
             options.plan, budget_units(target), target.differentiable, surrogate is not None, options.rows, options.seed
         )
@@ -167,7 +169,7 @@ def _audit(options: argparse.Namespace) -> int:
             pictures=not options.no_pictures,
             data_kind=options.data_kind,
             shard=Shard.from_text(options.shard) if options.shard else None,
-            compare=[_other_audit(folder) for folder in options.compare],
+            compare=compare,
             title=options.title,
         )
     finally:
@@ -176,6 +178,8 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _cases(options: argparse.Namespace, target: AuditTarget) -> list[dict[str, Any]]:
+    if options.limit < 0:
+        raise ValueError(f"limit must be a number of cases >= 0, got {options.limit}.")
     names = _names(options.class_names) or target.model.class_names
     if is_dicom(options.data):
         folder = Path(options.out) / "inputs"
@@ -206,7 +210,12 @@ def _other_audit(folder: str) -> dict[str, Any]:
     file = Path(folder) / "audit.json"
     if not file.is_file():
         raise FileNotFoundError(f"compare: there is no audit in {folder} (no audit.json).")
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"compare: {file} cannot be read as JSON: {' '.join(str(error).split())[:100]}.") from error
+    check_summary(found, f"compare: {file}")
+    return found
 
 
 #: options that some kinds of target alone understand
@@ -229,6 +238,12 @@ def _read_target(options: argparse.Namespace) -> TargetParts | AuditTarget:
     given = sorted(name for name in foreign if getattr(options, name))
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} means nothing for --{kind}.")
+    if kind == "python":
+        for name in ("device", "trust", "class_names"):
+            if getattr(options, name):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} means nothing for --python: say it where the target is made."
+                )
     common: dict[str, Any] = {"device": options.device, "trust": options.trust}
     names = _names(options.class_names)
     if kind == "bundle":
@@ -306,11 +321,17 @@ def _of_python(text: str) -> AuditTarget:
         raise ValueError(f"python must be MODULE:NAME, got {text!r}.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    found = getattr(importlib.import_module(module), name, None)
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+        ready = isinstance(found, (AuditTarget, TargetParts, AttackedModel))
+        made = found if ready or not callable(found) else found()
+    except TargetError:
+        raise
+    except (Exception, SystemExit) as error:  # of somebody else's program
+        said = f"{type(error).__name__}: {root_sentence(error)}"
+        raise TargetError(f"python: {text} fails by itself: {said}") from error
     if found is None:
         raise ValueError(f"python: the module {module} has no {name!r}.")
-    ready = isinstance(found, (AuditTarget, TargetParts, AttackedModel))
-    made = found if ready or not callable(found) else found()
     if isinstance(made, (str, os.PathLike)):
         raise TypeError(f"python: {text} gives a path; it must give TargetParts, an AuditTarget or an AttackedModel.")
     return as_target(made)

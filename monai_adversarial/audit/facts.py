@@ -6,7 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Fact", "Missing", "TargetError", "missing_sentence"]
+__all__ = ["FOLLOWS_IMAGE", "SAME_ANSWER", "Fact", "Missing", "TargetError", "missing_sentence"]
+
+#: what the first case shows of the deployment: values that begin with "no" are flagged
+SAME_ANSWER, FOLLOWS_IMAGE = "same answer twice", "answer follows the image"
 
 
 class TargetError(ValueError):

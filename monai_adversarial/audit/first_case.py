@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from monai_adversarial.audit.facts import Fact, TargetError
+from monai_adversarial.audit.facts import FOLLOWS_IMAGE, SAME_ANSWER, Fact, TargetError
 from monai_adversarial.audit.segmentation import Segmentation, on_grid, same_grid
-from monai_adversarial.audit.target import AuditTarget
+from monai_adversarial.audit.target import AuditCase, AuditTarget
 from monai_adversarial.data.saving import read_back
 from monai_adversarial.utils.plain import as_plain
 
@@ -49,6 +49,7 @@ def check_first_case(target: AuditTarget, entry: Mapping[str, Any]) -> list[Fact
     if case.reference is not None:
         same = "on the label's grid" if same_grid(case.reference, prediction) else "brought onto the prediction's grid"
         found.append(Fact("label", f"{sorted(case.reference.values.unique().tolist())}, {same}", "first case"))
+    found += _probes(target, case, prediction)
     run = target.parts.reference_prediction
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the deployment
         deployed = None if run is None else run(entry["image"])
@@ -65,6 +66,24 @@ def check_first_case(target: AuditTarget, entry: Mapping[str, Any]) -> list[Fact
         *found,
         Fact("same as deployed", f"{agreement:.3%} of the voxels of the first case are equal", "first case"),
     ]
+
+
+def _probes(target: AuditTarget, case: AuditCase, prediction: Segmentation) -> list[Fact]:
+    """Whether the deployment says the same twice, and something else of another image.
+
+    A random answer makes every figure noisy. One that ignores the image (a network that answers a constant or the
+    average anatomy, postprocessing that gives back the label) changes under no attack, which is no robustness.
+    """
+    different = float((target.deploy(case).values != prediction.values).float().mean())
+    same = "yes" if not different else f"no: {different:.3%} of the voxels differ"
+    found = [Fact(SAME_ANSWER, same, "first case")]
+    if different or not bool(prediction.values.any()):
+        return found
+    plain = as_plain(case.image)
+    others = (plain.flip(tuple(range(2, plain.ndim))), plain.max() + plain.min() - plain)
+    ignored = all(torch.equal(target.deploy(case, other).values, prediction.values) for other in others)
+    value = "no: mirrored and inverted images get the same segmentation" if ignored else "yes"
+    return [*found, Fact(FOLLOWS_IMAGE, value, "first case")]
 
 
 def _agreement(prediction: Segmentation, deployed: Any, file: str) -> float:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_adversarial.studies.measurement import CLEAN_PREDICTION, LABEL
+from monai_adversarial.studies.measurement import LABEL
 
 __all__ = ["health_checks"]
 
@@ -19,6 +19,8 @@ MOST_ZERO = 0.9
 ROOM = 0.02
 #: clean Dice with the label below which robustness means little
 LOW_CLEAN = 0.5
+#: Dice that the network's own answer loses where the deployed segmentation loses less than ``ROOM``
+HIDDEN = 0.1
 
 
 def health_checks(records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -80,7 +82,49 @@ def _clean_score(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "there.",
             )
         )
+    constant = [record["case"] for record in records if record.get("constant_answer") and _finds_anything(record)]
+    if constant:
+        found.append(
+            _check(
+                "constant answer",
+                "clean",
+                "fail" if len(constant) == len(records) else "warn",
+                f"the segmentation of {len(constant)} of {len(records)} clean images is one class everywhere: what "
+                "does not depend on the image cannot change under attack.",
+            )
+        )
+    unlabeled = [record["case"] for record in labeled if not _is_labeled(record)]
+    if unlabeled:
+        found.append(
+            _check(
+                "empty label",
+                "clean",
+                "warn",
+                f"the labels of {len(unlabeled)} of {len(labeled)} cases hold no scored organ: what the network finds "
+                "there counts as an error before and under attack.",
+            )
+        )
+    undefined = [record["case"] for record in records if _undefined(record)]
+    if undefined:
+        found.append(
+            _check(
+                "undefined",
+                "clean",
+                "warn",
+                f"{len(undefined)} of {len(records)} cases have no Dice on the clean image (no organ in reference and "
+                "prediction) and are in no mean of it.",
+            )
+        )
     return found
+
+
+def _is_labeled(record: Record) -> bool:
+    return any(organ["reference_voxels"] for organ in record["scores"]["clean"].values())
+
+
+def _undefined(record: Record) -> bool:
+    dice = record["mean"]["clean"]["dice"]
+    return dice is None or math.isnan(float(dice))
 
 
 def _finds_anything(record: Record) -> bool:
@@ -112,8 +156,23 @@ def _of_row(row: Mapping[str, Any], records: Sequence[Record]) -> list[dict[str,
                     + (": most of the image lies outside what the network sees." if changed < 0.05 else "."),
                 )
             )
-    weaker = _mean(records, "adversarial") - _mean(records, "random")
-    weak = not weaker <= 0
+    idle = [record["case"] for record in records if record.get("changed_share") == 0]
+    if idle:
+        found.append(
+            _check(
+                "images change",
+                name,
+                "fail",
+                f"the attack changed no voxel of {len(idle)} of {len(records)} images: budget, units or intensity map "
+                "do not fit, and what it left alone is not robust.",
+            )
+        )
+    found += _hidden(name, records)
+    attacked, chance = _mean(records, "adversarial"), _mean(records, "random")
+    weaker = attacked - chance
+    # An attack that, like chance, leaves the clean score as it is has shown nothing.
+    without_effect = row["family"] != "noise" and weaker == 0 and attacked >= _mean(records, "clean")
+    weak = not weaker <= 0 or without_effect
     worse = weak and gradients and not weaker <= ROOM
     if row["family"] not in ("clean", "natural variation"):
         found.append(
@@ -126,9 +185,31 @@ def _of_row(row: Mapping[str, Any], records: Sequence[Record]) -> list[dict[str,
                 + (": the attack does no more than chance on this target." if weak else "."),
             )
         )
-    if any(record["success"] is None and record["reference"] == CLEAN_PREDICTION for record in records):
-        found.append(_check("undefined", name, "warn", "a case has no Dice: its clean prediction is empty."))
     return found
+
+
+def _hidden(name: str, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What the attack does to the network's own answer must be seen in what is deployed, or be said."""
+    lost, deployed = [], []
+    for record in records:
+        own = record.get("attack_dice") or {}
+        found = [own.get("clean"), own.get("adversarial")]
+        found += [record["mean"][image]["dice"] for image in ("clean", "adversarial")]
+        before, after, clean, attacked = (math.nan if value is None else float(value) for value in found)
+        if math.isnan(before + after + clean + attacked):
+            continue
+        lost.append(before - after)
+        deployed.append(clean - attacked)
+    if not lost or "adversarial_original_label" in records[0]["mean"]:
+        return []
+    own_loss, seen = sum(lost) / len(lost), sum(deployed) / len(deployed)
+    if own_loss < HIDDEN or seen > ROOM:
+        return []
+    text = (
+        f"the network's own answer loses {own_loss:.3f} Dice and the deployed segmentation {seen:.3f}: postprocessing "
+        "hides the change, and an attack that knows it may do more."
+    )
+    return [_check("deployed as attacked", name, "warn", text)]
 
 
 def _order(

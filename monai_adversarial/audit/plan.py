@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,23 +137,33 @@ def load_plan(
     """
     content = _content(plan)
     _check_keys("the plan", content, _PLAN_KEYS, required=("name", "rows"))
-    seed = int(content.get("seed", 0)) if seed is None else int(seed)
+    seed = content.get("seed", 0) if seed is None else seed
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed of the plan must be a whole number >= 0, got {seed!r}.")
     found: list[Row] = []
     left_out: list[str] = []
     bases: dict[str, str] = {}
     if not isinstance(content["rows"], Mapping) or not content["rows"]:
         raise ValueError("rows of the plan must map names to rows.")
     for name, row in content["rows"].items():
-        needs = (row or {}).get("needs", "queries")
-        title = (row or {}).get("title", name)
-        if (row or {}).get("modality", MODALITY[units]) != MODALITY[units]:
+        row = {} if row is None else row
+        if not isinstance(row, Mapping):
+            raise ValueError(f"row {str(name)!r} of the plan must be a mapping, got {type(row).__name__} {row!r:.80}.")
+        needs = row.get("needs", "queries")
+        title = row.get("title", name)
+        modality = row.get("modality", MODALITY[units])
+        if modality not in MODALITY.values():
+            raise ValueError(
+                f"modality of row {str(name)!r} must be one of {', '.join(MODALITY.values())}, got {modality!r}."
+            )
+        if modality != MODALITY[units]:
             left_out.append(f"{title}: for {row['modality']}, and budgets are in {units}.")
             continue
-        if (row or {}).get("when") == NO_GRADIENTS and differentiable:
+        if row.get("when") == NO_GRADIENTS and differentiable:
             left_out.append(f"{title}: in this plan for targets without gradients alone.")
             continue
         try:
-            made = _rows_of(str(name), row or {}, units, seed)
+            made = _rows_of(str(name), row, units, seed)
         except _NotInstalled as error:
             left_out.append(f"{title}: {error}")
             continue
@@ -179,10 +190,14 @@ def load_plan(
     if not found or found[0].name != CLEAN:
         found.insert(0, Row(CLEAN, "Clean images", "clean", description="The unchanged images."))
     _check_distinct(found)
-    tolerance = float(content.get("surface_tolerance_mm", 2.0))
-    if not tolerance > 0:
-        raise ValueError(f"surface_tolerance_mm must be > 0 mm, got {tolerance:g}.")
-    return Plan(str(content["name"]), str(content.get("description", "")), found, left_out, seed, tolerance)
+    tolerance = content.get("surface_tolerance_mm", 2.0)
+    if not _is_number(tolerance) or not 0 < tolerance < math.inf:
+        raise ValueError(f"surface_tolerance_mm must be > 0 mm and a finite number, got {tolerance!r}.")
+    return Plan(str(content["name"]), str(content.get("description", "")), found, left_out, seed, float(tolerance))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class _NotInstalled(Exception):
@@ -196,7 +211,10 @@ def _content(plan: Any) -> Mapping[str, Any]:
     if text in plan_names():
         raw = (resources.files("monai_adversarial.audit") / "plans" / f"{text}.yaml").read_text(encoding="utf-8")
     elif Path(text).is_file():
-        raw = Path(text).read_text(encoding="utf-8")
+        try:
+            raw = Path(text).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"cannot read the plan {text}: it is not UTF-8 (byte {error.start}).") from error
     else:
         raise FileNotFoundError(f"there is no plan {text}: it must be {', '.join(plan_names())} or a YAML file.")
     try:
@@ -241,13 +259,17 @@ def _rows_of(name: str, row: Mapping[str, Any], units: str, seed: int) -> list[R
         "needs": needs,
         "goal": row.get("goal", ""),
         "description": " ".join(str(row.get("description", "")).split()),
-        "ids": tuple(row.get("ids", ())),
+        "ids": tuple(row.get("ids", ())) if isinstance(row.get("ids", ()), (list, tuple)) else None,
     }
+    if common["ids"] is None:
+        raise ValueError(f"ids of row {name!r} must be a list, got {row['ids']!r:.80}.")
     title = str(row.get("title", name))
     if "attack" not in row:
         if family != "clean":
             raise ValueError(f"row {name!r} lacks the key 'attack'.")
         return [Row(name, title, attack=None, **common)]
+    if not isinstance(row["attack"], Mapping):
+        raise ValueError(f"attack of row {name!r} must be a component with _target_, got {row['attack']!r:.80}.")
     variants = _variants(name, row.get("over"), units)
     made = []
     for changes, suffix, budget in variants:
@@ -281,6 +303,9 @@ def _variants(name: str, over: Any, units: str) -> list[tuple[dict[str, Any], st
         values, extra = values.get(units, []), {"units": units}
     if not isinstance(values, (list, tuple)):
         raise ValueError(f"over of row {name!r} must give a list of values for {argument!r}, got {values!r}.")
+    for value in values:
+        if not _is_number(value):
+            raise ValueError(f"over of row {name!r} must give numbers for {argument!r}, got {value!r:.80}.")
     words = argument.replace("_", " ")
     return [
         ({argument: value, **extra}, f"_{value:g}", {"value": value, "text": f"{words} {value:g}"}) for value in values

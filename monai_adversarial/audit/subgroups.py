@@ -39,10 +39,18 @@ def read_subgroups(
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"there is no CSV file of subgroups {file}.")
-    with open(file, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        names = [name for name in reader.fieldnames or [] if name]
-        rows = list(reader)
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            names = [name for name in reader.fieldnames or [] if name]
+            rows = list(reader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot read the subgroups {file.name}: they are not UTF-8 (byte {error.start}).") from error
+    except csv.Error as error:
+        raise ValueError(f"cannot read the subgroups {file.name} as CSV: {error}.") from error
+    twice = [name for position, name in enumerate(names) if name in names[:position]]
+    if twice:
+        raise ValueError(f"the subgroups {file.name} have the column {twice[0]!r} twice.")
     if len(names) < 2:
         raise ValueError(f"the subgroups {file.name} must have a header with a case column and others, got {names}.")
     wanted = list(columns) if columns is not None else names[1:]
@@ -54,6 +62,8 @@ def read_subgroups(
         name = (row[names[0]] or "").strip()
         if name in by_name:
             raise ValueError(f"the subgroups {file.name} name the case {name!r} twice.")
+        if None in row:  # DictReader's key for cells beyond the header
+            raise ValueError(f"the subgroups {file.name} have more cells than columns in the row of {name!r}.")
         by_name[name] = row
     found: dict[str, dict[str, str]] = {column: {} for column in wanted}
     lost = []
@@ -64,6 +74,10 @@ def read_subgroups(
         if not matches:
             lost.append(str(case["case_id"]))
             continue
+        if len(set(matches)) > 1:
+            raise ValueError(
+                f"the subgroups {file.name} name one case twice, as {matches[0]!r} and as {matches[1]!r}: keep one row."
+            )
         for column in wanted:
             found[column][str(case["case_id"])] = (by_name[matches[0]][column] or "").strip() or "not given"
     if lost:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_adversarial.audit.health import health_checks
+from monai_adversarial.audit.run_checks import run_checks
 from monai_adversarial.metrics import summarize
 from monai_adversarial.studies.measurement import by_reference
 from monai_adversarial.studies.reports.measurements import worst_measurements
@@ -208,7 +209,10 @@ def summarize_audit(
         "results": found,
         "subgroups": subgroup_results(records, groups or {}, rows, seed),
         "cases": [_case(record) for record in records],
-        "health": health_checks(records, plan["rows"]),
+        "health": [
+            *run_checks(records, plan["rows"], data.get("cases"), target.get("facts", ())),
+            *health_checks(records, plan["rows"]),
+        ],
         "failures": [dict(one) for one in failures],
         "not_tested": list(not_tested),
         "volumes": [

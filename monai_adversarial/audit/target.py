@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +17,13 @@ from monai.engines.utils import default_prepare_batch, engine_apply_transform
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage
 
+from monai_adversarial.audit.case_checks import cause_of, check_image, check_label_covers, is_nifti
 from monai_adversarial.audit.facts import Fact, Missing, TargetError
 from monai_adversarial.audit.parts import TargetParts
 from monai_adversarial.audit.segmentation import Segmentation, affine_of, on_grid, same_grid
 from monai_adversarial.audit.targets.bundle_items import SeveralFiles, blank_label
+from monai_adversarial.data.saving import read_back
+from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.models import AttackedModel, install_recorders
 from monai_adversarial.models.engine_parts import preprocessing_of
 from monai_adversarial.models.predictor import Predictor
@@ -105,6 +109,7 @@ class AuditTarget:
         self.postprocessing = parts.postprocessing
         self.prepare_batch = parts.prepare_batch or default_prepare_batch
         self._hashes: dict[str, Any] | None = None
+        self._channels: int | None = None  # of the images, once one of them went through
 
     @classmethod
     def of_model(cls, model: AttackedModel, name: str = "") -> AuditTarget:
@@ -179,16 +184,25 @@ class AuditTarget:
             entry: of ``find_cases``: paths of image and label, ``case_id``.
 
         Raises:
-            ValueError: for a pipeline that gives several items of one image, or none.
+            RuntimeError: for a file that cannot be read.
+        ValueError: for files that hold no image in mm, a label that does not lie on its image, and a pipeline that
+            fails, or gives several items of one image, or none.
         """
         image_key, label_key = self.parts.image_key, self.parts.label_key
         label_file = entry.get("label")
+        check_image(str(entry["case_id"]), entry["image"])
+        if label_file is not None and is_nifti(label_file):
+            read = _read_volume(label_file)
+            check_label_covers(str(entry["case_id"]), entry["image"], tuple(read.shape[1:]), affine_of(read))
         item: Any = {image_key: entry["image"]}
         with tempfile.TemporaryDirectory() as folder:
             if self.parts.preprocesses_label:
                 # A pipeline that cannot do without gets an empty one, which nothing is scored against.
                 item[label_key] = blank_label(entry["image"], Path(folder)) if label_file is None else label_file
-            item = self.preprocessing(item) if self.preprocessing is not None else _loaded(item)
+            try:
+                item = self.preprocessing(item) if self.preprocessing is not None else _loaded(item)
+            except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+                raise ValueError(f"the preprocessing of {self.name} fails: {cause_of(error)}") from error
         if not isinstance(item, Mapping):
             raise ValueError(
                 f"the preprocessing of {self.name} gives {type(item).__name__} for one image: an audit needs one item."
@@ -260,21 +274,32 @@ class AuditTarget:
         Args:
             case: that the image is of.
             image: as ``case.image``; None for it.
+
+        Raises:
+            ValueError: for an image with other channels than the cases before it, and a network that answers NaN to a
+                clean image.
         """
         given = case.image if image is None else _in_the_kind_of(image, case.image)
         model = self.model_for(case)
         args, kwargs = case.arguments
         predictor = Predictor(model, given, model.units_for(None))
-        if model.found_classes is None:  # once: what the network's answer means
+        channels = int(case.image.shape[1])
+        if self._channels is None:  # once: what the network's answer means
             self._look(model, case)
+            self._channels = channels
+        elif channels != self._channels:
+            raise ValueError(f"the image of {case.name} has {channels} channels, those before it {self._channels}.")
         inferer: Callable[..., Any] = model.inferer or SimpleInferer()
         with held_still(unwrap(model.network)) as network, torch.inference_mode(False), torch.no_grad():
             seen = (
                 given if model.image_units == "network" or predictor.intensity is None else predictor.intensity(given)
             )
             answer = inferer(seen, network, *args, **kwargs)
+        picked = _picked(model, answer)
+        if image is None and isinstance(picked, torch.Tensor) and not bool(torch.isfinite(picked).all()):
+            raise ValueError(f"the network's answer to the clean image of {case.name} holds NaN or infinite values.")
         if self.postprocessing is None:
-            return self._read(model, _picked(model, answer), case)
+            return self._read(model, picked, case)
         batch = {**case.batch, self.parts.image_key: given}
         output = {self.parts.image_key: given, self.parts.pred_key: answer}
         label = case.batch.get(self.parts.label_key)
@@ -291,6 +316,8 @@ class AuditTarget:
         predictor = Predictor(model, case.image, model.units_for(None))
         with torch.inference_mode(False), torch.no_grad(), frozen(predictor.networks):
             predictor.read_clean(model.image_part(detached(case.image)))
+        classes = model.found_classes or 1
+        organ_channels(classes, model.activation_of(classes), model.class_names, model.scored_classes)
 
     def _read(self, model: AttackedModel, answer: torch.Tensor, case: AuditCase) -> Segmentation:
         """The segmentation in a tensor (1, channel, spatial...): class map, one-hot, masks or logits."""
@@ -361,8 +388,18 @@ def _reader() -> Callable[[Any], Any]:
 
 
 def _read_volume(file: Any) -> MetaTensor:
-    """A file as MONAI reads it, (channel, spatial...)."""
-    return _reader()(file)
+    """A file as MONAI reads it, (channel, spatial...).
+
+    Raises:
+        RuntimeError: for a file that cannot be read, in one sentence.
+    """
+    try:
+        return _reader()(file)
+    except Exception as error:
+        if is_nifti(file):
+            with contextlib.suppress(TypeError):
+                read_back(file)  # says what is wrong with it
+        raise RuntimeError(f"cannot read {file}: {cause_of(error)}") from error
 
 
 def _in_the_kind_of(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from monai_adversarial.attacks import Attack, AttackResult
+from monai_adversarial.audit.case_checks import check_label_values
 from monai_adversarial.audit.native_image import save_clean, save_native
 from monai_adversarial.audit.picture import save_picture
 from monai_adversarial.audit.plan import Plan, Row
@@ -87,12 +88,21 @@ class AuditUnit:
         """Run the unit, write its files below ``output_dir`` and return its record."""
         began = time.perf_counter()
         clean = self._clean()
+        if self.case.reference is not None:
+            check_label_values(
+                self.case.name,
+                self.case.reference.values,
+                self.case.reference.masks,
+                self.target.model.found_classes or 1,
+                self.scored.ignore_index,
+            )
         if self.row.attack is None:
             reference = self._reference(clean)
             scores = {"clean": self._score(clean, reference)}
             cost = {"forwards": 1, "backwards": 0}
             files = {"clean": save_clean(self.case, unit_files(output_dir, self.cell)["clean"])} if self.images else {}
-            return self._record(None, scores, {}, cost, began, files, output_dir)
+            constant = bool((clean.values == clean.values.flatten()[0]).all())
+            return self._record(None, scores, {"constant_answer": constant}, cost, began, files, output_dir)
         attack: Attack = self.row.attack
         attacked = self.target.model_for(self.case)
         crafted_on = self.surrogate if self.row.needs == "surrogate" and self.surrogate is not None else attacked
