@@ -25,7 +25,6 @@ from monai_adversarial.audit.summary import summarize_audit
 from monai_adversarial.audit.target import AuditTarget
 from monai_adversarial.data import find_cases
 from monai_adversarial.models import AttackedModel
-from monai_adversarial.models.read_intensity import ReadIntensity
 from monai_adversarial.studies.records import without_nan
 from monai_adversarial.studies.study import Failure
 
@@ -54,6 +53,7 @@ def audit(
     data_kind: str = "",
     shard: Shard | None = None,
     compare: Sequence[Mapping[str, Any]] = (),
+    title: str = "",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Audit a deployed network and write ``report.html``, ``audit.json`` and tables.
@@ -76,6 +76,7 @@ def audit(
         data_kind: what the data are, for the report: ``"phantoms"``, ``"scans"``.
         shard: this process's part of the cases; None for that of ``torchrun``, or all.
         compare: ``audit.json`` of other audits of the same cases, shown beside.
+        title: of the report; empty for one with the target's name.
         progress: show a progress bar.
 
     Returns:
@@ -99,6 +100,7 @@ def audit(
         data_kind=data_kind,
         shard=shard,
         compare=compare,
+        title=title,
         progress=progress,
     )
     return study.run()
@@ -117,6 +119,7 @@ def make_study(
     data_kind: str = "",
     shard: Shard | None = None,
     compare: Sequence[Mapping[str, Any]] = (),
+    title: str = "",
     **options: Any,
 ) -> AuditStudy:
     """The study that ``audit`` runs; see there."""
@@ -132,7 +135,7 @@ def make_study(
         units = budget_units(target)
         plan = load_plan(plan, units, target.differentiable, surrogate is not None, rows, seed)
     shard = Shard.from_environment() if shard is None else shard
-    reporter = _Reporter(target, plan, groups or {}, data_kind, compare, surrogate is not None)
+    reporter = _Reporter(target, plan, groups or {}, data_kind, compare, surrogate is not None, title)
     return AuditStudy(target, entries, plan, output_dir, reporter, surrogate, shard=shard, **options)
 
 
@@ -155,15 +158,8 @@ def as_target(model: Any) -> AuditTarget:
 
 
 def budget_units(target: AuditTarget) -> str:
-    """``"HU"`` where one exact map lies between file and network, else ``"percentile"``: a share of each image's range.
-
-    An image-dependent map (MRI) makes raw values that mean something else in every image.
-    """
-    found = target.model.intensity
-    if target.model.image_units == "HU" and found is None:
-        return "HU"
-    exact = found.exact if isinstance(found, ReadIntensity) else found
-    return "HU" if exact is not None else "percentile"
+    """See ``AuditTarget.budget_units``."""
+    return target.budget_units
 
 
 class _Reporter:
@@ -177,9 +173,11 @@ class _Reporter:
         data_kind: str,
         compare: Sequence[Mapping[str, Any]],
         has_surrogate: bool,
+        title: str = "",
     ) -> None:
         self.target, self.plan, self.groups, self.data_kind = target, plan, groups, data_kind
-        self.compare, self.has_surrogate = list(compare), has_surrogate
+        self.title = title or f"Robustness audit of {target.name}"
+        self.compare, self.has_surrogate = _titled_apart(self.title, compare), has_surrogate
         self.began, self.clock = datetime.now(timezone.utc), time.perf_counter()
 
     def __call__(
@@ -189,7 +187,7 @@ class _Reporter:
         summary: dict[str, Any] = without_nan(
             summarize_audit(
                 records,
-                title=f"Robustness audit of {self.target.name}",
+                title=self.title,
                 target=self._target(study, records),
                 plan={
                     "name": self.plan.name,
@@ -262,6 +260,16 @@ class _Reporter:
             "spacing_mm": records[0]["spacing_mm"] if records else [],
             "notes": notes,
         }
+
+
+def _titled_apart(title: str, others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Audits that are shown beside one, each with a title of its own: two weights of one bundle share a name."""
+    taken, found = {title}, []
+    for number, other in enumerate(others):
+        own = str(other["title"])
+        found.append({**other, "title": own if own not in taken else f"{own} (other audit {number + 1})"})
+        taken.add(own)
+    return found
 
 
 def versions() -> dict[str, str]:

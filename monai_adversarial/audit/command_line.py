@@ -101,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--images", action="store_true", help="save adversarial images on the grid of their files")
     plan.add_argument("--no-pictures", action="store_true", help="draw nothing")
     plan.add_argument("--compare", nargs="+", default=[], metavar="DIR", help="other audits, shown beside this one")
+    plan.add_argument(
+        "--title", default="", metavar="TEXT", help="of the report, instead of one with the target's name"
+    )
     plan.add_argument("--dry-run", action="store_true", help="what was read, what must be told, what the plan costs")
     plan.add_argument("--shard", metavar="RANK/COUNT", help="run this part of the cases (job arrays)")
     told = made.add_argument_group("what the target cannot say")
@@ -167,6 +170,7 @@ def _audit(options: argparse.Namespace) -> int:
             data_kind=options.data_kind,
             shard=Shard.from_text(options.shard) if options.shard else None,
             compare=compare,
+            title=options.title,
         )
     finally:
         target.close()

@@ -45,6 +45,7 @@ def save_picture(
     cell: Cell,
     labeled: bool,
     measurements: Mapping[str, Mapping[str, object]],
+    hounsfield: bool = False,
 ) -> bool:
     """Draw a case; see ``save_panel``.
 
@@ -59,6 +60,7 @@ def save_picture(
         cell: names of case and row.
         labeled: whether the reference is a label.
         measurements: of ``measured_budgets``.
+        hounsfield: whether the file's values are HU.
 
     Returns:
         Whether it was drawn: overlapping masks are not.
@@ -71,8 +73,7 @@ def save_picture(
     clean, adversarial = clean[0, 0].float().cpu(), adversarial[0, 0].float().cpu()
     sample = clean.flatten()[:: max(1, clean.numel() // 100_000)]
     low, high = (float(torch.quantile(sample, at)) for at in (0.01, 0.99))
-    hounsfield = known and float(clean.min()) < -100
-    window = SOFT_TISSUE if hounsfield else (low, max(high, low + 1e-6))
+    window = SOFT_TISSUE if known and float(clean.min()) < -100 else (low, max(high, low + 1e-6))
     displacement = displacement_in_mm(result) if result.bound.geometric else None
     volumes = [clean, adversarial, *(one.values for one in (segmentations[0], moved, *segmentations[1:]))]
     gain = gain_in_percent(result)
@@ -103,7 +104,7 @@ def save_picture(
         class_names=dict(organs),
         window=window,
         gain=gain,
-        units="HU" if hounsfield else "file values" if known else "network values",
+        units="HU" if known and hounsfield else "file values" if known else "network values",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_when_complete(path) as temporary:

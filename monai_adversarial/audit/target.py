@@ -27,6 +27,7 @@ from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.models import AttackedModel, install_recorders
 from monai_adversarial.models.engine_parts import preprocessing_of
 from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.models.read_intensity import ReadIntensity
 from monai_adversarial.studies.measurement import network_hashes
 from monai_adversarial.utils.hashing import describe
 from monai_adversarial.utils.modules import frozen, held_still, modules_of, unwrap
@@ -139,6 +140,16 @@ class AuditTarget:
         return self.parts.missing
 
     @property
+    def budget_units(self) -> str:
+        """``"HU"`` where one exact map lies between file and network, else ``"percentile"``: a share of each image's
+        range. An image-dependent map (MRI) makes raw values that mean something else in every image."""
+        found = self.model.intensity
+        if self.model.image_units == "HU" and found is None:
+            return "HU"
+        exact = found.exact if isinstance(found, ReadIntensity) else found
+        return "HU" if exact is not None else "percentile"
+
+    @property
     def device(self) -> torch.device:
         """Where the network's weights are."""
         for network in modules_of(unwrap(self.model.network)):
@@ -233,7 +244,7 @@ class AuditTarget:
             exclusive = several and bool((plain.sum(dim=0) == 1).all())
             values = plain.argmax(dim=0) if exclusive else plain if several else plain[0]
             case.reference = Segmentation(
-                values.round().to(torch.int32), several and not exclusive, affine_of(case.image)
+                values.float().round().to(torch.int32), several and not exclusive, affine_of(case.image)
             )
             return
         read = _read_volume(file)
@@ -336,7 +347,7 @@ class AuditTarget:
             if same_grid(on_network, like):
                 plain = as_plain(case.label)[0].cpu()
                 values = plain if case.reference.masks else plain.argmax(dim=0) if plain.shape[0] > 1 else plain[0]
-                return Segmentation(values.round().to(torch.int32), case.reference.masks, like.affine)
+                return Segmentation(values.float().round().to(torch.int32), case.reference.masks, like.affine)
         return on_grid(case.reference, like)
 
     def close(self) -> None:

@@ -37,6 +37,9 @@ from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["AuditUnit", "unit_files"]
 
+#: units of what is measured where the file's values are not HU
+FILE_VALUES = "file values"
+
 
 def unit_files(output_dir: Path, cell: Cell) -> dict[str, Path]:
     """The files that a unit may write: kind -> path."""
@@ -122,7 +125,7 @@ class AuditUnit:
         }
         if moved is not None:
             scores["adversarial_original_label"] = self._score(adversarial, reference)
-        measurements = measured_budgets(result.budgets, norm_of(attack))
+        measurements = _in_file_values(measured_budgets(result.budgets, norm_of(attack)), self.target.budget_units)
         found = {"reference": reference, "clean": clean, "adversarial": adversarial}
         files, saved = self._files(result, found, moved, scores, measurements, output_dir)
         extra = {
@@ -156,7 +159,23 @@ class AuditUnit:
 
     def _reference(self, clean: Segmentation) -> Segmentation:
         found = self.target.reference_of(self.case, clean)
+        if found is not None and clean.masks and not found.masks:
+            self._check_class_map(found, int(clean.values.shape[0]))
         return clean if found is None else found
+
+    def _check_class_map(self, label: Segmentation, channels: int) -> None:
+        """A class map for masks that may overlap: its values must be those of the channels.
+
+        The labels 1, 2 and 4 of BraTS are not, and would be compared with regions that they are not.
+        """
+        values = [int(value) for value in label.values.unique().tolist()]
+        if max(values) > channels:
+            raise ValueError(
+                f"the label of {self.case.name} is a class map with the values {values}, but {self.target.name} "
+                f"answers with {channels} masks: nothing says which values make up each mask; give a label with one "
+                "channel per mask, or read a config whose preprocessing makes masks of labels "
+                "(--config-file train.json evaluate.json)."
+            )
 
     def _score(self, prediction: Segmentation, reference: Segmentation) -> dict[str, dict[str, Any]]:
         organs = self._organs(self.target.model)
@@ -168,7 +187,7 @@ class AuditUnit:
         """A reference as an attack has it, on the grid of the network's image."""
         plain = as_plain(label).detach().cpu()[0]
         values = plain if like.masks else plain.argmax(dim=0) if plain.shape[0] > 1 else plain[0]
-        return Segmentation(values.round().to(torch.int32), like.masks, affine_of(self.case.image))
+        return Segmentation(values.float().round().to(torch.int32), like.masks, affine_of(self.case.image))
 
     def _control(self, result: AttackResult, reference: Segmentation, clean: Segmentation) -> dict[str, Any]:
         """Scores under a random change of the same kind and size."""
@@ -204,6 +223,7 @@ class AuditUnit:
                 self.cell,
                 self.reference_kind == LABEL,
                 measurements,
+                hounsfield=self.target.budget_units == "HU",
             )
             files |= {"panel": places["panel"]} if drawn else {}
         saved: dict[str, Any] = {}
@@ -259,6 +279,14 @@ class AuditUnit:
             shape=list(self.case.image.shape[1:]),
             **{key: value for key, value in extra.items() if key != "measurements"},
         )
+
+
+def _in_file_values(measurements: dict[str, dict[str, Any]], budget_units: str) -> dict[str, dict[str, Any]]:
+    """Measurements of files that hold no HU (MRI, color pictures): their raw values are called what they are."""
+    if budget_units != "HU":
+        for one in measurements.values():
+            one["units"] = FILE_VALUES if one["units"] == "HU" else one["units"]
+    return measurements
 
 
 def _draws(result: AttackResult, organs: Mapping[int, str]) -> dict[str, Any] | None:

@@ -46,7 +46,8 @@ def find_cases(
       and ``segmentation-0`` (LiTS);
     - a folder of patients' folders with one image and its label each: ``imaging`` and ``segmentation`` (KiTS), ``ct``
       and ``segmentations`` with one mask per organ (TotalSegmentator), or any of the names above;
-    - a MONAI datalist (``.json``) with paths relative to it, or a folder with nothing but a ``datalist.json``;
+    - a MONAI datalist (``.json``) with paths relative to it, or a folder with nothing but a ``datalist.json``; an
+      image of several files (BraTS) is a list of paths;
     - one NIfTI file.
 
     Where a folder has no labels at all, its cases are attacked and scored against the network's own clean prediction.
@@ -215,12 +216,15 @@ def _listed(path: Path, entry: Any, image_key: str, label_key: str) -> dict[str,
     """One case of a datalist."""
     entry = {image_key: entry} if isinstance(entry, str) else entry
     image = _only(entry.get(image_key)) if isinstance(entry, dict) else None
-    if not isinstance(image, str) or not image:
+    # An image of several files, such as the sequences of an MRI, is a list of them.
+    files: list[Any] = image if isinstance(image, list) else [image]
+    if not files or not all(isinstance(file, str) and file for file in files):
         raise ValueError(
-            f"every case of the datalist {path} must give the path of one image under {image_key!r}, got "
-            f"{_start(entry)}."
+            f"every case of the datalist {path} must give the path of one image under {image_key!r}, or a list of "
+            f"the files that it is made of, got {_start(entry)}."
         )
-    case = {image_key: str(path.parent / image)}
+    found = [str(path.parent / file) for file in files]
+    case: dict[str, Any] = {image_key: found if isinstance(image, list) else found[0]}
     label = _only(entry.get(label_key))
     if label is not None and (not isinstance(label, str) or not label):
         raise ValueError(

@@ -228,6 +228,19 @@ def test_names_never_collide(tmp_path: Path) -> None:
     assert len(set(names)) == 4
 
 
+def test_an_image_of_several_files_is_a_list_of_a_datalist(tmp_path: Path) -> None:
+    touch(tmp_path, "a_t1.nii", "a_t2.nii", "a_seg.nii")
+    listed = [{"image": ["a_t1.nii", "a_t2.nii"], "label": "a_seg.nii"}]
+    (tmp_path / "l.json").write_text(json.dumps(listed))
+    (case,) = find_cases(tmp_path / "l.json")
+    assert case["image"] == [str(tmp_path / "a_t1.nii"), str(tmp_path / "a_t2.nii")]
+    assert case["label"] == str(tmp_path / "a_seg.nii")
+    for wrong in ([], ["a_t1.nii", 2], ["a_t1.nii", ""]):
+        (tmp_path / "l.json").write_text(json.dumps([{"image": wrong}]))
+        with pytest.raises(ValueError, match="a list of the files that it is made of"):
+            find_cases(tmp_path / "l.json")
+
+
 def test_a_list_of_labels_is_not_dropped(tmp_path: Path) -> None:
     touch(tmp_path, "i.nii", "l.nii", "m.nii")
     (tmp_path / "l.json").write_text(json.dumps([{"image": "i.nii", "label": ["l.nii"]}]))

@@ -129,12 +129,12 @@ def _overview(summary: Mapping[str, Any], reference: str) -> Markup | None:
 
 def _curves(audits: Sequence[Mapping[str, Any]], reference: str) -> list[Markup]:
     """A chart per series of at least two budgets; further audits are drawn where the row is the same test."""
-    series: dict[str, None] = {}
+    series: dict[str, str] = {}
     for row in audits[0]["plan"]["rows"]:
         if row.get("series") and row.get("budget"):
-            series[row["series"]] = None
+            series.setdefault(row["series"], row["title"].removesuffix(f", {row['budget'].get('text')}"))
     found = []
-    for position, title in enumerate(series):
+    for position, (own, title) in enumerate(series.items()):
         curves = {}
         for number, audit in enumerate(audits):
             results = views.results_of(audit, reference)
@@ -142,7 +142,7 @@ def _curves(audits: Sequence[Mapping[str, Any]], reference: str) -> list[Markup]
             points = [
                 (row, results[row["name"]])
                 for row in audits[0]["plan"]["rows"]
-                if row.get("series") == title and row["name"] in results and same_row(row, theirs.get(row["name"]))
+                if row.get("series") == own and row["name"] in results and same_row(row, theirs.get(row["name"]))
             ]
             points = [point for point in points if figures.defined((point[0].get("budget") or {}).get("value"))]
             points.sort(key=lambda point: point[0]["budget"]["value"])

@@ -176,9 +176,14 @@ def _successes(summary: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     return f"{successes} of {known} case{'s' if known != 1 else ''}{undefined}"
 
 
+#: of units and measurements, where records have short ones
+UNITS = {"percentile": "of the image's range", "network": "network values"}
+NAMES = {"noise_linf": "noise, L-infinity norm", "noise_l2": "noise, L2 norm", "rms_change": "root mean square change"}
+
+
 def _measured(name: str, found: Mapping[str, Any]) -> dict[str, str]:
     """A measurement beside its limit; one that is beyond it within its tolerance says so."""
-    units = f" {found['units']}" if found.get("units") else ""
+    units = f" {UNITS.get(found['units'], found['units'])}" if found.get("units") else ""
     worst, limit, lower = value_of(found, "worst"), value_of(found, "limit"), found.get("bound") == "lower"
     text = f"{significant(worst)}{units}" if worst is not None else NOT_DEFINED
     if limit is not None:
@@ -191,7 +196,9 @@ def _measured(name: str, found: Mapping[str, Any]) -> dict[str, str]:
                 f"within the rounding of the file, {significant(tolerance)}" if within else "the budget was not kept"
             )
     norm = found.get("norm")
-    title = name.replace("_", " ") + (f", {str(norm).replace('_', ' ')} norm" if norm and str(norm) not in name else "")
+    title = NAMES.get(name, name.replace("_", " ")) + (
+        f", {str(norm).replace('_', ' ')} norm" if norm and str(norm) not in name else ""
+    )
     return {"title": title, "text": text}
 
 
