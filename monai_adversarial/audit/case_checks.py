@@ -13,7 +13,7 @@ import torch
 from monai_adversarial.data.saving import VOLUME_ENDINGS, read_back, read_reference, volume_name
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["check_image", "check_label_covers", "check_label_values", "cause_of"]
+__all__ = ["cause_of", "check_image", "check_label_covers", "check_label_values", "is_nifti", "says_voxel_size"]
 
 #: mm along which no scan extends: the header is not in mm
 LONGEST = 10_000.0
@@ -73,6 +73,20 @@ def _check_file(name: str, file: Any) -> None:
             f"the image of {name} has the value {float(voxels.min()):g} in every voxel: there is nothing to segment "
             "and nothing to attack."
         )
+
+
+def says_voxel_size(files: Any) -> bool:
+    """Whether a file says how large its voxels are: a NIfTI header of neither form and 1 mm everywhere does not.
+
+    Args:
+        files: path, or paths of the channels; formats other than NIfTI are taken to say it.
+    """
+    first = files[0] if isinstance(files, (list, tuple)) else files
+    if not is_nifti(first):
+        return True
+    header = read_reference(first).header
+    coded = any(int(header[code]) for code in ("qform_code", "sform_code") if code in header)
+    return coded or any(float(step) != 1.0 for step in header.get_zooms()[:3])
 
 
 def check_label_covers(name: str, image: Any, shape: tuple[int, ...], affine: torch.Tensor | None) -> None:

@@ -104,6 +104,17 @@ def _clean_score(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "there counts as an error before and under attack.",
             )
         )
+    unsized = [record["case"] for record in records if record.get("says_voxel_size") is False]
+    if unsized:
+        found.append(
+            _check(
+                "voxel size",
+                "clean",
+                "warn",
+                f"the files of {len(unsized)} of {len(records)} cases do not say how large a voxel is, and 1 mm is "
+                "taken: mm and ml mean voxels there.",
+            )
+        )
     undefined = [record["case"] for record in records if _undefined(record)]
     if undefined:
         found.append(

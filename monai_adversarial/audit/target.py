@@ -288,7 +288,7 @@ class AuditTarget:
             self._look(model, case)
             self._channels = channels
         elif channels != self._channels:
-            raise ValueError(f"the image of {case.name} has {channels} channels, those before it {self._channels}.")
+            raise ValueError(f"the image of {case.name} has {channels} channels, other cases have {self._channels}.")
         inferer: Callable[..., Any] = model.inferer or SimpleInferer()
         with held_still(unwrap(model.network)) as network, torch.inference_mode(False), torch.no_grad():
             seen = (

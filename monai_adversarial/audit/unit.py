@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from monai_adversarial.attacks import Attack, AttackResult
-from monai_adversarial.audit.case_checks import check_label_values
+from monai_adversarial.audit.case_checks import check_label_values, says_voxel_size
 from monai_adversarial.audit.native_image import save_clean, save_native
 from monai_adversarial.audit.picture import save_picture
 from monai_adversarial.audit.plan import Plan, Row
@@ -102,7 +102,8 @@ class AuditUnit:
             cost = {"forwards": 1, "backwards": 0}
             files = {"clean": save_clean(self.case, unit_files(output_dir, self.cell)["clean"])} if self.images else {}
             constant = bool((clean.values == clean.values.flatten()[0]).all())
-            return self._record(None, scores, {"constant_answer": constant}, cost, began, files, output_dir)
+            seen = {"constant_answer": constant, "says_voxel_size": says_voxel_size(self.case.file)}
+            return self._record(None, scores, seen, cost, began, files, output_dir)
         attack: Attack = self.row.attack
         attacked = self.target.model_for(self.case)
         crafted_on = self.surrogate if self.row.needs == "surrogate" and self.surrogate is not None else attacked

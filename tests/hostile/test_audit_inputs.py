@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from monai.transforms import Activationsd, AsDiscreted, Compose, EnsureChannelFirstd, LoadImaged, NormalizeIntensityd
+from PIL import Image
 
 from monai_adversarial.audit import TargetParts
 from monai_adversarial.audit.command_line import main
@@ -136,7 +138,7 @@ IMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text": (lambda path: path.write_text("no image"), "cannot read <image of"),
     "NaN": (of(with_value(float("nan"))), "must be finite, got 1 NaN"),
     "infinite, which a window would hide": (of(with_value(float("inf"))), "must be finite, got 1 NaN or infinite"),
-    "two volumes": (of(np.stack([IMAGE] * 2, axis=-1)), "has 2 channels, those before it 1"),
+    "two volumes": (of(np.stack([IMAGE] * 2, axis=-1)), "has 2 channels, other cases have 1"),
     "one plane": (of(IMAGE[..., 0]), "5 dimensions"),
     "complex": (of(IMAGE.astype(np.complex64)), "must hold real numbers, got complex"),
     "color": (lambda path: nibabel.save(nibabel.Nifti1Image(RGB, GRID), path), "must hold real numbers"),
@@ -567,6 +569,32 @@ def test_a_shard_alone_says_which_cases_it_lacks(good: Path, tmp_path: Path) -> 
     ended = run(tmp_path / "out", good, CLEAN, "--shard", "0/2")
     assert ("all cases", "fail") in ended.flags()
     assert ("all cases", "fail") not in run(tmp_path / "out", good, CLEAN).flags()
+
+
+def test_a_color_picture_and_a_file_without_voxel_size(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 18, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(data / f"{PATIENT}.png")
+    nibabel.save(nibabel.Nifti1Image(IMAGE, None), data / "plain.nii")
+    entries = [{"image": f"{PATIENT}.png"}, {"image": "plain.nii"}]
+    (data / "dataset.json").write_text(json.dumps({"testing": entries}), encoding="utf-8")
+    ended = run(tmp_path / "out", data / "dataset.json")
+    assert ended.status == 1 and "has 3 channels, other cases have 1" in ended.errors[0]
+    assert ("voxel size", "warn") in ended.flags() and PATIENT not in json.dumps(ended.summary)
+
+
+def test_budgets_of_the_images_range_on_an_image_that_is_nearly_constant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), NormalizeIntensityd("image")])
+    deployed = Compose([Activationsd("pred", softmax=True), AsDiscreted("pred", argmax=True)])
+    monkeypatch.setattr("tests.audit.pipeline.target", lambda: parts(preprocessing=read, postprocessing=deployed))
+    values = np.full(SHAPE, 60, np.int16)
+    values[10, 9, 6] = 61
+    save(tmp_path / "flat.nii", values)
+    ended = run(tmp_path / "out", tmp_path / "flat.nii", _plan(over={"epsilon": {"percentile": [0.05]}}))
+    assert ("images change", "fail") in ended.flags()
 
 
 def test_labels_that_are_empty_in_every_case_are_refused(tmp_path: Path) -> None:
