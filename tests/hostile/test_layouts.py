@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[dict[str, bytes], str, str]] = {
     "a missing file": (datalist(["a.nii"]), "list.json", "no image file"),
     "an empty path": (datalist([{"image": ""}]), "list.json", "path of one image"),
     "a number": (datalist([{"image": 5}]), "list.json", "path of one image"),
-    "two images in one case": (datalist([{"image": ["a.nii", "b.nii"]}]), "list.json", "path of one image"),
+    "a number among the files of an image": (datalist([{"image": ["a.nii", 5]}]), "list.json", "path of one image"),
     "an unknown section": (datalist({"cases": ["a.nii"]}), "list.json", "no section"),
     "an empty list": (datalist([]), "list.json", "must hold a list"),
     "no JSON": ({"list.json": b"{"}, "list.json", "cannot read"),
