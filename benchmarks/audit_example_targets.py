@@ -153,9 +153,15 @@ def make_zoo_bundle(
 
 
 def _make_masks(data: Path) -> None:
-    """Class maps without loss beside labels that are stored as JPEG."""
+    """Class maps without loss beside labels that are stored as JPEG, and without a class that a network lacks."""
+    import nibabel
     import numpy as np
     from PIL import Image
+
+    for file in data.rglob("merged.nii.gz"):
+        label: Any = nibabel.load(file)
+        values = np.asarray(label.dataobj)
+        nibabel.save(nibabel.Nifti1Image(np.where(values > 5, 0, values).astype(np.uint8), label.affine), file)
 
     for file in data.rglob("*_seg.jpg"):
         Image.fromarray((np.asarray(Image.open(file)) > 127).astype(np.uint8)).save(file.with_suffix(".png"))

@@ -172,6 +172,7 @@ ZOO_WORDS = (
 )
 CT_CASES = [{"image": f"imagesTr/case_{i}.nii.gz", "label": f"labelsTr/case_{i}.nii.gz"} for i in range(2)]
 SEQUENCES = ("t1ce", "t1", "t2", "flair")
+PHASES = ("12", "22-", "32-")
 BRATS_CASES = [
     {"image": [f"p{i}/p{i}_{name}.nii.gz" for name in SEQUENCES], "label": f"p{i}/p{i}_seg.nii.gz"} for i in range(2)
 ]
@@ -238,6 +239,20 @@ EXAMPLES = [
         _served,
         BY_QUERIES,
         server="server",
+    ),
+    Example(
+        "zoo_renal_ct",
+        "Model Zoo: `renalStructures_CECT_segmentation`",
+        f"CT, an image of three phases. {ZOO_WORDS}",
+        ZOO_COMMAND,
+        _zoo(
+            "renalStructures_CECT_segmentation",
+            [
+                {"image": [f"case{i}/{phase}.nii.gz" for phase in PHASES], "label": f"case{i}/merged.nii.gz"}
+                for i in range(2)
+            ],
+        ),
+        ZOO_PLAN,
     ),
     Example(
         "zoo_pediatric_ct",
