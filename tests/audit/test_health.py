@@ -79,7 +79,8 @@ def test_a_sound_evaluation_passes_every_check() -> None:
         ({"square": {"adversarial": 0.1}}, ("white box at least as strong", "square", "fail")),
         ({"pgd_2": {"adversarial": 0.1}}, ("falls with the budget", "pgd_8", "warn")),
         ({"clean": {"mean": {"clean": {"dice": 0.2}}}}, ("clean accuracy", "clean", "warn")),
-        ({"clean": {"mean": {"clean": {"dice": None}}}}, ("clean accuracy", "clean", "warn")),
+        ({"clean": {"mean": {"clean": {"dice": 0.16}}}}, ("clean accuracy", None, "fail")),
+        ({"clean": {"mean": {"clean": {"dice": None}}}}, ("clean accuracy", None, "fail")),
     ],
 )
 def test_each_flaw_is_flagged(changes: dict[str, Any], flag: tuple[str, str, str]) -> None:
