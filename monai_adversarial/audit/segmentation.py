@@ -12,7 +12,7 @@ from monai.transforms import SpatialResample
 
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["Segmentation", "affine_of", "on_grid", "same_grid"]
+__all__ = ["Segmentation", "affine_of", "label_on_image", "on_grid", "same_grid"]
 
 #: affines that differ by less (mm) are of one grid
 SAME_PLACE = 1e-2
@@ -52,6 +52,19 @@ def affine_of(image: Any) -> torch.Tensor | None:
         return None
     affine = torch.as_tensor(image.affine).detach().cpu().double()
     return affine[0] if affine.ndim == 3 else affine
+
+
+def label_on_image(label: torch.Tensor, image: Any, masks: bool) -> Segmentation:
+    """A label as an attack has it, (1, 1 or class, spatial...), on the grid of its image.
+
+    Args:
+        label: class map, one-hot or masks.
+        image: with the grid.
+        masks: whether channels may overlap.
+    """
+    plain = as_plain(label).detach().cpu()[0]
+    values = plain if masks else plain.argmax(dim=0) if plain.shape[0] > 1 else plain[0]
+    return Segmentation(values.float().round().to(torch.int32), masks, affine_of(image))
 
 
 def same_grid(first: Segmentation, second: Segmentation) -> bool:

@@ -158,12 +158,7 @@ class AuditStudy(Study):
 
     def files_hold(self, cell: Cell, record: Mapping[str, Any]) -> bool:
         """Whether the files are there with the content that was written."""
-        hashes = record["hashes"]["files"]
-        for kind, name in record["files"].items():
-            path = self.output_dir / name
-            if not path.is_file() or file_hash(path) != hashes.get(kind):
-                return False
-        return True
+        return self.recorded_files_hold(record)
 
     def _checked_inputs(self, case: str) -> dict[str, str]:
         if problem := self.entries[case].get("problem"):

@@ -20,7 +20,7 @@ from monai.transforms import Compose, EnsureChannelFirst, LoadImage
 from monai_adversarial.audit.case_checks import cause_of, check_image, check_label_covers, is_nifti
 from monai_adversarial.audit.facts import Fact, Missing, TargetError
 from monai_adversarial.audit.parts import TargetParts
-from monai_adversarial.audit.segmentation import Segmentation, affine_of, on_grid, same_grid
+from monai_adversarial.audit.segmentation import Segmentation, affine_of, label_on_image, on_grid, same_grid
 from monai_adversarial.audit.targets.bundle_items import SeveralFiles, blank_label
 from monai_adversarial.data.saving import read_back
 from monai_adversarial.metrics.organs import organ_channels
@@ -29,8 +29,9 @@ from monai_adversarial.models.engine_parts import preprocessing_of
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.models.read_intensity import ReadIntensity
 from monai_adversarial.studies.measurement import network_hashes
+from monai_adversarial.studies.scoring import device_of
 from monai_adversarial.utils.hashing import describe
-from monai_adversarial.utils.modules import frozen, held_still, modules_of, unwrap
+from monai_adversarial.utils.modules import frozen, held_still, unwrap
 from monai_adversarial.utils.plain import as_plain, detached
 
 __all__ = ["AuditCase", "AuditTarget"]
@@ -152,10 +153,7 @@ class AuditTarget:
     @property
     def device(self) -> torch.device:
         """Where the network's weights are."""
-        for network in modules_of(unwrap(self.model.network)):
-            for weight in network.parameters():
-                return weight.device
-        return torch.device("cpu")
+        return device_of(self.model)
 
     def facts(self) -> list[Fact]:
         """What was read, what was told, and what the first batch has shown."""
@@ -185,8 +183,8 @@ class AuditTarget:
 
         Raises:
             RuntimeError: for a file that cannot be read.
-        ValueError: for files that hold no image in mm, a label that does not lie on its image, and a pipeline that
-            fails, or gives several items of one image, or none.
+            ValueError: for files that hold no image in mm, a label that does not lie on its image, and a pipeline that
+                fails, or gives several items of one image, or none.
         """
         image_key, label_key = self.parts.image_key, self.parts.label_key
         label_file = entry.get("label")
@@ -343,11 +341,8 @@ class AuditTarget:
         if case.reference is None:
             return None
         if not same_grid(case.reference, like) and case.label is not None:
-            on_network = Segmentation(case.grid.values, affine=case.grid.affine)
-            if same_grid(on_network, like):
-                plain = as_plain(case.label)[0].cpu()
-                values = plain if case.reference.masks else plain.argmax(dim=0) if plain.shape[0] > 1 else plain[0]
-                return Segmentation(values.float().round().to(torch.int32), case.reference.masks, like.affine)
+            if same_grid(case.grid, like):
+                return label_on_image(case.label, case.image, case.reference.masks)
         return on_grid(case.reference, like)
 
     def close(self) -> None:

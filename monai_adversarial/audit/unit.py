@@ -9,15 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from monai_adversarial.attacks import Attack, AttackResult
 from monai_adversarial.audit.case_checks import check_label_values, says_voxel_size
 from monai_adversarial.audit.native_image import save_clean, save_native
 from monai_adversarial.audit.picture import save_picture
 from monai_adversarial.audit.plan import Plan, Row
 from monai_adversarial.audit.scores import score_organs
-from monai_adversarial.audit.segmentation import Segmentation, affine_of, on_grid
+from monai_adversarial.audit.segmentation import Segmentation, label_on_image, on_grid
 from monai_adversarial.audit.target import AuditCase, AuditTarget
 from monai_adversarial.metrics import mean_score
 from monai_adversarial.metrics.dice import mean_of_defined
@@ -115,13 +113,15 @@ class AuditUnit:
         )
         result = attack(model, self.case.image, self.case.label)
         adversarial = self.target.deploy(self.case, result.adversarial)
-        moved = self._on_network(result.label, clean) if result.bound.geometric else None
+        moved = label_on_image(result.label, self.case.image, clean.masks) if result.bound.geometric else None
         # Anatomy that moved is compared where it moved, and everything beside it there as well: on the network's grid.
-        reference = self._reference(clean) if moved is None else self._on_network(result.clean_label, clean)
-        random = self._control(result, reference, clean)
+        if moved is None:
+            reference = self._reference(clean)
+        else:
+            reference = label_on_image(result.clean_label, self.case.image, clean.masks)
         scores = {
             "clean": self._score(clean, reference),
-            "random": random["scores"],
+            "random": self._control(result, reference, clean.masks),
             "adversarial": self._score(adversarial, reference if moved is None else moved),
         }
         if moved is not None:
@@ -140,7 +140,8 @@ class AuditUnit:
             "attack_dice": {"clean": float(result.clean_dice[0]), "adversarial": float(result.adversarial_dice[0])},
         }
         cost = {
-            "forwards": result.forwards + 1 + random["forwards"] + bool(saved),
+            # The deployed answers to the attack, to its control and to the file that was saved.
+            "forwards": result.forwards + 2 + bool(saved),
             "backwards": result.backwards,
         }
         return self._record(attack, scores, extra, cost, began, files, output_dir)
@@ -184,19 +185,13 @@ class AuditUnit:
             on_grid(prediction, reference), reference, organs, self.plan.surface_tolerance_mm, self.scored.ignore_index
         )
 
-    def _on_network(self, label: torch.Tensor, like: Segmentation) -> Segmentation:
-        """A reference as an attack has it, on the grid of the network's image."""
-        plain = as_plain(label).detach().cpu()[0]
-        values = plain if like.masks else plain.argmax(dim=0) if plain.shape[0] > 1 else plain[0]
-        return Segmentation(values.float().round().to(torch.int32), like.masks, affine_of(self.case.image))
-
-    def _control(self, result: AttackResult, reference: Segmentation, clean: Segmentation) -> dict[str, Any]:
+    def _control(self, result: AttackResult, reference: Segmentation, masks: bool) -> dict[str, dict[str, Any]]:
         """Scores under a random change of the same kind and size."""
         image, label = result.random_control(0)
         prediction = self.target.deploy(self.case, image)
         if result.bound.geometric:
-            reference = self._on_network(label, clean)
-        return {"scores": self._score(prediction, reference), "forwards": 1}
+            reference = label_on_image(label, self.case.image, masks)
+        return self._score(prediction, reference)
 
     def _files(
         self,

@@ -135,7 +135,6 @@ class AttackStudy(Study):
         self._unlabeled: list[str] = []
         self._label_values: dict[tuple[str, str], frozenset[int]] = {}
         self._networks: list[str] = []
-        self._file_hashes: dict[tuple[str, int, int, int], str] = {}
 
     @property
     def cases(self) -> list[dict[str, Any]]:
@@ -245,18 +244,7 @@ class AttackStudy(Study):
 
     def files_hold(self, cell: Cell, record: Mapping[str, Any]) -> bool:
         """Whether the files are there with the content that was scored."""
-        hashes = record["hashes"]["files"]
-        return all(self._holds(self.output_dir / file, hashes.get(kind)) for kind, file in record["files"].items())
-
-    def _holds(self, path: Path, expected: str | None) -> bool:
-        try:
-            status = path.stat()
-        except OSError:
-            return False
-        key = str(path), status.st_ino, status.st_ctime_ns, status.st_size  # times of change cannot be set back
-        if key not in self._file_hashes:
-            self._file_hashes[key] = file_hash(path)
-        return self._file_hashes[key] == expected
+        return self.recorded_files_hold(record)
 
     def _entry(self, case: str) -> dict[str, Any]:
         return self._entries[case][1]

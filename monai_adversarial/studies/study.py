@@ -19,7 +19,7 @@ from tqdm import tqdm
 from monai_adversarial.studies.command_line import USER_ERRORS, root_sentence
 from monai_adversarial.studies.records import FAILED, read_record, safe_name, write_record
 from monai_adversarial.utils.files import remove_abandoned
-from monai_adversarial.utils.hashing import fingerprint
+from monai_adversarial.utils.hashing import file_hash, fingerprint
 from monai_adversarial.utils.interrupts import ends_cleanly
 from monai_adversarial.utils.shown_names import shown_name
 
@@ -141,6 +141,7 @@ class Study(ABC):
         self._said: set[tuple[str, str]] = set()
         self._unread: set[str] = set()
         self._failures: list[Failure] = []
+        self._file_hashes: dict[tuple[str, int, int, int], str] = {}
 
     @abstractmethod
     def cells(self) -> Sequence[Cell]:
@@ -214,6 +215,22 @@ class Study(ABC):
     def files_hold(self, cell: Cell, record: Mapping[str, Any]) -> bool:
         """Whether the files that a record vouches for are there, as they were written."""
         return True
+
+    def recorded_files_hold(self, record: Mapping[str, Any]) -> bool:
+        """Whether the files that a record names are there with the hashes that it gives; each is read once until it
+        changes."""
+        hashes = record["hashes"]["files"]
+        return all(self._holds(self.output_dir / file, hashes.get(kind)) for kind, file in record["files"].items())
+
+    def _holds(self, path: Path, expected: str | None) -> bool:
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        key = str(path), status.st_ino, status.st_ctime_ns, status.st_size  # times of change cannot be set back
+        if key not in self._file_hashes:
+            self._file_hashes[key] = file_hash(path)
+        return self._file_hashes[key] == expected
 
     def fingerprint(self, cell: Cell) -> str:
         """SHA-256 of everything that decides a cell's record."""

@@ -242,6 +242,15 @@ def test_no_case_and_doubled_ids_are_refused(cases: list[dict], tmp_path: Path) 
         _run(tmp_path, cases)
 
 
+def _without_seconds(file: Path) -> dict[str, Any]:
+    """An audit's JSON without what differs from run to run."""
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    for entry in [*summary["results"], *summary["cases"]]:
+        for key in [key for key in entry["cost"] if "seconds" in key]:
+            del entry["cost"][key]
+    return summary
+
+
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     write_cases(tmp_path / "data", 3)
@@ -260,11 +269,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     subprocess.run([*two, str(tmp_path), "two"], check=True, env=environment, capture_output=True, timeout=300)
     subprocess.run([sys.executable, str(script), str(tmp_path), "one"], check=True, env=environment, timeout=300)
-    one, both = (json.loads((tmp_path / name / "audit.json").read_text("utf-8")) for name in ("one", "two"))
-    for summary in (one, both):
-        for entry in [*summary["results"], *summary["cases"]]:
-            for key in [key for key in entry["cost"] if "seconds" in key]:
-                del entry["cost"][key]
+    one, both = (_without_seconds(tmp_path / name / "audit.json") for name in ("one", "two"))
     assert one["results"] == both["results"] and one["cases"] == both["cases"]
 
 
@@ -296,9 +301,5 @@ def test_a_killed_audit_loses_and_doubles_nothing(tmp_path: Path) -> None:
     done = len(list((tmp_path / "killed" / "rows").glob("*/*.json")))
     assert 0 < done < 8
     subprocess.run([*command, "killed"], check=True, env=environment, timeout=300)
-    whole, killed = (json.loads((tmp_path / name / "audit.json").read_text("utf-8")) for name in ("whole", "killed"))
-    for summary in (whole, killed):
-        for entry in [*summary["results"], *summary["cases"]]:
-            for key in [key for key in entry["cost"] if "seconds" in key]:
-                del entry["cost"][key]
+    whole, killed = (_without_seconds(tmp_path / name / "audit.json") for name in ("whole", "killed"))
     assert whole["results"] == killed["results"] and whole["cases"] == killed["cases"]
