@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from torch.export.passes import move_to_device_pass
 
 from monai_adversarial.audit.facts import Fact, TargetError
@@ -21,10 +20,9 @@ from monai_adversarial.audit.targets.archives import (
     pickled_entries,
 )
 from monai_adversarial.audit.targets.assemble import assemble, device_of, told_size
+from monai_adversarial.audit.targets.called_as_seen import called_as_seen
 from monai_adversarial.audit.targets.final_activation import show_activations
 from monai_adversarial.audit.targets.first_look import Interface, last_line, look_at
-from monai_adversarial.audit.targets.network_call import ExportedNetwork
-from monai_adversarial.audit.targets.queried_network import QueriedNetwork
 from monai_adversarial.audit.targets.told_pipeline import PipelineOptions
 from monai_adversarial.utils.hashing import file_hash
 
@@ -95,18 +93,7 @@ def read_torch_export(
         value_range=options.output_range,
         device=where,
     )
-    called: nn.Module = (
-        ExportedNetwork(network, look.output, look.interface.batch)
-        if look.differentiable
-        else QueriedNetwork(
-            network,
-            takes="torch",
-            name=file.name,
-            identity=hashes["weights"],
-            output=look.output,
-            batch=look.interface.batch,
-        )
-    )
+    called = called_as_seen(network, look, file.name, hashes["weights"])
     called.training = False
     return assemble(
         "torch.export",

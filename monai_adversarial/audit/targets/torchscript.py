@@ -15,10 +15,9 @@ from monai_adversarial.audit.facts import Fact, TargetError
 from monai_adversarial.audit.parts import TargetParts
 from monai_adversarial.audit.targets.archives import archive_kind, check_file, class_names_of, extra_file
 from monai_adversarial.audit.targets.assemble import assemble, device_of, told_size
+from monai_adversarial.audit.targets.called_as_seen import called_as_seen
 from monai_adversarial.audit.targets.final_activation import split_torchscript
 from monai_adversarial.audit.targets.first_look import FirstLook, Interface, last_line, look_at
-from monai_adversarial.audit.targets.network_call import ExportedNetwork
-from monai_adversarial.audit.targets.queried_network import QueriedNetwork
 from monai_adversarial.audit.targets.told_pipeline import PipelineOptions
 from monai_adversarial.utils.hashing import file_hash
 
@@ -90,18 +89,7 @@ def read_torchscript(
     called = split or network
     if split is not None and not _is_same(split, network, look.image):
         look, called = look_through(network), network
-    called = (
-        ExportedNetwork(called, look.output, look.interface.batch)
-        if look.differentiable
-        else QueriedNetwork(
-            called,
-            takes="torch",
-            name=file.name,
-            identity=hashes["weights"],
-            output=look.output,
-            batch=look.interface.batch,
-        )
-    )
+    called = called_as_seen(called, look, file.name, hashes["weights"])
     return assemble(
         kind,
         file.name,
