@@ -27,7 +27,7 @@ from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.calls import ShownAsCall, shown
 from monai_adversarial.utils.interrupts import uninterrupted_edges
-from monai_adversarial.utils.modules import held_still, unwrap
+from monai_adversarial.utils.modules import held_still, modules_of, unwrap
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import Scene, affine_of, budget_of, case_seeds, spacing_of
 from monai_adversarial.utils.validation import (
@@ -137,6 +137,7 @@ class Attack(ShownAsCall):
         objective_region: torch.Tensor | None = None,
         spacing: Any = None,
         start: Parameters | None = None,
+        truth: torch.Tensor | None = None,
     ) -> AttackResult:
         """Attack a batch.
 
@@ -155,18 +156,24 @@ class Attack(ShownAsCall):
             start: parameters at which the first restart begins, projected into the budget: those of an earlier result
                 (``AttackResult.parameters``) let an attack go on where another one stopped. Steps that fall begin large
                 again: the start is kept where they find nothing better, and constant ones search around it.
+            truth: the true segmentation, as ``label``, for a targeted attack only: ``AttackResult.truth_dice`` is
+                measured with it. None: with the network's own clean prediction.
 
         Raises:
             TypeError, ValueError: for input that does not fit, in one sentence.
             BudgetError: if the finished image is outside its budget.
         """
+        if truth is not None and not self.targeted:
+            raise ValueError("truth= is for targeted attacks: label= is the true segmentation of all others.")
         known = AttackedModel.wrap(model)
         given = Given.read(known, image, label, by_queries=not self.search.uses_gradients)
+        true = None if truth is None else Given.read(known, image, truth).label
         with axes_explained(known, given.image), self.scope(known, given.image) as (predictor, clean):
             scene = self._scene(predictor, clean, given, _mask("region", region), spacing)
             plain_label = None if given.label is None else detached(given.label)
             counted = _mask("objective_region", objective_region)
-            run = self._run_type(self, predictor, scene, plain_label, counted, given.stored, start)
+            plain_truth = None if true is None else detached(true)
+            run = self._run_type(self, predictor, scene, plain_label, counted, given.stored, start, plain_truth)
             result = run.finish(given.image, given.label)
         result.adversarial = given.image_back(result.adversarial)
         if label is not None:
@@ -252,7 +259,8 @@ class Attack(ShownAsCall):
             known = AttackedModel.wrap(model)
             with held_still(unwrap(known.network)) as network:
                 units = known.units_for(getattr(self.perturbation, "units", None))
-                yield Predictor(known, image, units, network), known.image_part(detached(image))
+                with self.objective.watching(modules_of(network)):
+                    yield Predictor(known, image, units, network), known.image_part(detached(image))
 
     def _scene(
         self,

@@ -11,9 +11,9 @@ import torch
 from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks.ascent import Ascent, zero_fraction
-from monai_adversarial.attacks.objectives import Target
+from monai_adversarial.attacks.objectives import Objective, Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
-from monai_adversarial.attacks.reference import Reference, class_mask
+from monai_adversarial.attacks.reference import Reference, class_mask, prepared
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.models.doubts import warn_once
 from monai_adversarial.models.first_batch import say_random
@@ -75,7 +75,8 @@ def perturb_batch(
     bound = attack.perturbation.bind(scene)
     known: list[Target] = []
     if probabilities is not None or reference != "label":
-        known.append(_reference_of_network(attack, predictor, scene, reference, probabilities))
+        soft = _reference_of_network(attack, predictor, scene, reference, probabilities)
+        known.append(_prepared(attack, predictor, bound, soft))
 
     def target_of(classes: int) -> Target:
         if not known:  # the number of classes is what the first forward pass tells
@@ -91,7 +92,7 @@ def perturb_batch(
                 known.append(_reference_of_network(attack, predictor, scene, "prediction", None))
                 return known[0]
             wanted = seen.objective_classes(attack.classes, predictor.model)
-            known.append(seen.target(class_mask(wanted, classes, label.device)))
+            known.append(_prepared(attack, predictor, bound, seen.target(class_mask(wanted, classes, label.device))))
         return known[0]
 
     ascent = Ascent(attack, predictor, bound, target_of, stream, start, attack.random_start)
@@ -119,6 +120,13 @@ def perturb_batch(
         zero_gradient_fraction=frozen,
         bound=bound,
     )
+
+
+def _prepared(attack: Attack, predictor: Predictor, bound: BoundPerturbation, target: Target) -> Target:
+    """The reference as the objective wants it; one that knows the clean segmentation costs a forward pass more."""
+    if type(attack.objective).prepare is Objective.prepare:
+        return target
+    return prepared(attack, target, bound, predictor, predictor.read_clean(bound.scene.image).prediction)
 
 
 def _without_lost(attack: Attack, bound: BoundPerturbation, parameters: Parameters, lost: torch.Tensor) -> Parameters:

@@ -5,17 +5,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from monai_adversarial.attacks.objectives import Target
+from monai_adversarial.attacks.objectives import CleanBatch, Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
-from monai_adversarial.metrics.dice import mean_foreground_dice
+from monai_adversarial.metrics.dice import class_dice, mean_foreground_dice
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.validation import LabelMisfit, check_label_range
 
-__all__ = ["Reference", "class_mask"]
+if TYPE_CHECKING:
+    from monai_adversarial.attacks.attack import Attack
+
+__all__ = ["Reference", "class_mask", "prepared"]
+
+
+def prepared(
+    attack: Attack, target: Target, bound: BoundPerturbation, predictor: Predictor, prediction: torch.Tensor
+) -> Target:
+    """The reference as the attack's objective wants it.
+
+    Args:
+        attack: says what is wanted.
+        target: the reference on the clean anatomy.
+        bound: the perturbation on the clean batch.
+        predictor: the attacked function.
+        prediction: its segmentation of the clean batch.
+
+    Raises:
+        ValueError: for an objective that does not fit the attack, and what the objective itself refuses.
+    """
+    objective, scene = attack.objective, bound.scene
+    name = type(objective).__name__
+    if objective.directed and attack.targeted:
+        raise ValueError(f"targeted must be False with {name}, which says itself what the segmentation shall become.")
+    if bound.geometric and not objective.allows_moving_anatomy:
+        kind = type(attack.perturbation).__name__
+        raise ValueError(f"{name} needs a perturbation that leaves the anatomy where it is, got {kind}.")
+    clean = CleanBatch(
+        scene.image,
+        prediction,
+        target.activation,
+        scene.spacing,
+        lambda image: predictor.answer(image).prediction,
+    )
+    return objective.prepare(target, clean)
 
 
 def class_mask(wanted: Sequence[int] | None, classes: int, device: torch.device) -> torch.Tensor | None:
@@ -115,6 +152,15 @@ class Reference:
         return mean_foreground_dice(
             prediction, self.label, self.classes, self.activation, channels=self.scored, valid=self.valid
         )
+
+    def iou(self, prediction: torch.Tensor) -> torch.Tensor:
+        """Mean intersection over union of a hard prediction over the scored classes, (batch,).
+
+        A class that is in neither the reference nor the prediction is left out; where that leaves none, both are empty
+        and the mean is 1.
+        """
+        dice = class_dice(prediction, self.label, self.scored, self.classes, self.activation, self.valid)
+        return (dice / (2 - dice)).nanmean(dim=1).nan_to_num(1.0)
 
     def with_ignored(self, ignore_index: int | None) -> torch.Tensor:
         """The label as it was given, ignored voxels with their value."""

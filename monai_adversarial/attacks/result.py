@@ -80,6 +80,12 @@ class AttackResult:
         facts: what is known of it and where that was read; see ``AttackedModel.findings``.
         success_rule: what counts as a success.
         image_channels: where ``image`` sits among the input channels; None where it is all of them.
+        iou: of a targeted attack: mean foreground intersection over union with the wanted segmentation, (batch,); 1
+            where both are empty. None for other attacks.
+        clean_iou: the same before the attack.
+        truth_dice: of a targeted attack: mean foreground Dice with the true segmentation (``truth=``, or else the
+            clean prediction), (batch,). None for other attacks.
+        clean_truth_dice: the same before the attack.
     """
 
     adversarial: torch.Tensor
@@ -107,9 +113,14 @@ class AttackResult:
     facts: tuple[str, ...] = ()
     reference_reason: str = ""
     success_rule: str = ""
+    iou: torch.Tensor | None = None
+    clean_iou: torch.Tensor | None = None
+    truth_dice: torch.Tensor | None = None
+    clean_truth_dice: torch.Tensor | None = None
 
     def __str__(self) -> str:
-        """Three lines: what was attacked within which budget, what it did, what it cost."""
+        """Three lines: what was attacked within which budget, what it did, what it cost. A targeted attack has one more
+        of the wanted and the true segmentation."""
         behind = "" if self.model is None else f" on {self.model!r}"
         budgets = [_measured(name, found) for name, found in self.budgets.items() if found.limit is not None]
         reference = "clean prediction" if self.reference_is_prediction else "label"
@@ -118,11 +129,18 @@ class AttackResult:
         frozen = float(self.zero_gradient_fraction.mean())
         zeros = "" if math.isnan(frozen) else f"; {frozen:.1%} zero gradients"
         facts = "".join(f"; {fact}" for fact in self.facts)
+        wanted = []
+        if self.iou is not None and self.clean_iou is not None:
+            wanted.append(f"mean foreground IoU with the label {_numbers(self.clean_iou)} -> {_numbers(self.iou)}")
+        if self.truth_dice is not None and self.clean_truth_dice is not None:
+            true = f"{_numbers(self.clean_truth_dice)} -> {_numbers(self.truth_dice)}"
+            wanted.append(f"mean foreground Dice with the true segmentation {true}")
         return "\n".join(
             [
                 f"{self.attack or 'attack'}{behind}: {'; '.join(budgets) or 'no budget measured'}",
                 f"mean foreground Dice with the {reference} {_numbers(self.clean_dice)} -> "
                 f"{_numbers(self.adversarial_dice)}; success in {success} of {len(self.success)}{rule}",
+                *(["; ".join(wanted)] if wanted else []),
                 f"{self.forwards} forward and {self.backwards} backward passes of one sample, {self.queries} of them "
                 f"queries without a backward pass{zeros}{facts}",
             ]

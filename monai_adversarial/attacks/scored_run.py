@@ -12,8 +12,9 @@ from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
 from monai_adversarial.attacks.ascent import Ascent, Step, check_start, zero_fraction
+from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
-from monai_adversarial.attacks.reference import Reference, class_mask
+from monai_adversarial.attacks.reference import Reference, class_mask, prepared
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.metrics.success import success, success_rule
@@ -58,6 +59,8 @@ class ScoredRun:
         objective_region: boolean (batch, 1, spatial...), voxels at which the objective counts; None for all.
         stored: the type in which the adversarial image is handed back.
         start: parameters at which the first restart begins.
+        truth: the true segmentation, of a targeted attack whose ``label`` is another one; None for the clean
+            prediction.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class ScoredRun:
         objective_region: torch.Tensor | None,
         stored: StoredAs,
         start: Parameters | None = None,
+        truth: torch.Tensor | None = None,
     ) -> None:
         self.attack, self.predictor, self.scene, self.stored = attack, predictor, scene, stored
         self.bound = attack.perturbation.bind(scene)
@@ -91,12 +95,18 @@ class ScoredRun:
             weight = region[:, 0].to(scene.image.dtype)
         self.target = self.reference.target(class_mask(self._objective_classes(), classes, scene.image.device), weight)
         self.clean_prediction = answer.prediction
+        self.target = prepared(attack, self.target, self.bound, predictor, answer.prediction)
+        self.truth: Reference | None = None
+        if attack.targeted:
+            true = answer.prediction if truth is None else truth.to(scene.image.device)
+            self.truth = Reference.read(predictor.model, true, classes)
         self.clean_dice = self.reference.dice(self.clean_prediction)
         if not predictor.model.checked:
             self._check_first_batch(answer, labeled)
         self.last: Finished | None = None
         self.parameters: Parameters = self.bound.zeros()
         self.objective = torch.full_like(self.clean_dice, -torch.inf)
+        self.preferred = self.objective
         self.solved = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
         self.zero_fractions: list[torch.Tensor] = []
         self.history: list[torch.Tensor] = []
@@ -153,7 +163,8 @@ class ScoredRun:
         for step in ascent:
             self.backwards += step.found.backwards * len(left)
             self._look_at(ascent.bound, step, left)
-            self._keep_best(left, step.parameters, step.found.ranks)
+            ranks = step.found.ranks.detach()
+            self._keep_best(left, step.parameters, ranks, ascent.search.preference(step.parameters, ranks))
             self.zero_fractions.append(self._spread(left, zero_fraction(ascent.bound, step.found)))
             bar.update()
             if attack.early_stop:
@@ -177,10 +188,11 @@ class ScoredRun:
             scored = ascent.answer_and_ranks(image)
             if scored is not None:
                 answer, ranks = scored
-                self._keep_best(left, ascent.parameters, ranks)
+                self._keep_best(left, ascent.parameters, ranks, ascent.search.preference(ascent.parameters, ranks))
                 self.last = Finished(image, answer.prediction, self.latest_is_best)
                 return
-        self._keep_best(left, ascent.parameters, ascent.last_ranks())
+        ranks = ascent.last_ranks().detach()
+        self._keep_best(left, ascent.parameters, ranks, ascent.search.preference(ascent.parameters, ranks))
 
     def _look_at(self, bound: BoundPerturbation, step: Step, left: list[int]) -> None:
         """Told of each step before anything is kept of it; nothing here, for runs that report more than the best."""
@@ -194,28 +206,39 @@ class ScoredRun:
             moved = reference if self.attack.targeted else reference.moved(bound, best)
             dice = moved.dice(prediction)
             # The prediction belongs to the point of this step: it counts where that point is the best so far.
-            solved = self._succeeded(dice, self.clean_dice[where]) & self.latest_is_best
+            reached = self._succeeded(dice, self.clean_dice[where], prediction, self.target.select(where))
+            solved = reached & self.latest_is_best
         self.solved[where] |= solved
         return [i for i, done in enumerate(solved.tolist()) if not done]
 
-    def _succeeded(self, dice: torch.Tensor, clean_dice: torch.Tensor) -> torch.Tensor:
+    def _succeeded(
+        self, dice: torch.Tensor, clean_dice: torch.Tensor, prediction: torch.Tensor, target: Target
+    ) -> torch.Tensor:
         attack = self.attack
+        found = attack.objective.succeeded(prediction, target)
+        if found is not None:
+            return found
         return torch.as_tensor(success(clean_dice, dice, attack.success_threshold, attack.targeted))
 
-    def _keep_best(self, left: list[int], parameters: Parameters, values: torch.Tensor) -> None:
+    def _keep_best(
+        self, left: list[int], parameters: Parameters, values: torch.Tensor, preferred: torch.Tensor
+    ) -> None:
         values = values.detach().to(self.objective.dtype)
+        preferred = preferred.detach().to(self.objective.dtype)
         if len(left) == self.scene.batch:
-            better = values >= self.objective  # of equals the later one, whose steps were smaller
+            better = preferred >= self.preferred  # of equals the later one, whose steps were smaller
             self.objective = torch.where(better, values, self.objective)
+            self.preferred = torch.where(better, preferred, self.preferred)
             self.parameters = tuple(
                 torch.where(per_sample(better, new), new, old)
                 for new, old in zip(parameters, self.parameters, strict=True)
             )
         else:
             where = torch.as_tensor(left, device=values.device)
-            old_values = self.objective[where]
-            better = values >= old_values
+            old_values, old_preferred = self.objective[where], self.preferred[where]
+            better = preferred >= old_preferred
             self.objective = self.objective.index_copy(0, where, torch.where(better, values, old_values))
+            self.preferred = self.preferred.index_copy(0, where, torch.where(better, preferred, old_preferred))
             self.parameters = tuple(
                 old.index_copy(0, where, torch.where(per_sample(better, new), new, old.index_select(0, where)))
                 for new, old in zip(parameters, self.parameters, strict=True)
@@ -269,7 +292,7 @@ class ScoredRun:
             parameters=self.parameters,
             objective=self.objective,
             objective_history=torch.stack(self.history),
-            success=self._succeeded(dice, self.clean_dice),
+            success=self._succeeded(dice, self.clean_dice, prediction, self.target),
             clean_dice=self.clean_dice,
             adversarial_dice=dice,
             clean_prediction=self.clean_prediction,
@@ -284,9 +307,22 @@ class ScoredRun:
             attack=repr(attack),
             model=self.predictor.model,
             facts=self.predictor.model.findings,
-            success_rule=success_rule(attack.success_threshold, attack.targeted),
+            success_rule=attack.objective.success_rule or success_rule(attack.success_threshold, attack.targeted),
             image=clean,
             bound=self.bound,
             image_channels=self.predictor.model.channels_in(image),
             clean_label=self.reference.with_ignored(self.predictor.model.ignore_index),
+            **self._with_the_truth(prediction),
         )
+
+    def _with_the_truth(self, prediction: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Of a targeted attack: how near the segmentation is to the wanted one, and how far from the true one."""
+        if self.truth is None:
+            return {}
+        moved = self.truth.moved(self.bound, self.parameters)
+        return {
+            "clean_iou": self.reference.iou(self.clean_prediction),
+            "iou": self.reference.iou(prediction),
+            "clean_truth_dice": self.truth.dice(self.clean_prediction),
+            "truth_dice": moved.dice(prediction),
+        }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from monai_adversarial.attacks.objectives.annealed_dice import AnnealedDice
 from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Progress, VoxelwiseObjective
+from monai_adversarial.attacks.objectives.clean_batch import CleanBatch
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.comparison import Comparison
 from monai_adversarial.attacks.objectives.cospgd import CosPGD
@@ -25,6 +26,7 @@ __all__ = [
     "AnnealedDice",
     "BalancedCrossEntropy",
     "BalancedMaskedCrossEntropy",
+    "CleanBatch",
     "Comparison",
     "CosPGD",
     "CrossEntropy",

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from monai_adversarial.attacks.objectives.clean_batch import CleanBatch
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.comparison import Comparison
 from monai_adversarial.attacks.objectives.target import Target
@@ -39,10 +43,46 @@ class Objective(ShownAsCall, ABC):
         comparable: a higher value is a worse segmentation at any step. False where the weights of the voxels follow
             the prediction or the step: such a value guides the next step, but two of them do not tell which candidate
             is better. ``value_and_rank`` does.
+        directed: it says itself what the segmentation shall become. Such an attack is not ``targeted``, and its label,
+            if one is given, is the truth that Dice is measured with.
+        allows_moving_anatomy: it means something where a geometric perturbation moves the organs.
+        success_rule: what counts as a success, in words; empty where the rule is the attack's, by Dice.
     """
 
     comparable: bool = True
+    directed: bool = False
+    allows_moving_anatomy: bool = True
+    success_rule: str = ""
     _shows_defaults = True
+
+    @contextmanager
+    def watching(self, networks: Sequence[nn.Module]) -> Iterator[None]:
+        """Around everything that is asked of the networks; for objectives that look inside."""
+        yield
+
+    def prepare(self, target: Target, clean: CleanBatch) -> Target:
+        """The reference with what the objective needs to know of the clean batch, before the first step.
+
+        Args:
+            target: the reference, whole.
+            clean: the clean batch.
+
+        Returns:
+            the target, with other voxels, weights or ``numbers`` where the objective wants that.
+
+        Raises:
+            ValueError: for a goal that the batch does not allow, in one sentence.
+        """
+        return target
+
+    def succeeded(self, prediction: torch.Tensor, target: Target) -> torch.Tensor | None:
+        """Whether the attack has what it wanted, boolean (batch,); None where Dice decides.
+
+        Args:
+            prediction: class map (batch, 1, spatial...) or, with sigmoid, masks (batch, class, spatial...).
+            target: what ``prepare`` returned, whole, for the same samples.
+        """
+        return None
 
     @abstractmethod
     def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:

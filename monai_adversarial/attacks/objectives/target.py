@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,7 @@ class Target:
         activation: ``"softmax"`` for exclusive classes, ``"sigmoid"`` for independent channels.
         valid: boolean (batch, spatial...), voxels whose reference is known; None for all. Unlike ``weight`` it moves
             with the labels.
+        numbers: name -> numbers of each sample, (batch, ...), that an objective has prepared.
 
     Attributes:
         chosen: the classes of ``class_mask`` as integers; None when all count.
@@ -75,6 +76,7 @@ class Target:
     class_mask: torch.Tensor | None = None
     activation: str = "softmax"
     valid: torch.Tensor | None = None
+    numbers: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
     chosen: tuple[int, ...] | None = field(init=False, default=None, repr=False)
     whole: Target | None = field(init=False, default=None, repr=False)
     rows: slice = field(init=False, default_factory=lambda: slice(None), repr=False)
@@ -169,6 +171,7 @@ class Target:
             soft=cut(self.soft, 2),
             weight=cut(self.weight, 1),
             valid=cut(self.valid, 1),
+            numbers={name: numbers[rows] for name, numbers in self.numbers.items()},
             whole=self.whole or self,
             rows=_rows_of_rows(self.rows, rows),
             share=own,
@@ -228,6 +231,10 @@ class Target:
         """The same target with moved class indices (batch, spatial...), which stay hard."""
         return self._with(index=index)
 
+    def with_numbers(self, **numbers: torch.Tensor) -> Target:
+        """The same target with more numbers of each sample, (batch, ...)."""
+        return self._with(numbers={**self.numbers, **numbers})
+
     def with_valid(self, valid: torch.Tensor) -> Target:
         """The same target with other known voxels, boolean (batch, spatial...)."""
         self._check_weight(valid)
@@ -244,7 +251,8 @@ class Target:
                     ("weight", self.weight),
                     ("valid", self.valid),
                 )
-            }
+            },
+            numbers={name: numbers.index_select(0, indices) for name, numbers in self.numbers.items()},
         )
 
     def only_chosen(self) -> Target:

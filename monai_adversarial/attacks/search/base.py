@@ -68,6 +68,14 @@ class SearchRun(ABC):
             step: from 0 to ``steps`` - 1.
         """
 
+    def preference(self, parameters: Parameters, values: torch.Tensor) -> torch.Tensor:
+        """What the attack keeps the best point of each sample by, (batch,): the largest wins, of equals the later one.
+
+        By default ``values``, as ``advance`` gets them. A search for small changes prefers the smallest of the points
+        that are good enough.
+        """
+        return values
+
     def best(self, parameters: Parameters, values: torch.Tensor) -> Parameters:
         """The best parameters of each sample among all that were handed to this method."""
         if "best" not in self.points:
