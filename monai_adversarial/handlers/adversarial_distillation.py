@@ -242,6 +242,8 @@ def adversarially_robust_distillation(
         options: further arguments of :class:`AdversarialDistillation`.
 
     Source: Goldblum et al. 2020 (alpha 1, T 30).
+
+    Survey entry: D12 (adapted).
     """
     if check_fraction("alpha", alpha) == 0:
         raise ValueError("alpha must be above 0 and at most 1, got 0: without the teacher this is no distillation.")
@@ -269,6 +271,8 @@ def robust_soft_label(
         options: further arguments of :class:`AdversarialDistillation`.
 
     Source: Zi et al. 2021, "Revisiting adversarial robustness distillation: robust soft labels make student better".
+
+    Survey entry: D12 (adapted).
     """
     return AdversarialDistillation(
         _given(teacher), attack, adversarial_weight=adversarial_weight, clean_weight=clean_weight, **options
@@ -294,6 +298,8 @@ def defensive_distillation(teacher: nn.Module, temperature: float = 100.0, **opt
             the paper's loss, the divergence itself.
 
     Source: Papernot et al. 2016.
+
+    Survey entry: D11 (adapted).
     """
     options.setdefault("clean_weight", 1 / check_positive("temperature", temperature) ** 2)
     return AdversarialDistillation(_given(teacher), None, temperature=temperature, adversarial_weight=0.0, **options)
@@ -319,6 +325,8 @@ def self_distillation(
 
     Source: reconstruction, no formula was published with the name. The average is the "mean teacher" of
     Tarvainen and Valpola 2017.
+
+    Survey entry: D12 (reconstruction).
     """
     return AdversarialDistillation(
         None,

@@ -49,6 +49,8 @@ class AdversarialTraining(AdversarialTrainingHandler):
             trainer starts.
 
     Source: Madry et al. 2018 for w = 1, Goodfellow et al. 2015 for the mixture.
+
+    Survey entry: D01 (adapted), D02 (adapted), D03 (adapted).
     """
 
     def __init__(

@@ -51,6 +51,8 @@ class FastAdversarialTraining(AdversarialTraining):
         TypeError, ValueError: for arguments or an engine that do not fit.
 
     Source: Wong et al. 2020, "Fast is better than free"; Dice instead of accuracy in the check is a reconstruction.
+
+    Survey entry: D07 (adapted).
     """
 
     def __init__(

@@ -66,6 +66,8 @@ class FreeAdversarialTraining(TrainingHandler):
 
     Source: Shafahi et al. 2019, "Adversarial training for free!", and its published code. Other than there, the
     perturbation is projected into the budget of each new batch (valid range of values, clipped voxels, region).
+
+    Survey entry: D07 (adapted).
     """
 
     def __init__(

@@ -55,6 +55,8 @@ class HelperAdversarialTraining(AdversarialLossTerm):
 
     Source: Rade and Moosavi-Dezfooli 2022, "Reducing excessive margin to achieve a better accuracy vs. robustness
     trade-off", where the task loss is cross-entropy.
+
+    Survey entry: D06 (adapted).
     """
 
     def __init__(

@@ -68,6 +68,8 @@ class InputGradientRegularization(TrainingHandler):
     Source: Ross & Doshi-Velez 2018, "Improving the adversarial robustness and interpretability of deep neural networks
     by regularizing their input gradients"; one direction for the whole batch in the finite difference is a
     reconstruction.
+
+    Survey entry: D10 (adapted).
     """
 
     def __init__(

@@ -69,6 +69,8 @@ class MarginAdversarialTraining(AdversarialTraining):
 
     Source: Ma and Liang 2021/2023, "Increasing Margin Adversarial training" and its GAMAT for segmentation; growth,
     the Dice that counts as right, and training on the last right point are a reconstruction.
+
+    Survey entry: X15 (reconstruction).
     """
 
     def __init__(

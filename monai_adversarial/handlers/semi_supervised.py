@@ -60,6 +60,8 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
 
     Source: Li et al. 2021 for the loss; teacher and confidence are a reconstruction for
     segmentation.
+
+    Survey entry: D09 (adapted).
     """
 
     def __init__(

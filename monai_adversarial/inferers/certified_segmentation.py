@@ -118,6 +118,8 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
 
     Raises:
         ValueError: for a bad argument; when called, for an ``n`` too small to certify any voxel.
+
+    Survey entry: X16 (adapted).
     """
 
     def __init__(

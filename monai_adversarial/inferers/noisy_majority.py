@@ -97,6 +97,8 @@ class NoisyMajorityInferer(NoisyCopiesInferer):
 
     Raises:
         ValueError: for a bad argument.
+
+    Survey entry: D16 (reconstruction).
     """
 
     def __init__(

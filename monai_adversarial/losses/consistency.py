@@ -35,6 +35,8 @@ class ConsistencyLoss(VoxelwiseLoss):
 
     Source: Chen et al. 2022, "Enhancing MR image segmentation with realistic adversarial data augmentation" (AdvChain:
     weights 1 and 0.5, 2D). 3D, the replicated border, and the mean over valid voxels only are reconstructions.
+
+    Survey entry: X10 (adapted).
     """
 
     replaces_task_loss = False

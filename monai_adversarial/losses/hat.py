@@ -45,6 +45,8 @@ class HATLoss(VoxelwiseLoss):
 
     Source: Rade and Moosavi-Dezfooli 2022, "Reducing excessive margin to achieve a better accuracy vs. robustness
     trade-off".
+
+    Survey entry: D06 (adapted).
     """
 
     replaces_task_loss = True

@@ -35,6 +35,8 @@ class HighLevelGuidedLoss(nn.Module):
 
     Source: Liao et al. 2018, "Defense against adversarial attacks using high-level representation guided denoiser"
     (logits guided, LGD); the pixel term is an addition.
+
+    Survey entry: P08 (adapted).
     """
 
     def __init__(

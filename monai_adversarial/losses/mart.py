@@ -36,6 +36,8 @@ class MARTLoss(VoxelwiseLoss):
     Source: Wang et al. 2020, "Improving adversarial robustness requires revisiting misclassified examples" (beta 5 or
     6); Xu et al. 2021, "Towards evaluating the robustness of deep diagnostic models by adversarial attack" (plain, beta
     6). With soft labels p_y is the expected probability and y the most probable class: an extension, as is balancing.
+
+    Survey entry: D05 (adapted), D03 (adapted).
     """
 
     replaces_task_loss = True

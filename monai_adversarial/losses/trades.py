@@ -30,6 +30,8 @@ class TRADESLoss(VoxelwiseLoss):
 
     Source: Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy" (beta 6); the
     balanced mean over voxels is an extension.
+
+    Survey entry: D04 (adapted).
     """
 
     replaces_task_loss = False

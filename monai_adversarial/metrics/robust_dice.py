@@ -25,6 +25,10 @@ class RobustDice:
         robust: the same under attack.
         success_threshold: an attack succeeds where the mean Dice falls below this fraction of the clean one.
         acceptable_dice: only cases whose clean mean Dice is above this count in the success rate.
+
+    Source: textbook; the worst attack is chosen per case.
+
+    Survey entry: M01 (own).
     """
 
     organs: tuple[str, ...]

@@ -88,6 +88,10 @@ def score_segmentation(
 
     Raises:
         ValueError: for maps of different shape, fractions, or a spacing that does not fit.
+
+    Source: textbook: Dice and the 95th percentile of the Hausdorff distance, by MONAI.
+
+    Survey entry: M02 (own).
     """
     names = organ_names(class_names)
     steps = [float(step) for step in np.ravel(np.asarray(spacing, dtype=float))]

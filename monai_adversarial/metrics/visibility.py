@@ -45,6 +45,10 @@ def score_visibility(
 
     Raises:
         ValueError: for images of different shape or a window without width.
+
+    Source: textbook: SSIM, PSNR and the root mean square of the change.
+
+    Survey entry: M11 (own).
     """
     low, high = (float(edge) for edge in window)
     if not high > low:

@@ -31,6 +31,8 @@ class BoundedReLU(nn.Module):
 
     Raises:
         ValueError: for a bound that is not above zero.
+
+    Survey entry: D14 (adapted).
     """
 
     def __init__(self, bound: float = 1.0, learnable: bool = False) -> None:

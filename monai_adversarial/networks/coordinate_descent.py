@@ -59,6 +59,8 @@ def train_by_coordinate_descent(
 
     Raises:
         ValueError: for shapes or labels that do not fit the head, or an argument out of range.
+
+    Survey entry: D13 (reconstruction).
     """
     check_count("steps", steps)
     check_choice("loss", loss, LOSSES)

@@ -113,6 +113,8 @@ def convert_dual_normalization(network: nn.Module) -> nn.Module:
 
     Source: Han et al. 2021, "Advancing diagnostic performance and clinical usability of neural networks via adversarial
     training and dual batch normalization" (BatchNorm); the affine parameters of InstanceNorm are an extension.
+
+    Survey entry: D08 (adapted).
     """
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")

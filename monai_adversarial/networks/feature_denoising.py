@@ -63,6 +63,8 @@ class FeatureDenoising(nn.Module):
 
     Raises:
         ValueError: for an argument out of range, or features of another shape.
+
+    Survey entry: D14 (adapted).
     """
 
     def __init__(

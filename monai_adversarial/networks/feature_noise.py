@@ -32,7 +32,7 @@ class FeatureNoise(nn.Module):
     ensemble is the mean over several draws (see ``SeedEnsemble`` and ``draws``). All samples of a batch get the same
     noise, times their own ``sigma``, so that batch size and order change nothing. Its gradient is exact.
 
-    Sources: He, Rakin, Fan, "Parametric noise injection", CVPR 2019; Liu, Cheng, Zhang, Hsieh, "Towards robust neural
+    Source: He, Rakin, Fan, "Parametric noise injection", CVPR 2019; Liu, Cheng, Zhang, Hsieh, "Towards robust neural
     networks via random self-ensemble", ECCV 2018, whose noise has a fixed strength. Noise by named draws is a
     reconstruction.
 
@@ -48,6 +48,8 @@ class FeatureNoise(nn.Module):
 
     Raises:
         ValueError: for an argument out of range.
+
+    Survey entry: D14 (adapted).
     """
 
     def __init__(self, alpha: float = 0.25, always: bool = False, channels: int | None = None, seed: int = 0) -> None:

@@ -45,6 +45,8 @@ class SeedEnsemble(nn.Module):
     Raises:
         ValueError: for no networks or an unknown choice.
         TypeError: for a member that is not a module, or does not return one tensor.
+
+    Survey entry: D15 (adapted).
     """
 
     def __init__(

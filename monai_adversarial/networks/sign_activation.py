@@ -46,6 +46,8 @@ class SignActivationHead(nn.Module):
 
     Raises:
         ValueError: for an argument out of range, or another number of channels.
+
+    Survey entry: D13 (reconstruction).
     """
 
     def __init__(

@@ -43,6 +43,8 @@ class AnisotropicDiffusionDenoise(Purifier):
 
     Source: Perona and Malik, Scale-Space and Edge Detection Using Anisotropic Diffusion, TPAMI 1990; discretization in
     3D as in ITK.
+
+    Survey entry: P05 (adapted).
     """
 
     gradient = "exact"

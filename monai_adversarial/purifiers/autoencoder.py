@@ -33,6 +33,8 @@ class AutoencoderDenoise(LearnedPurifier):
         spacing: see :class:`Purifier`; not used.
 
     Source: Meng and Chen 2017 (MagNet), without the detector.
+
+    Survey entry: P09 (adapted).
     """
 
     @staticmethod

@@ -40,6 +40,8 @@ class BilateralDenoise(Purifier):
         spacing: see :class:`Purifier`.
 
     Source: Tomasi and Manduchi, Bilateral Filtering for Gray and Color Images, ICCV 1998.
+
+    Survey entry: P05 (adapted).
     """
 
     gradient = "exact"

@@ -31,6 +31,8 @@ class BitDepthReduction(Purifier):
         spacing: see :class:`Purifier`; not used.
 
     Source: Xu, Evans and Qi, Feature Squeezing, NDSS 2018; steps in HU are a reconstruction.
+
+    Survey entry: P01 (adapted).
     """
 
     gradient = "straight_through"

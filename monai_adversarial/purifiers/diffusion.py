@@ -61,6 +61,8 @@ class DiffusionPurification(LearnedPurifier, RandomPurifier):
 
     Source: Nie et al. 2022 (DiffPure), with the DDIM sampler (Song et al. 2021) in place of the stochastic differential
     equation.
+
+    Survey entry: P12 (adapted).
     """
 
     def __init__(

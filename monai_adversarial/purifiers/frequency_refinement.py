@@ -49,6 +49,8 @@ class FrequencyRefinement(Purifier):
     Source: Liu et al., "Defending deep learning-based biomedical image segmentation from adversarial attacks: a
     low-cost frequency refinement approach", MICCAI 2020, in 2D. Here in as many dimensions as the image has, with edge
     values instead of zeros where blocks reach over the border.
+
+    Survey entry: P07 (adapted).
     """
 
     gradient = "surrogate"

@@ -35,6 +35,8 @@ class GaussianDenoise(Purifier):
         spacing: see :class:`Purifier`.
 
     Source: textbook.
+
+    Survey entry: P05 (published).
     """
 
     gradient = "exact"

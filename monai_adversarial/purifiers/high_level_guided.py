@@ -29,6 +29,8 @@ class HighLevelGuidedDenoise(AutoencoderDenoise):
         spacing: see :class:`Purifier`; not used.
 
     Source: Liao et al. 2018, winner of the defense track of NIPS 2017.
+
+    Survey entry: P08 (adapted).
     """
 
 

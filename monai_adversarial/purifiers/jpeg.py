@@ -82,6 +82,8 @@ class JPEGCompression(Purifier):
         spacing: see :class:`Purifier`.
 
     Source: Guo et al., "Countering adversarial images using input transformations", ICLR 2018 (quality 75).
+
+    Survey entry: P02 (adapted).
     """
 
     gradient = "surrogate"
@@ -153,6 +155,8 @@ class RandJPEGCompression(JPEGCompression, RandomPurifier):
         spacing: see :class:`Purifier`.
 
     Source: reconstruction.
+
+    Survey entry: P02 (reconstruction).
     """
 
     def __init__(

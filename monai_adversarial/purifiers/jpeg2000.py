@@ -49,6 +49,8 @@ class JPEG2000Compression(Purifier):
         RuntimeError: when Pillow is missing or cannot write JPEG 2000.
 
     Source: reconstruction, after the use of JPEG.
+
+    Survey entry: P02 (reconstruction).
     """
 
     gradient = "surrogate"

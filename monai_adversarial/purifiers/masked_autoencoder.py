@@ -44,6 +44,8 @@ class MaskedAutoencoderReconstruction(LearnedPurifier):
 
     Source: He et al. 2022 (masked autoencoders), used as a purifier; the partition and the convolutional network are
     this package's choice.
+
+    Survey entry: P14 (adapted).
     """
 
     @staticmethod

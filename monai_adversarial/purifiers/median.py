@@ -43,6 +43,8 @@ class MedianDenoise(Purifier):
         spacing: see :class:`Purifier`; not used.
 
     Source: Xu, Evans and Qi, Feature Squeezing, NDSS 2018 (windows of 2 x 2 and 3 x 3 pixels).
+
+    Survey entry: P01 (adapted).
     """
 
     gradient = "exact"

@@ -43,6 +43,8 @@ class NonLocalMeansDenoise(Purifier):
         spacing: see :class:`Purifier`.
 
     Source: Buades, Coll and Morel, 2005; as a defense Xu, Evans and Qi, 2018.
+
+    Survey entry: P01 (adapted).
     """
 
     gradient = "exact"

@@ -68,6 +68,8 @@ class PatchDictionaryDenoise(Purifier):
     Source: quilting of Guo et al., "Countering adversarial images using input transformations", ICLR 2018 (nearest
     patches, without their seam cuts); Deledalle, Salmon, Dalalyan, "Image denoising with patch based PCA", BMVC 2011
     (components). Both in 3D with k-means or the garrote: reconstructions.
+
+    Survey entry: P04 (reconstruction).
     """
 
     dictionary_hash: str | None = None

@@ -48,6 +48,8 @@ class RandResizeShift(RandomPurifier):
 
     Source: Xie et al., "Mitigating adversarial effects through randomization", ICLR 2018, who classify and resize and
     pad with zeros onto a larger grid; for segmentation, on the image's own grid, a reconstruction.
+
+    Survey entry: P13 (adapted).
     """
 
     gradient = "exact"

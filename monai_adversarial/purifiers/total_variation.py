@@ -50,6 +50,8 @@ class TotalVariationDenoise(Purifier):
         spacing: see :class:`Purifier`.
 
     Source: Chambolle, 2004; Goldstein and Osher, 2009; as a defense Guo et al., 2018, without their random mask.
+
+    Survey entry: P03 (adapted).
     """
 
     gradient = "exact"

@@ -58,6 +58,8 @@ class WaveletDenoise(Purifier):
 
     Source: Chang, Yu and Vetterli, 2000 (BayesShrink); Donoho and Johnstone, 1994 (VisuShrink). The surrogate is a
     reconstruction.
+
+    Survey entry: P05 (adapted).
     """
 
     gradient = "exact"

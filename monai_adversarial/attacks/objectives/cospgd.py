@@ -19,6 +19,8 @@ class CosPGD(VoxelwiseObjective):
 
     Source: Agnihotri, Jung and Keuper, CosPGD: An Efficient White-Box Adversarial Attack for Pixel-Wise Prediction
     Tasks, ICML 2024.
+
+    Survey entry: X01 (published).
     """
 
     comparable = False

@@ -17,6 +17,8 @@ class JensenShannon(VoxelwiseObjective):
     Bounded by log 2, so that voxels which are very wrong already lose their pull without a mask.
 
     Source: used for segmentation by Croce, Singh and Hein, ECCV 2024 ("js-avg" of SEA).
+
+    Survey entry: X04 (published).
     """
 
     def elements(self, comparison: Comparison, progress: Progress, targeted: bool) -> torch.Tensor:

@@ -19,6 +19,8 @@ class MaskedCrossEntropy(VoxelwiseObjective):
 
     Source: Croce, Singh and Hein, Towards Reliable Evaluation and Fast Training of Robust Semantic Segmentation
     Models, ECCV 2024.
+
+    Survey entry: X04 (published).
     """
 
     comparable = False
@@ -29,7 +31,12 @@ class MaskedCrossEntropy(VoxelwiseObjective):
 
 
 class BalancedMaskedCrossEntropy(MaskedCrossEntropy):
-    """The same with equal weight for every class that occurs in the sample ("mask-ce-bal" of SEA)."""
+    """The same with equal weight for every class that occurs in the sample ("mask-ce-bal" of SEA).
+
+    Source: as :class:`MaskedCrossEntropy`.
+
+    Survey entry: X04 (published).
+    """
 
     def __init__(self) -> None:
         super().__init__(balanced=True)

@@ -19,6 +19,8 @@ class SegPGD(VoxelwiseObjective):
 
     Source: Gu, Zhao, Tresp and Torr, SegPGD: An Effective and Efficient Adversarial Attack for Evaluating and Boosting
     Segmentation Robustness, ECCV 2022.
+
+    Survey entry: X01 (published).
     """
 
     comparable = False

@@ -26,6 +26,10 @@ class Chain(Perturbation):
     Raises:
         ValueError: for an empty sequence.
         TypeError: for a member that is not a perturbation.
+
+    Source: Chen et al. 2022 (AdvChain), with any members in any order.
+
+    Survey entry: X10 (adapted).
     """
 
     def __init__(self, perturbations: Sequence[Perturbation]) -> None:

@@ -33,6 +33,11 @@ class ElasticAttack(Attack):
         relative_step: size of every step as a fraction of the budget; None for steps that fall linearly from the whole
             budget, which do more at the same cost than those of a quarter (docs/search.md).
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+
+    Source: Chen et al., "Enhancing MR image segmentation with realistic adversarial data augmentation", 2022
+    (AdvMorph); the certificate of the Jacobian is our own.
+
+    Survey entry: X08 (own), X10 (adapted).
     """
 
     def __init__(
@@ -69,6 +74,10 @@ class AffineAttack(Attack):
         relative_step: size of every step as a fraction of the budget; None for steps that fall linearly from the whole
             budget.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+
+    Source: Chen et al. 2022 (AdvAffine), here in mm and 3D.
+
+    Survey entry: X10 (adapted).
     """
 
     def __init__(

@@ -43,6 +43,11 @@ class PGD(Attack):
         momentum: decay of the accumulated gradient, 0 for none.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`; ``objective`` is ``"annealed_dice"``
             by default.
+
+    Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018; falling steps and
+    the objective are our own.
+
+    Survey entry: A03 (adapted).
     """
 
     def __init__(
@@ -72,6 +77,11 @@ class FGSM(PGD):
         units: see :class:`PGD`.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`; cross-entropy is the paper's
             objective, Dice + cross-entropy the default here, because it hurts segmentation more.
+
+    Source: Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, with cross-
+    entropy.
+
+    Survey entry: A01 (adapted).
     """
 
     def __init__(self, epsilon: float, units: str = "network", **options: Any) -> None:
@@ -87,6 +97,11 @@ class BIM(PGD):
         steps: gradient evaluations.
         step_size: in ``units``; None for ``epsilon / steps``.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+
+    Source: Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", 2017, with cross-entropy and
+    steps of one gray value.
+
+    Survey entry: A02 (adapted).
     """
 
     def __init__(
@@ -107,6 +122,10 @@ class MIFGSM(PGD):
         step_size: in ``units``; None for ``epsilon / steps``.
         momentum: decay of the accumulated gradient.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+
+    Source: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, with cross-entropy.
+
+    Survey entry: A04 (adapted).
     """
 
     def __init__(
@@ -133,6 +152,11 @@ class APGD(Attack):
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         steps: gradient evaluations.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+
+    Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", ICML 2020, with cross-entropy.
+
+    Survey entry: A22 (adapted).
     """
 
     def __init__(

@@ -166,6 +166,11 @@ def natural_variation(name: str, severity: int = 3, modality: str = "CT", draws:
     Raises:
         ValueError: for an unknown name, severity or modality.
         ImportError: for motion, ghosting and spikes without TorchIO.
+
+    Source: Boone et al., "ROOD-MRI: benchmarking the robustness of deep learning segmentation models to out-of-
+    distribution and corrupted data in MRI", 2023, for the idea of five severities; ranges and severities are our own.
+
+    Survey entry: X21 (adapted).
     """
     check_choice("name", name, tuple(NATURAL_VARIATIONS))
     check_choice("modality", modality, MODALITIES)

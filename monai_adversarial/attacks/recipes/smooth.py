@@ -30,6 +30,11 @@ class BiasFieldAttack(Attack):
         relative_step: size of every step as a fraction of the length of a constant field at the budget; None for steps
             that fall linearly from twice that length, of which 5 do more than 20 of a half (docs/search.md).
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+
+    Source: Tian et al., "Bias field poses a threat to DNN-based X-ray recognition", ICME 2021; Chen et al., "Realistic
+    adversarial data augmentation for MR image segmentation", MICCAI 2020. The 3D form for CT is a reconstruction.
+
+    Survey entry: A10 (reconstruction), A11 (adapted), X10 (adapted).
     """
 
     def __init__(

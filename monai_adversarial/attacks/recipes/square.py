@@ -28,6 +28,11 @@ class SquareAttack(Attack):
             :class:`~monai_adversarial.attacks.SquareSearch`.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`, for example ``objective``, which is
             ``"dice_ce"`` by default.
+
+    Source: Andriushchenko et al., "Square attack: a query-efficient black-box adversarial attack via random search",
+    ECCV 2020, with squares.
+
+    Survey entry: X19 (adapted), A22 (adapted).
     """
 
     def __init__(

@@ -21,6 +21,11 @@ class ProjectedAdam(Search):
         beta1: decay of the first moment.
         beta2: decay of the second moment.
         amsgrad: use the running maximum of the second moment.
+
+    Source: Kingma and Ba, "Adam", ICLR 2015, with projection; the segmentation evaluation suite of 2024 uses it with
+    ``amsgrad``.
+
+    Survey entry: X05 (adapted).
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from monai.losses import DiceCELoss, DiceLoss
 
 from monai_adversarial.attacks.objectives import (
     AnnealedDice,
+    BalancedMaskedCrossEntropy,
     CosPGD,
     Dice,
     DiceCE,
@@ -167,7 +168,7 @@ def test_sharp_dice_is_the_dice_of_the_decision() -> None:
 def test_annealed_dice_sharpens_from_step_to_step_and_ranks_by_the_decisions(mode: str) -> None:
     logits, target = random_logits(mode), random_target(mode, region=True, classes=chosen_classes(mode))
     objective = AnnealedDice(first_sharpness=0.5, last_sharpness=8.0, cross_entropy_weight=0.7)
-    masked = get_objective("balanced_masked_cross_entropy")
+    masked = BalancedMaskedCrossEntropy()
     decisions = Dice(sharpness=1e6).value(logits, target, PROGRESS)
     # Four doublings in four steps; the point where the run ends is looked at like the last step's.
     for step, sharpness in enumerate((0.5, 1.0, 2.0, 4.0, 8.0, 8.0)):
