@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.attacks.drawn_run import DrawnResult
+from monai_adversarial.attacks.ensemble import AttackEnsemble, Member
+from monai_adversarial.attacks.ensemble_run import EnsembleResult
+from monai_adversarial.attacks.flags import Flag
 from monai_adversarial.attacks.gradients import (
     BackwardPassSubstitute,
     Evaluation,
@@ -54,9 +57,12 @@ from monai_adversarial.attacks.recipes import (
     MIFGSM,
     NATURAL_VARIATIONS,
     PGD,
+    SEA3D,
     AffineAttack,
+    AutoAttack3D,
     BiasFieldAttack,
     ElasticAttack,
+    ShrinkingRadius,
     SquareAttack,
     WorstOf,
     natural_variation,
@@ -75,6 +81,13 @@ from monai_adversarial.attacks.search import (
 from monai_adversarial.utils.intensity import IntensityMap
 
 __all__ = [
+    "AttackEnsemble",
+    "AutoAttack3D",
+    "EnsembleResult",
+    "Flag",
+    "Member",
+    "SEA3D",
+    "ShrinkingRadius",
     "WindowwiseGradient",
     "AdditiveObjective",
     "APGD",

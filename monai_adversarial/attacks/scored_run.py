@@ -61,6 +61,8 @@ class ScoredRun:
         start: parameters at which the first restart begins.
         truth: the true segmentation, of a targeted attack whose ``label`` is another one; None for the clean
             prediction.
+        clean: the answer to the clean batch where it is known already; None to ask for it.
+        samples: which samples of the predictor's batch these are; None for all of them.
     """
 
     def __init__(
@@ -73,12 +75,15 @@ class ScoredRun:
         stored: StoredAs,
         start: Parameters | None = None,
         truth: torch.Tensor | None = None,
+        clean: Answer | None = None,
+        samples: Sequence[int] | None = None,
     ) -> None:
         self.attack, self.predictor, self.scene, self.stored = attack, predictor, scene, stored
+        self.samples = list(range(scene.batch) if samples is None else samples)
         self.bound = attack.perturbation.bind(scene)
         self.start = None if start is None else check_start(start, self.bound)
         self.backwards = 0
-        answer = predictor.read_clean(scene.image)
+        answer = predictor.read_clean(scene.image) if clean is None else clean
         classes = answer.classes
         labeled = label is not None
         if label is None and attack.targeted:
@@ -89,12 +94,13 @@ class ScoredRun:
         self.activation = self.reference.activation
         if self.activation != answer.activation:  # the label has shown that its classes overlap
             answer = predictor.answer(scene.image)
+        self.objective_region = objective_region
         weight = None
         if objective_region is not None:
             region = check_region(detached(objective_region), scene.image, "objective_region")
             weight = region[:, 0].to(scene.image.dtype)
         self.target = self.reference.target(class_mask(self._objective_classes(), classes, scene.image.device), weight)
-        self.clean_prediction = answer.prediction
+        self.clean, self.clean_prediction = answer, answer.prediction
         self.target = prepared(attack, self.target, self.bound, predictor, answer.prediction)
         self.truth: Reference | None = None
         if attack.targeted:
@@ -140,9 +146,13 @@ class ScoredRun:
                     left = [i for i, solved in enumerate(self.solved.tolist()) if not solved]
                     if not left:
                         break
-                self.predictor.use_samples(left)
+                self._use(left)
                 self._restart(restart, left, bar)
-        self.predictor.use_samples(range(self.scene.batch))
+        self._use(range(self.scene.batch))
+
+    def _use(self, left: Sequence[int]) -> None:
+        """Predict some of the samples from now on."""
+        self.predictor.use_samples([self.samples[row] for row in left])
 
     def _restart(self, restart: int, left: list[int], bar: tqdm) -> None:
         attack = self.attack
@@ -178,7 +188,7 @@ class ScoredRun:
                 if len(keep) < len(left):
                     rows = torch.as_tensor(keep, device=scene.image.device)
                     left = [left[i] for i in keep]
-                    self.predictor.use_samples(left)
+                    self._use(left)
                     scene, target = scene.select(keep), target.select(rows)
                     ascent.select(rows, attack.perturbation.bind(scene), target)
             del step  # before the next one needs the memory
@@ -260,6 +270,23 @@ class ScoredRun:
         with torch.no_grad():
             return self.stored(clean, bound.finished(clean, parameters))
 
+    def outcome(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The finished image of the best points, and its segmentation as it is scored.
+
+        Raises:
+            RuntimeError: where a sample has no best point, because its objective was NaN everywhere.
+        """
+        lost = torch.isneginf(self.objective).nonzero().flatten().tolist()
+        if lost:
+            raise RuntimeError(
+                f"the objective was NaN at every step for sample {self.samples[lost[0]]}: check the network under "
+                f"{self.predictor.precision}."
+            )
+        if self.last is not None and bool(self.last.is_best.all()):
+            return self.last.image, self.last.prediction
+        adversarial = self._finished(self.bound, self.parameters)
+        return adversarial, self.predictor.answer(adversarial).prediction
+
     def finish(self, image: torch.Tensor, label: torch.Tensor | None) -> AttackResult:
         """Build the finished image, verify its budget and score it.
 
@@ -268,18 +295,7 @@ class ScoredRun:
             label: its label, if one was given.
         """
         attack, clean = self.attack, self.scene.image
-        lost = torch.isneginf(self.objective).nonzero().flatten().tolist()
-        if lost:
-            raise RuntimeError(
-                f"the objective was NaN at every step for sample {lost[0]}: check the network under "
-                f"{self.predictor.precision}."
-            )
-        last = self.last
-        if last is not None and bool(last.is_best.all()):
-            adversarial, prediction = last.image, last.prediction
-        else:
-            adversarial = self._finished(self.bound, self.parameters)
-            prediction = self.predictor.answer(adversarial).prediction
+        adversarial, prediction = self.outcome()
         with torch.no_grad():
             budgets = self.bound.verify(clean, adversarial, self.parameters)
             reference = self.reference if attack.targeted else self.reference.moved(self.bound, self.parameters)

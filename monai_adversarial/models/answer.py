@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -35,6 +35,10 @@ class Answer:
         """``"softmax"`` or ``"sigmoid"``: how the prediction was read."""
         assert self.reading.activation is not None
         return self.reading.activation
+
+    def select(self, rows: torch.Tensor) -> Answer:
+        """The answer to some of the samples; the summary stays that of all."""
+        return replace(self, prediction=self.prediction.index_select(0, rows))
 
 
 class AnswerBuilder:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from monai_adversarial.attacks.recipes.auto_attack import AutoAttack3D
 from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
 from monai_adversarial.attacks.recipes.natural_variation import NATURAL_VARIATIONS, natural_variation, scan_rescan
+from monai_adversarial.attacks.recipes.shrinking import SEA3D, ShrinkingRadius
 from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
 from monai_adversarial.attacks.recipes.square import SquareAttack
 from monai_adversarial.attacks.recipes.worst_of import WorstOf
@@ -18,8 +20,11 @@ __all__ = [
     "NATURAL_VARIATIONS",
     "PGD",
     "AffineAttack",
+    "AutoAttack3D",
     "BiasFieldAttack",
     "ElasticAttack",
+    "SEA3D",
+    "ShrinkingRadius",
     "SquareAttack",
     "WorstOf",
     "natural_variation",

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signs that gradients are masked: what an ensemble of attacks sees of a network that its gradients do not describe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from monai_adversarial.models.attacked_model import AttackedModel
+
+__all__ = ["Flag", "MemberTrace", "find_flags"]
+
+PAGE = "docs/gradient_masking.md"
+#: share of gradient entries that are exactly zero above which signs say little
+MOST_ZERO = 0.9
+#: Dice by which a weaker attacker may be ahead of a stronger one before it is said
+ROOM = 0.02
+#: share of the clean Dice that must be left before a search that found nothing is suspicious
+UNBROKEN = 0.5
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One sign.
+
+    Args:
+        name: one of ``"zero_gradients"``, ``"queries_beat_gradients"``, ``"no_ascent"``, ``"random_answers"``,
+            ``"saturated_output"``.
+        text: what was seen, in one sentence.
+    """
+
+    name: str
+    text: str
+
+    @property
+    def page(self) -> str:
+        """Where the documentation says what it means and what to do."""
+        return f"{PAGE}#{self.name.replace('_', '-')}"
+
+    def __str__(self) -> str:
+        return f"flag {self.name}: {self.text} See {self.page}."
+
+
+@dataclass(frozen=True)
+class MemberTrace:
+    """What is kept of one member's run.
+
+    Args:
+        name: of the member.
+        by_queries: it used no gradients.
+        averages: its gradients were means over several draws.
+        dice: mean foreground Dice that it left, (batch,); NaN where it did not run.
+        gain: how much better its best point was than the first one that it evaluated, in its objective, (batch,).
+        zeros: mean share of gradient entries that were exactly zero, (batch,).
+    """
+
+    name: str
+    by_queries: bool
+    averages: bool
+    dice: torch.Tensor
+    gain: torch.Tensor
+    zeros: torch.Tensor
+
+
+def find_flags(traces: Sequence[MemberTrace], clean_dice: torch.Tensor, model: AttackedModel) -> list[Flag]:
+    """The signs that a run of several members on one batch shows; empty where there are none.
+
+    Args:
+        traces: of the members that ran on some samples.
+        clean_dice: mean foreground Dice of the clean batch, (batch,).
+        model: what was attacked.
+    """
+    gradient = [trace for trace in traces if not trace.by_queries]
+    queries = [trace for trace in traces if trace.by_queries]
+    found = []
+    zeros = _most([trace.zeros for trace in gradient])
+    if zeros > MOST_ZERO:
+        found.append(Flag("zero_gradients", f"{zeros:.0%} of the gradient's entries are exactly zero in one sample."))
+    if gradient and queries:
+        best = torch.stack([trace.dice.nan_to_num(torch.inf) for trace in gradient]).amin(dim=0)
+        for trace in queries:
+            ahead = _most([best - trace.dice])
+            if ROOM < ahead < float("inf"):
+                found.append(
+                    Flag(
+                        "queries_beat_gradients",
+                        f"{trace.name}, which knows no gradient, leaves {ahead:.3f} less Dice than the best member "
+                        "with gradients in one sample.",
+                    )
+                )
+    if gradient:
+        gains = torch.stack([trace.gain.nan_to_num(-torch.inf) for trace in gradient]).amax(dim=0)
+        left = torch.stack([trace.dice.nan_to_num(torch.inf) for trace in gradient]).amin(dim=0)
+        stuck = (gains <= 0) & (left > UNBROKEN * clean_dice) & left.isfinite() & gains.isfinite()
+        if bool(stuck.any()):
+            found.append(
+                Flag(
+                    "no_ascent",
+                    f"no member with gradients got beyond its first point in {int(stuck.sum())} of {len(stuck)} "
+                    "samples.",
+                )
+            )
+    if model.found_random and not any(trace.averages for trace in gradient):
+        found.append(Flag("random_answers", "the network answers at random and no member averages over its draws."))
+    if model.found_output_values == "probabilities" and model.found_final_activation is None:
+        found.append(
+            Flag("saturated_output", "the network returns probabilities whose final activation could not be left out.")
+        )
+    return found
+
+
+def _most(rows: Sequence[torch.Tensor]) -> float:
+    known = [row[~row.isnan()] for row in rows]
+    values = torch.cat(known) if known else torch.empty(0)
+    return float(values.max()) if len(values) else 0.0
