@@ -64,7 +64,7 @@ class EnsembleRun(ScoredRun):
         scene, batch = self.scene, self.scene.batch
         attack = self.attack
         self.dice = self.clean_dice.clone()
-        image, prediction = scene.image, self.clean_prediction
+        image, self.worst_prediction = scene.image, self.clean_prediction
         self.worst = torch.full((batch,), -1, dtype=torch.long, device=scene.image.device)
         self.member_dice: list[torch.Tensor] = []
         self.member_passes: list[tuple[int, int]] = []
@@ -83,7 +83,7 @@ class EnsembleRun(ScoredRun):
                 better = torch.zeros_like(self.solved)
                 better[rows] = self._worse(dice, self.dice[rows])
                 image = _replaced(image, found_image, better, rows)
-                prediction = _replaced(prediction, found_prediction, better, rows)
+                self.worst_prediction = _replaced(self.worst_prediction, found_prediction, better, rows)
                 self.parameters = tuple(
                     _replaced(old, new, better, rows) for old, new in zip(self.parameters, run.parameters, strict=True)
                 )
@@ -95,7 +95,7 @@ class EnsembleRun(ScoredRun):
             self.history.append(self._rank(spread))
         self._use(range(batch))
         self.objective = self._rank(self.dice)
-        self.last = Finished(image, prediction, torch.ones_like(self.solved))
+        self.last = Finished(image, self.worst_prediction, torch.ones_like(self.solved))
 
     def _trace(self, member: Member, left: list[int], run: ScoredRun, dice: torch.Tensor) -> None:
         """Keep of a run what flags need, a few numbers for each sample."""
@@ -116,7 +116,7 @@ class EnsembleRun(ScoredRun):
         """Samples that are not broken yet. One host synchronization for each member, none inside."""
         attack = self.attack
         if attack.early_stop:
-            broken = self._succeeded(self.dice, self.clean_dice)
+            broken = self._succeeded(self.dice, self.clean_dice, self.worst_prediction, self.target)
         elif attack.targeted:
             broken = self.dice >= 1.0
         else:
