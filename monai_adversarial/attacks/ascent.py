@@ -144,7 +144,7 @@ class Ascent:
             with torch.no_grad():
                 begin = bound.project(check_start(start, bound))
         else:
-            begin = bound.random(bound.scene.generators(stream)) if random_start else bound.zeros()
+            begin = bound.start(bound.scene.generators(stream)) if random_start else bound.zeros()
         self.parameters: Parameters = tuple(parameter.detach() for parameter in begin)
         self.search = attack.search.begin(bound, attack.steps)
         self.search.stream = stream
@@ -222,13 +222,21 @@ class Ascent:
                 assert self.predictor.model.found_classes is not None
                 target = self.target_of(self.predictor.model.found_classes)
                 values, ranks = self.windowed(changed, target, progress)
-                return sign * values, sign * ranks, None
+                return *self._with_image(changed, sign * values, sign * ranks), None
             logits = predict(changed)
             target = self._target_at(parameters, int(logits.shape[1]))
             values, ranks = value_and_rank(attack.objective, logits, target, progress, attack.targeted)
-            return sign * values, sign * ranks, logits if attack.early_stop else None
+            found = self._with_image(changed, sign * values, sign * ranks)
+            return *found, logits if attack.early_stop else None
 
         return function
+
+    def _with_image(
+        self, image: torch.Tensor, values: torch.Tensor, ranks: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Value and rank as the attacker maximizes them, with what it wants of the image itself."""
+        extra = self.attack.objective.image_term(self.bound, image)
+        return (values, ranks) if extra is None else (values + extra, ranks + extra.detach())
 
     def _target_at(self, parameters: Parameters, classes: int) -> Target:
         """The reference, moved as the image is."""
@@ -262,7 +270,8 @@ class Ascent:
             if self.windowed is not None:
                 target = self._target_at(self.parameters, classes)
                 answer, ranks = self.windowed.answer_and_ranks(image, target, Progress(attack.steps, attack.steps))
-                return answer, (-ranks if attack.targeted else ranks)
+                ranks = -ranks if attack.targeted else ranks
+                return answer, self._with_image(image, ranks, ranks)[1]
             answer, _, ranks = self._judged(image, self.parameters, attack.steps)
             return answer, ranks
 
@@ -296,4 +305,5 @@ class Ascent:
         else:
             assert whole is not None
             values, ranks = value_and_rank(objective, whole, target, progress, attack.targeted)
-        return (answer, -values, -ranks) if attack.targeted else (answer, values, ranks)
+        values, ranks = (-values, -ranks) if attack.targeted else (values, ranks)
+        return answer, *self._with_image(image, values, ranks)

@@ -18,6 +18,7 @@ from monai_adversarial.attacks.objectives.margin import Margin
 from monai_adversarial.attacks.objectives.masked_cross_entropy import BalancedMaskedCrossEntropy, MaskedCrossEntropy
 from monai_adversarial.attacks.objectives.registry import OBJECTIVES, get_objective
 from monai_adversarial.attacks.objectives.segpgd import SegPGD
+from monai_adversarial.attacks.objectives.ssim_penalized import SSIMPenalized
 from monai_adversarial.attacks.objectives.target import ACTIVATIONS, Target
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Objective",
     "OBJECTIVES",
     "Progress",
+    "SSIMPenalized",
     "SegPGD",
     "Target",
     "VoxelwiseObjective",

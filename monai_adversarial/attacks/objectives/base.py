@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,6 +17,9 @@ from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.comparison import Comparison
 from monai_adversarial.attacks.objectives.target import Target
 from monai_adversarial.utils.calls import ShownAsCall
+
+if TYPE_CHECKING:
+    from monai_adversarial.attacks.perturbations.base import BoundPerturbation
 
 __all__ = ["AdditiveObjective", "Objective", "Parts", "Progress", "VoxelwiseObjective"]
 
@@ -112,6 +116,21 @@ class Objective(ShownAsCall, ABC):
         """
         value = self.value(logits, target, progress, targeted)
         return value, value.detach()
+
+    def image_term(self, bound: BoundPerturbation, changed: torch.Tensor) -> torch.Tensor | None:
+        """What the attacker wants of the image itself, for example that it looks like the clean one.
+
+        It is added to what the attacker maximizes, in targeted attacks too, and to what candidates are compared by. The
+        network's answer is no part of it, so that it sees whole images where the objective sees windows.
+
+        Args:
+            bound: the perturbation on its clean batch, ``bound.scene.image``.
+            changed: the perturbed image, (batch, channel, spatial...).
+
+        Returns:
+            (batch,), differentiable in ``changed``; None, the default, for nothing.
+        """
+        return None
 
 
 Parts = tuple[torch.Tensor, ...]

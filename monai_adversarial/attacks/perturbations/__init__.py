@@ -15,9 +15,14 @@ from monai_adversarial.attacks.perturbations.base import (
 from monai_adversarial.attacks.perturbations.bias_field import BiasField, BoundBiasField
 from monai_adversarial.attacks.perturbations.chain import BoundChain, Chain
 from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation, ElasticDeformation
+from monai_adversarial.attacks.perturbations.frequency_quantization import (
+    BoundFrequencyQuantization,
+    FrequencyQuantization,
+)
 from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
 from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant, lowest_corner_determinant
 from monai_adversarial.attacks.perturbations.random_transform import BoundRandomTransform, RandomTransform
+from monai_adversarial.attacks.perturbations.spectral_noise import BoundSpectralNoise, SpectralNoise
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
 
 __all__ = [
@@ -29,16 +34,20 @@ __all__ = [
     "BoundBiasField",
     "BoundChain",
     "BoundElasticDeformation",
+    "BoundFrequencyQuantization",
     "BoundGeometric",
     "BoundPerturbation",
+    "BoundSpectralNoise",
     "BudgetError",
     "BoundRandomTransform",
     "Chain",
     "ElasticDeformation",
+    "FrequencyQuantization",
     "Measurement",
     "Parameters",
     "Perturbation",
     "RandomTransform",
+    "SpectralNoise",
     "jacobian_determinant",
     "lowest_corner_determinant",
     "warp_class_map",

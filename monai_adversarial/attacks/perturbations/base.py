@@ -183,6 +183,10 @@ class BoundPerturbation(ABC):
                 sample.uniform_(-1.0, 1.0, generator=generator)
         return self.project(tuple(draw * radius for draw, radius in zip(draws, self.radii, strict=True)))
 
+    def start(self, generators: list[torch.Generator]) -> Parameters:
+        """Where a search begins that does not begin at the clean image: by default a random draw."""
+        return self.random(generators)
+
     def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
         """A random draw of the same size as ``parameters``: the control that an attack is compared with.
 

@@ -123,6 +123,10 @@ class BoundChain(BoundPerturbation):
         """A random draw of every member."""
         return self._follow(self.zeros(), lambda member, _: member.random(generators))
 
+    def start(self, generators: list[torch.Generator]) -> Parameters:
+        """Where a search of each member begins."""
+        return self._follow(self.zeros(), lambda member, _: member.start(generators))
+
     def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
         """A control of every member."""
         return self._follow(parameters, lambda member, own: member.random_control(generators, own))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from monai_adversarial.attacks.recipes.auto_attack import AutoAttack3D
+from monai_adversarial.attacks.recipes.frequency import VAFA, AdvDrop, SpectralAttack
 from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
 from monai_adversarial.attacks.recipes.natural_variation import NATURAL_VARIATIONS, natural_variation, scan_rescan
@@ -19,12 +20,15 @@ __all__ = [
     "MIFGSM",
     "NATURAL_VARIATIONS",
     "PGD",
+    "VAFA",
+    "AdvDrop",
     "AffineAttack",
     "AutoAttack3D",
     "BiasFieldAttack",
     "ElasticAttack",
     "SEA3D",
     "ShrinkingRadius",
+    "SpectralAttack",
     "SquareAttack",
     "WorstOf",
     "natural_variation",
