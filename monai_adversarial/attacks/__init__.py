@@ -51,6 +51,7 @@ from monai_adversarial.attacks.perturbations import (
     Measurement,
     Perturbation,
     RandomTransform,
+    SpeckleNoise,
     SpectralNoise,
 )
 from monai_adversarial.attacks.recipes import (
@@ -68,6 +69,7 @@ from monai_adversarial.attacks.recipes import (
     BiasFieldAttack,
     ElasticAttack,
     ShrinkingRadius,
+    SpeckleAttack,
     SpectralAttack,
     SquareAttack,
     WorstOf,
@@ -102,6 +104,8 @@ __all__ = [
     "FGSM",
     "FrequencyQuantization",
     "SSIMPenalized",
+    "SpeckleAttack",
+    "SpeckleNoise",
     "SpectralAttack",
     "SpectralNoise",
     "VAFA",

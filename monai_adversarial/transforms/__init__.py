@@ -21,6 +21,16 @@ from monai_adversarial.transforms.dictionary import (
     AdvNoised,
     AdvNoiseDict,
 )
+from monai_adversarial.transforms.speckle import (
+    AdvSpeckle,
+    AdvSpeckleD,
+    AdvSpeckled,
+    AdvSpeckleDict,
+    RandSpeckleNoise,
+    RandSpeckleNoiseD,
+    RandSpeckleNoised,
+    RandSpeckleNoiseDict,
+)
 from monai_adversarial.transforms.worst_of import AdvWorstOf, AdvWorstOfD, AdvWorstOfd, AdvWorstOfDict
 
 __all__ = [
@@ -40,6 +50,14 @@ __all__ = [
     "AdvNoiseD",
     "AdvNoiseDict",
     "AdvNoised",
+    "AdvSpeckle",
+    "AdvSpeckleD",
+    "AdvSpeckleDict",
+    "AdvSpeckled",
+    "RandSpeckleNoise",
+    "RandSpeckleNoiseD",
+    "RandSpeckleNoiseDict",
+    "RandSpeckleNoised",
     "AdvWorstOf",
     "AdvWorstOfD",
     "AdvWorstOfDict",

@@ -22,6 +22,7 @@ from monai_adversarial.attacks.perturbations.frequency_quantization import (
 from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
 from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant, lowest_corner_determinant
 from monai_adversarial.attacks.perturbations.random_transform import BoundRandomTransform, RandomTransform
+from monai_adversarial.attacks.perturbations.speckle import BoundSpeckleNoise, SpeckleNoise
 from monai_adversarial.attacks.perturbations.spectral_noise import BoundSpectralNoise, SpectralNoise
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
 
@@ -37,6 +38,7 @@ __all__ = [
     "BoundFrequencyQuantization",
     "BoundGeometric",
     "BoundPerturbation",
+    "BoundSpeckleNoise",
     "BoundSpectralNoise",
     "BudgetError",
     "BoundRandomTransform",
@@ -47,6 +49,7 @@ __all__ = [
     "Parameters",
     "Perturbation",
     "RandomTransform",
+    "SpeckleNoise",
     "SpectralNoise",
     "jacobian_determinant",
     "lowest_corner_determinant",

@@ -5,20 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from monai_adversarial.attacks.perturbations.base import (
-    BoundPerturbation,
-    Measurement,
-    Parameters,
-    Perturbation,
-    per_sample,
-)
-from monai_adversarial.attacks.perturbations.geometric import intensity_changes, shared_spacing, unexplained_change
-from monai_adversarial.attacks.perturbations.rounding import Limits
-from monai_adversarial.utils.intensity_map import IntensityMap
+from monai_adversarial.attacks.perturbations.base import Measurement, Parameters, Perturbation, per_sample
+from monai_adversarial.attacks.perturbations.gain import DOMAINS, BoundGain, check_domain_window
+from monai_adversarial.attacks.perturbations.geometric import shared_spacing
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.smooth_basis import (
     bspline_fit,
@@ -33,12 +25,7 @@ from monai_adversarial.utils.validation import check_choice, check_count, check_
 __all__ = ["BiasField", "BoundBiasField"]
 
 BASES = ("legendre", "bspline")
-DOMAINS = ("window", "attenuation", "image")
-AIR = -1000.0  # HU of no attenuation
 CLIPPINGS = 4
-
-#: an edge of the window in image units: one number, or (batch or 1, channel or 1, 1...)
-Edge = float | torch.Tensor
 
 
 class BiasField(Perturbation):
@@ -84,9 +71,7 @@ class BiasField(Perturbation):
         self.basis = check_choice("basis", basis, BASES)
         self.control_spacing = check_positive("control_spacing", control_spacing)
         self.domain = check_choice("domain", domain, DOMAINS)
-        if window is not None and (len(window) != 2 or not float(window[0]) < float(window[1])):
-            raise ValueError(f"window must be (low, high) in HU with low < high, got {tuple(window)}.")
-        self.window = None if window is None else (float(window[0]), float(window[1]))
+        self.window = check_domain_window(window)
         self.zero_mean = bool(zero_mean)
         if self.zero_mean and basis == "legendre" and degree == 0:
             raise ValueError(
@@ -108,20 +93,18 @@ class BiasField(Perturbation):
         return BoundBiasField(self, scene)
 
 
-class BoundBiasField(BoundPerturbation):
+class BoundBiasField(BoundGain):
     """Bias field of one batch.
 
     The parameter holds the coefficients of the logarithm of the gain, (batch, functions) for Legendre polynomials in
     the order of MONAI's ``RandBiasField``, (batch, controls along each axis) for B-splines.
     """
 
-    follows_voxels = False
-
     def __init__(self, perturbation: BiasField, scene: Scene) -> None:
-        super().__init__(scene)
+        largest = 1 + perturbation.max_gain
+        super().__init__(scene, perturbation.domain, perturbation.window, 1 / largest, largest)
         self.max_gain, self.zero_mean = perturbation.max_gain, perturbation.zero_mean
         self.limit = math.log1p(perturbation.max_gain)
-        self.domain, self.low, self.high = _domain(perturbation, scene)
         image = scene.image
         shape = scene.spatial_shape
         if perturbation.basis == "legendre":
@@ -228,110 +211,22 @@ class BoundBiasField(BoundPerturbation):
 
     def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Multiply in the chosen domain."""
-        gain = self.field(parameters).exp()
-        if self.domain == "image":
-            shaded = image * gain
-        elif self.domain == "attenuation":
-            # Below air there is nothing to attenuate: padding keeps its value.
-            shaded = image + (image - AIR).clamp_min(0) * (gain - 1)
-        else:
-            width: Any = self.high - self.low
-            value = (image - self.low).clamp_min(0).clamp_max(width)
-            shaded = image + torch.where(image < self.high, (value * gain).clamp_max(width) - value, 0)
-        if self.domain == "image" or self.scene.stored is not None:  # the others stay in the range by themselves
-            shaded = self.into_range(shaded, image)
-        return shaded if self.scene.region is None else torch.where(self.scene.region, shaded, image)
-
-    def untouched(self, image: torch.Tensor) -> torch.Tensor | None:
-        """Voxels outside the region and the domain, where there is nothing to multiply."""
-        if self.domain == "image":
-            outside = image == 0
-        elif self.domain == "attenuation":
-            outside = image <= AIR
-        else:
-            outside = (image <= self.low) | (image >= self.high)
-        return outside if self.scene.region is None else outside | ~self.scene.region
-
-    @torch.no_grad()
-    def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Values of the file's grid within the largest gain and the window."""
-
-        def within_gain(clean: torch.Tensor, _: torch.Tensor) -> Limits:
-            value = clean - self._offset
-            gains = (value / (1 + self.max_gain), value * (1 + self.max_gain))
-            low, high = torch.minimum(*gains) + self._offset, torch.maximum(*gains) + self._offset
-            return low, high.clamp_max(self.high) if self.domain == "window" else high
-
-        return self._rounded(image, adversarial, within_gain)
-
-    @property
-    def _offset(self) -> Edge:
-        """The value of no signal, whose gain is nothing."""
-        return {"image": 0.0, "attenuation": AIR, "window": self.low}[self.domain]
+        return self.multiply(image, self.field(parameters).exp())
 
     def measure(
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
     ) -> dict[str, Measurement]:
         """The gain in percent: the smallest that explains the finished image, voxel by voxel, and that of the
         parameters."""
-        before, after = image.double(), adversarial.double()
         with torch.no_grad():
             from_parameters = self.field(parameters).double().abs().flatten(1).amax(dim=1)
             expected = self.finished(image, parameters)
-        # What a voxel may differ without a gain: rounding, exactly where it happened, and float32.
-        spacing = float(image.abs().max()) * 4 * torch.finfo(torch.float32).eps
-        room = (after - expected.double()).abs().clamp_max(rounding) + spacing
-        offset = self._offset
-        value = before - offset
-        untouched = self.untouched(image)
-        assert untouched is not None
-        changeable = ~untouched
-        size = value.abs().clamp_min(torch.finfo(torch.float64).tiny)
-        changed = (after - offset) * value.sign()
-        lowest, highest = (changed - room) / size, (changed + room) / size
-        # Gains from lowest to highest explain the voxel after rounding; the one nearest to 1 counts.
+        lowest, highest = self.gains(image, adversarial, expected, rounding)
+        # Of the gains that explain a voxel the one nearest to 1 counts.
         logarithm = torch.maximum(lowest.clamp_min(1.0).log(), -highest.clamp(0.0, 1.0).log())
-        measured = torch.where(changeable, logarithm, 0.0).flatten(1).amax(dim=1)
-        outside = torch.where(changeable, 0.0, (after - before).abs()).flatten(1).amax(dim=1)
         percent = 100 * self.max_gain
         return {
-            "gain": Measurement(100 * measured.expm1(), "percent", percent),
+            "gain": Measurement(100 * logarithm.flatten(1).amax(dim=1).expm1(), "percent", percent),
             "gain_of_parameters": Measurement(100 * from_parameters.expm1(), "percent", percent),
-            "change_outside_domain": Measurement(outside, self.scene.image_units, 0.0, tolerance=rounding + spacing),
-            # Rounding toward the clean image goes up to a whole step.
-            "unexplained_change": unexplained_change(self.scene, image, adversarial, expected, 2 * rounding),
-            **intensity_changes(self.scene, image, adversarial),
+            **self.measure_surroundings_of_gain(image, adversarial, expected, rounding),
         }
-
-
-def _domain(perturbation: BiasField, scene: Scene) -> tuple[str, Edge, Edge]:
-    """The domain to multiply in and the window's edges in the units of the image."""
-    domain, intensity = perturbation.domain, scene.intensity
-    window: tuple[Edge, Edge] | None = perturbation.window
-    if domain == "attenuation" and scene.image_units != "HU":
-        raise ValueError(
-            "domain='attenuation' needs an image in HU, but the image is in network values: use domain='window'."
-        )
-    if domain != "window":
-        return domain, 0.0, 0.0
-    if scene.image_units == "HU":
-        window = window or (None if intensity is None else intensity.window)
-        if window is None:
-            raise ValueError("domain='window' needs the intensity window: pass window=(low, high) in HU or intensity=.")
-        return domain, IntensityMap.like(window[0], scene.image), IntensityMap.like(window[1], scene.image)
-    if intensity is None:
-        if window is not None:
-            raise ValueError(
-                "window is in HU but the image is in network values: pass intensity= (the map between them)."
-            )
-        return "image", 0.0, 0.0
-    if window is not None:
-        first, second = (IntensityMap.like(intensity.scale * edge + intensity.offset, scene.image) for edge in window)
-        if isinstance(first, torch.Tensor):
-            return domain, torch.minimum(first, second), torch.maximum(first, second)
-        return domain, min(first, second), max(first, second)
-    if intensity.low is None or intensity.high is None or intensity.window is None:
-        raise ValueError(
-            "domain='window' needs the intensity window, but the intensity map does not clip: pass window=(low, high)."
-        )
-    return domain, IntensityMap.like(intensity.low, scene.image), IntensityMap.like(intensity.high, scene.image)

@@ -10,6 +10,7 @@ from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIF
 from monai_adversarial.attacks.recipes.natural_variation import NATURAL_VARIATIONS, natural_variation, scan_rescan
 from monai_adversarial.attacks.recipes.shrinking import SEA3D, ShrinkingRadius
 from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
+from monai_adversarial.attacks.recipes.speckle import SpeckleAttack
 from monai_adversarial.attacks.recipes.square import SquareAttack
 from monai_adversarial.attacks.recipes.worst_of import WorstOf
 
@@ -28,6 +29,7 @@ __all__ = [
     "ElasticAttack",
     "SEA3D",
     "ShrinkingRadius",
+    "SpeckleAttack",
     "SpectralAttack",
     "SquareAttack",
     "WorstOf",
