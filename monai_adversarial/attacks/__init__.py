@@ -36,6 +36,7 @@ from monai_adversarial.attacks.objectives import (
     Objective,
     SegPGD,
     SSIMPenalized,
+    UnmatchedLogits,
     VoxelwiseObjective,
     get_objective,
 )
@@ -56,6 +57,7 @@ from monai_adversarial.attacks.perturbations import (
 )
 from monai_adversarial.attacks.recipes import (
     APGD,
+    ASMA,
     BIM,
     FGSM,
     MIFGSM,
@@ -78,6 +80,7 @@ from monai_adversarial.attacks.recipes import (
 )
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.attacks.search import (
+    AdaptiveMultiplier,
     AutoPGD,
     ProjectedAdam,
     RandomSearch,
@@ -99,6 +102,9 @@ __all__ = [
     "WindowwiseGradient",
     "AdditiveObjective",
     "APGD",
+    "ASMA",
+    "AdaptiveMultiplier",
+    "UnmatchedLogits",
     "BIM",
     "AdvDrop",
     "FGSM",

@@ -153,13 +153,13 @@ class Reference:
             prediction, self.label, self.classes, self.activation, channels=self.scored, valid=self.valid
         )
 
-    def iou(self, prediction: torch.Tensor) -> torch.Tensor:
-        """Mean intersection over union of a hard prediction over the scored classes, (batch,).
+    def iou(self, prediction: torch.Tensor, organs: Sequence[int] | None = None) -> torch.Tensor:
+        """Mean intersection over union of a hard prediction over ``organs`` (None: the scored classes), (batch,).
 
         A class that is in neither the reference nor the prediction is left out; where that leaves none, both are empty
         and the mean is 1.
         """
-        dice = class_dice(prediction, self.label, self.scored, self.classes, self.activation, self.valid)
+        dice = class_dice(prediction, self.label, organs or self.scored, self.classes, self.activation, self.valid)
         return (dice / (2 - dice)).nanmean(dim=1).nan_to_num(1.0)
 
     def with_ignored(self, ignore_index: int | None) -> torch.Tensor:

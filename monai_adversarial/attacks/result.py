@@ -80,8 +80,8 @@ class AttackResult:
         facts: what is known of it and where that was read; see ``AttackedModel.findings``.
         success_rule: what counts as a success.
         image_channels: where ``image`` sits among the input channels; None where it is all of them.
-        iou: of a targeted attack: mean foreground intersection over union with the wanted segmentation, (batch,); 1
-            where both are empty. None for other attacks.
+        iou: of a targeted attack: mean intersection over union with the wanted segmentation, (batch,), over the
+            ``organs`` of its objective or else the scored classes; 1 where both are empty. None for other attacks.
         clean_iou: the same before the attack.
         truth_dice: of a targeted attack: mean foreground Dice with the true segmentation (``truth=``, or else the
             clean prediction), (batch,). None for other attacks.
@@ -131,7 +131,7 @@ class AttackResult:
         facts = "".join(f"; {fact}" for fact in self.facts)
         wanted = []
         if self.iou is not None and self.clean_iou is not None:
-            wanted.append(f"mean foreground IoU with the label {_numbers(self.clean_iou)} -> {_numbers(self.iou)}")
+            wanted.append(f"mean IoU with the label {_numbers(self.clean_iou)} -> {_numbers(self.iou)}")
         if self.truth_dice is not None and self.clean_truth_dice is not None:
             true = f"{_numbers(self.clean_truth_dice)} -> {_numbers(self.truth_dice)}"
             wanted.append(f"mean foreground Dice with the true segmentation {true}")

@@ -336,9 +336,10 @@ class ScoredRun:
         if self.truth is None:
             return {}
         moved = self.truth.moved(self.bound, self.parameters)
+        organs = self.attack.objective.organs
         return {
-            "clean_iou": self.reference.iou(self.clean_prediction),
-            "iou": self.reference.iou(prediction),
+            "clean_iou": self.reference.iou(self.clean_prediction, organs),
+            "iou": self.reference.iou(prediction, organs),
             "clean_truth_dice": self.truth.dice(self.clean_prediction),
             "truth_dice": moved.dice(prediction),
         }

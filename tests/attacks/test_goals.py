@@ -77,7 +77,7 @@ def test_a_targeted_attack_reports_iou_with_the_wanted_and_dice_with_the_true_se
     assert torch.equal(result.iou, torch.ones_like(result.iou))
     assert torch.equal(result.clean_truth_dice, torch.ones_like(result.clean_truth_dice))
     torch.testing.assert_close(result.truth_dice, torch.full_like(result.truth_dice, 2 / 3))
-    assert "IoU with the label 0.500, 0.500 -> 1.000, 1.000" in str(result)
+    assert "mean IoU with the label 0.500, 0.500 -> 1.000, 1.000" in str(result)
     alone = PGD(0.2, steps=5, targeted=True)(MODEL, image, wanted)
     assert alone.truth_dice is not None and torch.equal(alone.truth_dice, result.truth_dice)  # the clean prediction
 

@@ -20,6 +20,7 @@ from monai_adversarial.attacks.objectives.registry import OBJECTIVES, get_object
 from monai_adversarial.attacks.objectives.segpgd import SegPGD
 from monai_adversarial.attacks.objectives.ssim_penalized import SSIMPenalized
 from monai_adversarial.attacks.objectives.target import ACTIVATIONS, Target
+from monai_adversarial.attacks.objectives.unmatched_logits import UnmatchedLogits
 
 __all__ = [
     "AdditiveObjective",
@@ -43,6 +44,7 @@ __all__ = [
     "SSIMPenalized",
     "SegPGD",
     "Target",
+    "UnmatchedLogits",
     "VoxelwiseObjective",
     "compare",
     "get_objective",

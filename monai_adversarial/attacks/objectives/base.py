@@ -50,12 +50,14 @@ class Objective(ShownAsCall, ABC):
         directed: it says itself what the segmentation shall become. Such an attack is not ``targeted``, and its label,
             if one is given, is the truth that Dice is measured with.
         allows_moving_anatomy: it means something where a geometric perturbation moves the organs.
+        organs: the classes that its goal is about; None for all that are scored.
         success_rule: what counts as a success, in words; empty where the rule is the attack's, by Dice.
     """
 
     comparable: bool = True
     directed: bool = False
     allows_moving_anatomy: bool = True
+    organs: Sequence[int] | None = None
     success_rule: str = ""
     _shows_defaults = True
 

@@ -7,6 +7,7 @@ from monai_adversarial.attacks.recipes.auto_attack import AutoAttack3D
 from monai_adversarial.attacks.recipes.frequency import VAFA, AdvDrop, SpectralAttack
 from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
+from monai_adversarial.attacks.recipes.mask_attack import ASMA
 from monai_adversarial.attacks.recipes.natural_variation import NATURAL_VARIATIONS, natural_variation, scan_rescan
 from monai_adversarial.attacks.recipes.shrinking import SEA3D, ShrinkingRadius
 from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
@@ -16,6 +17,7 @@ from monai_adversarial.attacks.recipes.worst_of import WorstOf
 
 __all__ = [
     "APGD",
+    "ASMA",
     "BIM",
     "FGSM",
     "MIFGSM",

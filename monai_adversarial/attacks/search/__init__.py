@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from monai_adversarial.attacks.search.adam import ProjectedAdam
+from monai_adversarial.attacks.search.adaptive_multiplier import AdaptiveMultiplier
 from monai_adversarial.attacks.search.apgd import AutoPGD
 from monai_adversarial.attacks.search.base import Search, SearchRun, steepest_direction
 from monai_adversarial.attacks.search.random_search import RandomSearch
@@ -11,6 +12,7 @@ from monai_adversarial.attacks.search.square import SquareSearch
 from monai_adversarial.attacks.search.steepest_ascent import SteepestAscent
 
 __all__ = [
+    "AdaptiveMultiplier",
     "AutoPGD",
     "ProjectedAdam",
     "RandomSearch",
