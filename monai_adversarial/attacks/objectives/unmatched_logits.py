@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 
 from monai_adversarial.attacks.objectives.base import AdditiveObjective, Parts, Progress
+from monai_adversarial.attacks.objectives.clean_batch import CleanBatch
 from monai_adversarial.attacks.objectives.overlap_counts import mean_iou, overlap_counts
 from monai_adversarial.attacks.objectives.target import Target
 from monai_adversarial.metrics.dice import hard_prediction
@@ -56,6 +58,18 @@ class UnmatchedLogits(AdditiveObjective):
     def success_rule(self) -> str:  # type: ignore[override]
         """The goal in words."""
         return f"mean IoU with the wanted segmentation of at least {self.iou_goal:g}"
+
+    def prepare(self, target: Target, clean: CleanBatch) -> Target:
+        """The target itself, with a warning where the clean prediction meets the goal: the best change is none then."""
+        found = mean_iou(overlap_counts(clean.prediction, target), target, self.organs).tolist()
+        for sample, iou in enumerate(found):
+            if iou >= self.iou_goal:
+                warnings.warn(
+                    f"iou_goal {self.iou_goal:g} is met by the clean prediction of sample {sample}, whose IoU is "
+                    f"{iou:.3g}: name the organs= that shall change, or raise the goal.",
+                    stacklevel=7,
+                )
+        return target
 
     def parts(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool) -> Parts:
         if not targeted:
