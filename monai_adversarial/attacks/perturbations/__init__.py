@@ -3,6 +3,24 @@
 
 from __future__ import annotations
 
+from monai_adversarial.attacks.perturbations.acquisition import (
+    Acquisition,
+    ContrastPhase,
+    CTAcquisition,
+    Cupping,
+    DoseReduction,
+    GantryTilt,
+    Ghosting,
+    LineMotion,
+    MetalStreaks,
+    MRIAcquisition,
+    ReconstructionKernel,
+    RingArtifact,
+    SliceThickness,
+    SpikeArtifact,
+    UltrasoundReconstruction,
+    WindowShift,
+)
 from monai_adversarial.attacks.perturbations.additive import AdditiveNoise, BoundAdditiveNoise
 from monai_adversarial.attacks.perturbations.affine import AffineTransform, BoundAffineTransform
 from monai_adversarial.attacks.perturbations.base import (
@@ -27,6 +45,22 @@ from monai_adversarial.attacks.perturbations.spectral_noise import BoundSpectral
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
 
 __all__ = [
+    "Acquisition",
+    "ContrastPhase",
+    "CTAcquisition",
+    "Cupping",
+    "DoseReduction",
+    "GantryTilt",
+    "Ghosting",
+    "LineMotion",
+    "MetalStreaks",
+    "MRIAcquisition",
+    "ReconstructionKernel",
+    "RingArtifact",
+    "SliceThickness",
+    "SpikeArtifact",
+    "UltrasoundReconstruction",
+    "WindowShift",
     "AdditiveNoise",
     "AffineTransform",
     "BiasField",

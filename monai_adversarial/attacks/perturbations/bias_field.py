@@ -213,13 +213,18 @@ class BoundBiasField(BoundGain):
         """Multiply in the chosen domain."""
         return self.multiply(image, self.field(parameters).exp())
 
+    def measure_parameters(self, parameters: Parameters) -> dict[str, Measurement]:
+        """The largest gain of the parameters in percent."""
+        with torch.no_grad():
+            largest = self.field(parameters).double().abs().flatten(1).amax(dim=1)
+        return {"gain_of_parameters": Measurement(100 * largest.expm1(), "percent", 100 * self.max_gain)}
+
     def measure(
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0
     ) -> dict[str, Measurement]:
         """The gain in percent: the smallest that explains the finished image, voxel by voxel, and that of the
         parameters."""
         with torch.no_grad():
-            from_parameters = self.field(parameters).double().abs().flatten(1).amax(dim=1)
             expected = self.finished(image, parameters)
         lowest, highest = self.gains(image, adversarial, expected, rounding)
         # Of the gains that explain a voxel the one nearest to 1 counts.
@@ -227,6 +232,6 @@ class BoundBiasField(BoundGain):
         percent = 100 * self.max_gain
         return {
             "gain": Measurement(100 * logarithm.flatten(1).amax(dim=1).expm1(), "percent", percent),
-            "gain_of_parameters": Measurement(100 * from_parameters.expm1(), "percent", percent),
+            **self.measure_parameters(parameters),
             **self.measure_surroundings_of_gain(image, adversarial, expected, rounding),
         }

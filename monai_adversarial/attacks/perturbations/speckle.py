@@ -122,7 +122,7 @@ class BoundSpeckleNoise(BoundGain):
         """The relative change of each voxel, (batch, channel, spatial...)."""
         if self.kernel is None:
             return parameters[0]
-        return separable_filtering(parameters[0], self.kernel, mode="replicate")
+        return separable_filtering(parameters[0], [self.kernel] * len(self.scene.spatial_shape), mode="replicate")
 
     def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Multiply in the chosen domain."""

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+from monai_adversarial.attacks.recipes.acquisition import (
+    CTAcquisitionAttack,
+    MRIAcquisitionAttack,
+    UltrasoundReconstructionAttack,
+)
 from monai_adversarial.attacks.recipes.auto_attack import AutoAttack3D
 from monai_adversarial.attacks.recipes.frequency import VAFA, AdvDrop, SpectralAttack
 from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack
@@ -16,6 +21,9 @@ from monai_adversarial.attacks.recipes.square import SquareAttack
 from monai_adversarial.attacks.recipes.worst_of import WorstOf
 
 __all__ = [
+    "CTAcquisitionAttack",
+    "MRIAcquisitionAttack",
+    "UltrasoundReconstructionAttack",
     "APGD",
     "ASMA",
     "BIM",
