@@ -16,6 +16,8 @@ from monai_adversarial.attacks.objectives.hard_dice import HardDice
 from monai_adversarial.attacks.objectives.jensen_shannon import JensenShannon
 from monai_adversarial.attacks.objectives.margin import Margin
 from monai_adversarial.attacks.objectives.masked_cross_entropy import BalancedMaskedCrossEntropy, MaskedCrossEntropy
+from monai_adversarial.attacks.objectives.organ_volumes import OrganVolume, ThresholdCrossing
+from monai_adversarial.attacks.objectives.organ_voxels import BoundaryShift, CreateOrgan, EraseOrgan
 from monai_adversarial.attacks.objectives.registry import OBJECTIVES, get_objective
 from monai_adversarial.attacks.objectives.segpgd import SegPGD
 from monai_adversarial.attacks.objectives.ssim_penalized import SSIMPenalized
@@ -28,7 +30,12 @@ __all__ = [
     "AnnealedDice",
     "BalancedCrossEntropy",
     "BalancedMaskedCrossEntropy",
+    "BoundaryShift",
     "CleanBatch",
+    "CreateOrgan",
+    "EraseOrgan",
+    "OrganVolume",
+    "ThresholdCrossing",
     "Comparison",
     "CosPGD",
     "CrossEntropy",

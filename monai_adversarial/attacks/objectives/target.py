@@ -235,6 +235,17 @@ class Target:
         """The same target with more numbers of each sample, (batch, ...)."""
         return self._with(numbers={**self.numbers, **numbers})
 
+    def with_voxels_of(self, other: Target, voxels: torch.Tensor | None = None) -> Target:
+        """The same reference where another target of the same batch counts: its region and known voxels.
+
+        Args:
+            other: the other target.
+            voxels: boolean (batch, spatial...), the voxels that count instead of the other's region; None for that.
+        """
+        weight = other.weight if voxels is None else voxels
+        self._check_weight(weight)
+        return self._with(weight=weight, valid=other.valid)
+
     def with_valid(self, valid: torch.Tensor) -> Target:
         """The same target with other known voxels, boolean (batch, spatial...)."""
         self._check_weight(valid)
