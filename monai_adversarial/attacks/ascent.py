@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from monai_adversarial.attacks.gradients.base import Evaluation, ObjectiveFunction
+from monai_adversarial.attacks.gradients.base import Evaluation, InputView, ObjectiveFunction
+from monai_adversarial.attacks.gradients.surrogate import averaged
 from monai_adversarial.attacks.objectives import AdditiveObjective, Progress, Target
 from monai_adversarial.attacks.objectives.adding import add_up, value_and_rank
-from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.window_objective import Totals, WindowObjective
 from monai_adversarial.models.answer import Answer
 from monai_adversarial.models.predictor import Predictor
@@ -95,8 +96,8 @@ def moved_target(
 
 
 def zero_fraction(bound: BoundPerturbation, found: Evaluation) -> torch.Tensor:
-    """Share of each sample's gradient that is exactly zero, (batch,); NaN for a search without gradients."""
-    if found.gradients:
+    """Share of each sample's gradient that is exactly zero, (batch,); NaN where nothing was differentiated."""
+    if found.gradients and found.backwards:  # estimates leave out what they have not asked about
         return bound.frozen_fraction(found.gradients)
     return torch.full_like(found.ranks, torch.nan)
 
@@ -119,6 +120,8 @@ class Ascent:
         random_start: begin inside the budget at random.
         finished: makes the image that is handed back from a bound perturbation and its parameters, which a search
             without gradients asks about; None for the perturbed image as it is computed.
+        decide: boolean (batch,), whether a segmentation of the image of some parameters is a success, for a search that
+            learns no more than that.
 
     Attributes:
         parameters: where the run stands.
@@ -134,10 +137,23 @@ class Ascent:
         start: Parameters | None = None,
         random_start: bool = True,
         finished: Callable[[BoundPerturbation, Parameters], torch.Tensor] | None = None,
+        decide: Callable[[BoundPerturbation, Parameters, torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
+        if attack.search.uses_decisions and decide is None:
+            raise ValueError(
+                f"{type(attack.search).__name__} learns only whether an image is a success, which training does not "
+                "ask: use another search."
+            )
+        self.decide = decide
         self.attack, self.predictor, self.bound, self.target_of = attack, predictor, bound, target_of
         self.stream, self.finished = stream, finished
-        self.by_queries = not attack.search.uses_gradients
+        self.by_queries = attack.by_queries
+        if attack.gradient.surrogates and predictor.surrogates is None:
+            raise ValueError("surrogates belong to an attack of its own, not to a member of an ensemble.")
+        for number, one in enumerate(predictor.surrogates or ()):
+            expected, given = predictor.model.found_classes, one.model.found_classes
+            if expected is not None and given is not None and given != expected:
+                raise ValueError(f"surrogate {number} answers in {given} classes, the attacked model in {expected}.")
         if self.by_queries:
             predictor.learn(bound.scene.image, scored=True)
         if start is not None:
@@ -146,8 +162,10 @@ class Ascent:
         else:
             begin = bound.start(bound.scene.generators(stream)) if random_start else bound.zeros()
         self.parameters: Parameters = tuple(parameter.detach() for parameter in begin)
+        self.gradient = attack.gradient.begin(bound, attack.steps, stream)
         self.search = attack.search.begin(bound, attack.steps)
         self.search.stream = stream
+        self.best: tuple[Parameters, torch.Tensor] | None = None
         if start is None and random_start:
             with torch.no_grad():
                 self.parameters = self.search.first(self.parameters)
@@ -158,6 +176,7 @@ class Ascent:
         attack, predictor, image = self.attack, self.predictor, self.bound.scene.image
         if (
             self.by_queries  # answers are stitched before anyone sees them
+            or predictor.surrogates is not None
             or not attack.gradient.windowwise
             or not isinstance(attack.objective, AdditiveObjective)
             or self.bound.geometric
@@ -176,16 +195,49 @@ class Ascent:
         attack = self.attack
         for step in range(attack.steps):
             point = self.parameters
+            estimates = self.by_queries and attack.search.uses_gradients
+            last_estimate = estimates and step == attack.steps - 1
             with random_draw(self.stream, step):
-                found = self._query(point, step) if self.by_queries else self._evaluate(step, point)
+                asks_once = last_estimate or not attack.search.uses_gradients
+                found = self._query(point, step) if asks_once else self._evaluate(step, point)
             found = replace(found, gradients=tuple(map(_without_nan, found.gradients)))
             with torch.no_grad():
-                self.parameters = self.search.advance(point, found.gradients, found.ranks, step)
+                best = self._best(point, found.ranks) if estimates else point
+                # What a search by estimates ends at is its outcome, as of a search by values.
+                self.parameters = (
+                    best if last_estimate else self.search.advance(point, found.gradients, found.ranks, step)
+                )
             yield Step(point, found)
             del point, found  # before the next evaluation needs the memory
 
+    def _best(self, point: Parameters, ranks: torch.Tensor) -> Parameters:
+        """The best point of each sample so far."""
+        if self.best is not None:
+            before, known = self.best
+            better = ranks >= known
+            point = tuple(torch.where(per_sample(better, a), a, b) for a, b in zip(point, before, strict=True))
+            ranks = torch.where(better, ranks, known)
+        self.best = point, ranks
+        return point
+
     def _evaluate(self, step: int, point: Parameters) -> Evaluation:
-        return self.attack.gradient.evaluate(self.objective_at(step), point, self.predictor.precision.loss_scale)
+        if not self.by_queries:
+            with self.predictor.only_surrogates():
+                return self.gradient.evaluate(self.objective_at(step), point, self._loss_scale)
+        first: Evaluation | None = None
+
+        def function(
+            parameters: Parameters, view: InputView | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+            nonlocal first
+            if view is not None:
+                raise ValueError("queries ask about the image as it is: input diversity needs surrogates' gradients.")
+            found = self._query(parameters, step)
+            first = first or found
+            return found.values, found.ranks, None
+
+        found = self.gradient.evaluate(function, point)
+        return replace(found, prediction=None if first is None else first.prediction)
 
     def _query(self, point: Parameters, step: int) -> Evaluation:
         """Ask the model as it is deployed about the image as it would be handed back."""
@@ -195,39 +247,57 @@ class Ascent:
             answer, values, ranks = self._judged(image, point, step)
         return Evaluation(values, ranks, (), None, forwards=1, backwards=0, prediction=answer.prediction)
 
+    @property
+    def _loss_scale(self) -> float:
+        followed = self.predictor.surrogates or (self.predictor,)
+        return max(one.precision.loss_scale for one in followed)
+
     def last_ranks(self) -> torch.Tensor:
         """What the point where the run ended is compared by, (batch,)."""
         with random_draw(self.stream, self.attack.steps):
             if self.by_queries:
                 return self._query(self.parameters, self.attack.steps).ranks
-            return self.attack.gradient.rank(self.objective_at(self.attack.steps), self.parameters)
+            with self.predictor.only_surrogates():
+                return self.gradient.rank(self.objective_at(self.attack.steps), self.parameters)
 
     def select(self, rows: torch.Tensor, bound: BoundPerturbation, target: Target) -> None:
         """Go on with some of the samples."""
         self.bound, self.target_of = bound, lambda _: target
         self.parameters = tuple(parameter.index_select(0, rows) for parameter in self.parameters)
         self.search.select(rows, bound)
+        self.gradient.select(rows, bound)
+        if self.best is not None:
+            point, ranks = self.best
+            self.best = tuple(part.index_select(0, rows) for part in point), ranks.index_select(0, rows)
 
     def objective_at(self, step: int) -> ObjectiveFunction:
         """Parameters -> (value as the attacker maximizes it, what candidates are compared by, logits)."""
         attack, bound, image = self.attack, self.bound, self.bound.scene.image
         sign = -1.0 if attack.targeted else 1.0
-        predict = self.predictor.first_step if step == 0 else self.predictor
-
+        followed = self.predictor.surrogates
+        predict = followed or ((self.predictor.first_step if step == 0 else self.predictor),)
         progress = Progress(step, attack.steps)
 
-        def function(parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        def function(
+            parameters: Parameters, view: InputView | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
             changed = bound.apply(image, parameters)
-            if self.windowed is not None:
+            if self.windowed is not None and view is None:
                 assert self.predictor.model.found_classes is not None
                 target = self.target_of(self.predictor.model.found_classes)
                 values, ranks = self.windowed(changed, target, progress)
                 return *self._with_image(changed, sign * values, sign * ranks), None
-            logits = predict(changed)
-            target = self._target_at(parameters, int(logits.shape[1]))
-            values, ranks = value_and_rank(attack.objective, logits, target, progress, attack.targeted)
-            found = self._with_image(changed, sign * values, sign * ranks)
-            return *found, logits if attack.early_stop else None
+            seen = changed if view is None else view.image(changed)
+            answers = [one(seen) if view is None else view.logits(one(seen)) for one in predict]
+            if followed and attack.gradient.surrogate_average != "loss":
+                answers = [averaged(answers, attack.gradient.surrogate_average, self.target_of(answers[0].shape[1]))]
+            target = self._target_at(parameters, int(answers[0].shape[1]))
+            found = [value_and_rank(attack.objective, one, target, progress, attack.targeted) for one in answers]
+            values, ranks = (torch.stack(column).mean(dim=0) for column in zip(*found, strict=True))
+            return (
+                *self._with_image(changed, sign * values, sign * ranks),
+                answers[0] if attack.early_stop else None,
+            )
 
         return function
 
@@ -255,6 +325,8 @@ class Ascent:
         """
         attack, predictor = self.attack, self.predictor
         objective = attack.objective
+        if predictor.surrogates is not None:
+            return None  # the search follows other networks: what it ends at is not known to be the best
         if not predictor.is_constant or attack.gradient.averages:
             # Where answers are random, the draw that made a point the best one must not be the draw that is reported.
             return None
@@ -305,5 +377,9 @@ class Ascent:
         else:
             assert whole is not None
             values, ranks = value_and_rank(objective, whole, target, progress, attack.targeted)
+        if attack.search.uses_decisions:
+            assert self.decide is not None
+            values = ranks = self.decide(self.bound, parameters, answer.prediction).to(values)
+            return answer, values, ranks
         values, ranks = (-values, -ranks) if attack.targeted else (values, ranks)
         return answer, *self._with_image(image, values, ranks)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from monai_adversarial.attacks.scored_run import ScoredRun
 from monai_adversarial.attacks.search import Search, SteepestAscent
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.models.surrogates import following
 from monai_adversarial.utils.allocator import keep_freed_memory
 from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.calls import ShownAsCall, shown
@@ -113,6 +114,16 @@ class Attack(ShownAsCall):
         self.success_threshold = check_fraction("success_threshold", success_threshold)
         self.seed = check_count("seed", seed, minimum=0)
         self.progress = bool(progress)
+        if self.early_stop and (self.search.uses_decisions or self.gradient.surrogates):
+            raise ValueError(
+                "early_stop=True ends at the first success, which a search by decisions begins with and a search that "
+                "follows surrogates does not see: leave it out."
+            )
+
+    @property
+    def by_queries(self) -> bool:
+        """Whether nothing is differentiated: the model is asked about finished images, as it is deployed."""
+        return not self.search.uses_gradients or self.gradient.by_queries
 
     def scaled(self, budget: float = 1.0, steps: int | None = None) -> Attack:
         """The same attack with ``budget`` times its budget, and its step in proportion.
@@ -166,7 +177,7 @@ class Attack(ShownAsCall):
         if truth is not None and not self.targeted:
             raise ValueError("truth= is for targeted attacks: label= is the true segmentation of all others.")
         known = AttackedModel.wrap(model)
-        given = Given.read(known, image, label, by_queries=not self.search.uses_gradients)
+        given = Given.read(known, image, label, by_queries=self.by_queries)
         true = None if truth is None else Given.read(known, image, truth).label
         with axes_explained(known, given.image), self.scope(known, given.image) as (predictor, clean):
             scene = self._scene(predictor, clean, given, _mask("region", region), spacing)
@@ -220,7 +231,7 @@ class Attack(ShownAsCall):
         if label is None and probabilities is None and reference == "label":
             raise ValueError("reference='label' needs label=; pass it, or reference='prediction' or 'probabilities'.")
         known = AttackedModel.wrap(model)
-        given = Given.read(known, image, label, by_queries=not self.search.uses_gradients)
+        given = Given.read(known, image, label, by_queries=self.by_queries)
         ready = given.image
         with axes_explained(known, ready), self.scope(known, ready) as (predictor, clean):
             scene = replace(
@@ -259,8 +270,10 @@ class Attack(ShownAsCall):
             known = AttackedModel.wrap(model)
             with held_still(unwrap(known.network)) as network:
                 units = known.units_for(getattr(self.perturbation, "units", None))
-                with self.objective.watching(modules_of(network)):
-                    yield Predictor(known, image, units, network), known.image_part(detached(image))
+                predictor, clean = Predictor(known, image, units, network), known.image_part(detached(image))
+                watching, surrogates = self.objective.watching(modules_of(network)), self.gradient.surrogates
+                with watching, following(predictor, surrogates, image, clean) if surrogates else nullcontext():
+                    yield predictor, clean
 
     def _scene(
         self,
@@ -272,7 +285,7 @@ class Attack(ShownAsCall):
         training: bool = False,
     ) -> Scene:
         # Seeds wait for the device and read all voxels: training that draws nothing needs none.
-        draws = not training or self.random_start or not self.search.uses_gradients
+        draws = not training or self.random_start or self.by_queries
         scene = Scene(
             image=clean,
             seeds=case_seeds(clean, self.seed) if draws else (self.seed,) * clean.shape[0],

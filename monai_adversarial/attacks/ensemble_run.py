@@ -104,7 +104,7 @@ class EnsembleRun(ScoredRun):
         self.traces.append(
             MemberTrace(
                 member.name,
-                not member.attack.search.uses_gradients,
+                member.attack.by_queries,
                 member.attack.gradient.averages,
                 dice,
                 self._spread(left, run.objective - run.history[0]),

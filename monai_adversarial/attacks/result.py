@@ -68,6 +68,8 @@ class AttackResult:
         forwards: forward passes, counted per sample, checks included.
         backwards: backward passes, counted per sample.
         queries: forward passes that did not serve a backward pass.
+        surrogate_forwards: forward passes of networks that were followed instead of the attacked one, per sample.
+        surrogate_backwards: backward passes of those.
         zero_gradient_fraction: mean share of gradient entries that were exactly zero, (batch,): voxels that a sign step
             could not move.
         reference_is_prediction: scores are against the network's own clean prediction.
@@ -117,6 +119,8 @@ class AttackResult:
     clean_iou: torch.Tensor | None = None
     truth_dice: torch.Tensor | None = None
     clean_truth_dice: torch.Tensor | None = None
+    surrogate_forwards: int = 0
+    surrogate_backwards: int = 0
 
     def __str__(self) -> str:
         """Three lines: what was attacked within which budget, what it did, what it cost. A targeted attack has one more
@@ -135,6 +139,11 @@ class AttackResult:
         if self.truth_dice is not None and self.clean_truth_dice is not None:
             true = f"{_numbers(self.clean_truth_dice)} -> {_numbers(self.truth_dice)}"
             wanted.append(f"mean foreground Dice with the true segmentation {true}")
+        followed = (
+            f"; {self.surrogate_forwards} forward and {self.surrogate_backwards} backward passes of surrogates"
+            if self.surrogate_forwards
+            else ""
+        )
         return "\n".join(
             [
                 f"{self.attack or 'attack'}{behind}: {'; '.join(budgets) or 'no budget measured'}",
@@ -142,7 +151,7 @@ class AttackResult:
                 f"{_numbers(self.adversarial_dice)}; success in {success} of {len(self.success)}{rule}",
                 *(["; ".join(wanted)] if wanted else []),
                 f"{self.forwards} forward and {self.backwards} backward passes of one sample, {self.queries} of them "
-                f"queries without a backward pass{zeros}{facts}",
+                f"queries without a backward pass{followed}{zeros}{facts}",
             ]
         )
 

@@ -169,6 +169,7 @@ class ScoredRun:
             start=self.start if restart == 0 else None,
             random_start=attack.random_start or restart > 0,
             finished=self._finished,
+            decide=lambda bound, parameters, prediction: self._decide(bound, parameters, prediction, left),
         )
         for step in ascent:
             self.backwards += step.found.backwards * len(left)
@@ -220,6 +221,15 @@ class ScoredRun:
             solved = reached & self.latest_is_best
         self.solved[where] |= solved
         return [i for i, done in enumerate(solved.tolist()) if not done]
+
+    def _decide(
+        self, bound: BoundPerturbation, parameters: Parameters, prediction: torch.Tensor, left: list[int]
+    ) -> torch.Tensor:
+        """Whether a segmentation of the image of some parameters is a success, (batch,)."""
+        where = torch.as_tensor(left, device=prediction.device)
+        reference = self.reference.select(where)
+        moved = reference if self.attack.targeted else reference.moved(bound, parameters)
+        return self._succeeded(moved.dice(prediction), self.clean_dice[where], prediction, self.target.select(where))
 
     def _succeeded(
         self, dice: torch.Tensor, clean_dice: torch.Tensor, prediction: torch.Tensor, target: Target
@@ -302,6 +312,7 @@ class ScoredRun:
             dice = reference.dice(prediction)
             moved = reference.with_ignored(self.predictor.model.ignore_index)
             whole = self.predictor.model.whole_image(adversarial, detached(image))
+        followed = self.predictor.surrogates or ()
         return AttackResult(
             adversarial=convert_to_dst_type(whole, dst=image)[0],
             label=moved if label is None else convert_to_dst_type(moved, dst=label)[0],
@@ -315,8 +326,10 @@ class ScoredRun:
             prediction=prediction,
             budgets=budgets,
             forwards=self.predictor.forwards,
-            backwards=self.backwards,
-            queries=self.predictor.forwards - self.backwards,
+            backwards=0 if followed else self.backwards,
+            queries=self.predictor.forwards - (0 if followed else self.backwards),
+            surrogate_forwards=sum(one.forwards for one in followed),
+            surrogate_backwards=self.backwards * len(followed),
             zero_gradient_fraction=torch.stack(self.zero_fractions).nanmean(dim=0),
             reference_is_prediction=label is None,
             reference_reason="no label was given" if label is None else "",

@@ -24,10 +24,9 @@ def passes_of(row: Row) -> tuple[int, int]:
     if row.attack is None:
         return 1, 0
     attack = row.attack
-    points = attack.steps * attack.restarts
-    gradients = attack.search.uses_gradients
+    points, backwards = attack.gradient.passes(attack.steps) if attack.search.uses_gradients else (attack.steps, 0)
     # A clean pass, one for each point, one that scores the last, and the deployed answers to attack and control.
-    return points + 2 + 2, points if gradients else 0
+    return points * attack.restarts + 2 + 2, backwards * attack.restarts
 
 
 def dry_run(target: AuditTarget, cases: Sequence[Mapping[str, Any]], plan: Plan) -> str:

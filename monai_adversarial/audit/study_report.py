@@ -114,7 +114,7 @@ def _row(name: str, attack: Attack) -> Row:
         family,
         attack,
         goal="the segmentation that is asked for" if attack.targeted else "a wrong segmentation",
-        knowledge="white box" if attack.search.uses_gradients else "queries",
+        knowledge="queries" if attack.by_queries else "another network" if attack.gradient.surrogates else "white box",
         description=f"{attack!r}.",
         needs="gradients",
         budget=budget,

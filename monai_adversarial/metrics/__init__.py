@@ -10,12 +10,14 @@ from monai_adversarial.metrics.robust_dice import RobustDice
 from monai_adversarial.metrics.segmentation import OrganScores, mean_score, score_segmentation
 from monai_adversarial.metrics.statistics import Summary, bootstrap_interval, summarize
 from monai_adversarial.metrics.success import success, success_rule
+from monai_adversarial.metrics.transfer import TransferMatrix, shuffled_change
 from monai_adversarial.metrics.visibility import score_visibility
 
 __all__ = [
     "CertifiedDice",
     "OrganScores",
     "RobustDice",
+    "TransferMatrix",
     "Summary",
     "bootstrap_interval",
     "certified_dice",
@@ -27,6 +29,7 @@ __all__ = [
     "organ_names",
     "score_segmentation",
     "score_visibility",
+    "shuffled_change",
     "success",
     "success_rule",
     "summarize",

@@ -12,10 +12,12 @@ from monai_adversarial.models.read_intensity import (
     read_intensity,
 )
 from monai_adversarial.models.recorded_intensity import install_recorders
+from monai_adversarial.models.transfer_oracle import TransferOracle
 
 __all__ = [
     "AttackedModel",
     "ReadIntensity",
+    "TransferOracle",
     "UnknownIntensity",
     "check_agrees",
     "install_recorders",

@@ -82,6 +82,8 @@ class Predictor:
         forwards: samples that went forward, all calls together.
         drew_random_numbers: whether the first pass took random numbers from torch's generators, as active dropout does.
         was_watched: whether there was a first pass.
+        closed: it must not be asked now.
+        surrogates: what is followed instead of it in the attack's steps; None for itself.
 
     Raises:
         ValueError: when weights are in half precision or on another device than the image.
@@ -110,6 +112,8 @@ class Predictor:
         # Scores and references: torch's own kernels, in the arithmetic that the network is deployed in.
         self.scoring = Precision(scoring, plain)
         self.forwards = 0
+        self.closed = False
+        self.surrogates: tuple[Predictor, ...] | None = None
         self.drew_random_numbers = False
         self.was_watched = False
         inferer = model.inferer
@@ -354,7 +358,7 @@ class Predictor:
             seen, inferer = inferer.purify(seen), inferer.inferer
         args, kwargs = self._arguments
         plan = windows.plan(seen, network or self._network, *args, **kwargs)
-        self.forwards += image.shape[0]
+        self._count(image)
         return WindowRun(plan, self._picked, lambda raw: self._as_logits(raw, self._left_out()))
 
     @property
@@ -391,8 +395,22 @@ class Predictor:
         whole = self._whole if self._rows is None else self._whole.index_select(0, self._rows)
         return self.model.whole_image(seen, whole)
 
-    def _raw(self, image: torch.Tensor, network: Callable[..., Any]) -> Any:
+    @contextmanager
+    def only_surrogates(self) -> Iterator[None]:
+        """Steps in which the model itself must not be asked, where surrogates are followed instead."""
+        self.closed = self.surrogates is not None
+        try:
+            yield
+        finally:
+            self.closed = False
+
+    def _count(self, image: torch.Tensor) -> None:
+        if self.closed:
+            raise RuntimeError("the attacked model was asked during a search that follows surrogates alone.")
         self.forwards += image.shape[0]
+
+    def _raw(self, image: torch.Tensor, network: Callable[..., Any]) -> Any:
+        self._count(image)
         seen = self._seen(image)
         args, kwargs = self._arguments
         if self.inferer is None:

@@ -3,19 +3,42 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from monai_adversarial.attacks.perturbations.base import Parameters
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.utils.calls import ShownAsCall
 
-__all__ = ["Evaluation", "GradientEstimator", "ObjectiveFunction"]
+__all__ = ["Evaluation", "GradientEstimator", "InputView", "ObjectiveFunction", "WrappedEstimator"]
 
-# Parameters -> (objective (batch,), rank (batch,), logits or None where nobody needs them)
-ObjectiveFunction = Callable[[Parameters], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
+
+class InputView(Protocol):
+    """How a transfer attack shows the perturbed image to the network: at another place, size or brightness."""
+
+    def image(self, image: torch.Tensor) -> torch.Tensor:
+        """What the network sees, (batch, channel, spatial...)."""
+
+    def logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """The network's answer on the grid of the image, where it is compared with the label."""
+
+
+class ObjectiveFunction(Protocol):
+    """Parameters -> (objective (batch,), rank (batch,), logits or None where nobody needs them)."""
+
+    def __call__(
+        self, parameters: Parameters, view: InputView | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The objective, to be maximized.
+
+        Args:
+            parameters: of the perturbation.
+            view: how the network is shown the image; None for the image as it is.
+        """
 
 
 @dataclass(frozen=True)
@@ -47,11 +70,36 @@ class GradientEstimator(ShownAsCall, ABC):
     Attributes:
         windowwise: objectives may be averaged over sliding windows; see ``WindowwiseGradient``.
         averages: a value is the mean over several draws, which one pass does not give.
+        by_queries: nothing is differentiated. The function asks the model as it is deployed about the finished image,
+            in the scoring precision; the first point that ``evaluate`` asks about is the one that it was given. In the
+            last step only that is asked, and the run ends at the best point, so that the outcome is one more pass.
+        surrogates: models whose gradients are followed instead of the attacked one's.
+        surrogate_average: ``"probability"``, ``"logit"`` or ``"loss"``: what of the surrogates is averaged.
     """
 
     _shows_defaults = True
     windowwise: bool = False
     averages: bool = False
+    by_queries: bool = False
+    surrogates: tuple[AttackedModel, ...] = ()
+    surrogate_average: str = "probability"
+
+    def begin(self, bound: BoundPerturbation, steps: int, stream: int = 0) -> GradientEstimator:
+        """The estimator of one run on one batch: itself where it remembers nothing from step to step.
+
+        Args:
+            bound: the perturbation, tied to the batch.
+            steps: of the run.
+            stream: number of the random draw (restart, or iteration of a training).
+        """
+        return self
+
+    def select(self, rows: torch.Tensor, bound: BoundPerturbation) -> None:
+        """Go on with some of the samples."""
+
+    def passes(self, steps: int) -> tuple[int, int]:
+        """Forward and backward passes per sample of a run of ``steps``, as far as they are known before it."""
+        return steps, 0 if self.by_queries else steps
 
     @abstractmethod
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
@@ -68,3 +116,56 @@ class GradientEstimator(ShownAsCall, ABC):
         """What candidates are compared by at one point, (batch,); nothing is differentiated."""
         with torch.no_grad():
             return function(parameters)[1]
+
+
+class WrappedEstimator(GradientEstimator):
+    """An estimator around another one, which is all that is asked about but the gradient.
+
+    Attributes:
+        estimator: the inner one.
+    """
+
+    estimator: GradientEstimator
+
+    @property
+    def windowwise(self) -> bool:  # type: ignore[override]
+        """As the inner estimator."""
+        return self.estimator.windowwise
+
+    @property
+    def averages(self) -> bool:  # type: ignore[override]
+        """As the inner estimator."""
+        return self.estimator.averages
+
+    @property
+    def by_queries(self) -> bool:  # type: ignore[override]
+        """As the inner estimator."""
+        return self.estimator.by_queries
+
+    @property
+    def surrogates(self) -> tuple[AttackedModel, ...]:  # type: ignore[override]
+        """As the inner estimator."""
+        return self.estimator.surrogates
+
+    @property
+    def surrogate_average(self) -> str:  # type: ignore[override]
+        """As the inner estimator."""
+        return self.estimator.surrogate_average
+
+    def begin(self, bound: BoundPerturbation, steps: int, stream: int = 0) -> GradientEstimator:
+        """A copy around the inner estimator's run."""
+        begun = copy.copy(self)
+        begun.estimator = self.estimator.begin(bound, steps, stream)
+        return begun
+
+    def select(self, rows: torch.Tensor, bound: BoundPerturbation) -> None:
+        """As the inner estimator."""
+        self.estimator.select(rows, bound)
+
+    def passes(self, steps: int) -> tuple[int, int]:
+        """As the inner estimator."""
+        return self.estimator.passes(steps)
+
+    def rank(self, function: ObjectiveFunction, parameters: Parameters) -> torch.Tensor:
+        """As the inner estimator: nothing is differentiated."""
+        return self.estimator.rank(function, parameters)

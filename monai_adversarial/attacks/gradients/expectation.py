@@ -7,7 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
+from monai_adversarial.attacks.gradients.base import (
+    Evaluation,
+    GradientEstimator,
+    ObjectiveFunction,
+    WrappedEstimator,
+)
 from monai_adversarial.attacks.gradients.exact import WindowwiseGradient
 from monai_adversarial.attacks.perturbations.base import Parameters
 from monai_adversarial.utils.draws import random_draw
@@ -16,7 +21,7 @@ from monai_adversarial.utils.validation import check_count, check_instance
 __all__ = ["ExpectationOverTransformation"]
 
 
-class ExpectationOverTransformation(GradientEstimator):
+class ExpectationOverTransformation(WrappedEstimator):
     """Averages values and gradients over draws of a random defense.
 
     Each draw is a forward and a backward pass of its own, one after the other, in the memory of one.
@@ -37,12 +42,12 @@ class ExpectationOverTransformation(GradientEstimator):
             else check_instance("estimator", estimator, GradientEstimator, "BackwardPassSubstitute()")
         )
 
-    averages = True
+    averages = True  # type: ignore[assignment]
 
-    @property
-    def windowwise(self) -> bool:  # type: ignore[override]
-        """As the inner estimator."""
-        return self.estimator.windowwise
+    def passes(self, steps: int) -> tuple[int, int]:
+        """Those of each draw."""
+        forwards, backwards = self.estimator.passes(steps)
+        return forwards * self.samples, backwards * self.samples
 
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
         """Mean over the draws; the logits are the mean of the logits."""

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-import torch
-
-from monai_adversarial.attacks.gradients.base import Evaluation, GradientEstimator, ObjectiveFunction
+from monai_adversarial.attacks.gradients.base import (
+    Evaluation,
+    GradientEstimator,
+    ObjectiveFunction,
+    WrappedEstimator,
+)
 from monai_adversarial.attacks.gradients.exact import WindowwiseGradient
 from monai_adversarial.attacks.perturbations.base import Parameters
 from monai_adversarial.utils.backward_pass import SUBSTITUTES, backward_pass
@@ -14,7 +17,7 @@ from monai_adversarial.utils.validation import check_choice, check_instance
 __all__ = ["BackwardPassSubstitute"]
 
 
-class BackwardPassSubstitute(GradientEstimator):
+class BackwardPassSubstitute(WrappedEstimator):
     """Runs every purifier forward as it is and backward through a stand-in: backward pass differentiable approximation.
 
     It concerns purifiers (and whatever else calls ``call_with_backward_pass``) in front of, or inside, the attacked
@@ -38,21 +41,7 @@ class BackwardPassSubstitute(GradientEstimator):
             else check_instance("estimator", estimator, GradientEstimator, "ExpectationOverTransformation(20)")
         )
 
-    @property
-    def averages(self) -> bool:  # type: ignore[override]
-        """As the inner estimator."""
-        return self.estimator.averages
-
-    @property
-    def windowwise(self) -> bool:  # type: ignore[override]
-        """As the inner estimator."""
-        return self.estimator.windowwise
-
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
         """As the inner estimator, with the chosen backward pass in force forward and backward."""
         with backward_pass(self.substitute):
             return self.estimator.evaluate(function, parameters, scale)
-
-    def rank(self, function: ObjectiveFunction, parameters: Parameters) -> torch.Tensor:
-        """As the inner estimator: nothing is differentiated."""
-        return self.estimator.rank(function, parameters)

@@ -32,6 +32,7 @@ from monai_adversarial.attacks.perturbations.base import (
 )
 from monai_adversarial.attacks.perturbations.bias_field import BiasField, BoundBiasField
 from monai_adversarial.attacks.perturbations.chain import BoundChain, Chain
+from monai_adversarial.attacks.perturbations.coarse_grid import CoarseGrid
 from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation, ElasticDeformation
 from monai_adversarial.attacks.perturbations.frequency_quantization import (
     BoundFrequencyQuantization,
@@ -61,6 +62,7 @@ __all__ = [
     "SpikeArtifact",
     "UltrasoundReconstruction",
     "WindowShift",
+    "CoarseGrid",
     "AdditiveNoise",
     "AffineTransform",
     "BiasField",

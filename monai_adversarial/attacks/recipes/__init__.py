@@ -14,16 +14,26 @@ from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAtt
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
 from monai_adversarial.attacks.recipes.mask_attack import ASMA
 from monai_adversarial.attacks.recipes.natural_variation import NATURAL_VARIATIONS, natural_variation, scan_rescan
+from monai_adversarial.attacks.recipes.queries import NES, RGF, ZOO, HopSkipJump, SAGMAttack, SimBADCT
 from monai_adversarial.attacks.recipes.shrinking import SEA3D, ShrinkingRadius
 from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
 from monai_adversarial.attacks.recipes.speckle import SpeckleAttack
 from monai_adversarial.attacks.recipes.square import SquareAttack
+from monai_adversarial.attacks.recipes.transfer import EnsembleTransfer, transferable
 from monai_adversarial.attacks.recipes.worst_of import WorstOf
 
 __all__ = [
     "CTAcquisitionAttack",
     "MRIAcquisitionAttack",
     "UltrasoundReconstructionAttack",
+    "EnsembleTransfer",
+    "transferable",
+    "HopSkipJump",
+    "NES",
+    "RGF",
+    "SAGMAttack",
+    "SimBADCT",
+    "ZOO",
     "APGD",
     "ASMA",
     "BIM",

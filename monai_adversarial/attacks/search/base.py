@@ -108,9 +108,12 @@ class Search(ShownAsCall, ABC):
             need not be differentiable. A query asks the model as it is deployed, in the scoring precision whatever the
             attack's is, about the finished image. What the last ``advance`` returns is scored: a search that returns
             the best point it has met there makes an attack of ``steps`` queries, of which that is the outcome.
+        uses_decisions: the values of a search without gradients are 1 where the attack has succeeded and 0 elsewhere:
+            all that a label shows. Of equal ones the latest is kept.
     """
 
     uses_gradients: bool = True
+    uses_decisions: bool = False
 
     _shows_defaults = True
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import torch
 
-from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.search.base import Search, SearchRun, steepest_direction
 from monai_adversarial.utils.validation import check_choice, check_positive
 
-__all__ = ["SCHEDULES", "SteepestAscent"]
+__all__ = ["SCHEDULES", "SelfAdaptiveMomentum", "SteepestAscent"]
 
 # Size of a step as a fraction of the first one, from the share of the run that lies behind it (0 to below 1).
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -75,6 +75,64 @@ class _SteepestAscentRun(SearchRun):
             scaled.append(gradient / mean.view(-1, *([1] * (gradient.ndim - 1))))
         previous = self.points.get("velocity")
         if previous is not None:
-            scaled = [self.search.momentum * old + new for old, new in zip(previous, scaled, strict=True)]
+            weight = self._weight(previous, tuple(scaled))
+            scaled = [
+                (weight if isinstance(weight, float) else per_sample(weight, new)) * old + new
+                for old, new in zip(previous, scaled, strict=True)
+            ]
         self.points["velocity"] = tuple(scaled)
         return tuple(scaled)
+
+    def _weight(self, previous: Parameters, latest: Parameters) -> float | torch.Tensor:
+        """What the velocity so far counts, for all samples or each of them, (batch,)."""
+        return self.search.momentum
+
+
+class SelfAdaptiveMomentum(SteepestAscent):
+    """Steepest ascent whose momentum is large where gradient and velocity agree, and small where they do not.
+
+    The weight is ``lowest + (highest - lowest) * (1 + cosine) / 2`` of the angle between them.
+
+    Source: the momentum with a self-adaptive weight that the abstract of SAGM (Zhang et al. 2023) names; the formula is
+    a reconstruction.
+
+    Survey entry: A16 (reconstruction).
+
+    Args:
+        relative_step, schedule: see :class:`SteepestAscent`.
+        lowest: weight of a velocity that the gradient opposes.
+        highest: weight of a velocity that it agrees with.
+
+    Raises:
+        ValueError: for weights that are not in this order.
+
+    Example:
+        >>> from monai_adversarial.attacks import AdditiveNoise, Attack, SelfAdaptiveMomentum
+        >>> from monai_adversarial.data.example import example_case
+        >>> noise = AdditiveNoise(16, units="HU")
+        >>> result = Attack(noise, search=SelfAdaptiveMomentum(), steps=3)(*example_case())
+        >>> bool(result.adversarial_dice < result.clean_dice)
+        True
+    """
+
+    def __init__(
+        self, relative_step: float = 0.25, schedule: str = "constant", lowest: float = 0.3, highest: float = 1.0
+    ) -> None:
+        super().__init__(relative_step, 1.0, schedule)
+        self.lowest = check_positive("lowest", lowest, allow_zero=True)
+        self.highest = check_positive("highest", highest)
+        if self.lowest > self.highest:
+            raise ValueError(f"lowest must be at most highest, got {lowest!r} and {highest!r}.")
+
+    def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
+        """Start on a batch."""
+        return _SelfAdaptiveMomentumRun(self, bound, steps)
+
+
+class _SelfAdaptiveMomentumRun(_SteepestAscentRun):
+    search: SelfAdaptiveMomentum
+
+    def _weight(self, previous: Parameters, latest: Parameters) -> torch.Tensor:
+        old, new = (torch.cat([part.flatten(1) for part in parts], dim=1) for parts in (previous, latest))
+        cosine = torch.nn.functional.cosine_similarity(old, new, dim=1)
+        return self.search.lowest + (self.search.highest - self.search.lowest) * (1 + cosine) / 2
