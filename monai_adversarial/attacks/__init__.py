@@ -34,6 +34,7 @@ from monai_adversarial.attacks.gradients import (
     WrappedEstimator,
 )
 from monai_adversarial.attacks.objectives import (
+    DLR,
     AdditiveObjective,
     AnnealedDice,
     BalancedCrossEntropy,
@@ -235,6 +236,7 @@ __all__ = [
     "Chain",
     "CosPGD",
     "CrossEntropy",
+    "DLR",
     "Dice",
     "DiceCE",
     "ElasticDeformation",

@@ -11,7 +11,7 @@ import torch
 
 from monai_adversarial.attacks.gradients.base import Evaluation, InputView, ObjectiveFunction
 from monai_adversarial.attacks.gradients.surrogate import averaged
-from monai_adversarial.attacks.objectives import AdditiveObjective, Progress, Target
+from monai_adversarial.attacks.objectives import AdditiveObjective, Objective, Progress, Target
 from monai_adversarial.attacks.objectives.adding import add_up, value_and_rank
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.window_objective import Totals, WindowObjective
@@ -169,7 +169,20 @@ class Ascent:
         if start is None and random_start:
             with torch.no_grad():
                 self.parameters = self.search.first(self.parameters)
+        self._objective: Objective | None = None
         self.windowed = self._window_objective()
+
+    @property
+    def objective(self) -> Objective:
+        """What is maximized: the attack's own, or what takes its place for a classifier. The first answer shows which.
+
+        Raises:
+            TypeError: for an objective that a classifier has no answer for.
+        """
+        if self._objective is None:
+            own = self.attack.objective
+            self._objective = own.for_classifier() if self.predictor.model.classifies else own
+        return self._objective
 
     def _window_objective(self) -> WindowObjective | None:
         """The objective window by window, where that is asked for and possible."""
@@ -292,7 +305,7 @@ class Ascent:
             if followed and attack.gradient.surrogate_average != "loss":
                 answers = [averaged(answers, attack.gradient.surrogate_average, self.target_of(answers[0].shape[1]))]
             target = self._target_at(parameters, int(answers[0].shape[1]))
-            found = [value_and_rank(attack.objective, one, target, progress, attack.targeted) for one in answers]
+            found = [value_and_rank(self.objective, one, target, progress, attack.targeted) for one in answers]
             values, ranks = (torch.stack(column).mean(dim=0) for column in zip(*found, strict=True))
             return (
                 *self._with_image(changed, sign * values, sign * ranks),
@@ -305,13 +318,13 @@ class Ascent:
         self, image: torch.Tensor, values: torch.Tensor, ranks: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Value and rank as the attacker maximizes them, with what it wants of the image itself."""
-        extra = self.attack.objective.image_term(self.bound, image)
+        extra = self.objective.image_term(self.bound, image)
         return (values, ranks) if extra is None else (values + extra, ranks + extra.detach())
 
     def _target_at(self, parameters: Parameters, classes: int) -> Target:
-        """The reference, moved as the image is."""
+        """The reference, moved as the image is: what a classifier says of an image stays where that goes."""
         target = self.target_of(classes)
-        if self.attack.targeted:
+        if self.attack.targeted or self.predictor.model.classifies:
             return target
         dtype = self.bound.scene.image.dtype
         return moved_target(self.bound, target, parameters, target.classes, dtype, nearest=self.by_queries)
@@ -324,7 +337,7 @@ class Ascent:
             image: made from ``parameters``.
         """
         attack, predictor = self.attack, self.predictor
-        objective = attack.objective
+        objective = self.objective
         if predictor.surrogates is not None:
             return None  # the search follows other networks: what it ends at is not known to be the best
         if not predictor.is_constant or attack.gradient.averages:
@@ -352,7 +365,7 @@ class Ascent:
     ) -> tuple[Answer, torch.Tensor, torch.Tensor]:
         """The segmentation of an image as it is scored, its value as the attacker maximizes it and what candidates are
         compared by, from one pass and without gradients."""
-        attack, objective = self.attack, self.attack.objective
+        attack, objective = self.attack, self.objective
         progress, totals = Progress(step, attack.steps), Totals(image.shape[0])
         target: Target | None = None
         whole: torch.Tensor | None = None
@@ -367,7 +380,7 @@ class Ascent:
                     totals.add((rows.start or 0) + number, tuple(s[number : number + 1] for s in sums))
                 return
             if whole is None:
-                whole = logits.new_empty((image.shape[0], logits.shape[1], *image.shape[2:]))
+                whole = logits.new_empty((image.shape[0], logits.shape[1], *self.predictor.grid(image)))
             whole[(rows, slice(None), *where)] = logits
 
         answer = self.predictor.answer(image, look_at_pieces=look)

@@ -125,6 +125,19 @@ class Attack(ShownAsCall):
         """Whether nothing is differentiated: the model is asked about finished images, as it is deployed."""
         return not self.search.uses_gradients or self.gradient.by_queries
 
+    def for_classifier(self) -> Attack:
+        """The same attack with the objective that fits a network of one answer per image; itself where its own does.
+
+        Raises:
+            TypeError: for an objective of segmentations alone.
+        """
+        objective = self.objective.for_classifier()
+        if objective is self.objective:
+            return self
+        made = copy.copy(self)
+        made.objective = objective
+        return made
+
     def scaled(self, budget: float = 1.0, steps: int | None = None) -> Attack:
         """The same attack with ``budget`` times its budget, and its step in proportion.
 

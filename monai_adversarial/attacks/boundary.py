@@ -14,9 +14,10 @@ from monai.inferers import SimpleInferer, SliceInferer, SlidingWindowInferer
 from torch import nn
 
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.first_batch import check_label_shape
 from monai_adversarial.utils.arrays import StoredAs, as_given, as_tensor, computable
 from monai_adversarial.utils.modules import modules_of, unwrap
-from monai_adversarial.utils.validation import check_image, check_label
+from monai_adversarial.utils.validation import check_image
 
 __all__ = ["Given", "axes_explained"]
 
@@ -62,7 +63,7 @@ class Given:
         ready_label = None
         if label is not None:
             ready_label = computable(as_tensor("label", label))
-            check_label(ready_label, ready)
+            check_label_shape(model, ready_label, ready)
         return cls(ready, ready_label, StoredAs(plain.dtype), image, label)
 
     def image_back(self, adversarial: torch.Tensor) -> Any:

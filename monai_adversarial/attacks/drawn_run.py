@@ -22,13 +22,14 @@ class DrawnResult(AttackResult):
     """The outcome of the worst of some random draws, and every draw.
 
     Args:
-        draw_dice: mean foreground Dice of each draw against the reference on its anatomy, (draws, batch); NaN where
-            neither has any foreground.
+        draw_dice: mean foreground Dice (of a classifier: accuracy) of each draw against the reference on its
+            anatomy, (draws, batch); NaN where neither has any foreground.
         draw_volumes: predicted volume of each class in each draw, (draws, batch, class), in ``volume_units``; with
             softmax class 0 is the background.
         draw_reference_volumes: the same of the reference, which changes where a draw moves anatomy.
         clean_volumes: predicted volume of each class in the clean image, (batch, class).
-        volume_units: ``"ml"``, or ``"voxels"`` where the spacing is not known.
+        volume_units: ``"ml"``, ``"voxels"`` where the spacing is not known, ``"images"`` for a classifier: a
+            class has the volume 1 where it is what is said of the image.
 
     The other arguments are those of :class:`AttackResult`; ``adversarial`` is the image of the worst draw.
     """
@@ -61,6 +62,8 @@ class DrawnResult(AttackResult):
     def __str__(self) -> str:
         """The lines of an attack, and one about the draws."""
         foreground = self.volume_variation[:, 0 if self.volume_variation.shape[1] == 1 else 1 :]
+        vary = f"; predicted volumes vary by {float(foreground.nanmean()):.1%}"
+        varies = vary if self.metric == "Dice" else ""
         change, rms = (self.budgets.get(name) for name in ("largest_change", "rms_change"))
         far = (
             ""
@@ -71,9 +74,9 @@ class DrawnResult(AttackResult):
             )
         )
         return (
-            f"{super().__str__()}\n{len(self.draw_dice)} draws: mean foreground Dice "
+            f"{super().__str__()}\n{len(self.draw_dice)} draws: {self._metric_name} "
             f"{float(self.mean_dice.nanmean()):.3f} on average, {float(self.worst_dice.nanmean()):.3f} in the worst "
-            f"draw of each sample; predicted volumes vary by {float(foreground.nanmean()):.1%}{far}"
+            f"draw of each sample{varies}{far}"
         )
 
 
@@ -109,7 +112,7 @@ class DrawnRun(ScoredRun):
         prediction = step.found.prediction
         assert prediction is not None
         reference = self.reference if self.attack.targeted else self.reference.moved(bound, step.parameters)
-        self.dice.append(reference.dice(prediction))
+        self.dice.append(reference.score(prediction))
         self.volumes.append(self._volumes(prediction))
         self.reference_volumes.append(self._volumes(reference.label))
 
@@ -123,6 +126,8 @@ class DrawnRun(ScoredRun):
     @property
     def _in_ml(self) -> bool:
         spacing = self.scene.spacing
+        if self.reference.per_image:
+            return False
         return spacing is not None and spacing.shape[1] == 3 and bool(torch.isfinite(spacing).all())
 
     def finish(self, image: torch.Tensor, label: torch.Tensor | None) -> DrawnResult:
@@ -134,5 +139,5 @@ class DrawnRun(ScoredRun):
             draw_volumes=torch.stack(self.volumes),
             draw_reference_volumes=torch.stack(self.reference_volumes),
             clean_volumes=self._volumes(self.clean_prediction),
-            volume_units="ml" if self._in_ml else "voxels",
+            volume_units="images" if self.reference.per_image else "ml" if self._in_ml else "voxels",
         )

@@ -63,7 +63,7 @@ class EnsembleRun(ScoredRun):
     def _search(self) -> None:
         scene, batch = self.scene, self.scene.batch
         attack = self.attack
-        self.dice = self.clean_dice.clone()
+        self.dice = self.clean_score.clone()
         image, self.worst_prediction = scene.image, self.clean_prediction
         self.worst = torch.full((batch,), -1, dtype=torch.long, device=scene.image.device)
         self.member_dice: list[torch.Tensor] = []
@@ -78,7 +78,7 @@ class EnsembleRun(ScoredRun):
                 run = self._run(member, left)
                 found_image, found_prediction = run.outcome()
                 self.backwards += run.backwards
-                dice = self.reference.select(rows).dice(found_prediction)
+                dice = self.reference.select(rows).score(found_prediction)
                 spread[rows] = dice
                 better = torch.zeros_like(self.solved)
                 better[rows] = self._worse(dice, self.dice[rows])
@@ -116,7 +116,7 @@ class EnsembleRun(ScoredRun):
         """Samples that are not broken yet. One host synchronization for each member, none inside."""
         attack = self.attack
         if attack.early_stop:
-            broken = self._succeeded(self.dice, self.clean_dice, self.worst_prediction, self.target)
+            broken = self._succeeded(self.dice, self.clean_score, self.worst_prediction, self.target)
         elif attack.targeted:
             broken = self.dice >= 1.0
         else:
@@ -165,7 +165,7 @@ class EnsembleRun(ScoredRun):
             member_dice=dice,
             member_passes=tuple(self.member_passes),
             worst_member=self.worst,
-            flags=tuple(find_flags(self.traces, self.clean_dice, self.predictor.model)),
+            flags=tuple(find_flags(self.traces, self.clean_score, self.predictor.model)),
         )
 
 

@@ -110,7 +110,8 @@ def perturb_batch(
         if untouched is not None:
             adversarial = torch.where(untouched, scene.image, adversarial)
         moved_label = label
-        if label is not None and bound.geometric and not attack.targeted:
+        stays = attack.targeted or predictor.model.classifies
+        if label is not None and bound.geometric and not stays:
             moved_label = bound.move_label(label, parameters)
     return Perturbed(
         adversarial=convert_to_dst_type(predictor.model.whole_image(adversarial, detached(image)), dst=image)[0],
@@ -156,7 +157,10 @@ def _reference_of_network(
     """Soft or hard reference that is not the label: the given probabilities, or the network's own answer."""
     if probabilities is not None:
         soft = probabilities.detach().to(scene.image)
-        check_logits(soft, scene.image)
+        if soft.ndim == 2:  # of a classifier
+            soft = soft.unsqueeze(-1)
+        else:
+            check_logits(soft, scene.image)
         classes = int(soft.shape[1])
         mask = class_mask(attack.classes, classes, soft.device)
         return Target(classes, soft=soft, class_mask=mask, activation=predictor.model.activation_of(classes))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The segmentation that an attack is measured against: which voxels and classes of it count."""
+"""What an attack is measured against: which voxels, images and classes of it count."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from monai_adversarial.attacks.objectives import CleanBatch, Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.metrics.accuracy import share_correct
 from monai_adversarial.metrics.dice import class_dice, mean_foreground_dice
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.models.attacked_model import AttackedModel
@@ -70,9 +71,31 @@ def class_mask(wanted: Sequence[int] | None, classes: int, device: torch.device)
     return mask
 
 
+def _of_task(model: AttackedModel, label: torch.Tensor) -> torch.Tensor:
+    """The label of a segmentation as it is, that of a classifier with an axis for its one voxel.
+
+    Raises:
+        LabelMisfit: for the label of the other task.
+    """
+    per_image = label.ndim <= 2 or tuple(label.shape[2:]) == (1,)
+    if model.classifies and per_image:
+        return label.reshape(label.shape[0], -1, 1)
+    if model.classifies:
+        raise LabelMisfit(
+            f"label must hold class numbers (batch,), or one row of classes per image (batch, class), because the "
+            f"network gives one answer per image, got {tuple(label.shape)}."
+        )
+    if label.ndim <= 2:
+        raise LabelMisfit(
+            f"label must have shape (batch, 1 or number of classes, spatial...) because the network answers for each "
+            f"voxel, got {tuple(label.shape)}, one label per image."
+        )
+    return label
+
+
 @dataclass(frozen=True)
 class Reference:
-    """Reference segmentation of a batch.
+    """Reference segmentation of a batch; of a classifier, one of a single voxel.
 
     Args:
         label: class map (batch, 1, spatial...) or masks (batch, class, spatial...); ignored voxels hold 0.
@@ -80,6 +103,7 @@ class Reference:
         classes: the network's output channels.
         activation: ``"softmax"`` or ``"sigmoid"``.
         scored: the classes that scores count.
+        per_image: it is what a classifier says of each image, which nothing moves.
     """
 
     label: torch.Tensor
@@ -87,6 +111,7 @@ class Reference:
     classes: int
     activation: str
     scored: tuple[int, ...]
+    per_image: bool = False
 
     @classmethod
     def read(cls, model: AttackedModel, label: torch.Tensor, classes: int) -> Reference:
@@ -94,12 +119,14 @@ class Reference:
 
         Args:
             model: says what is ignored and what is scored.
-            label: class map (batch, 1, spatial...), one-hot or masks (batch, class, spatial...), on the image's grid.
+            label: class map (batch, 1, spatial...), one-hot or masks (batch, class, spatial...), on the image's grid;
+                of a classifier class numbers (batch,) or (batch, 1), one-hot or masks (batch, class).
             classes: the network's output channels.
 
         Raises:
-            ValueError: for values outside the classes, and for overlapping masks with softmax.
+            ValueError: for a label of another task, values outside the classes, and overlapping masks with softmax.
         """
+        label = _of_task(model, label)
         valid = None
         if model.ignore_index is not None:
             valid = (label != model.ignore_index).all(dim=1, keepdim=True)
@@ -108,8 +135,15 @@ class Reference:
         if label.shape[1] == classes > 1 and (model.activation or model.found_activation) != "sigmoid":
             cls._check_exclusive(model, label, valid)
         activation = model.activation_of(classes)
-        scored = organ_channels(classes, activation, model.class_names, model.scored_classes)
-        return cls(label, valid, classes, activation, tuple(scored))
+        if model.classifies and activation == "softmax" and model.scored_classes is not None:
+            raise ValueError(
+                "scored_classes chooses organs or independent channels, but a classifier's exclusive classes are all "
+                f"scored: leave it out, got {list(model.scored_classes)}."
+            )
+        # No class of a classifier is background.
+        kind = "sigmoid" if model.classifies else activation
+        scored = organ_channels(classes, kind, model.class_names, model.scored_classes)
+        return cls(label, valid, classes, activation, tuple(scored), model.classifies)
 
     @staticmethod
     def _check_exclusive(model: AttackedModel, label: torch.Tensor, valid: torch.Tensor | None) -> None:
@@ -137,7 +171,7 @@ class Reference:
 
     def moved(self, bound: BoundPerturbation, parameters: Parameters) -> Reference:
         """The same reference on the perturbed anatomy."""
-        if not bound.geometric:
+        if self.per_image or not bound.geometric:
             return self
         valid = None if self.valid is None else bound.move_label(self.valid.to(torch.uint8), parameters) > 0
         return replace(self, label=bound.move_label(self.label, parameters), valid=valid)
@@ -147,8 +181,11 @@ class Reference:
         valid = None if self.valid is None else self.valid.index_select(0, rows)
         return replace(self, label=self.label.index_select(0, rows), valid=valid)
 
-    def dice(self, prediction: torch.Tensor) -> torch.Tensor:
-        """Mean Dice of a hard prediction over the scored classes, (batch,)."""
+    def score(self, prediction: torch.Tensor) -> torch.Tensor:
+        """Mean Dice of a hard prediction over the scored classes, (batch,); of a classifier 1 where the class is right
+        and 0 where not, with sigmoid the share of the scored classes that are right; NaN where nothing counts."""
+        if self.per_image:
+            return share_correct(prediction, self.label, self.classes, self.activation, self.scored, self.valid)
         return mean_foreground_dice(
             prediction, self.label, self.classes, self.activation, channels=self.scored, valid=self.valid
         )
@@ -161,6 +198,11 @@ class Reference:
         """
         dice = class_dice(prediction, self.label, organs or self.scored, self.classes, self.activation, self.valid)
         return (dice / (2 - dice)).nanmean(dim=1).nan_to_num(1.0)
+
+    @property
+    def metric(self) -> str:
+        """What ``score`` measures: ``"Dice"`` or ``"accuracy"``."""
+        return "accuracy" if self.per_image else "Dice"
 
     def with_ignored(self, ignore_index: int | None) -> torch.Tensor:
         """The label as it was given, ignored voxels with their value."""

@@ -59,11 +59,14 @@ class AttackResult:
             voxels.
         objective_history: the same at each evaluation, (evaluations, batch); NaN where a sample was already solved.
         success: boolean (batch,); see ``Attack.success_threshold``.
-        clean_dice: mean foreground Dice before, (batch,); NaN where the reference has no foreground.
-        adversarial_dice: mean foreground Dice afterwards against ``label``, (batch,).
-        clean_prediction: what ``clean_dice`` was computed from, in the scoring precision: class map (batch, 1,
-            spatial...) or, for sigmoid outputs, masks (batch, class, spatial...), small unsigned integers.
-        prediction: what ``adversarial_dice`` was computed from, as ``clean_prediction``.
+        clean_score: mean foreground Dice before, (batch,); NaN where the reference has no foreground. Of a classifier
+            1 where the class is right and 0 where not, with sigmoid the share of its classes that are right.
+        adversarial_score: the same afterwards, against ``label``.
+        metric: ``"Dice"`` or ``"accuracy"``: what the scores are.
+        clean_prediction: what ``clean_score`` was computed from, in the scoring precision: class map (batch, 1,
+            spatial...) or, for sigmoid outputs, masks (batch, class, spatial...), small unsigned integers. Of a
+            classifier (batch, 1) or (batch, class).
+        prediction: what ``adversarial_score`` was computed from, as ``clean_prediction``.
         budgets: name -> what was measured on ``adversarial``, with its limit and unit.
         forwards: forward passes, counted per sample, checks included.
         backwards: backward passes, counted per sample.
@@ -96,8 +99,8 @@ class AttackResult:
     objective: torch.Tensor
     objective_history: torch.Tensor
     success: torch.Tensor
-    clean_dice: torch.Tensor
-    adversarial_dice: torch.Tensor
+    clean_score: torch.Tensor
+    adversarial_score: torch.Tensor
     budgets: dict[str, Measurement]
     forwards: int
     backwards: int
@@ -121,6 +124,30 @@ class AttackResult:
     clean_truth_dice: torch.Tensor | None = None
     surrogate_forwards: int = 0
     surrogate_backwards: int = 0
+    metric: str = "Dice"
+
+    @property
+    def clean_dice(self) -> torch.Tensor:
+        """``clean_score`` of a segmentation.
+
+        Raises:
+            AttributeError: for a classifier, which has no Dice.
+        """
+        return self._dice("clean")
+
+    @property
+    def adversarial_dice(self) -> torch.Tensor:
+        """``adversarial_score`` of a segmentation.
+
+        Raises:
+            AttributeError: for a classifier, which has no Dice.
+        """
+        return self._dice("adversarial")
+
+    def _dice(self, which: str) -> torch.Tensor:
+        if self.metric != "Dice":
+            raise AttributeError(f"the result of a classifier has no {which}_dice: read {which}_score, its accuracy.")
+        return getattr(self, f"{which}_score")
 
     def __str__(self) -> str:
         """Three lines: what was attacked within which budget, what it did, what it cost. A targeted attack has one more
@@ -147,13 +174,17 @@ class AttackResult:
         return "\n".join(
             [
                 f"{self.attack or 'attack'}{behind}: {'; '.join(budgets) or 'no budget measured'}",
-                f"mean foreground Dice with the {reference} {_numbers(self.clean_dice)} -> "
-                f"{_numbers(self.adversarial_dice)}; success in {success} of {len(self.success)}{rule}",
+                f"{self._metric_name} with the {reference} {_numbers(self.clean_score)} -> "
+                f"{_numbers(self.adversarial_score)}; success in {success} of {len(self.success)}{rule}",
                 *(["; ".join(wanted)] if wanted else []),
                 f"{self.forwards} forward and {self.backwards} backward passes of one sample, {self.queries} of them "
                 f"queries without a backward pass{followed}{zeros}{facts}",
             ]
         )
+
+    @property
+    def _metric_name(self) -> str:
+        return "mean foreground Dice" if self.metric == "Dice" else self.metric
 
     def verify(self, saved: torch.Tensor, rounding: float = 0.0) -> dict[str, Measurement]:
         """Measure the image that was read back from a file and raise where it left the budget.
@@ -188,7 +219,9 @@ class AttackResult:
         with torch.no_grad():
             parameters = self.bound.random_control(generators, self.parameters)
             image = self.bound.finished(self.image, parameters)
-            label = self.bound.move_label(self.clean_label, parameters)
+            label = self.clean_label
+            if self.metric == "Dice":  # what is said of a whole image does not move
+                label = self.bound.move_label(label, parameters)
         if self.image_channels is not None:
             whole = as_plain(as_tensor("adversarial", self.adversarial)).to(image).clone()
             whole[:, list(self.image_channels)] = image

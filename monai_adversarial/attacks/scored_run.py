@@ -19,7 +19,7 @@ from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.metrics.success import success, success_rule
 from monai_adversarial.models.answer import Answer
-from monai_adversarial.models.first_batch import check_label_fits, say_random
+from monai_adversarial.models.first_batch import check_classes_fit, check_label_fits, say_random
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import give_back_excess
 from monai_adversarial.utils.arrays import StoredAs
@@ -87,15 +87,23 @@ class ScoredRun:
         classes = answer.classes
         labeled = label is not None
         if label is None and attack.targeted:
-            raise ValueError("a targeted attack needs label=, the segmentation that the attacker wants to see.")
+            raise ValueError("a targeted attack needs label=, what the attacker wants the network to say.")
         if label is None:
             label = answer.prediction
+        self.given = attack
+        if predictor.model.classifies:
+            attack = self.attack = attack.for_classifier()
         self.reference = Reference.read(predictor.model, label.to(scene.image.device), classes)
         self.activation = self.reference.activation
         if self.activation != answer.activation:  # the label has shown that its classes overlap
             answer = predictor.answer(scene.image)
         self.objective_region = objective_region
         weight = None
+        if objective_region is not None and self.reference.per_image:
+            raise ValueError(
+                "objective_region chooses voxels of a segmentation, but the network gives one answer per image: leave "
+                "it out."
+            )
         if objective_region is not None:
             region = check_region(detached(objective_region), scene.image, "objective_region")
             weight = region[:, 0].to(scene.image.dtype)
@@ -106,12 +114,12 @@ class ScoredRun:
         if attack.targeted:
             true = answer.prediction if truth is None else truth.to(scene.image.device)
             self.truth = Reference.read(predictor.model, true, classes)
-        self.clean_dice = self.reference.dice(self.clean_prediction)
+        self.clean_score = self.reference.score(self.clean_prediction)
         if not predictor.model.checked:
             self._check_first_batch(answer, labeled)
         self.last: Finished | None = None
         self.parameters: Parameters = self.bound.zeros()
-        self.objective = torch.full_like(self.clean_dice, -torch.inf)
+        self.objective = torch.full_like(self.clean_score, -torch.inf)
         self.preferred = self.objective
         self.solved = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
         self.zero_fractions: list[torch.Tensor] = []
@@ -126,7 +134,9 @@ class ScoredRun:
         """What is said once of a model."""
         model, reference = self.predictor.model, self.reference
         model.checked = True
-        if labeled and not self.attack.targeted:
+        if labeled and not self.attack.targeted and reference.per_image:
+            check_classes_fit(model, self.clean_score)
+        elif labeled and not self.attack.targeted:
             check_label_fits(model, answer.prediction, reference.label, reference.classes, self.activation)
         if self.predictor.drew_random_numbers and not self.attack.gradient.averages:
             again = self.predictor.answer(self.scene.image)
@@ -215,9 +225,9 @@ class ScoredRun:
         with torch.no_grad():
             reference = self.reference.select(where)
             moved = reference if self.attack.targeted else reference.moved(bound, best)
-            dice = moved.dice(prediction)
+            score = moved.score(prediction)
             # The prediction belongs to the point of this step: it counts where that point is the best so far.
-            reached = self._succeeded(dice, self.clean_dice[where], prediction, self.target.select(where))
+            reached = self._succeeded(score, self.clean_score[where], prediction, self.target.select(where))
             solved = reached & self.latest_is_best
         self.solved[where] |= solved
         return [i for i, done in enumerate(solved.tolist()) if not done]
@@ -229,16 +239,16 @@ class ScoredRun:
         where = torch.as_tensor(left, device=prediction.device)
         reference = self.reference.select(where)
         moved = reference if self.attack.targeted else reference.moved(bound, parameters)
-        return self._succeeded(moved.dice(prediction), self.clean_dice[where], prediction, self.target.select(where))
+        return self._succeeded(moved.score(prediction), self.clean_score[where], prediction, self.target.select(where))
 
     def _succeeded(
-        self, dice: torch.Tensor, clean_dice: torch.Tensor, prediction: torch.Tensor, target: Target
+        self, score: torch.Tensor, clean_score: torch.Tensor, prediction: torch.Tensor, target: Target
     ) -> torch.Tensor:
         attack = self.attack
         found = attack.objective.succeeded(prediction, target)
         if found is not None:
             return found
-        return torch.as_tensor(success(clean_dice, dice, attack.success_threshold, attack.targeted))
+        return torch.as_tensor(success(clean_score, score, attack.success_threshold, attack.targeted))
 
     def _keep_best(
         self, left: list[int], parameters: Parameters, values: torch.Tensor, preferred: torch.Tensor
@@ -309,8 +319,8 @@ class ScoredRun:
         with torch.no_grad():
             budgets = self.bound.verify(clean, adversarial, self.parameters)
             reference = self.reference if attack.targeted else self.reference.moved(self.bound, self.parameters)
-            dice = reference.dice(prediction)
-            moved = reference.with_ignored(self.predictor.model.ignore_index)
+            score = reference.score(prediction)
+            moved = self._as_given(reference.with_ignored(self.predictor.model.ignore_index), label)
             whole = self.predictor.model.whole_image(adversarial, detached(image))
         followed = self.predictor.surrogates or ()
         return AttackResult(
@@ -319,11 +329,12 @@ class ScoredRun:
             parameters=self.parameters,
             objective=self.objective,
             objective_history=torch.stack(self.history),
-            success=self._succeeded(dice, self.clean_dice, prediction, self.target),
-            clean_dice=self.clean_dice,
-            adversarial_dice=dice,
-            clean_prediction=self.clean_prediction,
-            prediction=prediction,
+            success=self._succeeded(score, self.clean_score, prediction, self.target),
+            clean_score=self.clean_score,
+            adversarial_score=score,
+            metric=self.reference.metric,
+            clean_prediction=self._as_given(self.clean_prediction),
+            prediction=self._as_given(prediction),
             budgets=budgets,
             forwards=self.predictor.forwards,
             backwards=0 if followed else self.backwards,
@@ -333,26 +344,47 @@ class ScoredRun:
             zero_gradient_fraction=torch.stack(self.zero_fractions).nanmean(dim=0),
             reference_is_prediction=label is None,
             reference_reason="no label was given" if label is None else "",
-            attack=repr(attack),
+            attack=repr(self.given),
             model=self.predictor.model,
-            facts=self.predictor.model.findings,
-            success_rule=attack.objective.success_rule or success_rule(attack.success_threshold, attack.targeted),
+            facts=(*self.predictor.model.findings, *self._counterpart()),
+            success_rule=self._success_rule(),
             image=clean,
             bound=self.bound,
             image_channels=self.predictor.model.channels_in(image),
-            clean_label=self.reference.with_ignored(self.predictor.model.ignore_index),
+            clean_label=self._as_given(self.reference.with_ignored(self.predictor.model.ignore_index), label),
             **self._with_the_truth(prediction),
+        )
+
+    def _as_given(self, tensor: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        """What a classifier says of images without the axis of its one voxel, and as the label has it, if one was
+        given."""
+        if not self.reference.per_image:
+            return tensor
+        return tensor.flatten(1) if label is None else tensor.reshape(label.shape)
+
+    def _counterpart(self) -> tuple[str, ...]:
+        """What is maximized instead of an objective of segmentations, as a fact."""
+        own, used = self.given.objective, self.attack.objective
+        if used is own:
+            return ()
+        return (f"objective {type(used).__name__} in the place of {type(own).__name__}, which compares segmentations",)
+
+    def _success_rule(self) -> str:
+        decisions = 1 if self.activation == "softmax" else len(self.reference.scored)
+        attack = self.attack
+        return attack.objective.success_rule or success_rule(
+            attack.success_threshold, attack.targeted, self.reference.metric, decisions
         )
 
     def _with_the_truth(self, prediction: torch.Tensor) -> dict[str, torch.Tensor]:
         """Of a targeted attack: how near the segmentation is to the wanted one, and how far from the true one."""
-        if self.truth is None:
+        if self.truth is None or self.reference.per_image:
             return {}
         moved = self.truth.moved(self.bound, self.parameters)
         organs = self.attack.objective.organs
         return {
             "clean_iou": self.reference.iou(self.clean_prediction, organs),
             "iou": self.reference.iou(prediction, organs),
-            "clean_truth_dice": self.truth.dice(self.clean_prediction),
-            "truth_dice": moved.dice(prediction),
+            "clean_truth_dice": self.truth.score(self.clean_prediction),
+            "truth_dice": moved.score(prediction),
         }

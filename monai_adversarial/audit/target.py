@@ -88,7 +88,7 @@ class AuditTarget:
     def __init__(self, parts: TargetParts) -> None:
         self.parts = parts
         self.name, self.kind, self.differentiable = parts.name, parts.kind, parts.differentiable
-        told = dict(parts.told)
+        told = {"task": "segmentation", **parts.told}  # scores, volumes and pictures are those of organs
         try:
             if parts.engine is not None:
                 self.model = AttackedModel.from_engine(parts.engine, parts.image_key, **told)
@@ -132,7 +132,9 @@ class AuditTarget:
         network = unwrap(model.network)
         name = name or type(network).__name__
         made = cls(TargetParts("AttackedModel", name, model.network, model.inferer))
-        made.model = model if model.image_units else model.replace(image_units="HU")
+        if model.classifies:
+            raise TargetError(f"{name} gives one answer per image: only segmentations are audited.")
+        made.model = model.replace(image_units=model.image_units or "HU", task="segmentation")
         return made
 
     @property

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from monai_adversarial.attacks import Attack
-from monai_adversarial.utils.validation import LabelMisfit, check_label
+from monai_adversarial.models import AttackedModel
+from monai_adversarial.models.first_batch import check_label_shape
+from monai_adversarial.utils.validation import LabelMisfit
 
 __all__ = ["Batch", "batch_region", "check_sees_as_network", "check_trains", "fitting_label"]
 
@@ -68,10 +70,11 @@ class Batch:
         return lambda image, network: inferer(image, network, *self.args, **self.kwargs)
 
 
-def fitting_label(label: Any, image: torch.Tensor) -> tuple[torch.Tensor | None, str]:
+def fitting_label(model: AttackedModel, label: Any, image: torch.Tensor) -> tuple[torch.Tensor | None, str]:
     """A batch's label as an attack reads it.
 
     Args:
+        model: what is attacked.
         label: what ``prepare_batch`` gave: tensor or array, of whole numbers or booleans, or anything else.
         image: the batch's image.
 
@@ -89,7 +92,7 @@ def fitting_label(label: Any, image: torch.Tensor) -> tuple[torch.Tensor | None,
     if label.dtype == torch.bool:
         label = label.to(torch.uint8)
     try:
-        check_label(label, image)
+        check_label_shape(model, label, image)
     except LabelMisfit as misfit:
         return None, str(misfit).rstrip(".")
     return label, ""

@@ -202,7 +202,7 @@ class PrepareBatchAdversarial(PrepareBatch):
         region = batch_region(batchdata, self.region_key, batch.image)
         label, reason = None, "as reference='prediction' asks"
         if self.reference == "label":
-            label, reason = fitting_label(batch.label, batch.image)
+            label, reason = fitting_label(model, batch.label, batch.image)
             if batch.label is None and isinstance(batchdata, Mapping) and batchdata.get(CommonKeys.LABEL) is not None:
                 reason = f"prepare_batch gave no label (the batch's is a {type(batchdata[CommonKeys.LABEL]).__name__})"
             elif label is None and batch.label is not None:

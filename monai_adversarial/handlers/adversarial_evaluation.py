@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Robust Dice next to clean Dice, while a MONAI evaluator runs."""
+"""Robust Dice, or accuracy, next to the clean one, while a MONAI evaluator runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import ignite.distributed as idist
@@ -16,6 +17,7 @@ from monai.networks.utils import eval_mode
 from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks import Attack
+from monai_adversarial.attacks.reference import Reference
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.engines.batch import batch_region
 from monai_adversarial.handlers.engine_model import (
@@ -75,6 +77,11 @@ class AdversarialEvaluation(RobustEvaluation):
     ``engine.state.metric_details`` holds the values of every case for MONAI's
     ``MetricsSaver``.
 
+    Of a classifier the metrics are ``{name}_accuracy``, ``{name}_accuracy_{class}`` (the share of the images of a class
+    that are still right; with sigmoid, of all images), ``{name}_success_rate``, ``{name}_clean_accuracy`` and
+    ``{name}_gap``. Decisions are the class with the highest logit, with sigmoid a probability above a half; the
+    postprocessing is not used for them.
+
     As handler, or as key metric, by which MONAI's ``CheckpointSaver(save_key_metric=True)`` chooses the checkpoint::
 
         evaluation = AdversarialEvaluation(PGD(8, units="HU"), "pgd", {"intensity": {"a_min": -160, "a_max": 240}})
@@ -104,7 +111,8 @@ class AdversarialEvaluation(RobustEvaluation):
         prediction_key: key of the prediction in ``engine.state.output``.
         success_threshold: fraction of the clean Dice; None for the attack's own.
         acceptable_dice: cases with a clean Dice of at most this do not count in the success rate.
-        key_metric: make ``{name}_mean_dice`` the key metric of an evaluator that has none.
+        key_metric: make ``{name}_mean_dice`` the key metric of an evaluator that has none. For a classifier, tell
+            ``model={"task": "classification"}``: the name is ``{name}_accuracy``.
 
     Attributes:
         model: the whole model; None until the evaluator runs.
@@ -167,6 +175,11 @@ class AdversarialEvaluation(RobustEvaluation):
         if hasattr(engine, "network"):
             self._check_evaluator(engine)
 
+    @property
+    def _key_name(self) -> str:
+        classifies = told_argument(self.told, "task") == "classification"
+        return f"{self.name}_accuracy" if classifies else super()._key_name
+
     def _check(self, engine: SupervisedEvaluator) -> None:
         if self.key_metric and self.interval > 1:
             raise ValueError(
@@ -207,8 +220,8 @@ class AdversarialEvaluation(RobustEvaluation):
         if self._runs:
             return
         engine.logger.info(
-            f"{type(self).__name__} {self.name!r}: attacks {self.model!r} with {self.attack!r}; a success is a mean "
-            f"Dice below {self.success_threshold:g} times the clean one, of cases with a clean one above "
+            f"{type(self).__name__} {self.name!r}: attacks {self.model!r} with {self.attack!r}; a success is a score "
+            f"below {self.success_threshold:g} times the clean one, of cases with a clean one above "
             f"{self.acceptable_dice:g}."
         )
         for part, scored in (("network", bare_network(engine.network)), ("inferer", engine.inferer)):
@@ -300,6 +313,8 @@ class AdversarialEvaluation(RobustEvaluation):
         logits = as_logits(self.model, attacked_tensor(self.model, raw))
         classes = int(logits.shape[1])
         activation = self.model.activation_of(classes)
+        if self.model.classifies:
+            return self._correct(logits, label, activation)
         if not self._organs:
             self._organs = organ_channels(classes, activation, self.model.class_names, self.model.scored_classes)
         if self._finish is None:
@@ -327,6 +342,23 @@ class AdversarialEvaluation(RobustEvaluation):
             rows.append(list(found.values()))
         return torch.tensor(rows, dtype=torch.float64)
 
+    def _correct(self, logits: torch.Tensor, label: torch.Tensor, activation: str) -> torch.Tensor:
+        """(image, class): whether a decision is right; with exclusive classes in the column of the true one."""
+        assert self.model is not None
+        classes = int(logits.shape[1])
+        reference = Reference.read(self.model, as_plain(label).to(logits.device), classes)
+        if not self._organs:
+            self._organs = organ_channels(classes, "sigmoid", self.model.class_names, self.model.scored_classes)
+        decided = hard_prediction(as_plain(logits).reshape(len(logits), classes, 1), activation)
+        columns = list(self._organs)
+        if activation == "softmax":
+            true = reference.target(None).one_hot(torch.float64)[:, columns, 0]
+            right = torch.where(true > 0, reference.score(decided).double()[:, None], torch.nan)
+        else:
+            each = [replace(reference, scored=(column,)).score(decided) for column in columns]
+            right = torch.stack(each, dim=1).double()
+        return right.cpu()
+
     def _organs_in(self, reference: torch.Tensor, classes: int) -> set[str]:
         """Names of the organs that one case's label holds."""
         masks = reference.shape[0] > 1 or classes == 1
@@ -338,8 +370,9 @@ class AdversarialEvaluation(RobustEvaluation):
 
     def _say_unlabeled(self, engine: SupervisedEvaluator) -> None:
         """An organ that no label holds and the network finds counts 0, which may be the labels' fault."""
-        if not self._robust or idist.get_world_size() > 1:  # a process sees its own labels only
-            return
+        assert self.model is not None
+        if not self._robust or self.model.classifies or idist.get_world_size() > 1:
+            return  # a process sees its own labels only
         scores = torch.cat([*self._clean, *self._robust])
         found = [
             name for name, of_organ in zip(self._organs.values(), scores.T, strict=True) if of_organ.isfinite().any()
@@ -368,8 +401,15 @@ class AdversarialEvaluation(RobustEvaluation):
                     "IterationEvents.FORWARD_COMPLETED once for each batch, as MONAI's own iteration does."
                 )
             clean, robust = (torch.cat(rows) for rows in (self._clean, self._robust))
-            organs = tuple(self._organs.values())
-            self._scores = RobustDice(organs, clean, robust, self.success_threshold, self.acceptable_dice).gathered()
+            assert self.model is not None
+            self._scores = RobustDice(
+                tuple(self._organs.values()),
+                clean,
+                robust,
+                self.success_threshold,
+                self.acceptable_dice,
+                "accuracy" if self.model.classifies else "dice",
+            ).gathered()
         return self._scores
 
 

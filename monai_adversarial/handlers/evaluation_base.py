@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How robust Dice gets into ``engine.state.metrics``, in time for whoever reads it."""
+"""How robust scores get into ``engine.state.metrics``, in time for whoever reads it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RobustEvaluation(ABC):
 
     Args:
         name: first part of the metrics' names, an identifier.
-        key_metric: make ``{name}_mean_dice`` the evaluator's key metric.
+        key_metric: make ``{name}_mean_dice`` (of a classifier ``{name}_accuracy``) the evaluator's key metric.
 
     Raises:
         ValueError: for a name that is not an identifier.
@@ -47,8 +47,8 @@ class RobustEvaluation(ABC):
 
         Args:
             engine: the evaluator.
-            name: given by the evaluator where this is in its ``key_val_metric`` or ``additional_metrics``:
-                ``{self.name}_mean_dice`` is reported under this name too, unless it is one of the metrics anyway.
+            name: given by the evaluator where this is in its ``key_val_metric`` or ``additional_metrics``: the mean
+                over the cases is reported under this name too, unless it is one of the metrics anyway.
 
         Raises:
             TypeError: for another engine.
@@ -82,9 +82,14 @@ class RobustEvaluation(ABC):
 
     def _become_key_metric(self, engine: SupervisedEvaluator) -> None:
         """Let MONAI compare: the last handler that it registers, moved to the front."""
-        engine._register_metrics({f"{self.name}_mean_dice": _AlreadyAttached()})
+        engine._register_metrics({self._key_name: _AlreadyAttached()})
         handlers = engine._event_handlers[Events.EPOCH_COMPLETED]
         handlers.insert(0, handlers.pop())
+
+    @property
+    def _key_name(self) -> str:
+        """The name that MONAI is to compare by, before the task is seen."""
+        return f"{self.name}_mean_dice"
 
     @abstractmethod
     def _check(self, engine: SupervisedEvaluator) -> None:
@@ -109,13 +114,18 @@ class RobustEvaluation(ABC):
         if scores is None:
             return
         metrics, details = scores.metrics(self.name), scores.details(self.name)
-        mean = f"{self.name}_mean_dice"
+        mean = f"{self.name}_{scores.mean_name}"
+        if self.key_metric and self._metric_name is None and self._key_name != mean:
+            raise ValueError(
+                f"key_metric=True stands for {self._key_name!r}, but what was evaluated is {mean!r}: tell "
+                "model={'task': 'classification'} for a classifier, or give the handler as key_val_metric."
+            )
         if self._metric_name is not None and self._metric_name not in metrics:
             metrics[self._metric_name], details[self._metric_name] = metrics[mean], details[mean]
         if self.key_metric and math.isnan(metrics[self._metric_name or mean]):
             raise ValueError(
                 f"the key metric {self._metric_name or mean!r} is not defined: no case of the validation data has any "
-                "of the organs that are scored."
+                "of the organs or classes that are scored."
             )
         self._published = (set(metrics), set(details))
         engine.state.metrics.update(metrics)

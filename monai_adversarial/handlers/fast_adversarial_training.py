@@ -141,7 +141,7 @@ class FastAdversarialTraining(AdversarialTraining):
         counts = torch.zeros_like(mean)
         try:
             with frozen(modules_of(model.network)), normalization(model.network, "adversarial"):
-                dice = as_plain(self.check_attack(model, batch.image, batch.label).adversarial_dice).to(mean)
+                dice = as_plain(self.check_attack(model, batch.image, batch.label).adversarial_score).to(mean)
             if not bool(dice.isnan().all()):
                 mean, counts = dice.nanmean(), counts + 1
         except (ValueError, RuntimeError) as error:  # of one batch: the training has seen others

@@ -185,7 +185,7 @@ class MarginAdversarialTraining(AdversarialTraining):
             def is_right(shares: torch.Tensor) -> torch.Tensor:
                 logits = predictor(bound.apply(clean, (noise * per_sample(shares, noise),)))
                 reference = Reference.read(model, label, int(logits.shape[1]))
-                dice = reference.dice(hard_prediction(logits, reference.activation))
+                dice = reference.score(hard_prediction(logits, reference.activation))
                 return ~(dice < self.correct_dice)  # NaN: nothing to find and nothing found
 
             high = torch.ones_like(noise.flatten(1)[:, 0])

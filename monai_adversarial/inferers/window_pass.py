@@ -113,9 +113,10 @@ class WindowPass:
             fits = isinstance(output, torch.Tensor) and output.ndim == data.ndim and output.shape[0] == len(where)
             if not fits:
                 got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+                hint = "" if getattr(output, "ndim", 0) not in (1, 2) else "; a classifier is attacked on whole images"
                 raise ValueError(
                     f"network must return tensors of shape ({len(where)}, channels, spatial...) with "
-                    f"{len(self.window_size)} spatial axes for windows of {self.window_size}, got {got}."
+                    f"{len(self.window_size)} spatial axes for windows of {self.window_size}, got {got}{hint}."
                 )
         return outputs
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clean and robust Dice of the same cases, and what follows from the pair: success rate, gap, worst case."""
+"""Clean and robust scores of the same cases, and what follows from the pair: success rate, gap, worst case."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from monai.utils import evenly_divisible_all_gather
@@ -17,7 +17,10 @@ __all__ = ["RobustDice"]
 
 @dataclass(frozen=True)
 class RobustDice:
-    """Dice of the same cases without and with an attack.
+    """Dice of the same cases without and with an attack; of a classifier its accuracy.
+
+    The row of an image with exclusive classes holds 1 or 0 in the column of its true class and NaN elsewhere, so that
+    the mean of a column is the sensitivity to a class and that of a row says whether the image is right.
 
     Args:
         organs: names, in the order of the columns.
@@ -25,6 +28,7 @@ class RobustDice:
         robust: the same under attack.
         success_threshold: an attack succeeds where the mean Dice falls below this fraction of the clean one.
         acceptable_dice: only cases whose clean mean Dice is above this count in the success rate.
+        metric: ``"dice"`` or ``"accuracy"``: what the scores are called.
 
     Source: textbook; the worst attack is chosen per case.
 
@@ -36,6 +40,12 @@ class RobustDice:
     robust: torch.Tensor
     success_threshold: float = 0.5
     acceptable_dice: float = 0.0
+    metric: str = "dice"
+
+    @property
+    def mean_name(self) -> str:
+        """What the mean over the cases is called: ``"mean_dice"`` or ``"accuracy"``."""
+        return "mean_dice" if self.metric == "dice" else self.metric
 
     def success(self) -> torch.Tensor:
         """1 where the attack succeeded and 0 where not, NaN for cases that were not acceptable before, (case,)."""
@@ -49,23 +59,24 @@ class RobustDice:
 
         Returns:
             ``{name}_mean_dice``, ``{name}_dice_{organ}``, ``{name}_success_rate``, ``{name}_clean_mean_dice`` and
-            ``{name}_gap`` (clean minus robust mean Dice).
+            ``{name}_gap`` (clean minus robust mean Dice); of a classifier ``{name}_accuracy``,
+            ``{name}_accuracy_{class}``, ``{name}_success_rate``, ``{name}_clean_accuracy`` and ``{name}_gap``.
         """
         clean, robust = (mean_of_defined(dice.nanmean(dim=1).tolist()) for dice in (self.clean, self.robust))
-        found = {f"{name}_mean_dice": robust}
+        found = {f"{name}_{self.mean_name}": robust}
         for column, organ in enumerate(self.organs):
-            found[f"{name}_dice_{organ}"] = mean_of_defined(self.robust[:, column].tolist())
+            found[f"{name}_{self.metric}_{organ}"] = mean_of_defined(self.robust[:, column].tolist())
         found[f"{name}_success_rate"] = mean_of_defined(self.success().tolist())
         found[f"{name}_gap"] = clean - robust
-        found[f"{name}_clean_mean_dice"] = clean
+        found[f"{name}_clean_{self.mean_name}"] = clean
         return found
 
     def details(self, name: str) -> dict[str, torch.Tensor]:
         """Values of every case, (case, organ) or (case, 1), as ``engine.state.metric_details`` holds them."""
         gap = self.clean.nanmean(dim=1, keepdim=True) - self.robust.nanmean(dim=1, keepdim=True)
         return {
-            f"{name}_mean_dice": self.robust,
-            f"{name}_clean_mean_dice": self.clean,
+            f"{name}_{self.mean_name}": self.robust,
+            f"{name}_clean_{self.mean_name}": self.clean,
             f"{name}_success_rate": self.success()[:, None],
             f"{name}_gap": gap,
         }
@@ -74,7 +85,7 @@ class RobustDice:
         """The cases of all ranks, in the order of the ranks."""
         both = evenly_divisible_all_gather(torch.cat([self.clean, self.robust], dim=1), concat=True)
         clean, robust = both.split(len(self.organs), dim=1)
-        return RobustDice(self.organs, clean, robust, self.success_threshold, self.acceptable_dice)
+        return replace(self, clean=clean, robust=robust)
 
     @staticmethod
     def worst(several: Sequence[RobustDice]) -> RobustDice:
@@ -97,4 +108,4 @@ class RobustDice:
         # A case without any organ under one attack may have an invented one, Dice 0, under another.
         worst = robust.nanmean(dim=2).nan_to_num(nan=torch.inf).argmin(dim=0)
         chosen = robust[worst, torch.arange(robust.shape[1])]
-        return RobustDice(first.organs, first.clean, chosen, first.success_threshold, first.acceptable_dice)
+        return replace(first, robust=chosen)

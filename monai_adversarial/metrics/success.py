@@ -13,12 +13,13 @@ Number = TypeVar("Number", float, torch.Tensor)
 
 
 def success(clean: Number, adversarial: Number, threshold: float, targeted: bool = False) -> bool | torch.Tensor:
-    """Whether an attack succeeded; never where a Dice is NaN.
+    """Whether an attack succeeded; never where a score is NaN. Where the score is 1 for the right class and 0 for
+    another, it says that an image lost its right class, or got the wanted one.
 
     Args:
-        clean: mean Dice before the attack.
-        adversarial: mean Dice afterwards; of a targeted attack that with the wanted segmentation.
-        threshold: untargeted: largest share of the clean Dice that may be left; targeted: least Dice.
+        clean: mean Dice (of a classifier: share of right decisions) before the attack.
+        adversarial: the same afterwards; of a targeted attack that with the wanted label.
+        threshold: untargeted: largest share of the clean score that may be left; targeted: least score.
         targeted: which of the two rules.
 
     Source: the threshold of half the clean Dice follows the code of ROG (Daza, Pérez and Arbeláez, MICCAI 2021), which
@@ -29,8 +30,19 @@ def success(clean: Number, adversarial: Number, threshold: float, targeted: bool
     return adversarial >= threshold if targeted else adversarial < threshold * clean
 
 
-def success_rule(threshold: float, targeted: bool = False) -> str:
-    """The rule in words, for reports."""
+def success_rule(threshold: float, targeted: bool = False, metric: str = "Dice", decisions: int = 1) -> str:
+    """The rule in words, for reports.
+
+    Args:
+        threshold, targeted: see ``success``.
+        metric: ``"Dice"`` or ``"accuracy"``.
+        decisions: of a classifier about each image.
+    """
+    if metric == "accuracy" and decisions == 1:
+        return "the wanted class" if targeted else "another class where the clean image had the right one"
+    if metric == "accuracy":
+        share = f"at least {threshold:g}" if targeted else f"below {threshold:g} times the clean share"
+        return f"share of {'wanted' if targeted else 'right'} decisions {share}"
     if targeted:
         return f"Dice with the wanted segmentation of at least {threshold:g}"
     return f"Dice below {threshold:g} times the clean Dice"

@@ -15,7 +15,8 @@ __all__ = ["Answer", "AnswerBuilder"]
 
 @dataclass(frozen=True)
 class Answer:
-    """A segmentation, without the logits that it was read from.
+    """A segmentation, without the logits that it was read from. That of a classifier is one of a single voxel, (batch,
+    1 or class, 1).
 
     Args:
         prediction: class map (batch, 1, spatial...), or masks (batch, class, spatial...) for sigmoid outputs, in the
@@ -46,13 +47,14 @@ class AnswerBuilder:
 
     Args:
         image: the batch that is predicted.
+        grid: spatial shape of the answer.
         classes: the network's output channels.
         reading: what the output's values are, with an activation.
     """
 
-    def __init__(self, image: torch.Tensor, classes: int, reading: OutputReading) -> None:
+    def __init__(self, image: torch.Tensor, grid: tuple[int, ...], classes: int, reading: OutputReading) -> None:
         masks = reading.activation == "sigmoid"
-        shape = (image.shape[0], classes if masks else 1, *image.shape[2:])
+        shape = (image.shape[0], classes if masks else 1, *grid)
         dtype = torch.uint8 if masks else class_map_dtype(classes)
         self.prediction = torch.zeros(shape, dtype=dtype, device=image.device)
         self.classes, self.reading = classes, reading

@@ -17,10 +17,11 @@ from monai_adversarial.utils.scene import IMAGE_UNITS
 from monai_adversarial.utils.stored_grid import StoredGrid
 from monai_adversarial.utils.validation import check_choice, check_count, check_flag
 
-__all__ = ["ACTIVATIONS", "OUTPUT_VALUES", "AttackedModel"]
+__all__ = ["ACTIVATIONS", "OUTPUT_VALUES", "TASKS", "AttackedModel"]
 
 ACTIVATIONS = ("softmax", "sigmoid")
 OUTPUT_VALUES = ("logits", "probabilities")
+TASKS = ("segmentation", "classification")
 
 
 class AttackedModel:
@@ -32,7 +33,7 @@ class AttackedModel:
 
     Args:
         network: ``torch.nn.Module`` or differentiable callable from (batch, channel, spatial...) to (batch, class,
-            spatial...).
+            spatial...) (segmentation) or (batch, class) (classification).
         inferer: MONAI inferer, called as ``inferer(image, network)``; None calls the network on the whole image.
             Gradients go through ``SlidingWindowInferer`` exactly, in the memory of one batch of windows.
         intensity: map from HU to the network's values: ``IntensityMap``, MONAI's ``ScaleIntensityRange`` or
@@ -52,14 +53,19 @@ class AttackedModel:
             are image.
         output: index, key or callable that picks the attacked tensor from what the network returns; None for a tensor
             and for the first of several resolutions.
+        task: ``"segmentation"`` (one answer per voxel) or ``"classification"`` (one answer per image). None: seen from
+            the shape of the first answer. A wrong claim is refused there.
         output_values: ``"logits"`` or ``"probabilities"`` (a network that ends in softmax or sigmoid). None: seen on
             the first batch. A wrong claim is refused there.
         activation: ``"softmax"`` (exclusive classes) or ``"sigmoid"`` (independent channels). None: sigmoid for one
             output channel, softmax otherwise, unless the answer or the label shows that channels overlap.
         class_names: names of the output channels (with softmax the background first), or a mapping of channel to
-            name, of which the named ones are scored; None for ``class_1``, ``class_2``, ...
-        scored_classes: channels or names of the classes that scores count; None for all foreground classes.
-        ignore_index: value of label voxels that count in no objective and no score, for example 255 or -1.
+            name, of which the named ones are scored; None for ``class_1``, ``class_2``, ... The classes of a classifier
+            have no background.
+        scored_classes: channels or names of the classes that scores count; None for all foreground classes. The
+            exclusive classes of a classifier are always all scored.
+        ignore_index: value of label voxels (of a classifier: of images) that count in no objective and no score, for
+            example 255 or -1.
         network_args: further positional inputs of the network, after the image.
         network_kwargs: further keyword inputs of the network.
         precision: arithmetic of the network in the attack's steps: ``"auto"`` (bfloat16 where the hardware computes
@@ -87,6 +93,7 @@ class AttackedModel:
         stored_grid: StoredGrid | None = None,
         image_channels: Sequence[int] | int | None = None,
         output: Any = None,
+        task: str | None = None,
         output_values: str | None = None,
         activation: str | None = None,
         class_names: Sequence[str] | Mapping[Any, str] | None = None,
@@ -126,6 +133,7 @@ class AttackedModel:
         self.stored_grid = stored_grid
         self.image_channels = _check_channels(image_channels)
         self.output = output
+        self.task = None if task is None else check_choice("task", task, TASKS)
         self.output_values = (
             None if output_values is None else check_choice("output_values", output_values, OUTPUT_VALUES)
         )
@@ -153,6 +161,20 @@ class AttackedModel:
     def stored(self) -> StoredGrid | None:
         """The values that images are stored in; None for any floating point value."""
         return self.stored_grid or (StoredGrid() if self.round_to_integer else None)
+
+    @property
+    def found_task(self) -> str | None:
+        """``"segmentation"`` or ``"classification"``: as told, or as seen on the first batch; None before."""
+        return self.task or self._found.get("task")
+
+    @found_task.setter
+    def found_task(self, task: str) -> None:
+        self._found["task"] = task
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the network is known to give one answer per image."""
+        return self.found_task == "classification"
 
     @property
     def found_output_values(self) -> str | None:
@@ -236,7 +258,7 @@ class AttackedModel:
             told: further arguments of ``AttackedModel``, for what cannot be read.
 
         Raises:
-            TypeError: for an engine that does not segment one image with one network, in one sentence.
+            TypeError: for an engine whose task is not one image and one network, in one sentence.
             ValueError: where what is told contradicts what was read; the sentence shows both.
         """
         from monai_adversarial.models.from_engine import read_engine
@@ -299,7 +321,7 @@ class AttackedModel:
         if unknown:
             raise TypeError(f"an AttackedModel has no {unknown[0]!r}: it has {', '.join(given)}.")
         made = type(self)(**{**given, **changes})
-        if not {"network", "output", "output_values", "activation"} & set(changes):
+        if not {"network", "output", "task", "output_values", "activation"} & set(changes):
             made._found = self._found
         return made
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the first batch shows of a model: a task that is no segmentation, an axis too few, a label that does not fit, a
+"""What the first batch shows of a model: its task, an axis too few, a label that does not fit, a
 network that is random."""
 
 from __future__ import annotations
@@ -11,9 +11,18 @@ import torch
 
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.doubts import warn_once
-from monai_adversarial.utils.validation import check_logits
+from monai_adversarial.utils.validation import check_class_label, check_label, check_logits, is_class_label
 
-__all__ = ["check_answer", "check_label_fits", "random_state", "refuse_boxes", "say_random"]
+__all__ = [
+    "check_answer",
+    "check_classes_fit",
+    "check_label_fits",
+    "check_label_shape",
+    "random_state",
+    "refuse_boxes",
+    "say_random",
+    "task_of_answer",
+]
 
 #: a clean Dice below this share of what the volumes of label and prediction allow is no overlap to speak of
 LEAST_SHARE = 0.05
@@ -21,6 +30,8 @@ LEAST_SHARE = 0.05
 LEAST_ALLOWED = 0.1
 #: Dice from which a label value is taken to mean another class of the network
 CLEARLY_THE_SAME = 0.5
+#: images of which at least one is classified as labeled, or the label does not belong to the network
+LEAST_IMAGES = 8
 
 
 def refuse_boxes(raw: Any) -> None:
@@ -31,24 +42,76 @@ def refuse_boxes(raw: Any) -> None:
     """
     first = raw[0] if isinstance(raw, (list, tuple)) and raw else raw
     if isinstance(first, Mapping) and any("box" in str(name) for name in first):
-        raise TypeError("the network returns boxes, as a detector does: only segmentation networks are attacked.")
+        raise TypeError(
+            "the network returns boxes, as a detector does: only segmentation networks and classifiers are attacked."
+        )
 
 
-def check_answer(raw: Any, image: torch.Tensor) -> None:
-    """Refuse what is no segmentation of the image, before any work.
+def task_of_answer(raw: torch.Tensor, image: torch.Tensor) -> str | None:
+    """``"segmentation"`` for an answer on the image's grid, ``"classification"`` for one answer per image: (batch,
+    class), (batch,) or (batch, class, 1, ...); None for neither.
+
+    Args:
+        raw: what the network returned.
+        image: its input, (batch, channel, spatial...).
+    """
+    if raw.ndim == 0 or raw.shape[0] != image.shape[0]:
+        return None
+    if raw.ndim == image.ndim and raw.shape[2:] == image.shape[2:]:
+        return "segmentation"
+    pooled = raw.ndim == image.ndim and all(size == 1 for size in raw.shape[2:])
+    return "classification" if raw.ndim <= 2 or pooled else None
+
+
+def check_answer(raw: Any, image: torch.Tensor, classifies: bool = False) -> None:
+    """Refuse what is no segmentation of the image, or no answer about it, before any work.
+
+    Args:
+        raw: what the network returned; of a classifier (batch, class, 1).
+        image: its input.
+        classifies: it is one answer per image.
 
     Raises:
         TypeError: for several tensors or integers.
-        ValueError: for one answer per image, or another grid.
+        ValueError: for another grid.
     """
-    if isinstance(raw, torch.Tensor):
-        fits = raw.ndim == image.ndim and raw.shape[0] == image.shape[0] and raw.shape[2:] == image.shape[2:]
-        if raw.ndim <= 2 and not fits:
-            raise ValueError(
-                f"the network returns {tuple(raw.shape)}, one answer per image, as a classifier does: only "
-                "segmentation networks, which answer for each voxel, are attacked."
-            )
-    check_logits(raw, image)
+    check_logits(raw, image[:, :, :1].flatten(2)[..., :1] if classifies else image)
+
+
+def check_label_shape(model: AttackedModel, label: Any, image: torch.Tensor) -> None:
+    """Refuse a label that cannot fit the image. Before the first answer has shown the task, one class per image may
+    still be right.
+
+    Args:
+        model: what is attacked.
+        label: tensor.
+        image: (batch, channel, spatial...).
+
+    Raises:
+        LabelMisfit: for another shape, NaN, or fractions.
+    """
+    unknown = model.found_task is None
+    if model.classifies or (unknown and is_class_label(label, image)):
+        check_class_label(label, image)
+    else:
+        check_label(label, image)
+
+
+def check_classes_fit(model: AttackedModel, scores: torch.Tensor) -> None:
+    """Warn where not one of many images is classified as labeled.
+
+    Args:
+        model: what is attacked.
+        scores: share of each image's classes that are right, (batch,); NaN does not count.
+    """
+    known = scores[~scores.isnan()]
+    if len(known) >= LEAST_IMAGES and not bool(known.any()):
+        warn_once(
+            model.network,
+            "label",
+            f"the label does not fit the network: none of {len(known)} images is classified as labeled. Check class "
+            "numbers and weights: an attack has nothing to take from such a network.",
+        )
 
 
 def check_label_fits(
@@ -122,7 +185,8 @@ def say_random(model: AttackedModel, share: float | None = None) -> None:
         model: what is attacked.
         share: of the voxels that two clean predictions disagree on, where it is known.
     """
-    differ = "" if share is None else f": two clean predictions differ in {share:.1%} of the voxels"
+    parts = "images' classes" if model.classifies else "voxels"
+    differ = "" if share is None else f": two clean predictions differ in {share:.1%} of the {parts}"
     warn_once(
         model.network,
         "random",

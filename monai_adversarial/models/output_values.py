@@ -38,6 +38,7 @@ __all__ = [
 
 # Probabilities are rounded to bfloat16 where the network ran in it, and stitched from windows.
 SUM_TOLERANCE = 0.02
+EXACT_SUM_TOLERANCE = 1e-4
 # Probabilities of a segmentation come this near to 0 and to 1 somewhere in a batch.
 NEAR_AN_END = 0.05
 _SOFTMAX = {torch.softmax, F.softmax, torch.Tensor.softmax}
@@ -97,10 +98,22 @@ class OutputSummary:
         return all(math.isfinite(end) for end in self.ends)
 
     @property
+    def is_within_unit(self) -> bool:
+        """Whether all values may be probabilities."""
+        low, high = self.ends
+        return low >= 0 and high <= 1 + SUM_TOLERANCE
+
+    @property
+    def sums_exactly_to_one(self) -> bool:
+        """Whether the sums over the classes are 1 as far as float32 adds them up: a few numbers come near by chance."""
+        assert self._deviation is not None
+        return float(self._deviation) <= EXACT_SUM_TOLERANCE
+
+    @property
     def looks_like(self) -> str:
         """``"softmax"`` or ``"sigmoid"`` for values that are probabilities, ``"logits"`` otherwise."""
         low, high = self.ends
-        if low < 0 or high > 1 + SUM_TOLERANCE or low == high:
+        if not self.is_within_unit or low == high:
             return "logits"
         if self.channels == 1:
             return "sigmoid"
@@ -143,15 +156,18 @@ def read_output_values(model: AttackedModel, summary: OutputSummary, final: str 
     Raises:
         ValueError: where the values contradict ``output_values`` or ``activation``.
     """
-    kind = summary.looks_like
+    kind = final if final is not None and summary.is_within_unit else summary.looks_like
     low, high = summary.ends
+    if model.classifies and low == high and 0 < low < 1:
+        kind = final or "sigmoid"  # one image, one value: nothing tells which it is
+    if model.classifies and kind == "softmax" and final is None and not summary.sums_exactly_to_one:
+        kind = "sigmoid"
     doubt = None
     seen = f"the network returned values from {low:.3g} to {high:.3g}"
     if kind == "logits":
         if model.output_values == "probabilities":
             raise ValueError(f"output_values is 'probabilities', but {seen}: they are logits; leave output_values out.")
         return OutputReading("logits")
-    kind = final or kind
     certain = final is not None or kind == "softmax"
     how = f"that come from a {final}" if final else "that sum to 1 over the classes"
     if model.output_values == "logits":
@@ -160,8 +176,11 @@ def read_output_values(model: AttackedModel, summary: OutputSummary, final: str 
                 f"output_values is 'logits', but {seen} {how}: they are probabilities; leave output_values out."
             )
         return OutputReading("logits")
+    if model.output_values is None and model.classifies and model.activation == "softmax" and not certain:
+        return OutputReading("logits")
     if model.output_values is None and not certain:
         reaches_both_ends = low <= NEAR_AN_END and high >= 1 - NEAR_AN_END
+        reaches_both_ends &= not model.classifies  # a few numbers reach them by chance
         taken, other = ("probabilities", "logits") if reaches_both_ends else ("logits", "probabilities")
         doubt = (
             f"{seen} and no final softmax or sigmoid was found: they are taken for {taken}; pass "
@@ -222,7 +241,20 @@ class _Activations(TorchFunctionMode):
         for kind, given, result in self.latest:
             if value is result:
                 return kind, as_plain(given)
+            if _is_reshaped(value, result):
+                return kind, as_plain(given).reshape(value.shape)
         return None, value
+
+
+def _is_reshaped(value: Any, result: torch.Tensor) -> bool:
+    """Whether a value is the whole of an answer with other axes, as ``squeeze`` and ``flatten`` give it."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.numel() == result.numel() > 0
+        and value.data_ptr() == result.data_ptr()
+        and value.is_contiguous()
+        and result.is_contiguous()
+    )
 
 
 def _over_channels(args: Any, kwargs: Any) -> bool:

@@ -14,7 +14,7 @@ from monai_adversarial.inferers.memory_bounded import MemoryBoundedSlidingWindow
 from monai_adversarial.inferers.purified import PurifiedInferer
 from monai_adversarial.models.answer import Answer, AnswerBuilder
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.models.first_batch import check_answer, random_state, refuse_boxes
+from monai_adversarial.models.first_batch import check_answer, random_state, refuse_boxes, task_of_answer
 from monai_adversarial.models.output_values import (
     FinalActivation,
     OutputReading,
@@ -182,7 +182,8 @@ class Predictor:
                 break  # networks of mixed dtype are rare, and torch names them itself
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, class, spatial...) of the image channels, in the precision of the attack's steps."""
+        """Logits (batch, class, spatial...) of the image channels, in the precision of the attack's steps; those of a
+        classifier are (batch, class, 1)."""
         return self._logits(image, self._network)
 
     def answer(
@@ -278,7 +279,7 @@ class Predictor:
 
     def _learn(self, raw: Any, image: torch.Tensor) -> None:
         """Learn from a whole answer; from one with NaN nothing."""
-        check_answer(raw, image)
+        check_answer(raw, image, self.model.classifies)
         self.model.found_classes = int(raw.shape[1])
         summary = OutputSummary.of(raw)
         if summary.is_finite:
@@ -327,7 +328,7 @@ class Predictor:
         run = self.windows(image, network)
         if run is None:
             raw = self._raw(image, network)
-            check_answer(raw, image)
+            check_answer(raw, image, self.model.classifies)
             pieces = _slabs_of(raw)
         else:
             pieces = run.stitched(look_at_windows)
@@ -336,12 +337,16 @@ class Predictor:
                 classes = self.model.found_classes = int(piece.shape[1])
                 # All that is known when the first piece is finished.
                 seen = OutputSummary.of(raw) if run is None else run.first
-                builder = AnswerBuilder(image, classes, self._reading_of(seen))
+                builder = AnswerBuilder(image, self.grid(image), classes, self._reading_of(seen))
             builder.add(rows, where, piece)
             if look_at_pieces is not None:
                 look_at_pieces(rows, where, self._as_logits(piece, bypassed=False))
         assert builder is not None
         return builder.finish()
+
+    def grid(self, image: torch.Tensor) -> tuple[int, ...]:
+        """Spatial shape of the answer: that of the image, (1,) for a classifier."""
+        return (1,) if self.model.classifies else tuple(image.shape[2:])
 
     def windows(self, image: torch.Tensor, network: Callable[..., Any] | None = None) -> WindowRun | None:
         """The network's windows over the image, one after the other; None where it does not run in plain windows.
@@ -421,8 +426,31 @@ class Predictor:
         picked = self._picked(raw, image)
         if not isinstance(picked, torch.Tensor):
             return picked  # check_logits says what is wrong with it
-        picked = as_plain(picked)
-        return picked.to(image.dtype) if picked.is_floating_point() else picked
+        placed = self._placed(as_plain(picked), image)
+        return placed.to(image.dtype) if placed.is_floating_point() else placed
+
+    def _placed(self, picked: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """One answer per image as a segmentation of a single voxel, (batch, class, 1): all that works on segmentations
+        works on it. Which of the two it is, the first answer shows.
+
+        Raises:
+            ValueError: where the answer contradicts the task.
+        """
+        task, known = task_of_answer(picked, image), self.model.found_task
+        if task is None:
+            return picked  # check_answer says what is wrong with it
+        if known is not None and task != known:
+            how = "one answer per image" if task == "classification" else "one answer per voxel"
+            raise ValueError(
+                f"the model's task is {known!r}, but the network returns {tuple(picked.shape)}, {how}: leave task out, "
+                "or pick another output."
+            )
+        self.model.found_task = task
+        if task == "segmentation":
+            return picked
+        if picked.numel() == picked.shape[0]:
+            self._note("one value per image is taken for the logit of a binary classifier")
+        return picked.reshape(picked.shape[0], -1, 1)
 
     def _picked(self, raw: Any, image: torch.Tensor) -> Any:
         """The tensor that is attacked, among what the network returned.
@@ -452,9 +480,13 @@ class Predictor:
             return raw[0]
         if isinstance(raw, (list, tuple)):
             fits = [number for number, value in enumerate(raw) if _is_on_grid(value, image)]
-            if len(fits) == 1:
+            if len(fits) == 1 and not self.model.classifies:
                 self._note(f"output {fits[0]} of the network's {len(raw)} is attacked: the one on the image's grid")
                 return raw[fits[0]]
+            rows = [number for number, value in enumerate(raw) if _is_per_image(value, image)]
+            if len(rows) == 1 and (self.model.classifies or not fits):
+                self._note(f"output {rows[0]} of the network's {len(raw)} is attacked: the one answer per image")
+                return raw[rows[0]]
         raise TypeError(
             f"the network must return one tensor of logits, or one on the image's grid "
             f"{tuple(image.shape[2:])} among several, got {_shapes_of(raw)}: pass output=<index, key or callable> to "
@@ -506,6 +538,10 @@ def _is_on_grid(value: Any, image: torch.Tensor) -> bool:
         and value.ndim == image.ndim
         and (value.shape[0], *value.shape[2:]) == (image.shape[0], *image.shape[2:])
     )
+
+
+def _is_per_image(value: Any, image: torch.Tensor) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 2 and value.shape[0] == image.shape[0]
 
 
 def _shapes_of(raw: Any) -> str:

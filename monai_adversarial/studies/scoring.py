@@ -144,8 +144,13 @@ def check_answer_fits(model: AttackedModel, channels: int, activation: str) -> N
         activation: ``"softmax"`` or ``"sigmoid"``.
 
     Raises:
-        SettingsError: for class names that are not one for each channel, and for overlapping sigmoid classes.
+        SettingsError: for a classifier, class names that are not one for each channel, and overlapping sigmoid classes.
     """
+    if model.classifies:
+        raise SettingsError(
+            "a study scores segmentations, but the network gives one answer per image, as a classifier does: call the "
+            "attack, or AdversarialEvaluation in an evaluator."
+        )
     scored_organs(model, channels)
     if activation == "sigmoid" and channels > 1:
         raise SettingsError(

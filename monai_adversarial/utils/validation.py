@@ -13,6 +13,7 @@ import torch
 __all__ = [
     "LabelMisfit",
     "check_choice",
+    "check_class_label",
     "check_count",
     "check_flag",
     "check_fraction",
@@ -24,6 +25,7 @@ __all__ = [
     "check_positive",
     "check_region",
     "holds_booleans",
+    "is_class_label",
 ]
 
 
@@ -135,10 +137,33 @@ def check_label(label: Any, image: torch.Tensor, name: str = "label") -> None:
         elif given[2:] == tuple(image.shape[1:-1]):
             hint = "; if the image's channels come last, move them with image.movedim(-1, 1)"
         raise LabelMisfit(f"{name} must have shape {expected} to fit the image, got {given}{hint}.")
+    _check_whole(label, name, "class indices or one-hot")
+
+
+def is_class_label(label: Any, image: torch.Tensor) -> bool:
+    """Whether a label has the shape of one class, or one row of classes, per image."""
+    if not isinstance(label, torch.Tensor) or label.ndim not in (1, 2) or label.shape[0] != image.shape[0]:
+        return False
+    return label.ndim == 1 or image.ndim > 3 or label.shape[1] == 1  # else a class map without its channel axis
+
+
+def check_class_label(label: Any, image: torch.Tensor, name: str = "label") -> None:
+    """Raise unless ``label`` holds class numbers (batch,) or (batch, 1), one-hot rows or masks (batch, class)."""
+    if not isinstance(label, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(label).__name__}.")
+    if label.ndim not in (1, 2) or label.shape[0] != image.shape[0] or label.numel() == 0:
+        raise LabelMisfit(
+            f"{name} must hold class numbers ({image.shape[0]},), or one row of classes per image ({image.shape[0]}, "
+            f"number of classes), for a classifier, got shape {tuple(label.shape)}."
+        )
+    _check_whole(label, name, "class numbers or one-hot")
+
+
+def _check_whole(label: torch.Tensor, name: str, what: str) -> None:
     if not bool(torch.isfinite(label).all()) if label.is_floating_point() else False:
         raise LabelMisfit(f"{name} must be finite, got NaN or infinite values.")
     if label.is_floating_point() and not bool((label == label.round()).all()):
-        raise LabelMisfit(f"{name} must hold whole numbers (class indices or one-hot), got fractions.")
+        raise LabelMisfit(f"{name} must hold whole numbers ({what}), got fractions.")
 
 
 def check_label_range(label: torch.Tensor, classes: int, name: str = "label") -> None:

@@ -71,10 +71,10 @@ def test_ignored_voxels_do_not_depend_on_what_the_network_says_there(ball: tuple
     ignored = torch.where(torch.arange(16) < 4, 255, label)
     reference = Reference.read(AttackedModel(Thresholds(), ignore_index=255), ignored, 2)
     prediction = label.clone()
-    first = reference.dice(prediction)
+    first = reference.score(prediction)
     prediction[..., :4] = 1 - prediction[..., :4]
-    assert torch.equal(first, reference.dice(prediction))
-    assert reference.dice(label).item() == 1.0
+    assert torch.equal(first, reference.score(prediction))
+    assert reference.score(label).item() == 1.0
 
 
 def test_ignored_voxels_move_with_the_anatomy(ball: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -455,18 +455,20 @@ def test_detectors_are_refused_before_any_work(tmp_path: Path) -> None:
     )
 
 
-def test_classifiers_are_refused(tmp_path: Path) -> None:
-    sentence = refusal(
+def test_classifiers_are_attacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = run(
         tmp_path,
+        capsys,
+        SHARE,
         data=[{"image": photograph(tmp_path)}],
         preprocessing=RGB,
         postprocessing=[{"_target_": "Activationsd", "keys": "pred", "sigmoid": True}],
         network={"_target_": f"{PARTS}.Classifier"},
     )
-    assert sentence == (
-        "the network returns (1, 4), one answer per image, as a classifier does: only segmentation networks, which "
-        "answer for each voxel, are attacked."
-    )
+    assert seen.said.startswith("attacks `Classifier`") and "sigmoid from `postprocessing#0`" in seen.said
+    assert seen.largest[0] > 0
+    result = seen.adversary.last_result
+    assert result.metric == "accuracy" and result.prediction.shape == (1, 4)
 
 
 def test_an_answer_that_is_read_in_another_way_is_refused(tmp_path: Path) -> None:

@@ -345,7 +345,7 @@ def test_an_evaluation_says_what_it_attacks_and_what_a_success_is(caplog: pytest
         handler = AdversarialEvaluation(PGD(0.05, steps=1), "pgd", success_threshold=0.7, acceptable_dice=0.2)
         evaluate(SmallNetwork(), items(2), [handler])
     assert "attacks AttackedModel(SmallNetwork, SimpleInferer" in caplog.text
-    assert "a success is a mean Dice below 0.7 times the clean one, of cases with a clean one above 0.2" in caplog.text
+    assert "a success is a score below 0.7 times the clean one, of cases with a clean one above 0.2" in caplog.text
 
 
 def test_guidance_channels_stay_as_they_are() -> None:

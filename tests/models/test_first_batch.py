@@ -47,13 +47,12 @@ def said(call: Any) -> list[str]:
 IMAGE = random_image((1, 1, 8, 8, 8))
 
 
-@pytest.mark.parametrize("label", [None, random_label((1, 1, 8, 8, 8))])
-def test_a_classifier_is_refused(label: torch.Tensor | None) -> None:
-    network = Classifier()
-    for attack in (PGD(0.1, steps=1), PGD(0.1, steps=1).perturb):
-        reference = {"reference": "prediction"} if label is None and attack.__class__ is not PGD else {}
-        with pytest.raises(ValueError, match=r"the network returns \(1, 4\), one answer per image, as a classifier"):
-            attack(network, IMAGE, label, **reference)
+def test_a_label_of_the_other_task_is_refused() -> None:
+    volume, numbers = random_label((1, 1, 8, 8, 8)), torch.tensor([1])
+    with pytest.raises(ValueError, match=r"label must hold class numbers \(batch,\), .* got \(1, 1, 8, 8, 8\)"):
+        PGD(0.1, steps=1)(Classifier(), IMAGE, volume)
+    with pytest.raises(ValueError, match=r"the network answers for each voxel, got \(1,\), one label per image"):
+        PGD(0.1, steps=1)(tiny_segmentation_network(), IMAGE, numbers)
 
 
 @pytest.mark.parametrize("answer", [[{"box": torch.zeros(0, 6)}], {"boxes": torch.zeros(0, 6)}, ({"box_scores": 1},)])

@@ -12,6 +12,7 @@ from monai_adversarial.attacks.objectives.cospgd import CosPGD
 from monai_adversarial.attacks.objectives.cross_entropy import BalancedCrossEntropy, CrossEntropy
 from monai_adversarial.attacks.objectives.dice import Dice
 from monai_adversarial.attacks.objectives.dice_ce import DiceCE
+from monai_adversarial.attacks.objectives.dlr import DLR
 from monai_adversarial.attacks.objectives.hard_dice import HardDice
 from monai_adversarial.attacks.objectives.jensen_shannon import JensenShannon
 from monai_adversarial.attacks.objectives.margin import Margin
@@ -38,6 +39,7 @@ __all__ = [
     "ThresholdCrossing",
     "Comparison",
     "CosPGD",
+    "DLR",
     "CrossEntropy",
     "Dice",
     "DiceCE",

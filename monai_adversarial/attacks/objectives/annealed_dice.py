@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from monai_adversarial.attacks.objectives.base import AdditiveObjective, Parts, Progress
+from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Parts, Progress
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.dice import Dice
+from monai_adversarial.attacks.objectives.margin import Margin
 from monai_adversarial.attacks.objectives.masked_cross_entropy import BalancedMaskedCrossEntropy
 from monai_adversarial.attacks.objectives.target import Target
 from monai_adversarial.utils.validation import check_positive
@@ -71,6 +74,10 @@ class AnnealedDice(AdditiveObjective):
         """Organs as large as they are, where they are."""
         sums = self.dice.parts_of_reference(target, dtype)
         return torch.zeros_like(sums[0][:, 0]), *sums, *sums
+
+    def for_classifier(self) -> Objective:
+        """The margin, which is never saturated; docs/classification.md has the figures."""
+        return Margin(math.inf)
 
     def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum of both, and the Dice of the decisions."""

@@ -134,6 +134,17 @@ class Objective(ShownAsCall, ABC):
         """
         return None
 
+    def for_classifier(self) -> Objective:
+        """What takes its place where the network gives one answer per image, whose logits are (batch, class, 1).
+
+        Raises:
+            TypeError: for one that compares segmentations and has no counterpart: the default.
+        """
+        raise TypeError(
+            f"the objective {type(self).__name__} compares segmentations, but the network gives one answer per image: "
+            "pass objective='margin', 'cross_entropy' or 'dlr'."
+        )
+
 
 Parts = tuple[torch.Tensor, ...]
 
@@ -220,6 +231,10 @@ class VoxelwiseObjective(AdditiveObjective):
             return (value,)
         wrong = (~comparison.correct()).to(logits.dtype)
         return value, comparison.average(wrong, self.balanced).detach()
+
+    def for_classifier(self) -> Objective:
+        """Itself: the mean over the image's one decision, or with sigmoid over those of its classes."""
+        return self
 
     def parts_of_reference(self, target: Target, dtype: torch.dtype) -> Parts:
         """Zeros: the mean is linear in its parts."""

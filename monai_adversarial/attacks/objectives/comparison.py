@@ -37,6 +37,7 @@ class Comparison(ABC):
     """
 
     target: Target
+    logits: torch.Tensor
 
     @abstractmethod
     def cross_entropy(self) -> torch.Tensor:
@@ -57,6 +58,22 @@ class Comparison(ABC):
     @abstractmethod
     def margin(self, lowest: float, highest: float) -> torch.Tensor:
         """Highest logit of the other classes minus the reference class's, clipped; above 0 the decision is wrong."""
+
+    def logit_spread(self, first: int, last: int) -> torch.Tensor:
+        """Highest logit minus the mean of the ``first`` to the ``last`` highest (counted from 1) of each element.
+
+        Raises:
+            ValueError: for fewer classes, and for sigmoid, which has two in each element.
+        """
+        classes = self.target.classes if self.target.activation == "softmax" else 2
+        if classes < last:
+            raise ValueError(
+                f"the DLR objective needs at least {last} exclusive classes (softmax), got {classes}: pass "
+                "objective='margin'."
+            )
+        highest = self.logits.topk(last, dim=1).values
+        rest = highest[:, first - 1 :].mean(dim=1, keepdim=True)
+        return highest[:, :1] - rest + torch.finfo(highest.dtype).tiny
 
     @abstractmethod
     def class_sums(self) -> ClassSums:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import torch
 
-from monai_adversarial.attacks.objectives.base import Progress, VoxelwiseObjective
+from monai_adversarial.attacks.objectives.base import Objective, Progress, VoxelwiseObjective
 from monai_adversarial.attacks.objectives.comparison import Comparison
+from monai_adversarial.attacks.objectives.cross_entropy import CrossEntropy
 
 __all__ = ["CosPGD"]
 
@@ -24,6 +25,10 @@ class CosPGD(VoxelwiseObjective):
     """
 
     comparable = False
+
+    def for_classifier(self) -> Objective:
+        """Cross-entropy: of one decision per image the weights are the same factor everywhere."""
+        return CrossEntropy()
 
     def elements(self, comparison: Comparison, progress: Progress, targeted: bool) -> torch.Tensor:
         cosine = comparison.cosine()

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from monai_adversarial.attacks.objectives.base import AdditiveObjective, Parts, Progress
+from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Parts, Progress
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.comparison import Comparison
+from monai_adversarial.attacks.objectives.margin import Margin
 from monai_adversarial.attacks.objectives.target import Target
 from monai_adversarial.utils.validation import check_positive
 
@@ -62,6 +65,10 @@ class Dice(AdditiveObjective):
         target = target.only_chosen() if target.activation == "sigmoid" else target
         sums = target.reference_sums(dtype)
         return sums, sums
+
+    def for_classifier(self) -> Objective:
+        """The margin: of one decision there is no overlap."""
+        return Margin(math.inf)
 
     def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean over the classes that count."""

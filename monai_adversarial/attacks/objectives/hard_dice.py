@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from monai_adversarial.attacks.objectives.base import AdditiveObjective, Parts, Progress
+from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Parts, Progress
+from monai_adversarial.attacks.objectives.margin import Margin
 from monai_adversarial.attacks.objectives.softmax_statistics import class_sums
 from monai_adversarial.attacks.objectives.target import Target
 
@@ -47,6 +50,10 @@ class HardDice(AdditiveObjective):
         """Organs as large as they are, where they are."""
         sums = (target.only_chosen() if target.activation == "sigmoid" else target).reference_sums(dtype)
         return sums, sums, sums
+
+    def for_classifier(self) -> Objective:
+        """The margin, whose sign is what is scored."""
+        return Margin(math.inf)
 
     def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
         """1 - the mean over the classes where Dice is defined."""

@@ -9,6 +9,7 @@ from monai_adversarial.attacks.objectives.cospgd import CosPGD
 from monai_adversarial.attacks.objectives.cross_entropy import BalancedCrossEntropy, CrossEntropy
 from monai_adversarial.attacks.objectives.dice import Dice
 from monai_adversarial.attacks.objectives.dice_ce import DiceCE
+from monai_adversarial.attacks.objectives.dlr import DLR
 from monai_adversarial.attacks.objectives.jensen_shannon import JensenShannon
 from monai_adversarial.attacks.objectives.margin import Margin
 from monai_adversarial.attacks.objectives.masked_cross_entropy import BalancedMaskedCrossEntropy, MaskedCrossEntropy
@@ -28,6 +29,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cospgd": CosPGD,
     "jensen_shannon": JensenShannon,
     "margin": Margin,
+    "dlr": DLR,
 }
 
 # what the literature calls them

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import torch
 
-from monai_adversarial.attacks.objectives.base import Progress, VoxelwiseObjective
+from monai_adversarial.attacks.objectives.base import Objective, Progress, VoxelwiseObjective
 from monai_adversarial.attacks.objectives.comparison import Comparison
+from monai_adversarial.attacks.objectives.cross_entropy import CrossEntropy
 
 __all__ = ["SegPGD"]
 
@@ -25,6 +26,10 @@ class SegPGD(VoxelwiseObjective):
 
     comparable = False
     follows_progress = True
+
+    def for_classifier(self) -> Objective:
+        """Cross-entropy: of one decision per image the weights are the same factor everywhere."""
+        return CrossEntropy()
 
     def elements(self, comparison: Comparison, progress: Progress, targeted: bool) -> torch.Tensor:
         done = progress.step / (2 * progress.steps)

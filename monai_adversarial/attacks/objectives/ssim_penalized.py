@@ -79,6 +79,13 @@ class SSIMPenalized(AdditiveObjective):
         value, rank = self.objective.combine(parts, target)
         return self.weight * value, self.weight * rank
 
+    def for_classifier(self) -> Objective:
+        """The same of what takes its objective's place."""
+        inner = self.objective.for_classifier()
+        if inner is self.objective:
+            return self
+        return SSIMPenalized(inner, self.weight, self.ssim_weight, self.window_size, self.window)
+
     def image_term(self, bound: BoundPerturbation, changed: torch.Tensor) -> torch.Tensor | None:
         """The loss of similarity, negative."""
         if self.ssim_weight == 0:
