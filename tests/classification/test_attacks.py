@@ -24,6 +24,7 @@ from monai_adversarial.attacks import (
     AffineAttack,
     AnnealedDice,
     Attack,
+    AutoAttack3D,
     BalancedCrossEntropy,
     BiasFieldAttack,
     CosPGD,
@@ -431,3 +432,12 @@ def test_the_similarity_of_images_counts_for_classifiers_too() -> None:
     )
     change = [(result.adversarial - image).square().mean() for result in (free, alike)]
     assert change[1] < change[0]
+
+
+def test_the_ensemble_of_attacks_is_never_weaker_than_one_of_them() -> None:
+    network, image = LinearClassifier(4), images(8)
+    label = logits_of(network, image).argmax(1)
+    strongest = AutoAttack3D(EPSILON, steps=5)(network, image, label)
+    single = PGD(EPSILON, steps=5)(network, image, label)
+    assert strongest.metric == "accuracy" and torch.equal(strongest.label, label)
+    assert (strongest.adversarial_score <= single.adversarial_score).all()

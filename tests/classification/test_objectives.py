@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
+from benchmarks.classifier_objectives import RECORD, table
+from benchmarks.doc_tables import DOCS
 from monai_adversarial.attacks.objectives import DLR, Progress, Target
 from monai_adversarial.metrics.accuracy import share_correct
 
@@ -72,3 +76,13 @@ def test_share_correct_counts_decisions() -> None:
         [2 / 3] * 2
     )
     assert share_correct(masks, torch.tensor([[2], [1]]), 3, "sigmoid", [0, 2]).tolist() == [0.5, 1.0]
+
+
+def test_the_page_shows_the_measured_figures() -> None:
+    """The default of classifiers is the margin because no other objective leaves much less, at any confidence."""
+    rows = json.loads(RECORD.read_text(encoding="utf-8"))
+    assert table(rows) in (DOCS / "classification.md").read_text(encoding="utf-8")
+    others = ("cross_entropy", "margin, clipped at 0", "dlr")
+    for row in rows:
+        assert row["PGD margin"] <= min(row.get(f"PGD {other}", 1.0) for other in others) + 0.02
+    assert max(row["PGD cross_entropy"] - row["PGD margin"] for row in rows) > 0.5
