@@ -172,7 +172,7 @@ def test_a_result_says_what_it_was_measured_against() -> None:
 def test_a_large_batch_is_summed_up_and_nan_is_counted() -> None:
     image, label = random_image((6, 1, 4, 4, 4)), random_label((6, 1, 4, 4, 4))
     result = PGD(0.1, steps=1)(tiny_segmentation_network(), image, label)
-    result.clean_dice = torch.tensor([0.2, 0.4, 0.6, 0.8, 0.5, torch.nan])
+    result.clean_score = torch.tensor([0.2, 0.4, 0.6, 0.8, 0.5, torch.nan])
     assert "0.500 (mean of 5, 0.200 to 0.800, 1 nan) ->" in lines(result)[1]
     assert len(lines(result)) == 3
 

@@ -18,7 +18,7 @@ class DLR(VoxelwiseObjective):
     highest and the third highest logit; the mean over the decisions of a sample.
 
     Above zero a decision is wrong. For softmax with at least three classes. A targeted attack divides by the distance
-    between the highest logit and the mean of the third and fourth highest, and needs four classes.
+    between the highest logit and the mean of the third and fourth highest, where there are four classes.
 
     >>> from monai_adversarial.attacks import DLR, PGD
     >>> from monai_adversarial.data.example import example_case
@@ -35,4 +35,4 @@ class DLR(VoxelwiseObjective):
     """
 
     def elements(self, comparison: Comparison, progress: Progress, targeted: bool) -> torch.Tensor:
-        return comparison.margin(-math.inf, math.inf) / comparison.logit_spread(3, 4 if targeted else 3)
+        return comparison.margin(-math.inf, math.inf) / comparison.logit_spread(3, 4 if targeted and comparison.target.classes > 3 else 3)

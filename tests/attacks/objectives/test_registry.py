@@ -27,6 +27,7 @@ def test_every_name_gives_its_objective() -> None:
         "cospgd",
         "jensen_shannon",
         "margin",
+        "dlr",
     }
     for name, kind in OBJECTIVES.items():
         assert type(get_objective(name)) is kind and issubclass(kind, Objective)
