@@ -123,7 +123,7 @@ def stops_together(rank: int) -> int:
     check = handler.check_attack
 
     def scored(*args: Any, **kwargs: Any) -> Any:
-        return replace(check(*args, **kwargs), adversarial_dice=torch.tensor([next(scores)]))
+        return replace(check(*args, **kwargs), adversarial_score=torch.tensor([next(scores)]))
 
     scored.steps = 1  # type: ignore[attr-defined]
     handler.check_attack = scored  # type: ignore[assignment]

@@ -35,4 +35,5 @@ class DLR(VoxelwiseObjective):
     """
 
     def elements(self, comparison: Comparison, progress: Progress, targeted: bool) -> torch.Tensor:
-        return comparison.margin(-math.inf, math.inf) / comparison.logit_spread(3, 4 if targeted and comparison.target.classes > 3 else 3)
+        last = 4 if targeted and comparison.target.classes > 3 else 3
+        return comparison.margin(-math.inf, math.inf) / comparison.logit_spread(3, last)
