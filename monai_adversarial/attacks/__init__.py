@@ -46,6 +46,7 @@ from monai_adversarial.attacks.objectives import (
     Dice,
     DiceCE,
     EraseOrgan,
+    FeatureDistance,
     HardDice,
     JensenShannon,
     Margin,
@@ -88,6 +89,7 @@ from monai_adversarial.attacks.perturbations import (
     SpeckleNoise,
     SpectralNoise,
     SpikeArtifact,
+    TiledNoise,
     UltrasoundReconstruction,
     WindowShift,
 )
@@ -120,6 +122,8 @@ from monai_adversarial.attacks.recipes import (
     SpectralAttack,
     SquareAttack,
     UltrasoundReconstructionAttack,
+    UniversalNoise,
+    UniversalPerturbation,
     WorstOf,
     natural_variation,
     scan_rescan,
@@ -130,6 +134,7 @@ from monai_adversarial.attacks.search import (
     AdaptiveMultiplier,
     AutoPGD,
     CoordinateAdam,
+    FixedPoint,
     HopSkipJumpSearch,
     ProjectedAdam,
     RandomSearch,
@@ -143,6 +148,11 @@ from monai_adversarial.attacks.search import (
 from monai_adversarial.utils.intensity import IntensityMap
 
 __all__ = [
+    "FeatureDistance",
+    "FixedPoint",
+    "TiledNoise",
+    "UniversalNoise",
+    "UniversalPerturbation",
     "Acquisition",
     "ContrastPhase",
     "CTAcquisition",

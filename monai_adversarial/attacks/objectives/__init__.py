@@ -13,6 +13,7 @@ from monai_adversarial.attacks.objectives.cross_entropy import BalancedCrossEntr
 from monai_adversarial.attacks.objectives.dice import Dice
 from monai_adversarial.attacks.objectives.dice_ce import DiceCE
 from monai_adversarial.attacks.objectives.dlr import DLR
+from monai_adversarial.attacks.objectives.feature_distance import FeatureDistance
 from monai_adversarial.attacks.objectives.hard_dice import HardDice
 from monai_adversarial.attacks.objectives.jensen_shannon import JensenShannon
 from monai_adversarial.attacks.objectives.margin import Margin
@@ -35,6 +36,7 @@ __all__ = [
     "CleanBatch",
     "CreateOrgan",
     "EraseOrgan",
+    "FeatureDistance",
     "OrganVolume",
     "ThresholdCrossing",
     "Comparison",

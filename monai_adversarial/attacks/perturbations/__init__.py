@@ -43,6 +43,7 @@ from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinan
 from monai_adversarial.attacks.perturbations.random_transform import BoundRandomTransform, RandomTransform
 from monai_adversarial.attacks.perturbations.speckle import BoundSpeckleNoise, SpeckleNoise
 from monai_adversarial.attacks.perturbations.spectral_noise import BoundSpectralNoise, SpectralNoise
+from monai_adversarial.attacks.perturbations.tiled import BoundTiledNoise, TiledNoise
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
 
 __all__ = [
@@ -85,6 +86,8 @@ __all__ = [
     "Parameters",
     "Perturbation",
     "RandomTransform",
+    "BoundTiledNoise",
+    "TiledNoise",
     "SpeckleNoise",
     "SpectralNoise",
     "jacobian_determinant",

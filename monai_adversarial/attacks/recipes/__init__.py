@@ -20,6 +20,7 @@ from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
 from monai_adversarial.attacks.recipes.speckle import SpeckleAttack
 from monai_adversarial.attacks.recipes.square import SquareAttack
 from monai_adversarial.attacks.recipes.transfer import EnsembleTransfer, transferable
+from monai_adversarial.attacks.recipes.universal import UniversalNoise, UniversalPerturbation
 from monai_adversarial.attacks.recipes.worst_of import WorstOf
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "SimBADCT",
     "ZOO",
     "APGD",
+    "UniversalNoise",
+    "UniversalPerturbation",
     "ASMA",
     "BIM",
     "FGSM",

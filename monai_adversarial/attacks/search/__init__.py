@@ -7,6 +7,7 @@ from monai_adversarial.attacks.search.adam import CoordinateAdam, ProjectedAdam
 from monai_adversarial.attacks.search.adaptive_multiplier import AdaptiveMultiplier
 from monai_adversarial.attacks.search.apgd import AutoPGD
 from monai_adversarial.attacks.search.base import Search, SearchRun, steepest_direction
+from monai_adversarial.attacks.search.fixed_point import FixedPoint
 from monai_adversarial.attacks.search.hop_skip_jump import HopSkipJumpSearch
 from monai_adversarial.attacks.search.random_search import RandomSearch
 from monai_adversarial.attacks.search.simba import SimBA
@@ -20,6 +21,7 @@ __all__ = [
     "SimBA",
     "CoordinateAdam",
     "AutoPGD",
+    "FixedPoint",
     "ProjectedAdam",
     "RandomSearch",
     "Search",
