@@ -78,6 +78,7 @@ from monai_adversarial.attacks.perturbations import (
     GantryTilt,
     Ghosting,
     LineMotion,
+    LocalizedPatch,
     Measurement,
     MetalStreaks,
     MRIAcquisition,
@@ -115,6 +116,7 @@ from monai_adversarial.attacks.recipes import (
     EnsembleTransfer,
     HopSkipJump,
     MRIAcquisitionAttack,
+    PatchAttack,
     SAGMAttack,
     ShrinkingRadius,
     SimBADCT,
@@ -148,6 +150,8 @@ from monai_adversarial.attacks.search import (
 from monai_adversarial.utils.intensity import IntensityMap
 
 __all__ = [
+    "LocalizedPatch",
+    "PatchAttack",
     "FeatureDistance",
     "FixedPoint",
     "TiledNoise",

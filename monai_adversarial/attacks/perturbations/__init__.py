@@ -40,6 +40,7 @@ from monai_adversarial.attacks.perturbations.frequency_quantization import (
 )
 from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
 from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant, lowest_corner_determinant
+from monai_adversarial.attacks.perturbations.localized_patch import MATERIALS, BoundLocalizedPatch, LocalizedPatch
 from monai_adversarial.attacks.perturbations.random_transform import BoundRandomTransform, RandomTransform
 from monai_adversarial.attacks.perturbations.speckle import BoundSpeckleNoise, SpeckleNoise
 from monai_adversarial.attacks.perturbations.spectral_noise import BoundSpectralNoise, SpectralNoise
@@ -47,6 +48,9 @@ from monai_adversarial.attacks.perturbations.tiled import BoundTiledNoise, Tiled
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
 
 __all__ = [
+    "MATERIALS",
+    "BoundLocalizedPatch",
+    "LocalizedPatch",
     "Acquisition",
     "ContrastPhase",
     "CTAcquisition",

@@ -14,6 +14,7 @@ from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAtt
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
 from monai_adversarial.attacks.recipes.mask_attack import ASMA
 from monai_adversarial.attacks.recipes.natural_variation import NATURAL_VARIATIONS, natural_variation, scan_rescan
+from monai_adversarial.attacks.recipes.patch import PatchAttack
 from monai_adversarial.attacks.recipes.queries import NES, RGF, ZOO, HopSkipJump, SAGMAttack, SimBADCT
 from monai_adversarial.attacks.recipes.shrinking import SEA3D, ShrinkingRadius
 from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
@@ -24,6 +25,7 @@ from monai_adversarial.attacks.recipes.universal import UniversalNoise, Universa
 from monai_adversarial.attacks.recipes.worst_of import WorstOf
 
 __all__ = [
+    "PatchAttack",
     "CTAcquisitionAttack",
     "MRIAcquisitionAttack",
     "UltrasoundReconstructionAttack",

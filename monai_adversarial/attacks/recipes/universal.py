@@ -184,12 +184,12 @@ class UniversalPerturbation(ShownAsCall):
 
     def _moved(self, model: AttackedModel, noise: torch.Tensor, image: Any, label: Any, step: float) -> torch.Tensor:
         """The noise after one case: the mean of what its samples want, which is inside the ball as they are."""
-        start, parts = _repeated(noise, image), {"random_start": False, "success_threshold": self.success_threshold}
+        start = _repeated(noise, image)
+        parts: dict[str, Any] = {"random_start": False, "success_threshold": self.success_threshold}
         if self.method == "sgd":
             attack = Attack(self.perturbation, self.objective, SteepestAscent(step), steps=1, **parts)
-            found = attack.perturb(
-                model, image, label, start=start, **({"reference": "prediction"} if label is None else {})
-            )
+            reference = "prediction" if label is None else "label"
+            found = attack.perturb(model, image, label, start=start, reference=reference)
             return found.parameters[0].mean(dim=0)
         attack = Attack(
             self.perturbation,
