@@ -267,7 +267,7 @@ class BoundLocalizedPatch(BoundPerturbation):
         for number in range(self.scene.batch):
             where = self._where(number)
             edges = [slice(part.start - by, part.stop + by) for part, by in zip(where, self.reach, strict=True)]
-            found[(number, 0, *edges)] = True
+            found[number, 0][tuple(edges)] = True
         return found
 
     def measure(
@@ -276,7 +276,7 @@ class BoundLocalizedPatch(BoundPerturbation):
         """Changes outside the object, and how far its changed voxels are from a material, in HU; its volume in ml."""
         own = torch.zeros(self.scene.batch, 1, *self.scene.spatial_shape, dtype=torch.bool, device=image.device)
         for number in range(self.scene.batch):
-            own[(number, 0, *self._where(number))] = self.inside
+            own[number, 0][self._where(number)] = self.inside
         outside = largest(lambda a, c, m: (a.double() - c.double()).abs() * ~m, adversarial, image, own)
         changed = (adversarial != image) & own
         away = largest(lambda a, m: (a.double() - self._nearest_material(a.double())).abs() * m, adversarial, changed)
