@@ -6,7 +6,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_adversarial.attacks import PGD, AdditiveNoise, Attack, ElasticAttack, Objective, SearchRun, SteepestAscent
+from monai_adversarial.attacks import (
+    APGD,
+    PGD,
+    AdditiveNoise,
+    Attack,
+    ElasticAttack,
+    Objective,
+    SearchRun,
+    SteepestAscent,
+)
 from monai_adversarial.attacks.objectives import CleanBatch, Progress, Target
 from monai_adversarial.attacks.perturbations import BoundPerturbation, Parameters
 from monai_adversarial.models import AttackedModel
@@ -114,3 +123,19 @@ def test_a_search_says_which_point_is_the_best() -> None:
     assert (size[1] < size[0]).all()
     stopped = Attack(AdditiveNoise(0.2), Darker(), Timid(0.125), early_stop=True, **parts)(MODEL, image, label)
     assert stopped.success.all() and stopped.backwards < timid.backwards
+
+
+def test_targeted_apgd_by_the_ratio_of_logits_reaches_a_wanted_segmentation() -> None:
+    """The K >= 3 rule: with two classes there is no third logit, with three the third stands for the fourth."""
+    image = 0.5 + 0.1 * torch.randn(2, 1, 6, 6, 6, generator=torch.Generator().manual_seed(1))
+    model = AttackedModel(LinearNetwork((-10.0, 0.0, 10.0), (4.0, 0.0, -6.0)), output_values="logits")
+    wanted = torch.zeros(2, 1, 6, 6, 6, dtype=torch.long)
+    wanted[:, :, 2:4], wanted[:, :, 4:] = 1, 2
+    result = APGD(0.4, objective="dlr", targeted=True, steps=20)(model, image, wanted)
+    assert result.iou is not None and result.clean_iou is not None
+    assert (result.iou > 0.9).all() and (result.clean_iou < 0.6).all()
+    control, _ = result.random_control()
+    by_chance = model.network(control).argmax(dim=1, keepdim=True)
+    assert ((by_chance == wanted).double().mean() < 0.7).all()
+    with pytest.raises(ValueError, match="classes"):
+        APGD(0.4, objective="dlr", targeted=True)(MODEL, *batch())

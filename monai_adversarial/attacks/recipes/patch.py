@@ -84,5 +84,5 @@ class PatchAttack(Attack):
             reference = Reference.read(predictor.model, as_plain(label).to(result.image.device), answer.classes)
             for number in range(check_count("placements", placements)):
                 image = bound.finished(result.image, result.parameters, bound.offsets(SCORED_STREAM + number))
-                found.append(reference.dice(predictor.answer(image).prediction))
+                found.append(reference.score(predictor.answer(image).prediction))
         return torch.stack(found)
