@@ -16,6 +16,7 @@ from monai_adversarial.networks.dual_normalization import (
 )
 from monai_adversarial.networks.feature_denoising import FeatureDenoising, insert_feature_denoising
 from monai_adversarial.networks.feature_noise import FeatureNoise, insert_feature_noise
+from monai_adversarial.networks.point_prompts import PointPromptedNetwork
 from monai_adversarial.networks.resampled_network import ResampledNetwork
 from monai_adversarial.networks.seed_ensemble import SeedEnsemble
 from monai_adversarial.networks.sign_activation import SignActivationHead
@@ -26,6 +27,7 @@ __all__ = [
     "DualNormalization",
     "FeatureDenoising",
     "FeatureNoise",
+    "PointPromptedNetwork",
     "ResampledNetwork",
     "SeedEnsemble",
     "SignActivationHead",

@@ -15,6 +15,7 @@ from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIF
 from monai_adversarial.attacks.recipes.mask_attack import ASMA
 from monai_adversarial.attacks.recipes.natural_variation import NATURAL_VARIATIONS, natural_variation, scan_rescan
 from monai_adversarial.attacks.recipes.patch import PatchAttack
+from monai_adversarial.attacks.recipes.prompt import PromptAttack
 from monai_adversarial.attacks.recipes.queries import NES, RGF, ZOO, HopSkipJump, SAGMAttack, SimBADCT
 from monai_adversarial.attacks.recipes.shrinking import SEA3D, ShrinkingRadius
 from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
@@ -46,6 +47,7 @@ __all__ = [
     "MIFGSM",
     "NATURAL_VARIATIONS",
     "PGD",
+    "PromptAttack",
     "VAFA",
     "AdvDrop",
     "AffineAttack",
