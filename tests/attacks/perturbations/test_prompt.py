@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts that move: MONAI's own click maps, closed forms, budgets in mm, gradients and queries, VISTA3D's point head."""
+"""Prompts that move: MONAI's click maps, closed forms, budgets in mm, gradients and queries, VISTA3D's point head."""
 
 from __future__ import annotations
 
@@ -183,11 +183,9 @@ class BoxPrompted(nn.Module):
 
     def forward(self, image: torch.Tensor, points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(batch, 1, spatial...): one image after the other, as VISTA3D does."""
-        rows = [
-            self.head(self.encoder(one[None]), p[None], k[None])
-            for one, p, k in zip(image, points, labels, strict=True)
-        ]
-        return torch.cat(rows)
+        features = self.encoder(image).split(1)
+        rows = zip(features, points.split(1), labels.split(1), strict=True)
+        return torch.cat([self.head(one, where, kinds) for one, where, kinds in rows])
 
 
 def test_the_box_of_vista3ds_point_head() -> None:
@@ -201,10 +199,6 @@ def test_the_box_of_vista3ds_point_head() -> None:
     assert result.adversarial_dice < result.clean_dice == 1.0
     assert torch.equal(result.adversarial[:, :1], image)
     assert (result.objective >= result.objective_history[0]).all()
-
-
-def bad(**changes: Any) -> tuple[Any, torch.Tensor, tuple[float, ...]]:
-    return changes.get("attack", PromptPerturbation(3.0)), changes["channels"], SPACING
 
 
 @pytest.mark.parametrize(
