@@ -23,6 +23,8 @@ def share_correct(
     With softmax there is one decision: 1.0 for the right class and 0.0 for another. With sigmoid there is one for each
     class, as in the Hamming loss.
 
+    >>> import torch
+    >>> from monai_adversarial.metrics.accuracy import share_correct
     >>> share_correct(torch.tensor([[2], [0]]), torch.tensor([[2], [1]]), 3, "softmax").tolist()
     [1.0, 0.0]
     >>> share_correct(torch.tensor([[1, 0, 1]]), torch.tensor([[1, 1, 1]]), 3, "sigmoid")

@@ -18,7 +18,9 @@ __all__ = ["PointPromptedNetwork"]
 class PointPromptedNetwork(nn.Module):
     """A network that takes points or box corners beside the image, as one whose last input channel holds them.
 
-    >>> class Near(nn.Module):
+    >>> import torch
+    >>> from monai_adversarial.networks import PointPromptedNetwork
+    >>> class Near(torch.nn.Module):
     ...     def forward(self, image, points):
     ...         place = torch.arange(image.shape[2]).view(1, 1, -1, 1, 1)
     ...         return 3 - (place - points[:, 0, 0].view(-1, 1, 1, 1, 1)).abs() + 0 * image

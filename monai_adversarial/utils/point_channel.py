@@ -13,6 +13,7 @@ __all__ = ["read_points", "write_points"]
 def write_points(channel: torch.Tensor, points: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
     """A channel whose first voxels hold the number of points and their coordinates; differentiable in the points.
 
+    >>> import torch
     >>> from monai_adversarial.utils.point_channel import read_points, write_points
     >>> channel = write_points(torch.zeros(1, 1, 4, 4), torch.tensor([[[1.0, 2.0]]]))
     >>> channel.flatten().tolist()[:4], read_points(channel, 1).tolist()
