@@ -48,7 +48,6 @@ class PromptPerturbation(Perturbation):
 
     >>> import torch
     >>> from monai_adversarial.attacks import PromptPerturbation
-    >>> from monai_adversarial.utils.point_channel import read_points, write_points
     >>> from monai_adversarial.utils.scene import Scene
     >>> from monai_adversarial.utils.point_channel import read_points, write_points
     >>> channel = write_points(torch.zeros(1, 1, 8, 8, 8), torch.tensor([[[4.0, 4.0, 4.0]]]))
