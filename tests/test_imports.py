@@ -19,6 +19,7 @@ FLOORS = {
     "models": 4,
     "data": 5,
     "attacks": 5,
+    "poisoning": 6,
     "engines": 6,
     "losses": 6,
     "transforms": 6,
