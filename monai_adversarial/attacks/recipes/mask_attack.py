@@ -53,7 +53,7 @@ class ASMA(Attack):
         >>> bool(result.success) and bool(result.truth_dice < result.clean_truth_dice)
         True
 
-    Survey entry: A08 (adapted), R06 (adapted).
+    Survey entry: A08 (adapted).
     Source: Ozbulak, Van Messem and De Neve, Impact of Adversarial Examples on Deep Learning Models for Biomedical Image
     Segmentation, MICCAI 2019; objective, multiplier and its defaults for raw steps as in the authors' code. The rms
     step, its defaults, the cap, 3D and the choice of the point are ours.

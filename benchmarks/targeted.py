@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ASMA on the third-party abdominal U-Net and a real scan: the liver without its rim, or elsewhere.
+
+    python benchmarks/targeted.py --target eroded --steps 4
+
+It prints the row of ``docs/targeted.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks.real_scan import CLASSES, LIVER, WINDOW, find_data, load_network, load_scan
+from monai_adversarial.attacks import ASMA
+from monai_adversarial.attacks.targets import eroded_organ, shifted_organ
+from monai_adversarial.metrics.dice import class_dice
+from monai_adversarial.models import AttackedModel
+
+TARGETS = ("eroded", "shifted")
+SPACING, RIM_MM, SHIFT_MM = 3.0, 9.0, (0.0, 21.0, 0.0)
+
+
+def wanted_segmentation(name: str, prediction: torch.Tensor) -> torch.Tensor:
+    """The liver of a prediction without a rim of 9 mm, or moved by 21 mm to the back."""
+    if name == "eroded":
+        return eroded_organ(prediction, LIVER, RIM_MM, spacing=SPACING)
+    return shifted_organ(prediction, LIVER, SHIFT_MM, spacing=SPACING)
+
+
+def row(name: str, steps: int, data: str | None = None) -> dict[str, float]:
+    """Run the attack on the scan and return what the table says of it."""
+    folder = find_data(data)
+    scan, network = load_scan(folder), load_network(folder)
+    model = AttackedModel(network, image_units="HU", round_to_integer=True)
+    with torch.no_grad():
+        clean = network(scan.image.as_tensor()).max(dim=1, keepdim=True).indices
+    wanted = wanted_segmentation(name, clean)
+    attack = ASMA(organs=(LIVER,), iou_goal=0.75, beta=5e-3, tau=2.5e-3, value_range=WINDOW[1] - WINDOW[0], steps=steps)
+    began = time.perf_counter()
+    result = attack(model, scan.image, wanted, truth=scan.label, spacing=SPACING)
+    assert result.iou is not None and result.clean_iou is not None
+
+    def liver(prediction: torch.Tensor) -> float:
+        label = scan.label.as_tensor().to(prediction.device)
+        return float(class_dice(prediction, label, [LIVER], len(CLASSES), "softmax")[0, 0])
+
+    return {
+        "clean_iou": float(result.clean_iou),
+        "iou": float(result.iou),
+        "clean_liver_dice_with_truth": liver(result.clean_prediction),
+        "liver_dice_with_truth": liver(result.prediction),
+        "largest_change_hu": float(result.budgets["noise_linf"].values),
+        "rms_change_hu": float(result.budgets["rms_change"].values),
+        "backwards": result.backwards,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", help="folder with abdomen_ct and abdomen_unet (default: ../shared/data)")
+    parser.add_argument("--target", choices=TARGETS, default=TARGETS[0], help="what the liver shall look like")
+    parser.add_argument("--steps", type=int, default=4, help="gradient evaluations")
+    options = parser.parse_args(arguments)
+    for name, value in row(options.target, options.steps, options.data).items():
+        print(f"{name}: {value:.3f}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
