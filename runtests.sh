@@ -40,7 +40,7 @@ while [ $# -gt 0 ]; do
 done
 
 . "$ROOT/.ci/setup.sh"
-setup_environment all,test
+setup_environment all,test,tutorials
 
 # Paths given on the command line are relative to the repository.
 cd "$ROOT"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.prediction import predict
 from monai_adversarial.models.read_intensity import (
     ReadIntensity,
     UnknownIntensity,
@@ -22,5 +23,6 @@ __all__ = [
     "check_agrees",
     "install_recorders",
     "map_of_batch",
+    "predict",
     "read_intensity",
 ]

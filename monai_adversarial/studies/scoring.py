@@ -13,10 +13,10 @@ from monai_adversarial.metrics.dice import mean_of_defined, organ_dice
 from monai_adversarial.metrics.organs import organ_names
 from monai_adversarial.metrics.success import success_rule
 from monai_adversarial.models import AttackedModel
-from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.models.prediction import answer_of
 from monai_adversarial.studies.study import SettingsError
-from monai_adversarial.utils.modules import frozen, modules_of, unwrap
-from monai_adversarial.utils.plain import as_plain, detached
+from monai_adversarial.utils.modules import modules_of, unwrap
+from monai_adversarial.utils.plain import as_plain
 
 __all__ = [
     "check_answer_fits",
@@ -126,11 +126,7 @@ def predict(model: AttackedModel, image: torch.Tensor) -> torch.Tensor:
     Raises:
         SettingsError: for class names that do not fit the answer, and for overlapping sigmoid classes.
     """
-    predictor = Predictor(model, image, model.units_for(None))
-    with torch.inference_mode(False), torch.no_grad(), frozen(predictor.networks):
-        part = model.image_part(detached(image))
-        known = model.found_output_values is not None
-        answer = predictor.answer(part) if known else predictor.read_clean(part)
+    answer = answer_of(model, image)
     check_answer_fits(model, answer.classes, answer.activation)
     return answer.prediction
 
