@@ -206,10 +206,12 @@ def stand_in(steps):
         batches.append((torch.from_numpy(data)[None], torch.from_numpy(seg.astype(np.int64)).clamp_min(0)))
     optimizer = torch.optim.Adam(trainer.network.parameters(), lr=0.01)
     loss_function = DiceCELoss(to_onehot_y=True, softmax=True, weight=torch.tensor([1.0, 2.0, 6.0]))
+    # Windows of the size that inference uses: instance norm has other statistics on whole cases.
+    patch = settings.patch_size
     for step in range(steps):
         image, classes = batches[step % 2]
-        size = [n // 2 * 2 for n in classes.shape[1:]]  # two levels need even sizes
-        cut = (..., *(slice(0, n) for n in size))
+        starts = [int(torch.randint(0, size - n + 1, ())) for size, n in zip(classes.shape[1:], patch, strict=True)]
+        cut = (..., *(slice(first, first + n) for first, n in zip(starts, patch, strict=True)))
         loss = loss_function(trainer.network(image[cut])[0], classes[None][cut])
         optimizer.zero_grad()
         loss.backward()
