@@ -10,7 +10,7 @@
 # # Attack a 3D CT segmentation network
 #
 # A U-Net that was trained in the ordinary way segments seven organs in abdominal CT. We change its input by a few HU
-# per voxel, less than the noise of the scanner, and see what is left of the segmentation. In this tutorial you will:
+# per voxel, no more than the noise of this scan, and see what is left of the segmentation. In this tutorial you will:
 #
 # - say once what is attacked: an `AttackedModel`,
 # - run PGD with a budget in HU and read its result,

@@ -3,6 +3,7 @@
 
     python tutorials/render.py                        # all of them, in full
     python tutorials/render.py 02_bias_field_and_elastic --fast
+    python tutorials/render.py --text                 # takes over changed text, keeps the outputs
 
 The ``.py`` file of a pair is the one to edit. A notebook is run in an empty folder, so that nothing is left here.
 """
@@ -70,6 +71,25 @@ def run(notebook: Any, fast: bool, data: Path | None = None) -> Any:
     return notebook
 
 
+def take_over_text(notebook: Any, stored: Any) -> Any:
+    """A notebook of a script with the outputs that are stored; only text may have changed since.
+
+    Args:
+        notebook: of :func:`read_script`.
+        stored: the notebook with outputs.
+
+    Raises:
+        ValueError: where code has changed, so that the outputs are those of other code.
+    """
+    made = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    before = [cell for cell in stored.cells if cell.cell_type == "code"]
+    if [cell.source for cell in made] != [cell.source for cell in before]:
+        raise ValueError("stored must hold the script's code, but code has changed: run the notebook again.")
+    for cell, old in zip(made, before, strict=True):
+        cell.outputs, cell.execution_count = old.outputs, old.execution_count
+    return notebook
+
+
 def _library_folders() -> dict[str, str]:
     """Where installed packages lie."""
     return {str(Path(module.__file__).parents[1]): "<environment>" for module in (nbformat, matplotlib)}
@@ -99,6 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python tutorials/render.py", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="tutorials, without ending; all where none is named")
     parser.add_argument("--fast", action="store_true", help="small data and few steps")
+    parser.add_argument("--text", action="store_true", help="take over changed text, run nothing")
     given = parser.parse_args(arguments)
     known = {script.stem: script for script in scripts()}
     unknown = [name for name in given.names if name not in known]
@@ -107,8 +128,12 @@ def main(arguments: list[str] | None = None) -> int:
     data = os.environ.get("MONAI_ADVERSARIAL_DATA")
     for name in given.names or known:
         began = time.perf_counter()
+        file = known[name].with_suffix(".ipynb")
+        if given.text:
+            nbformat.write(take_over_text(read_script(known[name]), nbformat.read(file, as_version=4)), file)
+            continue
         notebook = run(read_script(known[name]), given.fast, None if data is None else Path(data))
-        nbformat.write(notebook, known[name].with_suffix(".ipynb"))
+        nbformat.write(notebook, file)
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
     return 0
 

@@ -136,6 +136,22 @@ def test_paths_and_noise_are_left_out_of_outputs() -> None:
     assert [output.text for output in notebook.cells[0].outputs] == ["UserWarning: kept <folder>/c\n"]
 
 
+def test_text_is_taken_over_and_changed_code_is_not() -> None:
+    import nbformat
+
+    def notebook(text: str, code: str, **outputs: Any) -> Any:
+        cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(code, **outputs)]
+        return nbformat.v4.new_notebook(cells=cells)
+
+    output = nbformat.v4.new_output("stream", text="1")
+    stored = notebook("before", "print(1)", outputs=[output], execution_count=1)
+    made = RENDER.take_over_text(notebook("after", "print(1)"), stored)
+    assert made.cells[0].source == "after" and made.cells[1].outputs == [output]
+    assert made.cells[1].execution_count == 1
+    with pytest.raises(ValueError, match="code has changed"):
+        RENDER.take_over_text(notebook("after", "print(2)"), stored)
+
+
 @pytest.mark.slow
 @each
 def test_it_runs_in_fast_mode(script: Path) -> None:
