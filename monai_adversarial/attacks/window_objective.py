@@ -11,13 +11,15 @@ depend on, are those of the step before.
 from __future__ import annotations
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from monai_adversarial.attacks.gradients.exact import NOT_DIFFERENTIABLE
 from monai_adversarial.attacks.objectives import AdditiveObjective, Progress, Target
 from monai_adversarial.attacks.objectives.adding import add_up, added
 from monai_adversarial.attacks.objectives.base import Parts
 from monai_adversarial.attacks.perturbations.base import per_sample
-from monai_adversarial.inferers.window_pass import Index, OutputGrid
+from monai_adversarial.inferers.window_pass import Index
+from monai_adversarial.inferers.window_shares import WindowShares
 from monai_adversarial.models.answer import Answer
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.models.window_run import WindowRun
@@ -41,19 +43,22 @@ class _Differentiated(torch.autograd.Function):
 
 
 class Totals:
-    """Sums per sample, added up window by window."""
+    """Sums per sample, added up window by window, in float64: their order does not matter to float32."""
 
     def __init__(self, batch: int) -> None:
         self.rows: list[Parts | None] = [None] * batch
+        self._types: list[torch.dtype] = []
 
     def add(self, row: int, parts: Parts) -> None:
         """The sums of one more window of a sample."""
-        self.rows[row] = added(self.rows[row], parts)
+        self._types = [part.dtype for part in parts]
+        self.rows[row] = added(self.rows[row], tuple(part.double() for part in parts))
 
     def finish(self, objective: AdditiveObjective, target: Target) -> tuple[torch.Tensor, torch.Tensor, Parts]:
         """Value and rank of each sample, and the slopes at these sums."""
         rows = [row for row in self.rows if row is not None]
-        parts = tuple(torch.cat(column) for column in zip(*rows, strict=True))
+        columns = zip(*rows, strict=True)
+        parts = tuple(torch.cat(column).to(kind) for column, kind in zip(columns, self._types, strict=True))
         value, rank = objective.combine(parts, target.part())
         return value.detach(), rank.detach(), objective.slopes(parts, target.part())
 
@@ -72,10 +77,7 @@ class _Layout:
     """
 
     def __init__(self, run: WindowRun, counted: torch.Tensor | None, perturbed: torch.Tensor | None) -> None:
-        windows, image = run.plan.windows, run.plan.image
-        grid = OutputGrid(windows.window_size, windows.window_size, windows.weight)
-        self._weight = windows.weight
-        self._weight_sum = grid.weight_sum(image, windows.slices, image.device)
+        self._shares = WindowShares(run.plan.windows.slices, run.plan.windows.weight, run.plan.image.dtype)
         batches = run.batches()
         self.perturbed = _touched(run, batches, None if perturbed is None else perturbed[:, 0])
         self.counted = _touched(run, batches, counted)
@@ -85,13 +87,10 @@ class _Layout:
             for number, where in enumerate(batches):
                 self.counted[number] |= any(empty[index[0].start] for index in where)
 
-    def share(self, where: tuple[slice, ...], box: tuple[slice, ...]) -> torch.Tensor | None:
+    def share(self, where: tuple[slice, ...], box: tuple[slice, ...], device: torch.device) -> torch.Tensor | None:
         """The window's share of its voxels inside the image, (1, spatial...); None where it has no others beside it."""
-        if self._weight_sum is None:
-            return None
-        total = self._weight_sum[(slice(0, 1), slice(None), *where)][0]
-        share = total.reciprocal() if self._weight is None else self._weight[0] / total
-        return share[(slice(None), *box)]
+        share = self._shares.of(where, device)
+        return None if share is None else share[(slice(None), *box)]
 
 
 def _touched(run: WindowRun, batches: list[list[Index]], mask: torch.Tensor | None) -> list[bool]:
@@ -158,13 +157,16 @@ class WindowObjective:
                 with torch.set_grad_enabled(moves):
                     logits = run.logits(run.outputs(leaves, where))
                 sums, above = self._sums(run, where, logits.detach(), target, progress, moves)
-                if moves:
-                    assert gradient is not None
-                    connected |= _add_gradient(gradient, where, logits, leaves, above)
-                elif not layout.perturbed[number] and self.predictor.is_constant:
+                if not layout.perturbed[number] and self.predictor.is_constant:
                     self._constant[number, self._phase(progress)] = sums
                     self._foresee(number, run, where, logits, target, progress)
-                del leaves, logits, above
+                # The graph needs to know where it begins, not the logits: their memory is free in the backward pass.
+                begin_of = get_gradient_edge(logits) if logits.requires_grad else None
+                del logits
+                if begin_of is not None:
+                    assert gradient is not None and above is not None
+                    connected |= _add_gradient(gradient, where, begin_of, leaves, above)
+                del leaves, above, begin_of
             for index, part in zip(where, sums, strict=True):
                 totals.add(index[0].start, part)
         value, rank, self._slopes = totals.finish(self.objective, target)
@@ -225,29 +227,24 @@ class WindowObjective:
             row = slice(index[0].start, index[0].start + 1)
             inner, box = run.plan.inside(index[2:])
             here = (slice(number, number + 1), slice(None), *box)
-            part = target.part(row, inner, self._layout.share(index[2:], box))
+            part = target.part(row, inner, self._layout.share(index[2:], box, logits.device))
             slopes = None
             if above is not None:
                 assert self._slopes is not None
                 slopes = tuple(slope[row] * scale for slope in self._slopes)
-            sums, gradient = add_up(self.objective, logits[here], part, progress, self.targeted, slopes)
-            found.append(sums)
-            if above is not None and gradient is not None:
-                above[here] = gradient
+            out = None if above is None else above[here]
+            found.append(add_up(self.objective, logits[here], part, progress, self.targeted, slopes, out)[0])
         return found, above
 
 
 def _add_gradient(
     gradient: torch.Tensor,
     where: list[Index],
-    logits: torch.Tensor,
+    logits: GradientEdge,
     leaves: list[torch.Tensor],
-    above: torch.Tensor | None,
+    above: torch.Tensor,
 ) -> bool:
     """Go back through the network from some windows; whether the answer depends on them."""
-    if not logits.requires_grad:
-        return False
-    assert above is not None
     connected = False
     for index, part in zip(where, differentiate([logits], leaves, [above], allow_unused=True), strict=True):
         if part is not None:

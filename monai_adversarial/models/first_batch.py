@@ -11,6 +11,7 @@ import torch
 
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.doubts import warn_once
+from monai_adversarial.utils.slabs import slabs
 from monai_adversarial.utils.validation import check_class_label, check_label, check_logits, is_class_label
 
 __all__ = [
@@ -157,8 +158,12 @@ def _overlaps(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Voxels in common (label class, predicted class), and in each, on the CPU in float64."""
     if activation == "softmax":
-        index = label.argmax(dim=1) if label.shape[1] > 1 else label[:, 0].long()
-        pairs = torch.bincount(index.flatten() * classes + prediction[:, 0].flatten().long(), minlength=classes**2)
+        pairs = torch.zeros(classes**2, dtype=torch.int64, device=label.device)
+        for where in slabs(label.shape[2:], label.shape[0]):
+            box = (slice(None), slice(None), *where)
+            index = label[box].argmax(dim=1) if label.shape[1] > 1 else label[box][:, 0].long()
+            numbers = (index * classes).add_(prediction[box][:, 0])
+            pairs += torch.bincount(numbers.flatten(), minlength=classes**2)
         common = pairs.view(classes, classes).cpu().double()
         return common, common.sum(dim=1), common.sum(dim=0)
     common = torch.zeros(classes, classes, dtype=torch.float64)

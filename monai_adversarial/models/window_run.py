@@ -10,6 +10,7 @@ import torch
 
 from monai_adversarial.inferers.memory_bounded import WindowPlan
 from monai_adversarial.inferers.window_cells import WindowCells
+from monai_adversarial.inferers.window_order import frugal_order
 from monai_adversarial.inferers.window_pass import Index, pack_outputs
 from monai_adversarial.models.first_batch import check_answer
 from monai_adversarial.models.output_values import OutputSummary
@@ -81,7 +82,9 @@ class WindowRun:
             WindowCells(windows.slices, windows.weight, plan.image.dtype, windows.output_device)
             for _ in range(plan.image.shape[0])
         ]
-        for where in self.batches():
+        batches = self.batches()
+        for number in frugal_order(batches):
+            where = batches[number]
             outputs = self.outputs([plan.image[index] for index in where], where)
             if look is not None:
                 look(self, where, self.logits(outputs))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.autograd.graph import GradientEdge
 
 from monai_adversarial.utils.draws import DRAWS, InForce
 
@@ -52,7 +53,7 @@ def in_force() -> tuple[tuple[Any, ...], ...]:
 
 
 def differentiate(
-    outputs: torch.Tensor | Sequence[torch.Tensor],
+    outputs: torch.Tensor | Sequence[torch.Tensor | GradientEdge],
     inputs: Sequence[torch.Tensor],
     grad_outputs: Sequence[torch.Tensor] | None = None,
     allow_unused: bool = False,

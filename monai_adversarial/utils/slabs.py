@@ -10,8 +10,8 @@ import torch
 
 __all__ = ["SLAB_ELEMENTS", "count_true", "largest", "slabs", "total"]
 
-#: elements of one temporary tensor of a slab: 4 MiB in float32, which fits in a core's cache
-SLAB_ELEMENTS = 2**20
+#: elements of one temporary tensor of a slab: 1 MiB in float32, so that several of them fit in a core's cache
+SLAB_ELEMENTS = 2**18
 
 
 def slabs(shape: Sequence[int], per_voxel: int = 1, elements: int = SLAB_ELEMENTS) -> Iterator[tuple[slice, ...]]:

@@ -11,9 +11,12 @@ from torch.autograd.function import once_differentiable
 
 from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Parts, Progress
 from monai_adversarial.attacks.objectives.target import Target
-from monai_adversarial.utils.slabs import SLAB_ELEMENTS, slabs
+from monai_adversarial.utils.slabs import slabs
 
 __all__ = ["add_up", "added", "value_and_rank"]
+
+#: elements of logits from which computing softmax again is worth its memory
+LARGE_LOGITS = 2**24
 
 
 def added(known: Parts | None, parts: Parts) -> Parts:
@@ -28,6 +31,7 @@ def add_up(
     progress: Progress,
     targeted: bool,
     slopes: Parts | None = None,
+    out: torch.Tensor | None = None,
 ) -> tuple[Parts, torch.Tensor | None]:
     """The sums of an objective, and the gradient of their linear combination.
 
@@ -38,12 +42,13 @@ def add_up(
         progress: position in the search.
         targeted: see ``Objective.value``.
         slopes: factor of each sum; None for the sums alone.
+        out: where the gradient is written; None for a new tensor.
 
     Returns:
         the sums, and the gradient with respect to ``logits`` in their type (None without ``slopes``).
     """
     total: Parts | None = None
-    gradient = None if slopes is None else torch.empty_like(logits)
+    gradient = None if slopes is None else torch.empty_like(logits) if out is None else out
     wide = torch.promote_types(logits.dtype, torch.float32)
     for where in slabs(logits.shape[2:], logits.shape[0] * logits.shape[1]):
         box = (slice(None), slice(None), *where)
@@ -90,7 +95,7 @@ def value_and_rank(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``objective.value_and_rank``, slab by slab where logits are large and nothing else forbids it."""
     moving = target.soft is not None and target.soft.requires_grad
-    large = math.prod(logits.shape) > 16 * SLAB_ELEMENTS
+    large = math.prod(logits.shape) > LARGE_LOGITS
     if not large or moving or not isinstance(objective, AdditiveObjective):
         return objective.value_and_rank(logits, target, progress, targeted)
     return _SlabBySlab.apply(logits, objective, target, progress, targeted)
