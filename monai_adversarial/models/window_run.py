@@ -14,12 +14,14 @@ from monai_adversarial.inferers.window_order import frugal_order
 from monai_adversarial.inferers.window_pass import Index, pack_outputs
 from monai_adversarial.models.first_batch import check_answer
 from monai_adversarial.models.output_values import OutputSummary
-from monai_adversarial.utils.allocator import give_back_excess
+from monai_adversarial.utils.allocator import give_back_excess, give_back_growth
 
 __all__ = ["LookAtWindows", "WindowRun"]
 
 #: bytes of the output of a batch of windows from which memory is worth more than the page faults of getting it again
 LARGE_OUTPUT = 2**25
+#: bytes by which holes may make the process larger from one window to the next before they are given back
+LEAST_GROWTH = 2**24
 
 #: is shown the places of some windows in the padded image, and their logits (window, class, spatial...)
 LookAtWindows = Callable[["WindowRun", list[Index], torch.Tensor], None]
@@ -94,8 +96,11 @@ class WindowRun:
                     inner, box = plan.inside(place)
                     if all(part.stop > part.start for part in inner):
                         yield slice(row, row + 1), inner, piece[(slice(None), slice(None), *box)]
-            # Windows of many classes leave holes that the next one does not fit in exactly.
-            large = outputs.numel() * outputs.element_size() >= LARGE_OUTPUT
+            # Outputs leave holes that the next one does not fit in exactly: memalign of glibc before 2.38 asks for more
+            # than it takes.
+            hole = outputs.numel() * outputs.element_size()
             del outputs, window
-            if large:
+            if hole >= LARGE_OUTPUT:
                 give_back_excess(plan.image.device)
+            else:
+                give_back_growth(plan.image.device, max(hole, LEAST_GROWTH))

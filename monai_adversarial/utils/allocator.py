@@ -14,7 +14,7 @@ import torch
 from monai_adversarial.utils.c_library import glibc
 from monai_adversarial.utils.free_memory import private_bytes, reusable_heap
 
-__all__ = ["give_back_excess", "give_back_growth", "keep_freed_memory", "keep_no_large_blocks"]
+__all__ = ["EXCESS", "give_back_excess", "give_back_growth", "keep_freed_memory", "keep_no_large_blocks"]
 
 # Names and numbers of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -27,8 +27,8 @@ _REACHED_TRIM_THRESHOLD = 64 << 20
 
 _SETTINGS_OF_THE_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
-# Less is not worth the page faults: about the working memory of a window.
-_EXCESS = 64 << 20
+#: bytes; less is not worth the page faults: about the working memory of a window
+EXCESS = 64 << 20
 
 # Feature maps of large images are above it, what belongs to their bookkeeping is below.
 _LARGE_BLOCK = 8 << 20
@@ -108,7 +108,7 @@ def keep_freed_memory(device: torch.device | str | None = None) -> Iterator[None
                 library.malloc_trim(0)
 
 
-def give_back_excess(device: torch.device | str | None = None) -> bool:
+def give_back_excess(device: torch.device | str | None = None, excess: int = EXCESS) -> bool:
     """Give memory back to the system where the C library holds more than 64 MiB that nobody uses.
 
     Small blocks come to lie in the space of freed large ones, which then are a little too small for the next large one:
@@ -119,19 +119,20 @@ def give_back_excess(device: torch.device | str | None = None) -> bool:
     Args:
         device: where the attack computes; None for the CPU. Nothing happens where :func:`keep_freed_memory` does
             nothing.
+        excess: bytes, instead of 64 MiB.
 
     Returns:
         Whether memory was given back.
     """
     global _not_to_give_back
-    if not _is_wanted(device) or reusable_heap() <= _not_to_give_back + _EXCESS:
+    if not _is_wanted(device) or reusable_heap() <= _not_to_give_back + excess:
         return False
     glibc().malloc_trim(0)
     _not_to_give_back = reusable_heap()
     return True
 
 
-def give_back_growth(device: torch.device | str | None = None) -> bool:
+def give_back_growth(device: torch.device | str | None = None, excess: int = EXCESS) -> bool:
     """Give memory back as :func:`give_back_excess` does, where the process has outgrown its need by more than 64 MiB.
 
     Called between pieces of work that take turns, as windows and objective do in every step: what is given back between
@@ -141,6 +142,7 @@ def give_back_growth(device: torch.device | str | None = None) -> bool:
 
     Args:
         device: see :func:`give_back_excess`.
+        excess: bytes, instead of 64 MiB.
 
     Returns:
         Whether memory was given back.
@@ -149,12 +151,12 @@ def give_back_growth(device: torch.device | str | None = None) -> bool:
         return False
     size = private_bytes() or 0
     growth = _growth
-    if size <= growth.largest + _EXCESS:
+    if size <= growth.largest + excess:
         growth.began_compact = False
         return False
     if growth.began_compact:
         growth.largest = size
-    given = give_back_excess(device)
+    given = give_back_excess(device, excess)
     # Where there was nothing to give back, there are no holes to speak of.
     growth.began_compact = True
     return given
