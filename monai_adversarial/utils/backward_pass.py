@@ -53,7 +53,7 @@ def in_force() -> tuple[tuple[Any, ...], ...]:
 
 
 def differentiate(
-    outputs: torch.Tensor | Sequence[torch.Tensor | GradientEdge],
+    outputs: torch.Tensor | Sequence[torch.Tensor] | Sequence[GradientEdge],
     inputs: Sequence[torch.Tensor],
     grad_outputs: Sequence[torch.Tensor] | None = None,
     allow_unused: bool = False,
