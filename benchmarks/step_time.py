@@ -6,7 +6,7 @@ The floor is one forward and one backward pass to the input only, frozen weights
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,17 +14,24 @@ from torch.nn import functional
 
 from benchmarks.networks import input_gradient, unet, volume
 from benchmarks.settings import Settings
-from benchmarks.tables import Table
+from benchmarks.tables import Column, Table
 from benchmarks.timing import Job, StepClock, run_rounds, timed, timing_table
 from monai_adversarial.attacks import PGD, BiasFieldAttack, ElasticAttack
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.models import AttackedModel
+from monai_adversarial.utils.allocator import keep_freed_memory
 
 __all__ = ["SPACING", "step_job", "step_jobs", "steps_on", "tables"]
 
 SPACING = (1.5, 1.5, 1.5)
 STEPS = 6
 EPSILON = 0.02
+CALL_STEPS = 10
+# The clean image and the finished one, as they are scored.
+CALL_SCORES = 2
+CALL_TARGET = 0.27
+FLOOR, STEP, SCORE = "floor", "PGD step, default (auto)", "scoring pass: one forward, float32, no gradient"
+CALL = f"whole call of PGD-{CALL_STEPS}, default, / {CALL_STEPS}"
 
 
 def step_job(
@@ -85,7 +92,7 @@ def step_jobs(settings: Settings) -> list[Job]:
             weight.grad = None
 
     step, automatic = steps_on(network, image, label), AttackedModel(network)
-    ten = PGD(EPSILON, steps=10)
+    ten = PGD(EPSILON, steps=CALL_STEPS)
 
     def noise() -> Attack:
         return PGD(EPSILON, steps=STEPS)
@@ -97,18 +104,28 @@ def step_jobs(settings: Settings) -> list[Job]:
         return ElasticAttack(steps=STEPS)
 
     def tenth() -> list[tuple[float, float]]:
-        return [(wall / 10, cpu / 10) for wall, cpu in timed(lambda: ten(automatic, image, label))()]
+        return [(wall / CALL_STEPS, cpu / CALL_STEPS) for wall, cpu in timed(lambda: ten(automatic, image, label))()]
+
+    def score() -> None:
+        with torch.no_grad():
+            network(image)
+
+    def scores() -> list[tuple[float, float]]:
+        with keep_freed_memory(device):  # as inside a call
+            score()
+            return timed(score, repeats=2)()
 
     jobs = [
-        Job("floor", timed(lambda: input_gradient(network, image, label), repeats=2)),
+        Job(FLOOR, timed(lambda: input_gradient(network, image, label), repeats=2)),
         Job("trainable weights and backward(), as most libraries do", timed(with_weight_gradients)),
         step("PGD step, float32", noise(), 1.05, precision="float32"),
-        step("PGD step, default (auto)", noise(), 0.45),
+        step(STEP, noise(), 0.45),
         step("bias-field step, float32", bias(), 1.1, precision="float32"),
         step("bias-field step, default", bias()),
         step("diffeomorphic elastic step, float32", elastic(), 1.5, precision="float32"),
         step("diffeomorphic elastic step, default", elastic()),
-        Job("whole call of PGD-10, default, / 10", tenth, 0.27),
+        Job(SCORE, scores),
+        Job(CALL, tenth, CALL_TARGET),
     ]
     if settings.compiled:
         jobs.insert(4, step("PGD step, best (auto, compiled)", noise(), 0.3, compile_network=True))
@@ -123,4 +140,28 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
         f"One attack step on a 3D U-Net (16-32-64-128-256, 2 residual units, 3 classes) and {settings.size}^3 voxels, "
         f"divided by the floor; medians of {settings.rounds} interleaved rounds."
     )
-    return [timing_table("steps", title, jobs)]
+    return [timing_table("steps", title, jobs), _call_parts({job.name: job.cpu() for job in jobs})]
+
+
+def _call_parts(seconds: Mapping[str, float]) -> Table:
+    """What a call is made of, in the figures of the same run; what is left over is the call less its passes."""
+    floor, call = seconds[FLOOR], CALL_STEPS * seconds[CALL]
+    passes = {
+        f"{CALL_STEPS} steps (1 forward + 1 backward each)": CALL_STEPS * seconds[STEP],
+        f"{CALL_SCORES} scoring passes (1 forward each, float32)": CALL_SCORES * seconds[SCORE],
+    }
+    parts = {
+        **passes,
+        "everything else": call - sum(passes.values()),
+        "whole call": call,
+        f"target of {CALL_TARGET:g}": CALL_TARGET * CALL_STEPS * floor,
+    }
+    table = Table(
+        "call_parts",
+        f"What a default call of PGD-{CALL_STEPS} is made of, from the same run; the unit is {CALL_STEPS} times the "
+        "floor.",
+        (Column("part"), Column("CPU seconds", 2), Column(f"/ ({CALL_STEPS} x floor)", 3)),
+    )
+    for name, value in parts.items():
+        table.add(name, value, value / (CALL_STEPS * floor))
+    return table
