@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -82,12 +83,15 @@ def with_early_steps(attack: Attack, switch: Any, count: int) -> Attack:
         done = 0
 
         def evaluate(self, function: Any, parameters: Any, scale: float = 1.0) -> Any:
-            switch.early(self.done < count)
+            early = self.done < count
+            switch.early(early)
             self.done += 1
             try:
-                return super().evaluate(function, parameters, scale)
+                found = super().evaluate(function, parameters, scale)
             finally:
                 switch.early(False)
+            # What another network or another blending thinks of a point must not make it the best one.
+            return replace(found, ranks=torch.full_like(found.ranks, -torch.inf)) if early else found
 
     attack.gradient = copy.copy(attack.gradient)
     attack.gradient.__class__ = Early

@@ -11,6 +11,8 @@ from benchmarks.parts import PARTS, read_records
 
 TEXT = (DOCS / PAGE).read_text(encoding="utf-8")
 RECORDS = read_records(DOCS / FOLDER)
+# Measured by a script of its own, for docs/classification.md.
+OF_OTHER_PAGES = {"classifiers"}
 
 
 def test_the_tables_are_made_of_the_files() -> None:
@@ -19,7 +21,8 @@ def test_the_tables_are_made_of_the_files() -> None:
 
 
 def test_every_table_is_on_the_page_and_what_was_not_measured_says_so() -> None:
-    assert {path.stem for path in (DOCS / FOLDER).iterdir()} == set(RECORDS) <= {part.name for part in PARTS}
+    files = {path.stem for path in (DOCS / FOLDER).iterdir()} - OF_OTHER_PAGES
+    assert files == set(RECORDS) <= {part.name for part in PARTS}
     measured = {table.name for record in RECORDS.values() for table in record.tables}
     blocks = dict(re.findall(r"<!-- (?!end)(\w+) -->\n(.*?)\n?<!-- end -->", TEXT, flags=re.S))
     assert measured < set(blocks)
