@@ -5,6 +5,24 @@ from __future__ import annotations
 
 from monai_adversarial import purifiers
 from monai_adversarial.purifiers import *  # noqa: F403
+from monai_adversarial.transforms.acquisition import (
+    AdvCTAcquisition,
+    AdvCTAcquisitionD,
+    AdvCTAcquisitiond,
+    AdvCTAcquisitionDict,
+    AdvMRIAcquisition,
+    AdvMRIAcquisitionD,
+    AdvMRIAcquisitiond,
+    AdvMRIAcquisitionDict,
+    AdvUltrasoundReconstruction,
+    AdvUltrasoundReconstructionD,
+    AdvUltrasoundReconstructiond,
+    AdvUltrasoundReconstructionDict,
+    RandPerturbation,
+    RandPerturbationD,
+    RandPerturbationd,
+    RandPerturbationDict,
+)
 from monai_adversarial.transforms.array import AdvAffine, AdvBiasField, AdvElastic, AdversarialTransform, AdvNoise
 from monai_adversarial.transforms.dictionary import (
     AdvAffineD,
@@ -34,6 +52,22 @@ from monai_adversarial.transforms.speckle import (
 from monai_adversarial.transforms.worst_of import AdvWorstOf, AdvWorstOfD, AdvWorstOfd, AdvWorstOfDict
 
 __all__ = [
+    "AdvCTAcquisition",
+    "AdvCTAcquisitionD",
+    "AdvCTAcquisitionDict",
+    "AdvCTAcquisitiond",
+    "AdvMRIAcquisition",
+    "AdvMRIAcquisitionD",
+    "AdvMRIAcquisitionDict",
+    "AdvMRIAcquisitiond",
+    "AdvUltrasoundReconstruction",
+    "AdvUltrasoundReconstructionD",
+    "AdvUltrasoundReconstructionDict",
+    "AdvUltrasoundReconstructiond",
+    "RandPerturbation",
+    "RandPerturbationD",
+    "RandPerturbationDict",
+    "RandPerturbationd",
     "AdvAffine",
     "AdvAffineD",
     "AdvAffineDict",

@@ -167,6 +167,8 @@ class AdvSpeckle(AdversarialTransform):
         options: further arguments of :class:`~monai_adversarial.attacks.SpeckleAttack`.
 
     Survey entry: A12 (adapted).
+
+    Source: see :class:`~monai_adversarial.attacks.SpeckleNoise`.
     """
 
     def __init__(

@@ -41,6 +41,8 @@ class CTAcquisitionAttack(Attack):
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
 
     Survey entry: A15 (own).
+
+    Source: see :class:`~monai_adversarial.attacks.CTAcquisition`.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class MRIAcquisitionAttack(Attack):
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
 
     Survey entry: A15 (own).
+
+    Source: see :class:`~monai_adversarial.attacks.MRIAcquisition`.
     """
 
     def __init__(

@@ -38,6 +38,8 @@ class ContrastPhase(AcquisitionBlock):
         ValueError: for masks out of range or empty, and, when an image is known, on another grid.
 
     Survey entry: A15 (own).
+
+    Source: our own.
     """
 
     budget_attributes = ("max_change",)

@@ -47,6 +47,8 @@ class Cupping(AcquisitionBlock):
         ValueError: for a number out of range.
 
     Survey entry: A15 (own).
+
+    Source: our own; the paraboloid is the first term of a beam-hardened cylinder (textbook).
     """
 
     budget_attributes = ("max_depth",)

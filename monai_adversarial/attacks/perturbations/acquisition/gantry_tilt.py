@@ -35,6 +35,8 @@ class GantryTilt(Perturbation):
         ValueError: for an angle out of range.
 
     Survey entry: A15 (own).
+
+    Source: our own; the shear of slices that a tilted gantry makes (textbook).
     """
 
     budget_attributes = ("max_angle",)

@@ -41,6 +41,8 @@ class MetalStreaks(AcquisitionBlock):
         ValueError: for a number out of range, or a position with another number of axes than the image.
 
     Survey entry: A15 (own).
+
+    Source: our own basis, in image space: no projections are made.
     """
 
     budget_attributes = ("max_height",)

@@ -36,6 +36,8 @@ class ReconstructionKernel(AcquisitionBlock):
         ValueError: for a number out of range.
 
     Survey entry: A15 (own).
+
+    Source: our own, of the modulation transfer function of reconstruction kernels (textbook).
     """
 
     budget_attributes = ("max_change",)

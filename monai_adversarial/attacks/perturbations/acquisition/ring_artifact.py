@@ -34,6 +34,8 @@ class RingArtifact(AcquisitionBlock):
         ValueError: for a number out of range.
 
     Survey entry: A15 (own).
+
+    Source: our own, after the rings of miscalibrated detector elements (textbook).
     """
 
     budget_attributes = ("max_height",)

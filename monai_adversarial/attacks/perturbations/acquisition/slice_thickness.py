@@ -35,6 +35,8 @@ class SliceThickness(AcquisitionBlock):
         ValueError: for a thickness that is not positive.
 
     Survey entry: A15 (own).
+
+    Source: our own; a box is the slice profile of an ideal detector row (textbook).
     """
 
     budget_attributes = ("max_thickness",)

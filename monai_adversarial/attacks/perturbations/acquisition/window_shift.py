@@ -35,6 +35,8 @@ class WindowShift(AcquisitionBlock):
         ValueError: for a negative amount, or a window that is not low < high.
 
     Survey entry: A15 (own).
+
+    Source: our own; the ranges are those that readers use for one task.
     """
 
     budget_attributes = ("max_level", "max_width")
