@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import torch
-from monai.losses import SSIMLoss
+from monai.networks.layers import separable_filtering
 
 __all__ = ["structural_similarity"]
 
+# Width of the window in voxels, and the constants for values from 0 to 1, of Wang et al. 2004.
+SIGMA = 1.5
+C1, C2 = 0.01**2, 0.03**2
+
 
 def structural_similarity(changed: torch.Tensor, clean: torch.Tensor, window_size: int = 7) -> torch.Tensor:
-    """SSIM of each sample, by MONAI's ``SSIMLoss`` with its Gaussian window in as many dimensions as the image has.
+    """SSIM of each sample with a Gaussian window in as many dimensions as the image has.
+
+    It equals MONAI's ``SSIMMetric``, and works axis by axis, which is several times faster in three dimensions.
 
     >>> import torch
     >>> image = torch.rand(2, 1, 8, 8, 8)
@@ -32,7 +38,21 @@ def structural_similarity(changed: torch.Tensor, clean: torch.Tensor, window_siz
     if dimensions not in (2, 3):
         raise ValueError(f"SSIM needs images with 2 or 3 spatial dimensions, got shape {tuple(clean.shape)}.")
     size = min(window_size, *clean.shape[2:])
-    loss = SSIMLoss(dimensions, data_range=1.0, win_size=size - (size + 1) % 2, reduction="none")
+    size -= (size + 1) % 2
+    place = torch.arange(size, dtype=changed.dtype, device=changed.device) - size // 2
+    kernel = torch.exp(-0.5 * (place / SIGMA).square())
+    kernel = kernel / kernel.sum()
+    inside = tuple(slice(size // 2, length - size // 2) for length in clean.shape[2:])
+
+    def local_mean(values: torch.Tensor) -> torch.Tensor:
+        # One axis after the other: a window of 7 voxels takes 21 products instead of 343.
+        return separable_filtering(values, [kernel] * dimensions)[(slice(None), slice(None), *inside)]
+
     # Half precision would round the small differences of local variances.
     with torch.autocast(changed.device.type, enabled=False):
-        return 1 - loss(changed, clean)[:, 0]
+        first, second = local_mean(changed), local_mean(clean)
+        variance = local_mean(changed.square() + clean.square()) - first.square() - second.square()
+        covariance = local_mean(changed * clean) - first * second
+        brightness = (2 * first * second + C1) / (first.square() + second.square() + C1)
+        similar = brightness * (2 * covariance + C2) / (variance + C2)
+        return similar.flatten(1).mean(dim=1)

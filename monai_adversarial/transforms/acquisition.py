@@ -233,7 +233,7 @@ class AdvCTAcquisition(AdversarialTransform):
         spacing: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__(model, CTAcquisitionAttack(blocks, steps, **options), prob, spacing)
+        super().__init__(model, CTAcquisitionAttack(blocks, steps=steps, **options), prob, spacing)
 
 
 class AdvMRIAcquisition(AdversarialTransform):
@@ -261,7 +261,7 @@ class AdvMRIAcquisition(AdversarialTransform):
         spacing: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__(model, MRIAcquisitionAttack(blocks, steps, **options), prob, spacing)
+        super().__init__(model, MRIAcquisitionAttack(blocks, steps=steps, **options), prob, spacing)
 
 
 class AdvUltrasoundReconstruction(AdversarialTransform):
@@ -290,7 +290,7 @@ class AdvUltrasoundReconstruction(AdversarialTransform):
         spacing: Any = None,
         **options: Any,
     ) -> None:
-        attack: Attack = UltrasoundReconstructionAttack(reconstruction, queries, **options)
+        attack: Attack = UltrasoundReconstructionAttack(reconstruction, queries=queries, **options)
         super().__init__(model, attack, prob, spacing)
 
 
@@ -337,6 +337,6 @@ def _dictionary_form(array: type[AdversarialTransform], example: str) -> type[Ad
 AdvCTAcquisitionD = AdvCTAcquisitionDict = AdvCTAcquisitiond = _dictionary_form(AdvCTAcquisition, "steps=2")
 AdvMRIAcquisitionD = AdvMRIAcquisitionDict = AdvMRIAcquisitiond = _dictionary_form(AdvMRIAcquisition, "steps=1")
 AdvUltrasoundReconstructionD = AdvUltrasoundReconstructionDict = AdvUltrasoundReconstructiond = _dictionary_form(
-    AdvUltrasoundReconstruction, "queries=2"
+    AdvUltrasoundReconstruction, "queries=5"
 )
 RandPerturbationD = RandPerturbationDict = RandPerturbationd

@@ -7,37 +7,56 @@ from collections.abc import Sequence
 from typing import Any
 
 from monai_adversarial.attacks.attack import Attack
+from monai_adversarial.attacks.gradients import CoordinateZerothOrder
+from monai_adversarial.attacks.gradients.queries import moves_for
 from monai_adversarial.attacks.perturbations.acquisition import (
     CTAcquisition,
     MRIAcquisition,
     UltrasoundReconstruction,
 )
 from monai_adversarial.attacks.perturbations.base import Perturbation
-from monai_adversarial.attacks.search import RandomSearch, Search, SteepestAscent
+from monai_adversarial.attacks.recipes.queries import FEWEST_QUERIES
+from monai_adversarial.attacks.search import CoordinateAdam, Search, SteepestAscent
+from monai_adversarial.utils.validation import check_count
 
 __all__ = ["CTAcquisitionAttack", "MRIAcquisitionAttack", "UltrasoundReconstructionAttack"]
 
 
-def _falling() -> Search:
-    return SteepestAscent(1.0, schedule="linear")
+# Queries of each step of zeroth-order optimization: a few of the variables at a time.
+SAMPLES = 12
+
+
+def _parts(steps: int, queries: int | None, search: Search | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Steps that fall along gradients, the given search, or zeroth-order optimization within some queries."""
+    if queries is None:
+        return {"search": search or SteepestAscent(1.0, schedule="linear"), "steps": steps, **options}
+    check_count("queries", queries, minimum=FEWEST_QUERIES)
+    if search is not None:
+        return {"search": search, "steps": queries, **options}
+    estimator = CoordinateZerothOrder(SAMPLES, queries=queries)
+    chosen = {"search": CoordinateAdam(1.0), "gradient": estimator, "steps": moves_for(queries, SAMPLES)}
+    return {**chosen, "random_start": False, **options}
 
 
 class CTAcquisitionAttack(Attack):
     """The worst scanner and protocol within the ranges of its blocks.
 
-    >>> from monai_adversarial.attacks import CTAcquisitionAttack, RandomSearch
+    >>> from monai_adversarial.attacks import CTAcquisitionAttack
     >>> from monai_adversarial.data.example import example_case
     >>> model, image, label = example_case()
     >>> worst = CTAcquisitionAttack(steps=4)(model, image, label)
-    >>> asked = CTAcquisitionAttack(steps=4, search=RandomSearch())(model, image, label)
-    >>> bool(worst.adversarial_dice < worst.clean_dice), asked.backwards
-    (True, 0)
+    >>> asked = CTAcquisitionAttack(queries=20)(model, image, label)
+    >>> bool(worst.adversarial_dice < worst.clean_dice), asked.forwards, asked.backwards
+    (True, 22, 0)
 
     Args:
         blocks: acquisition blocks in the order in which they act; None for those of
             :class:`~monai_adversarial.attacks.CTAcquisition`.
-        steps: gradient evaluations or, with a search by values alone, queries.
-        search: None for sign steps that fall from the whole range; ``RandomSearch()`` asks without gradients.
+        steps: gradient evaluations.
+        queries: asks the network so many times for each sample instead, by zeroth-order optimization (ZOO) of the
+            variables; None for gradients.
+        search: another search than steps that fall from the whole range, or than ZOO; with ``queries`` one by values
+            alone, such as ``RandomSearch()``.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
 
     Survey entry: A15 (own).
@@ -49,10 +68,11 @@ class CTAcquisitionAttack(Attack):
         self,
         blocks: Sequence[Perturbation] | None = None,
         steps: int = 10,
+        queries: int | None = None,
         search: Search | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(CTAcquisition(blocks), search=search or _falling(), steps=steps, **options)
+        super().__init__(CTAcquisition(blocks), **_parts(steps, queries, search, options))
 
 
 class MRIAcquisitionAttack(Attack):
@@ -68,8 +88,11 @@ class MRIAcquisitionAttack(Attack):
     Args:
         blocks: acquisition blocks in the order in which they act; None for those of
             :class:`~monai_adversarial.attacks.MRIAcquisition`.
-        steps: gradient evaluations or, with a search by values alone, queries.
-        search: None for steps that fall from the whole range; ``RandomSearch()`` asks without gradients.
+        steps: gradient evaluations.
+        queries: asks the network so many times for each sample instead, by zeroth-order optimization (ZOO) of the
+            variables; None for gradients.
+        search: another search than steps that fall from the whole range, or than ZOO; with ``queries`` one by values
+            alone, such as ``RandomSearch()``.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
 
     Survey entry: A15 (own).
@@ -81,45 +104,47 @@ class MRIAcquisitionAttack(Attack):
         self,
         blocks: Sequence[Perturbation] | None = None,
         steps: int = 10,
+        queries: int | None = None,
         search: Search | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(MRIAcquisition(blocks), search=search or _falling(), steps=steps, **options)
+        super().__init__(MRIAcquisition(blocks), **_parts(steps, queries, search, options))
 
 
 class UltrasoundReconstructionAttack(Attack):
     """The worst settings of an ultrasound reconstruction, by queries as in the paper.
 
-    The network is asked and never differentiated; ``search=SteepestAscent()`` and others go by gradients.
+    The network is asked and never differentiated. ``queries=None`` with ``steps=`` goes by gradients.
 
     >>> import torch
     >>> from monai_adversarial.attacks import UltrasoundReconstructionAttack
     >>> from monai_adversarial.models import AttackedModel
     >>> network = torch.nn.Conv3d(1, 2, 3, padding=1)
     >>> image = torch.rand(1, 1, 16, 16, 16)
-    >>> result = UltrasoundReconstructionAttack(queries=5)(AttackedModel(network), image, spacing=0.3)
+    >>> result = UltrasoundReconstructionAttack(queries=20)(AttackedModel(network), image, spacing=0.3)
     >>> result.forwards, result.backwards
-    (7, 0)
+    (22, 0)
 
     Args:
         reconstruction: pipeline, data and ranges; None for that of the image itself with all defaults.
-        queries: of each sample; with a search by gradients its steps.
-        search: None for ``RandomSearch()``.
+        queries: of each sample, by zeroth-order optimization (ZOO) of the variables; None for gradients.
+        steps: gradient evaluations, where ``queries`` is None.
+        search: another search; see :class:`CTAcquisitionAttack`.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
 
     Survey entry: A14 (reconstruction).
 
     Source: Byra et al. 2020; see :class:`~monai_adversarial.attacks.UltrasoundReconstruction`. Its zeroth-order
-    optimization is a search of its own here, and a random search the default.
+    optimization is that of Chen et al. 2017, as in
+    :class:`~monai_adversarial.attacks.CoordinateZerothOrder`.
     """
 
     def __init__(
         self,
         reconstruction: UltrasoundReconstruction | None = None,
-        queries: int = 100,
+        queries: int | None = 100,
+        steps: int = 10,
         search: Search | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(
-            reconstruction or UltrasoundReconstruction(), search=search or RandomSearch(), steps=queries, **options
-        )
+        super().__init__(reconstruction or UltrasoundReconstruction(), **_parts(steps, queries, search, options))

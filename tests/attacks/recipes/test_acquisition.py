@@ -55,9 +55,11 @@ def test_optimized_beats_random_of_the_same_size_and_queries(kind: Any, blocks: 
         random = result.bound.finished(clean, control)
         alone = kind([WindowShift(0, 0)], steps=1)(model, random, label)
         assert float(result.adversarial_dice) < float(alone.clean_dice)
-    asked = kind(blocks, steps=6, search=RandomSearch())(model, image, label)
-    assert asked.backwards == 0 and asked.forwards == 8
-    assert float(result.adversarial_dice) < float(asked.adversarial_dice) < float(asked.clean_dice)
+    drawn = kind(blocks, queries=40, search=RandomSearch())(model, image, label)
+    asked = kind(blocks, queries=40)(model, image, label)
+    assert drawn.backwards == asked.backwards == 0 and drawn.forwards == asked.forwards == 42
+    assert float(result.adversarial_dice) < float(drawn.adversarial_dice) < float(drawn.clean_dice)
+    assert float(asked.adversarial_dice) < float(drawn.adversarial_dice)
 
 
 @pytest.mark.parametrize(("kind", "blocks"), CASES)
@@ -66,7 +68,7 @@ def test_wider_ranges_and_more_queries_do_more(kind: Any, blocks: Any) -> None:
     attack = kind([block for block in blocks if not isinstance(block, SliceThickness)], steps=6)
     found = [dice_of(attack.scaled(budget), model, image, label) for budget in (0.0, 0.3, 1.0, 3.0)]
     assert found == sorted(found, reverse=True) and found[-1] < found[0]
-    asked = [dice_of(kind(blocks, steps=n, search=RandomSearch()), model, image, label) for n in (1, 4, 16)]
+    asked = [dice_of(kind(blocks, queries=n, search=RandomSearch()), model, image, label) for n in (3, 6, 16)]
     assert asked[2] <= asked[1] <= asked[0]
 
 

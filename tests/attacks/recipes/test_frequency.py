@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.metrics import SSIMMetric
 
 from monai_adversarial.attacks import VAFA, AdvDrop, Attack, RandomSearch, SpectralAttack, SSIMPenalized
 from monai_adversarial.attacks.objectives import Objective, Progress, Target, get_objective
@@ -84,6 +85,9 @@ def test_ssim_is_that_of_the_formula() -> None:
     _, expected = peer(clean[0, 0].numpy(), changed[0, 0].numpy(), use_sample_covariance=False, **settings)
     found = structural_similarity(changed, clean, window_size=7)
     assert float(found) == pytest.approx(expected[3:-3, 3:-3, 3:-3].mean(), abs=1e-4)
+    for size in (3, 7):
+        same = SSIMMetric(3, data_range=1.0, win_size=size)(changed, clean)
+        torch.testing.assert_close(structural_similarity(changed, clean, size), same[:, 0], atol=1e-5, rtol=0)
     changed.requires_grad_()
     structural_similarity(changed, clean).sum().backward()
     assert changed.grad is not None and bool(changed.grad.isfinite().all())

@@ -10,7 +10,6 @@ from scipy.signal import hilbert
 
 from monai_adversarial.attacks import (
     RandomSearch,
-    SteepestAscent,
     UltrasoundReconstruction,
     UltrasoundReconstructionAttack,
 )
@@ -109,15 +108,14 @@ def test_data_of_another_image_are_refused() -> None:
 
 
 def test_by_queries_and_by_gradients() -> None:
-    """The gradient finds what 40 queries do not, and both stay in the ranges."""
+    """Zeroth-order optimization finds more than random draws, and the gradient what 40 queries do not."""
     network = tiny_segmentation_network()
     image = torch.as_tensor(b_mode(np.abs(hilbert(echoes(), axis=2)))).float()
     label = random_label((1, 1, *SHAPE))
     model = AttackedModel(network)
     asked = UltrasoundReconstructionAttack(queries=40)(model, image, label, spacing=SPACING)
     assert asked.forwards == 42 and asked.backwards == 0
-    search = SteepestAscent(1.0, schedule="linear")
-    found = UltrasoundReconstructionAttack(queries=10, search=search)(model, image, label, spacing=SPACING)
-    assert float(found.objective) > float(asked.objective)
-    few = UltrasoundReconstructionAttack(queries=5, search=RandomSearch())(model, image, label, spacing=SPACING)
-    assert float(few.objective) <= float(asked.objective)
+    drawn = UltrasoundReconstructionAttack(queries=40, search=RandomSearch())(model, image, label, spacing=SPACING)
+    assert drawn.forwards == 42 and float(asked.objective) > float(drawn.objective)
+    found = UltrasoundReconstructionAttack(queries=None, steps=10)(model, image, label, spacing=SPACING)
+    assert found.backwards == 10 and float(found.objective) >= float(asked.objective) * 0.999
