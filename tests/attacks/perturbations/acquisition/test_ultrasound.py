@@ -118,4 +118,4 @@ def test_by_queries_and_by_gradients() -> None:
     drawn = UltrasoundReconstructionAttack(queries=40, search=RandomSearch())(model, image, label, spacing=SPACING)
     assert drawn.forwards == 42 and float(asked.objective) > float(drawn.objective)
     found = UltrasoundReconstructionAttack(queries=None, steps=10)(model, image, label, spacing=SPACING)
-    assert found.backwards == 10 and float(found.objective) >= float(asked.objective) * 0.999
+    assert found.backwards == 30 and float(found.objective) >= float(asked.objective) * 0.999
