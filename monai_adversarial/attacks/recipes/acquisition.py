@@ -30,11 +30,9 @@ SAMPLES = 12
 
 def _parts(steps: int, queries: int | None, search: Search | None, options: dict[str, Any]) -> dict[str, Any]:
     """Steps that fall along gradients, the given search, or zeroth-order optimization within some queries."""
-    # Few variables cannot lower Dice and raise cross-entropy apart: candidates are compared by what is scored.
-    options = {"objective": "annealed_dice", **options}
     if queries is None:
         chosen = {"search": search or SteepestAscent(1.0, schedule="linear"), "steps": steps, "restarts": RESTARTS}
-        return {**chosen, **options}
+        return {**chosen, "objective": "annealed_dice", **options}
     check_count("queries", queries, minimum=FEWEST_QUERIES)
     if search is not None:
         return {"search": search, "steps": queries, **options}
@@ -62,8 +60,8 @@ class CTAcquisitionAttack(Attack):
             variables; None for gradients.
         search: another search than steps that fall from the whole range, or than ZOO; with ``queries`` one by values
             alone, such as ``RandomSearch()``.
-        options: further arguments of :class:`~monai_adversarial.attacks.Attack`; ``objective`` is ``"annealed_dice"``
-            by default, and gradients have 3 ``restarts``.
+        options: further arguments of :class:`~monai_adversarial.attacks.Attack`; gradients have 3 ``restarts``
+            and the objective ``"annealed_dice"`` by default, queries one and ``"dice_ce"``.
 
     Survey entry: A15 (own).
 

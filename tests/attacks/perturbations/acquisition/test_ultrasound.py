@@ -117,5 +117,6 @@ def test_by_queries_and_by_gradients() -> None:
     assert asked.forwards == 42 and asked.backwards == 0
     drawn = UltrasoundReconstructionAttack(queries=40, search=RandomSearch())(model, image, label, spacing=SPACING)
     assert drawn.forwards == 42 and float(asked.objective) > float(drawn.objective)
-    found = UltrasoundReconstructionAttack(queries=None, steps=10)(model, image, label, spacing=SPACING)
+    by_gradients = UltrasoundReconstructionAttack(queries=None, steps=10, objective="dice_ce")
+    found = by_gradients(model, image, label, spacing=SPACING)
     assert found.backwards == 30 and float(found.objective) >= float(asked.objective) * 0.999
