@@ -22,7 +22,10 @@ from monai_adversarial.utils.draws import random_draw
 if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack
 
-__all__ = ["Ascent", "Step", "check_start", "moved_target", "zero_fraction"]
+#: adds to what was found at a point whether it is a success, and what points are compared by
+Judge = Callable[[BoundPerturbation, Parameters, Evaluation], Evaluation]
+
+__all__ = ["Ascent", "Judge", "Step", "check_start", "moved_target", "zero_fraction"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ class Ascent:
             without gradients asks about; None for the perturbed image as it is computed.
         decide: boolean (batch,), whether a segmentation of the image of some parameters is a success, for a search that
             learns no more than that.
+        judge: says of each point that was evaluated whether the attack succeeds there, for searches that need to know;
+            None where the last or the best value is all that counts.
 
     Attributes:
         parameters: where the run stands.
@@ -138,6 +143,7 @@ class Ascent:
         random_start: bool = True,
         finished: Callable[[BoundPerturbation, Parameters], torch.Tensor] | None = None,
         decide: Callable[[BoundPerturbation, Parameters, torch.Tensor], torch.Tensor] | None = None,
+        judge: Judge | None = None,
     ) -> None:
         if attack.search.uses_decisions and decide is None:
             raise ValueError(
@@ -146,7 +152,8 @@ class Ascent:
             )
         self.decide = decide
         self.attack, self.predictor, self.bound, self.target_of = attack, predictor, bound, target_of
-        self.stream, self.finished = stream, finished
+        self.stream, self.finished, self.judge = stream, finished, judge
+        self.success: torch.Tensor | None = None
         self.by_queries = attack.by_queries
         if attack.gradient.surrogates and predictor.surrogates is None:
             raise ValueError("surrogates belong to an attack of its own, not to a member of an ensemble.")
@@ -181,7 +188,7 @@ class Ascent:
         """
         if self._objective is None:
             own = self.attack.objective
-            self._objective = own.for_classifier() if self.predictor.model.classifies else own
+            self._objective = (own.for_classifier() if self.predictor.model.classifies else own).begin()
         return self._objective
 
     def _window_objective(self) -> WindowObjective | None:
@@ -191,9 +198,10 @@ class Ascent:
             self.by_queries  # answers are stitched before anyone sees them
             or predictor.surrogates is not None
             or not attack.gradient.windowwise
-            or not isinstance(attack.objective, AdditiveObjective)
+            or not isinstance(self.objective, AdditiveObjective)
             or self.bound.geometric
-            or attack.early_stop  # needs the stitched answer in each step
+            or attack.early_stop
+            or self.judge is not None  # needs the stitched answer in each step
             or not WindowObjective.fits(predictor, image)
         ):
             return None
@@ -201,7 +209,7 @@ class Ascent:
         if predictor.model.found_classes is None:
             return None
         local = predictor.inferer is predictor.plain_windows  # a purifier carries a change to other voxels
-        return WindowObjective(predictor, attack.objective, attack.targeted, self.bound.support if local else None)
+        return WindowObjective(predictor, self.objective, attack.targeted, self.bound.support if local else None)
 
     def __iter__(self) -> Iterator[Step]:
         """Evaluate and move; each step is handed out after the move."""
@@ -215,11 +223,16 @@ class Ascent:
                 found = self._query(point, step) if asks_once else self._evaluate(step, point)
             found = replace(found, gradients=tuple(map(_without_nan, found.gradients)))
             with torch.no_grad():
+                if self.judge is not None:
+                    found = self.judge(self.bound, point, found)
+                self.success = found.success
+                self.search.found = found
                 best = self._best(point, found.ranks) if estimates else point
                 # What a search by estimates ends at is its outcome, as of a search by values.
                 self.parameters = (
                     best if last_estimate else self.search.advance(point, found.gradients, found.ranks, step)
                 )
+                del self.search.found  # no gradient is kept beyond its step
             yield Step(point, found)
             del point, found  # before the next evaluation needs the memory
 
@@ -282,6 +295,8 @@ class Ascent:
         if self.best is not None:
             point, ranks = self.best
             self.best = tuple(part.index_select(0, rows) for part in point), ranks.index_select(0, rows)
+        self.objective.select(rows)
+        self.success = None if self.success is None else self.success.index_select(0, rows)
 
     def objective_at(self, step: int) -> ObjectiveFunction:
         """Parameters -> (value as the attacker maximizes it, what candidates are compared by, logits)."""
@@ -289,7 +304,7 @@ class Ascent:
         sign = -1.0 if attack.targeted else 1.0
         followed = self.predictor.surrogates
         predict = followed or ((self.predictor.first_step if step == 0 else self.predictor),)
-        progress = Progress(step, attack.steps)
+        progress = Progress(step, attack.steps, self.success)
 
         def function(
             parameters: Parameters, view: InputView | None = None
@@ -309,7 +324,7 @@ class Ascent:
             values, ranks = (torch.stack(column).mean(dim=0) for column in zip(*found, strict=True))
             return (
                 *self._with_image(changed, sign * values, sign * ranks),
-                answers[0] if attack.early_stop else None,
+                answers[0] if attack.early_stop or self.judge is not None else None,
             )
 
         return function

@@ -11,6 +11,7 @@ so a wrong ``a_min`` or ``a_max`` is found by comparison with the pipeline alone
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -63,7 +64,7 @@ def _doubts(scene: Scene, perturbation: Perturbation) -> Iterator[tuple[str, boo
     if scene.image.numel() == 0:
         return
     yield from _doubts_of_map(scene)
-    if isinstance(perturbation, AdditiveNoise) and perturbation.epsilon > 0:
+    if isinstance(perturbation, AdditiveNoise) and 0 < perturbation.epsilon < math.inf:
         yield from _doubts_of_budget(scene, perturbation)
 
 
@@ -134,7 +135,7 @@ def _doubts_of_budget(scene: Scene, noise: AdditiveNoise) -> Iterator[tuple[str,
     amount = f"epsilon is {noise.epsilon:g} {_named(noise.units)}"
     if noise.units == "network" and scene.image_units == "HU" and isinstance(bound.epsilon, float):
         amount += f" ({bound.epsilon:.6g} HU)"
-    if noise.norm != "l2":
+    if noise.norm in ("linf", "rms"):
         flat = scene.image.flatten(2)
         span = flat.amax(dim=2) - flat.amin(dim=2)
         radius = torch.as_tensor(bound.epsilon).to(span).flatten(1) if isinstance(bound.epsilon, torch.Tensor) else None

@@ -11,7 +11,7 @@ import torch
 from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
-from monai_adversarial.attacks.ascent import Ascent, Step, check_start, zero_fraction
+from monai_adversarial.attacks.ascent import Ascent, Judge, Step, check_start, zero_fraction
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.reference import Reference, class_mask, prepared
@@ -180,6 +180,7 @@ class ScoredRun:
             random_start=attack.random_start or restart > 0,
             finished=self._finished,
             decide=lambda bound, parameters, prediction: self._decide(bound, parameters, prediction, left),
+            judge=self._judge(),
         )
         for step in ascent:
             self.backwards += step.found.backwards * len(left)
@@ -204,7 +205,12 @@ class ScoredRun:
                     ascent.select(rows, attack.perturbation.bind(scene), target)
             del step  # before the next one needs the memory
         give_back_excess(scene.image.device)  # what comes next works in another precision
-        if everyone and restart == attack.restarts - 1 and len(left) == self.scene.batch:
+        self._close(ascent, left, restart)
+
+    def _close(self, ascent: Ascent, left: list[int], restart: int) -> None:
+        """Compare the point where a run ended."""
+        everyone = len(left) == self.scene.batch
+        if everyone and restart == self.attack.restarts - 1:
             image = self._finished(self.bound, ascent.parameters)
             scored = ascent.answer_and_ranks(image)
             if scored is not None:
@@ -214,6 +220,10 @@ class ScoredRun:
                 return
         ranks = ascent.last_ranks().detach()
         self._keep_best(left, ascent.parameters, ranks, ascent.search.preference(ascent.parameters, ranks))
+
+    def _judge(self) -> Judge | None:
+        """What says of single points whether they are a success; None for runs that do not ask."""
+        return None
 
     def _look_at(self, bound: BoundPerturbation, step: Step, left: list[int]) -> None:
         """Told of each step before anything is kept of it; nothing here, for runs that report more than the best."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["success", "success_rule"]
+__all__ = ["success", "success_rule", "wrong_fraction"]
 
 Number = TypeVar("Number", float, torch.Tensor)
 
@@ -46,3 +46,29 @@ def success_rule(threshold: float, targeted: bool = False, metric: str = "Dice",
     if targeted:
         return f"Dice with the wanted segmentation of at least {threshold:g}"
     return f"Dice below {threshold:g} times the clean Dice"
+
+
+def wrong_fraction(
+    prediction: torch.Tensor, reference: torch.Tensor, valid: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Share of the decisions that differ from the reference, (batch,): voxels of a class map, voxels of all channels of
+    masks.
+
+    >>> wrong_fraction(torch.tensor([[[0, 1, 2, 2]]]), torch.tensor([[[0, 1, 1, 2]]]))
+    tensor([0.2500])
+
+    Args:
+        prediction: class map (batch, 1, spatial...), or masks (batch, class, spatial...).
+        reference: class map, or masks or one-hot.
+        valid: boolean (batch, 1, spatial...), the voxels that count; None for all.
+    """
+    if prediction.shape[1] == 1 and reference.shape[1] > 1:
+        reference = reference.argmax(dim=1, keepdim=True)
+    elif reference.shape[1] == 1 and prediction.shape[1] > 1:
+        numbers = torch.arange(prediction.shape[1], device=reference.device)
+        reference = reference == numbers.view(1, -1, *[1] * (reference.ndim - 2))
+    wrong = prediction != reference.to(prediction.dtype)
+    if valid is None:
+        return wrong.flatten(1).float().mean(dim=1)
+    counted = valid.expand_as(wrong).flatten(1)
+    return (wrong.flatten(1) & counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)

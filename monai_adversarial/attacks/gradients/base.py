@@ -53,6 +53,7 @@ class Evaluation:
         forwards: forward passes per sample that it took.
         backwards: backward passes per sample that it took.
         prediction: the segmentation as it is scored, of a search without gradients; None otherwise.
+        success: boolean (batch,), whether the attack succeeds at the point; None where nobody judges single points.
     """
 
     values: torch.Tensor
@@ -62,6 +63,7 @@ class Evaluation:
     forwards: int
     backwards: int
     prediction: torch.Tensor | None = None
+    success: torch.Tensor | None = None
 
 
 class GradientEstimator(ShownAsCall, ABC):

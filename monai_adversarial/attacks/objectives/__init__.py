@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from monai_adversarial.attacks.objectives.annealed_dice import AnnealedDice
+from monai_adversarial.attacks.objectives.augmented_lagrangian import AugmentedLagrangian
 from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Progress, VoxelwiseObjective
 from monai_adversarial.attacks.objectives.clean_batch import CleanBatch
 from monai_adversarial.attacks.objectives.compare import compare
@@ -13,6 +14,7 @@ from monai_adversarial.attacks.objectives.cross_entropy import BalancedCrossEntr
 from monai_adversarial.attacks.objectives.dice import Dice
 from monai_adversarial.attacks.objectives.dice_ce import DiceCE
 from monai_adversarial.attacks.objectives.dlr import DLR
+from monai_adversarial.attacks.objectives.easiest_margin import EasiestMargin
 from monai_adversarial.attacks.objectives.feature_distance import FeatureDistance
 from monai_adversarial.attacks.objectives.hard_dice import HardDice
 from monai_adversarial.attacks.objectives.jensen_shannon import JensenShannon
@@ -30,6 +32,7 @@ __all__ = [
     "AdditiveObjective",
     "ACTIVATIONS",
     "AnnealedDice",
+    "AugmentedLagrangian",
     "BalancedCrossEntropy",
     "BalancedMaskedCrossEntropy",
     "BoundaryShift",
@@ -45,6 +48,7 @@ __all__ = [
     "CrossEntropy",
     "Dice",
     "DiceCE",
+    "EasiestMargin",
     "HardDice",
     "JensenShannon",
     "Margin",

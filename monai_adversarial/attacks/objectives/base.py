@@ -31,10 +31,13 @@ class Progress:
     Args:
         step: index of the current evaluation, from 0.
         steps: number of steps of the search.
+        success: boolean (batch,), whether the attack succeeded at the point before; None at the first one, and where
+            nobody judges single points.
     """
 
     step: int
     steps: int
+    success: torch.Tensor | None = None
 
 
 class Objective(ShownAsCall, ABC):
@@ -89,6 +92,13 @@ class Objective(ShownAsCall, ABC):
             target: what ``prepare`` returned, whole, for the same samples.
         """
         return None
+
+    def begin(self) -> Objective:
+        """The objective of one run: itself, or a fresh copy of one that keeps something between steps."""
+        return self
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Go on with some of the samples; for an objective that keeps something between steps."""
 
     @abstractmethod
     def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:

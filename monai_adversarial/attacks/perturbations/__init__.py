@@ -33,6 +33,7 @@ from monai_adversarial.attacks.perturbations.base import (
 from monai_adversarial.attacks.perturbations.bias_field import BiasField, BoundBiasField
 from monai_adversarial.attacks.perturbations.chain import BoundChain, Chain
 from monai_adversarial.attacks.perturbations.coarse_grid import CoarseGrid
+from monai_adversarial.attacks.perturbations.cubes import BoundCubes, Cubes
 from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation, ElasticDeformation
 from monai_adversarial.attacks.perturbations.frequency_quantization import (
     BoundFrequencyQuantization,
@@ -42,6 +43,7 @@ from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
 from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant, lowest_corner_determinant
 from monai_adversarial.attacks.perturbations.localized_patch import MATERIALS, BoundLocalizedPatch, LocalizedPatch
 from monai_adversarial.attacks.perturbations.prompt import PromptPerturbation
+from monai_adversarial.attacks.perturbations.minimal import BoundMinimalNoise, MinimalNoise
 from monai_adversarial.attacks.perturbations.random_transform import BoundRandomTransform, RandomTransform
 from monai_adversarial.attacks.perturbations.speckle import BoundSpeckleNoise, SpeckleNoise
 from monai_adversarial.attacks.perturbations.spectral_noise import BoundSpectralNoise, SpectralNoise
@@ -76,18 +78,22 @@ __all__ = [
     "BoundAffineTransform",
     "BoundBiasField",
     "BoundChain",
+    "BoundCubes",
     "BoundElasticDeformation",
     "BoundFrequencyQuantization",
     "BoundGeometric",
+    "BoundMinimalNoise",
     "BoundPerturbation",
     "BoundSpeckleNoise",
     "BoundSpectralNoise",
     "BudgetError",
     "BoundRandomTransform",
     "Chain",
+    "Cubes",
     "ElasticDeformation",
     "FrequencyQuantization",
     "Measurement",
+    "MinimalNoise",
     "Parameters",
     "Perturbation",
     "PromptPerturbation",

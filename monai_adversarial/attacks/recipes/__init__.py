@@ -13,12 +13,23 @@ from monai_adversarial.attacks.recipes.frequency import VAFA, AdvDrop, SpectralA
 from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
 from monai_adversarial.attacks.recipes.mask_attack import ASMA
+from monai_adversarial.attacks.recipes.minimal_norm import (
+    DDN,
+    FAB,
+    FMN,
+    ALMAProx,
+    CarliniWagner,
+    DeepFool,
+    DenseAdversaryGeneration,
+    LBFGSAttack,
+)
 from monai_adversarial.attacks.recipes.natural_variation import NATURAL_VARIATIONS, natural_variation, scan_rescan
 from monai_adversarial.attacks.recipes.patch import PatchAttack
 from monai_adversarial.attacks.recipes.prompt import PromptAttack
 from monai_adversarial.attacks.recipes.queries import NES, RGF, ZOO, HopSkipJump, SAGMAttack, SimBADCT
 from monai_adversarial.attacks.recipes.shrinking import SEA3D, ShrinkingRadius
 from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
+from monai_adversarial.attacks.recipes.sparse import JSMA, OnePixel, SigmaZero
 from monai_adversarial.attacks.recipes.speckle import SpeckleAttack
 from monai_adversarial.attacks.recipes.square import SquareAttack
 from monai_adversarial.attacks.recipes.transfer import EnsembleTransfer, transferable
@@ -38,6 +49,17 @@ __all__ = [
     "SAGMAttack",
     "SimBADCT",
     "ZOO",
+    "DDN",
+    "FAB",
+    "FMN",
+    "ALMAProx",
+    "CarliniWagner",
+    "DeepFool",
+    "DenseAdversaryGeneration",
+    "LBFGSAttack",
+    "JSMA",
+    "OnePixel",
+    "SigmaZero",
     "APGD",
     "UniversalNoise",
     "UniversalPerturbation",

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
+from monai_adversarial.attacks.gradients.base import Evaluation
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.utils.calls import ShownAsCall
 
@@ -34,7 +35,10 @@ class SearchRun(ABC):
         state: numbers per sample, each (batch,).
         points: points in parameter space and gradients, each with a leading batch dimension.
         stream: number of the random draw (restart, or iteration of a training); set when the run begins.
+        found: all that is known of the point that ``advance`` is told of, for its duration.
     """
+
+    found: Evaluation
 
     def __init__(self, bound: BoundPerturbation, steps: int) -> None:
         self.bound, self.steps = bound, steps
