@@ -27,7 +27,7 @@ class MinimalNormAttack(Attack):
 
     >>> from monai_adversarial.attacks import DDNSearch, MinimalNoise, MinimalNormAttack
     >>> from monai_adversarial.data.example import example_case
-    >>> model, image, label = example_case()
+    >>> model, image, label = example_case(16)
     >>> attack = MinimalNormAttack(MinimalNoise("l2", units="HU"), search=DDNSearch(), steps=20)
     >>> result = attack(model, image, label)
     >>> bool(result.success), result.smallest_norm.units

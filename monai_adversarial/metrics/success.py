@@ -54,6 +54,8 @@ def wrong_fraction(
     """Share of the decisions that differ from the reference, (batch,): voxels of a class map, voxels of all channels of
     masks.
 
+    >>> import torch
+    >>> from monai_adversarial.metrics.success import wrong_fraction
     >>> wrong_fraction(torch.tensor([[[0, 1, 2, 2]]]), torch.tensor([[[0, 1, 1, 2]]]))
     tensor([0.2500])
 

@@ -45,6 +45,8 @@ def groups_of(target: Target) -> tuple[torch.Tensor, torch.Tensor, int]:
 def easiest(values: torch.Tensor, groups: torch.Tensor, weight: torch.Tensor, count: int, share: float) -> torch.Tensor:
     """Of each group about the share of the elements with the largest values: weights of 0 or 1, like ``values``.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.objectives.easiest import easiest
     >>> values, group = torch.tensor([[[4.0, 1.0, 3.0, 2.0]]]), torch.tensor([[[0, 0, 0, 1]]])
     >>> easiest(values, group, torch.ones_like(values), 1, 0.5)
     tensor([[[1., 0., 1., 0.]]])

@@ -24,6 +24,8 @@ class EasiestMargin(Objective):
     hardest, need not be fought for. The value is zero where that share is wrong, which makes it a distance to the
     boundary for attacks that look for the smallest change.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks import EasiestMargin
     >>> from monai_adversarial.attacks.objectives import Progress, Target
     >>> logits = torch.tensor([[[0.0, 0.0, 0.0], [1.0, 2.0, 9.0]]])
     >>> target = Target(2, index=torch.ones(1, 3, dtype=torch.long))

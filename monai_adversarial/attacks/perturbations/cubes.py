@@ -24,6 +24,7 @@ class Cubes(Perturbation):
     A value from -1 to 1 goes from the clean voxel to the lowest or highest value that the network tells apart, or to
     ``epsilon`` below or above the clean voxel.
 
+    >>> from monai_adversarial.attacks import Cubes
     >>> Cubes(3, edge=2)
     Cubes(3, edge=2)
 
@@ -88,7 +89,7 @@ class BoundCubes(BoundPerturbation):
         return image + self.noise.project((noise,))[0]
 
     def _inside(self, place: torch.Tensor) -> torch.Tensor:
-        """Boolean (batch, 1, spatial...): the voxels of a cube at a place from -1 to 1 along each axis, (batch, axes)."""
+        """Boolean (batch, 1, spatial...): the voxels of a cube at a place (batch, axes), from -1 to 1 along each."""
         inside = torch.ones((1,) * (self.axes + 2), dtype=torch.bool, device=place.device)
         for axis, size in enumerate(self.scene.spatial_shape):
             starts = size - self.edge + 1

@@ -24,6 +24,7 @@ START = 0.01
 class MinimalNoise(AdditiveNoise):
     """Voxelwise additive noise whose norm an attack makes as small as it can.
 
+    >>> from monai_adversarial.attacks import MinimalNoise
     >>> MinimalNoise("l0", block=4)
     MinimalNoise('l0', block=4)
 

@@ -16,6 +16,8 @@ def block_sizes(noise: torch.Tensor, block: int) -> torch.Tensor:
     """Largest change of each block, all channels together: (batch, 1, blocks...), of blocks of ``block`` voxels along
     each axis; the last of an axis may be smaller.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.perturbations.norms import block_sizes
     >>> block_sizes(torch.tensor([[[0.0, -3.0, 1.0]]]), 2)
     tensor([[[3., 1.]]])
     """
@@ -35,6 +37,8 @@ def as_voxels(blocks: torch.Tensor, like: torch.Tensor, block: int) -> torch.Ten
 def norm_of(noise: torch.Tensor, norm: str, block: int = 1) -> torch.Tensor:
     """Norm of each sample, (batch,).
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.perturbations.norms import norm_of
     >>> noise = torch.tensor([[[3.0, 0.0, -4.0]]])
     >>> [norm_of(noise, norm).item() for norm in ("linf", "l2", "l1", "l0")]
     [4.0, 5.0, 7.0, 2.0]
@@ -74,6 +78,8 @@ def into_ball(noise: torch.Tensor, radius: torch.Tensor, norm: str, block: int =
 
     Of L0 the blocks with the largest changes are kept, at most ``radius`` of them: of equal ones at the edge none.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.perturbations.norms import into_ball
     >>> into_ball(torch.tensor([[[3.0, 0.0, -4.0]]]), torch.tensor([1.0]), "l0")
     tensor([[[ 0.,  0., -4.]]])
 

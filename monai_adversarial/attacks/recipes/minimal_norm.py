@@ -41,8 +41,9 @@ __all__ = [
 class CarliniWagner(MinimalNormAttack):
     """Carlini and Wagner's attack in L2 or L-infinity.
 
+    >>> from monai_adversarial.attacks import CarliniWagner
     >>> from monai_adversarial.data.example import example_case
-    >>> result = CarliniWagner("l2", units="HU", steps=45)(*example_case())
+    >>> result = CarliniWagner("l2", units="HU", steps=27)(*example_case(16))
     >>> bool(result.success), result.norm
     (True, 'l2')
 
@@ -79,8 +80,9 @@ class CarliniWagner(MinimalNormAttack):
 class DeepFool(MinimalNormAttack):
     """DeepFool: the nearest linearized boundary, again and again, in L2, L-infinity or L1.
 
+    >>> from monai_adversarial.attacks import DeepFool
     >>> from monai_adversarial.data.example import example_case
-    >>> bool(DeepFool(units="HU", steps=20)(*example_case()).success)
+    >>> bool(DeepFool(units="HU", steps=8)(*example_case(16)).success)
     True
 
     Args:
@@ -109,8 +111,9 @@ class DeepFool(MinimalNormAttack):
 class LBFGSAttack(MinimalNormAttack):
     """The box-constrained L-BFGS attack, the first on neural networks, in L2.
 
+    >>> from monai_adversarial.attacks import LBFGSAttack
     >>> from monai_adversarial.data.example import example_case
-    >>> bool(LBFGSAttack(units="HU", steps=50)(*example_case()).success)
+    >>> bool(LBFGSAttack(units="HU", steps=27)(*example_case(16)).success)
     True
 
     Args:
@@ -130,8 +133,9 @@ class LBFGSAttack(MinimalNormAttack):
 class DDN(MinimalNormAttack):
     """Decoupled direction and norm, in L2.
 
+    >>> from monai_adversarial.attacks import DDN
     >>> from monai_adversarial.data.example import example_case
-    >>> bool(DDN(units="HU", steps=30)(*example_case()).success)
+    >>> bool(DDN(units="HU", steps=15)(*example_case(16)).success)
     True
 
     Args:
@@ -158,8 +162,9 @@ class DDN(MinimalNormAttack):
 class FMN(MinimalNormAttack):
     """Fast minimum norm, in L-infinity, L2, L1 or L0.
 
+    >>> from monai_adversarial.attacks import FMN
     >>> from monai_adversarial.data.example import example_case
-    >>> bool(FMN("linf", units="HU", steps=30)(*example_case()).success)
+    >>> bool(FMN("linf", units="HU", steps=15)(*example_case(16)).success)
     True
 
     Args:
@@ -188,8 +193,9 @@ class FMN(MinimalNormAttack):
 class FAB(MinimalNormAttack):
     """Fast adaptive boundary, in L-infinity, L2 or L1.
 
+    >>> from monai_adversarial.attacks import FAB
     >>> from monai_adversarial.data.example import example_case
-    >>> bool(FAB("linf", units="HU", steps=30)(*example_case()).success)
+    >>> bool(FAB("linf", units="HU", steps=15)(*example_case(16)).success)
     True
 
     Args:
@@ -217,8 +223,9 @@ class FAB(MinimalNormAttack):
 class ALMAProx(MinimalNormAttack):
     """Augmented Lagrangian with proximal steps, in L-infinity: a constraint for each voxel.
 
+    >>> from monai_adversarial.attacks import ALMAProx
     >>> from monai_adversarial.data.example import example_case
-    >>> bool(ALMAProx(units="HU", steps=60)(*example_case()).success)
+    >>> bool(ALMAProx(units="HU", steps=40)(*example_case(16)).success)
     True
 
     Args:
@@ -246,8 +253,9 @@ class ALMAProx(MinimalNormAttack):
 class DenseAdversaryGeneration(MinimalNormAttack):
     """Dense adversary generation (DAG): steps along the margins of the voxels that are still right.
 
+    >>> from monai_adversarial.attacks import DenseAdversaryGeneration
     >>> from monai_adversarial.data.example import example_case
-    >>> bool(DenseAdversaryGeneration(units="HU", steps=60)(*example_case()).success)
+    >>> bool(DenseAdversaryGeneration(units="HU", steps=40)(*example_case(16)).success)
     True
 
     Args:

@@ -18,8 +18,9 @@ __all__ = ["JSMA", "OnePixel", "SigmaZero"]
 class SigmaZero(MinimalNormAttack):
     """Sigma-zero: as few blocks of voxels as possible, by a smooth L0 norm.
 
+    >>> from monai_adversarial.attacks import SigmaZero
     >>> from monai_adversarial.data.example import example_case
-    >>> result = SigmaZero(block=4, units="HU", steps=60)(*example_case())
+    >>> result = SigmaZero(block=4, units="HU", steps=15)(*example_case(16))
     >>> bool(result.success), result.smallest_norm.units
     (True, 'blocks of 4 voxels along each axis')
 
@@ -49,8 +50,9 @@ class SigmaZero(MinimalNormAttack):
 class JSMA(MinimalNormAttack):
     """Jacobian-based saliency map attack on blocks of voxels, for segmentations.
 
+    >>> from monai_adversarial.attacks import JSMA
     >>> from monai_adversarial.data.example import example_case
-    >>> bool(JSMA(block=8, units="HU", steps=30, largest_share=0.8)(*example_case()).success)
+    >>> bool(JSMA(block=4, units="HU", steps=25, largest_share=0.8)(*example_case(16)).success)
     True
 
     Args:
@@ -84,8 +86,9 @@ class JSMA(MinimalNormAttack):
 class OnePixel(Attack):
     """The one-pixel attack on ``voxels`` voxels or cubes, by queries alone.
 
+    >>> from monai_adversarial.attacks import OnePixel
     >>> from monai_adversarial.data.example import example_case
-    >>> result = OnePixel(voxels=2, edge=3, units="HU", queries=30, population=10)(*example_case())
+    >>> result = OnePixel(voxels=2, edge=3, units="HU", queries=30, population=10)(*example_case(16))
     >>> float(result.budgets["changed_voxels"].values) <= 54
     True
 

@@ -23,6 +23,8 @@ def nearest_with_small_largest(
     Its solution is ``noise`` clipped to a largest size: the one at which the clipped parts, weighted by the metric, add
     up to ``weight``. It is found by halving.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.search.alma import nearest_with_small_largest
     >>> wide = torch.full((1, 1, 2), 9.0)
     >>> nearest_with_small_largest(torch.tensor([[[3.0, 1.0]]]), torch.ones(1), torch.ones(1, 1, 2), -wide, wide)
     tensor([[[2.0000, 1.0000]]])

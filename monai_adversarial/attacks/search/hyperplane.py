@@ -18,6 +18,8 @@ def smallest_raise(
 ) -> torch.Tensor:
     """The change of smallest norm with ``slope . change = rise``; the corner of the box where it is out of reach.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.search.hyperplane import smallest_raise
     >>> slope, wide = torch.tensor([[[3.0, -4.0]]]), torch.full((1, 1, 2), 9.0)
     >>> smallest_raise(slope, torch.tensor([5.0]), -wide, wide, "l2")
     tensor([[[ 0.6000, -0.8000]]])

@@ -22,6 +22,7 @@ __all__ = ["MinimalSearch", "MinimalSearchRun", "cosine", "unit"]
 def cosine(first: float, last: float, done: float) -> float:
     """Cosine annealing.
 
+    >>> from monai_adversarial.attacks.search.minimal import cosine
     >>> cosine(1.0, 0.5, 0.0), cosine(1.0, 0.5, 1.0)
     (1.0, 0.5)
     """
