@@ -26,7 +26,7 @@ class Cubes(Perturbation):
 
     >>> from monai_adversarial.attacks import Cubes
     >>> Cubes(3, edge=2)
-    Cubes(3, edge=2)
+    Cubes(count=3, edge=2, epsilon=None, units='network')
 
     Args:
         count: number of cubes.

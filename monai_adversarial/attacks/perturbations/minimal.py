@@ -26,7 +26,7 @@ class MinimalNoise(AdditiveNoise):
 
     >>> from monai_adversarial.attacks import MinimalNoise
     >>> MinimalNoise("l0", block=4)
-    MinimalNoise('l0', block=4)
+    MinimalNoise(norm='l0', epsilon=None, units='network', block=4)
 
     Args:
         norm: ``"linf"`` (largest change of a voxel), ``"l2"`` (Euclidean length over the sample), ``"l1"`` (sum of the

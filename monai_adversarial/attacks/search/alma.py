@@ -26,8 +26,9 @@ def nearest_with_small_largest(
     >>> import torch
     >>> from monai_adversarial.attacks.search.alma import nearest_with_small_largest
     >>> wide = torch.full((1, 1, 2), 9.0)
-    >>> nearest_with_small_largest(torch.tensor([[[3.0, 1.0]]]), torch.ones(1), torch.ones(1, 1, 2), -wide, wide)
-    tensor([[[2.0000, 1.0000]]])
+    >>> ones, noise = torch.ones(1), torch.tensor([[[3.0, 1.0]]])
+    >>> nearest_with_small_largest(noise, ones, torch.ones(1, 1, 2), -wide, wide).round(decimals=3)
+    tensor([[[2., 1.]]])
 
     Args:
         noise: (batch, channel, spatial...).
