@@ -70,11 +70,11 @@ class MinimalRun(ScoredRun):
         self._settle()
 
     def _succeeded(
-        self, dice: torch.Tensor, clean_dice: torch.Tensor, prediction: torch.Tensor, target: Target
+        self, score: torch.Tensor, clean_score: torch.Tensor, prediction: torch.Tensor, target: Target
     ) -> torch.Tensor:
         share = self.attack.wrong_fraction
         if share is None:
-            return super()._succeeded(dice, clean_dice, prediction, target)
+            return super()._succeeded(score, clean_score, prediction, target)
         wrong = self._wrong(prediction)
         return wrong <= 1.0 - share if self.attack.targeted else wrong >= share
 
@@ -83,9 +83,9 @@ class MinimalRun(ScoredRun):
 
     def _reached(self, prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Whether predictions succeed, and how near they come, from 0 to 1, each (batch,)."""
-        dice = self.reference.dice(prediction)
-        reached = self._succeeded(dice, self.clean_dice, prediction, self.target)
-        right = dice.nan_to_num(1.0) if self.attack.wrong_fraction is None else 1.0 - self._wrong(prediction)
+        score = self.reference.score(prediction)
+        reached = self._succeeded(score, self.clean_score, prediction, self.target)
+        right = score.nan_to_num(1.0) if self.attack.wrong_fraction is None else 1.0 - self._wrong(prediction)
         return reached, right if self.attack.targeted else 1.0 - right
 
     def _compared(self, reached: torch.Tensor, near: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from monai_adversarial.attacks.objectives.base import Objective, Progress
 from monai_adversarial.attacks.objectives.compare import compare
 from monai_adversarial.attacks.objectives.easiest import easiest, groups_of
+from monai_adversarial.attacks.objectives.margin import Margin
 from monai_adversarial.attacks.objectives.softmax_statistics import class_sums
 from monai_adversarial.attacks.objectives.target import Target
 from monai_adversarial.utils.validation import check_fraction, check_positive
@@ -44,6 +45,10 @@ class EasiestMargin(Objective):
         if confidence != math.inf:
             confidence = check_positive("confidence", confidence, allow_zero=True)
         self.confidence = confidence
+
+    def for_classifier(self) -> Margin:
+        """The margin of the image's one decision."""
+        return Margin(self.confidence)
 
     def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:
         """Zero where the share is wrong (targeted: as wanted), below it (above it) elsewhere."""
