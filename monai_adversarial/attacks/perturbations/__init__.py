@@ -42,8 +42,8 @@ from monai_adversarial.attacks.perturbations.frequency_quantization import (
 from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
 from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant, lowest_corner_determinant
 from monai_adversarial.attacks.perturbations.localized_patch import MATERIALS, BoundLocalizedPatch, LocalizedPatch
-from monai_adversarial.attacks.perturbations.prompt import PromptPerturbation
 from monai_adversarial.attacks.perturbations.minimal import BoundMinimalNoise, MinimalNoise
+from monai_adversarial.attacks.perturbations.prompt import PromptPerturbation
 from monai_adversarial.attacks.perturbations.random_transform import BoundRandomTransform, RandomTransform
 from monai_adversarial.attacks.perturbations.speckle import BoundSpeckleNoise, SpeckleNoise
 from monai_adversarial.attacks.perturbations.spectral_noise import BoundSpectralNoise, SpectralNoise
