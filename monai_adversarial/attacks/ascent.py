@@ -198,7 +198,7 @@ class Ascent:
             self.by_queries  # answers are stitched before anyone sees them
             or predictor.surrogates is not None
             or not attack.gradient.windowwise
-            or not isinstance(self.objective, AdditiveObjective)
+            or not isinstance(attack.objective, AdditiveObjective)
             or self.bound.geometric
             or attack.early_stop
             or self.judge is not None  # needs the stitched answer in each step
@@ -209,7 +209,7 @@ class Ascent:
         if predictor.model.found_classes is None:
             return None
         local = predictor.inferer is predictor.plain_windows  # a purifier carries a change to other voxels
-        return WindowObjective(predictor, self.objective, attack.targeted, self.bound.support if local else None)
+        return WindowObjective(predictor, attack.objective, attack.targeted, self.bound.support if local else None)
 
     def __iter__(self) -> Iterator[Step]:
         """Evaluate and move; each step is handed out after the move."""
