@@ -20,6 +20,7 @@ FLOORS = {
     "data": 5,
     "attacks": 5,
     "poisoning": 6,
+    "classical": 6,
     "engines": 6,
     "losses": 6,
     "transforms": 6,
