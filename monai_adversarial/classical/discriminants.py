@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,7 +84,12 @@ class MLPDiscriminant(nn.Module):
         super().__init__()
         self.weights = nn.ParameterList(map(_fixed, weights))
         self.biases = nn.ParameterList(map(_fixed, biases))
-        between = {"relu": F.relu, "tanh": torch.tanh, "logistic": torch.sigmoid, "identity": lambda x: x}
+        between: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+            "relu": F.relu,
+            "tanh": torch.tanh,
+            "logistic": torch.sigmoid,
+            "identity": lambda x: x,
+        }
         if activation not in between:
             raise ValueError(f"activation must be one of {', '.join(map(repr, between))}, got {activation!r}.")
         self.between = between[activation]
