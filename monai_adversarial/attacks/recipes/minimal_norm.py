@@ -22,8 +22,8 @@ from monai_adversarial.attacks.search import (
 )
 from monai_adversarial.utils.validation import check_choice
 
-# What lowers the Dice most for the least noise: margins, which papers on classifiers take, needed three to ten times as
-# much on the segmentation networks measured (docs/minimal_norm.md).
+# What lowers the Dice most for the least noise: margins, which papers on classifiers take, needed four to ten times as
+# much on the one phantom measured (docs/minimal_norm.md).
 STRONG = "annealed_dice"
 
 __all__ = [
