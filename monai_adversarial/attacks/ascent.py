@@ -237,7 +237,7 @@ class Ascent:
             del point, found  # before the next evaluation needs the memory
 
     def _best(self, point: Parameters, ranks: torch.Tensor) -> Parameters:
-        """The best point of each sample so far."""
+        """The best of all points of each sample that were asked about so far."""
         if self.best is not None:
             before, known = self.best
             better = ranks >= known
@@ -259,6 +259,7 @@ class Ascent:
             if view is not None:
                 raise ValueError("queries ask about the image as it is: input diversity needs surrogates' gradients.")
             found = self._query(parameters, step)
+            self._best(parameters, found.ranks)
             first = first or found
             return found.values, found.ranks, None
 

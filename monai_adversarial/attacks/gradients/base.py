@@ -74,7 +74,8 @@ class GradientEstimator(ShownAsCall, ABC):
         averages: a value is the mean over several draws, which one pass does not give.
         by_queries: nothing is differentiated. The function asks the model as it is deployed about the finished image,
             in the scoring precision; the first point that ``evaluate`` asks about is the one that it was given. In the
-            last step only that is asked, and the run ends at the best point, so that the outcome is one more pass.
+            last step only that is asked, and the run ends at the best of all points that were asked about, so that the
+            outcome is one more pass.
         surrogates: models whose gradients are followed instead of the attacked one's.
         surrogate_average: ``"probability"``, ``"logit"`` or ``"loss"``: what of the surrogates is averaged.
     """

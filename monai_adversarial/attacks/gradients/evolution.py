@@ -13,14 +13,16 @@ __all__ = ["SAGM"]
 
 # How fast the mutation's factor follows what succeeds, and how far single factors are from it.
 FOLLOW, SPREAD = 0.1, 0.1
+# The best member of a population weighs e to this more than the worst one.
+RANK_WEIGHT = 4.0
 
 
 class SAGM(QueryGradient):
-    """Self-adaptive approximated gradient: a population of changes, evolved around the point where the search stands.
+    """Self-adaptive approximated gradient: a population of points evolves beside the search, and shows it where to go.
 
     Every step makes one trial of each member (mutation about the best one, ``best + F (a - b)``, and crossover), asks
-    about it, and keeps the better of both. The gradient is the mean of the members about their center, weighted by the
-    ranks of what they gained. The factor F follows those that succeeded.
+    about it, and keeps the better of both. The gradient is the mean of the members about their center, weighted by
+    their ranks. The factor F follows those that succeeded.
 
     Source: the idea of Zhang et al., "Self-adaptive approximated gradient simulation" (2023), of which only the
     abstract could be read: an evolution that simulates the gradient, and momentum with a weight that adapts. All
@@ -30,7 +32,7 @@ class SAGM(QueryGradient):
 
     Args:
         samples: members of the population, and queries of each step.
-        radius: size of the first members, root mean square, as a share of the budget's radius.
+        radius: distance of the first members from the start, root mean square, as a share of the budget's radius.
         queries: see :class:`~monai_adversarial.attacks.gradients.queries.QueryGradient`; where a step has fewer than
             ``samples``, as many members get a trial.
         crossover: share of a member's numbers that its trial replaces.
@@ -61,27 +63,23 @@ class SAGM(QueryGradient):
         self, function: ObjectiveFunction, parameters: Parameters, values: torch.Tensor, asked: int
     ) -> torch.Tensor:
         state, count, size = self._state, self.samples, self._flat.size
+        here = self._flat.shares(parameters)
         if not state:
-            batch = len(self._flat.radii)
-            state["members"] = self.radius * self._draws(count, size, gaussian=True)
-            state["gain"] = torch.full((batch, count), -torch.inf, device=values.device)
+            batch = len(here)
+            state["members"] = here[:, None] + self.radius * self._draws(count, size, gaussian=True)
+            state["fitness"] = torch.full((batch, count), -torch.inf, device=values.device)
             state["factor"] = torch.full((batch,), 0.5, device=values.device)
-        fresh = state["gain"].isinf()
         # Those without a value yet come first, then a random order.
-        order = (self._draws(count) + fresh).argsort(dim=1, descending=True)
-        wins = torch.zeros_like(values)
-        winning = torch.zeros_like(values)
+        order = (self._draws(count) + state["fitness"].isinf()).argsort(dim=1, descending=True)
+        wins, winning = torch.zeros_like(values), torch.zeros_like(values)
         for number in range(asked):
             at = order[:, number % count]
-            factor = state["factor"] + SPREAD * self._draws(1, gaussian=True)[:, 0]
-            factor = factor.clamp(0.1, 1.0)
-            trial = self._trial(at, factor)
-            value, change = self._ask(function, parameters, trial)
-            gain = value - values
-            known = state["gain"].gather(1, at[:, None])[:, 0]
-            better = gain > known
-            state["members"] = _with(state["members"], at, change, better)
-            state["gain"] = _with(state["gain"], at, gain, better)
+            factor = (state["factor"] + SPREAD * self._draws(1, gaussian=True)[:, 0]).clamp(0.1, 1.0)
+            value, change = self._ask(function, parameters, self._trial(at, factor) - here)
+            known = state["fitness"].gather(1, at[:, None])[:, 0]
+            better = value > known
+            state["members"] = _with(state["members"], at, here + change, better)
+            state["fitness"] = _with(state["fitness"], at, value, better)
             counted = better & ~known.isinf()
             wins, winning = wins + counted, winning + counted * factor
         mean = winning / wins.clamp_min(1)
@@ -90,10 +88,10 @@ class SAGM(QueryGradient):
 
     def _trial(self, at: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         """A mutation about the best member, crossed with the member in question; itself where it has no value yet."""
-        members, gain = self._state["members"], self._state["gain"]
+        members, fitness = self._state["members"], self._state["fitness"]
         own = _pick(members, at)
-        fresh = gain.gather(1, at[:, None]).isinf()
-        best = _pick(members, gain.argmax(dim=1))
+        fresh = fitness.gather(1, at[:, None]).isinf()
+        best = _pick(members, fitness.argmax(dim=1))
         pair = self._draws(members.shape[1]).argsort(dim=1)[:, :2]
         apart = _pick(members, pair[:, 0]) - _pick(members, pair[:, 1])
         mutant = best + factor[:, None] * apart
@@ -101,11 +99,11 @@ class SAGM(QueryGradient):
         return torch.where(fresh, own, trial)
 
     def _simulated(self) -> torch.Tensor:
-        """Members about their center, weighted by a softmax of the ranks of what they gained."""
-        members, gain = self._state["members"], self._state["gain"]
-        known = ~gain.isinf()
-        ranks = gain.argsort(dim=1).argsort(dim=1).float()
-        weights = torch.where(known, ranks / ranks.shape[1] * 4, -torch.inf).softmax(dim=1).nan_to_num(0.0)
+        """Members about their center, weighted by a softmax of the ranks of their fitness."""
+        members, fitness = self._state["members"], self._state["fitness"]
+        known = ~fitness.isinf()
+        ranks = fitness.argsort(dim=1).argsort(dim=1).float()
+        weights = torch.where(known, ranks / ranks.shape[1] * RANK_WEIGHT, -torch.inf).softmax(dim=1).nan_to_num(0.0)
         even = known / known.sum(dim=1, keepdim=True).clamp_min(1)
         return torch.einsum("bn,bnd->bd", weights - even, members)
 

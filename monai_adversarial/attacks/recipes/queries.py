@@ -83,13 +83,13 @@ class NES(_ByEstimates):
         epsilon: float,
         units: str = "network",
         queries: int = 1000,
-        grid: int | None = 8,
-        samples: int = 20,
+        grid: int | None = 4,
+        samples: int = 10,
         radius: float = 0.5,
-        relative_step: float = 0.5,
+        relative_step: float = 2.0,
         **options: Any,
     ) -> None:
-        search = SteepestAscent(relative_step, 0.5, "linear")
+        search = SteepestAscent(relative_step, 0.9, "linear")
         estimator = NaturalEvolution(samples, radius, queries)
         super().__init__(_noise(epsilon, units, grid), search, estimator, options)
 
@@ -118,13 +118,13 @@ class RGF(_ByEstimates):
         epsilon: float,
         units: str = "network",
         queries: int = 1000,
-        grid: int | None = 8,
-        samples: int = 20,
-        radius: float = 0.5,
-        relative_step: float = 0.5,
+        grid: int | None = 4,
+        samples: int = 6,
+        radius: float = 0.25,
+        relative_step: float = 0.2,
         **options: Any,
     ) -> None:
-        search = SteepestAscent(relative_step, 0.5, "linear")
+        search = SteepestAscent(relative_step, 0.9, "linear")
         estimator = RandomGradientFree(samples, radius, queries)
         super().__init__(_noise(epsilon, units, grid), search, estimator, options)
 
@@ -156,10 +156,10 @@ class ZOO(_ByEstimates):
         epsilon: float,
         units: str = "network",
         queries: int = 1000,
-        grids: int | Sequence[int] | None = (4, 8, 16),
-        samples: int = 16,
-        radius: float = 0.5,
-        relative_step: float = 1.0,
+        grids: int | Sequence[int] | None = (2, 4, 8),
+        samples: int = 8,
+        radius: float = 1.0,
+        relative_step: float = 2.0,
         **options: Any,
     ) -> None:
         search, estimator = CoordinateAdam(relative_step), CoordinateZerothOrder(samples, radius, queries)
@@ -192,10 +192,10 @@ class SAGMAttack(_ByEstimates):
         epsilon: float,
         units: str = "network",
         queries: int = 1000,
-        grid: int | None = 8,
-        samples: int = 20,
-        radius: float = 0.5,
-        relative_step: float = 0.5,
+        grid: int | None = 4,
+        samples: int = 10,
+        radius: float = 1.0,
+        relative_step: float = 1.0,
         **options: Any,
     ) -> None:
         search = SelfAdaptiveMomentum(relative_step, "linear")
@@ -229,7 +229,7 @@ class SimBADCT(Attack):
         units: str = "network",
         queries: int = 1000,
         norm: str = "linf",
-        relative_step: float = 0.5,
+        relative_step: float = 1.0,
         frequencies: float = 0.125,
         **options: Any,
     ) -> None:

@@ -49,7 +49,7 @@ class SimBA(Search):
 
     uses_gradients = False
 
-    def __init__(self, basis: str = "dct", relative_step: float = 0.5, frequencies: float = 0.125) -> None:
+    def __init__(self, basis: str = "dct", relative_step: float = 1.0, frequencies: float = 0.125) -> None:
         self.basis = check_choice("basis", basis, BASES)
         self.relative_step = check_positive("relative_step", relative_step)
         self.frequencies = check_fraction("frequencies", frequencies)
