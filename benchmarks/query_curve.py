@@ -39,7 +39,7 @@ from monai_adversarial.utils.files import replace_when_complete
 __all__ = ["ATTACKS", "BASELINE", "main", "plot", "tables"]
 
 PAGE, PLOT = "black_box.md", "images/black_box.png"
-EPSILON, QUERIES, SEED, CASES = 8.0, (20, 60, 200), 5000, 2
+EPSILON, QUERIES, SEED, CASES = 8.0, (20, 60), 5000, 2
 BASELINE, WHITE_BOX = "random search", "PGD, 20 steps (white box)"
 #: largest noise that decisions begin with
 START = 200.0
