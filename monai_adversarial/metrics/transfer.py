@@ -63,7 +63,7 @@ class TransferMatrix:
 
     Source: the transfer matrix of Liu et al. 2017 and Bortsova et al. 2021, here with Dice.
 
-    Survey entry: M04 (adapted), A21 (adapted).
+    Survey entry: M04 (adapted).
 
     Args:
         targets: name -> callable from an image (batch, channel, spatial...) to logits (batch, class, spatial...).
