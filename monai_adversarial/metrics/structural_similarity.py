@@ -37,6 +37,14 @@ def structural_similarity(changed: torch.Tensor, clean: torch.Tensor, window_siz
     dimensions = clean.ndim - 2
     if dimensions not in (2, 3):
         raise ValueError(f"SSIM needs images with 2 or 3 spatial dimensions, got shape {tuple(clean.shape)}.")
+    # One by one: convolutions of a batch round otherwise than those of its samples, and sign steps follow the rounding.
+    pairs = zip(changed.split(1), clean.split(1), strict=True)
+    return torch.cat([_of_one(first, second, window_size) for first, second in pairs])
+
+
+def _of_one(changed: torch.Tensor, clean: torch.Tensor, window_size: int) -> torch.Tensor:
+    """SSIM of a batch of one."""
+    dimensions = clean.ndim - 2
     size = min(window_size, *clean.shape[2:])
     size -= (size + 1) % 2
     place = torch.arange(size, dtype=changed.dtype, device=changed.device) - size // 2
