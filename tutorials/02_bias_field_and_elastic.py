@@ -50,8 +50,7 @@ from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinan
 from monai_adversarial.data import CLASS_NAMES, CTPhantomDataset
 from monai_adversarial.metrics import mean_foreground_dice
 from monai_adversarial.models import AttackedModel, predict
-from monai_adversarial.studies.displacement import displacement_in_mm
-from monai_adversarial.studies.gain import gain_in_percent
+from monai_adversarial.studies import displacement_in_mm, gain_in_percent
 
 print_config()
 

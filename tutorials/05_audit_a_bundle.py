@@ -49,7 +49,7 @@ from PIL import Image
 
 import monai_adversarial
 from monai_adversarial.audit import audit
-from monai_adversarial.audit.report.findings import RULES, findings_of
+from monai_adversarial.audit.report import RULES, findings_of
 from monai_adversarial.audit.targets.bundle import read_bundle
 from monai_adversarial.data import write_ct_phantoms
 

@@ -395,8 +395,8 @@ place = np.arange(len(rows))
 for offset, column, color in ((-0.27, "clean", "#9ecae1"), (0, "square attack", "#fb6a4a"), (0.27, "PGD", "#cb181d")):
     axes[1].bar(place + offset, [row.get(column, np.nan) for row in rows.values()], 0.26, color=color, label=column)
 axes[1].set_xticks(place, list(rows))
-axes[1].set(ylim=(0, 1), title="one network in several containers, 8 HU")
-axes[1].legend()
+axes[1].set(ylim=(0, 1.2), title="one network in several containers, 8 HU")
+axes[1].legend(ncols=3, loc="upper right")
 figure.tight_layout()
 display(figure)  # nnunetv2 switches matplotlib to a backend without windows, so that plt.show() would show nothing
 plt.close(figure)

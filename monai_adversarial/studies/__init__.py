@@ -7,6 +7,8 @@ from monai_adversarial.data.cases import find_cases
 from monai_adversarial.studies.attack_study import AttackStudy
 from monai_adversarial.studies.command_line import show_errors_as_sentences
 from monai_adversarial.studies.defenses import check_purifier_name, place_purifiers
+from monai_adversarial.studies.displacement import displacement_in_mm
+from monai_adversarial.studies.gain import gain_in_percent
 from monai_adversarial.studies.measurement import measurement_record
 from monai_adversarial.studies.purification_study import PurificationStudy
 from monai_adversarial.studies.study import Cell, SettingsError, Study, StudyError
@@ -22,7 +24,9 @@ __all__ = [
     "StudyError",
     "TrainingStudy",
     "check_purifier_name",
+    "displacement_in_mm",
     "find_cases",
+    "gain_in_percent",
     "load_weights",
     "measurement_record",
     "place_purifiers",

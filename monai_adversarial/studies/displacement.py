@@ -18,6 +18,13 @@ __all__ = ["displacement_in_mm"]
 def displacement_in_mm(result: AttackResult) -> torch.Tensor | None:
     """Where the anatomy of the first sample went: displacement (axis, spatial...) in mm along the voxel axes.
 
+    >>> from monai_adversarial.attacks import ElasticAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.studies import displacement_in_mm
+    >>> moved = displacement_in_mm(ElasticAttack(5.0, steps=2)(*example_case()))
+    >>> moved.shape, 0 < float(moved.norm(dim=0).max()) < 5.01
+    (torch.Size([3, 32, 32, 32]), True)
+
     Returns:
         On the CPU; None where nothing geometric was done.
     """

@@ -15,6 +15,13 @@ __all__ = ["gain_in_percent"]
 def gain_in_percent(result: AttackResult) -> torch.Tensor | None:
     """The gain of the first sample, (spatial...) in percent: 10 multiplies with 1.1.
 
+    >>> from monai_adversarial.attacks import BiasFieldAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.studies import gain_in_percent
+    >>> gain = gain_in_percent(BiasFieldAttack(0.1, steps=2)(*example_case()))
+    >>> gain.shape, 5 < float(gain.abs().max()) < 10.01
+    (torch.Size([32, 32, 32]), True)
+
     Returns:
         On the CPU; None for another attack than a single bias field.
     """
