@@ -175,7 +175,7 @@ print(f"{ensemble.queries} questions to the target")
 #
 # The wrapper below rounds the network's logits to whole multiples of 4. The segmentation hardly changes, and the
 # derivative of rounding is zero: a gradient attack learns nothing. Whoever reports its Dice reports a mistake of the
-# evaluation. Questions do not care.
+# evaluation. Questions do not care. `AutoAttack3D` looks for such signs by itself (docs/gradient_masking.md).
 
 
 # %%
