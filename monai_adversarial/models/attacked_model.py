@@ -21,6 +21,8 @@ __all__ = ["ACTIVATIONS", "OUTPUT_VALUES", "TASKS", "AttackedModel"]
 
 ACTIVATIONS = ("softmax", "sigmoid")
 OUTPUT_VALUES = ("logits", "probabilities")
+# Longer lists of class names fill the line that says what was attacked.
+MOST_SHOWN_NAMES = 4
 TASKS = ("segmentation", "classification")
 
 
@@ -417,7 +419,8 @@ class AttackedModel:
                 continue
             if isinstance(value, (tuple, dict, str)) and value == plain.get(name, type(value)()):
                 continue
-            parts.append(f"{name}={_shown(value)}")
+            long = name == "class_names" and len(value) > MOST_SHOWN_NAMES
+            parts.append(f"{name}=<{len(value)} names>" if long else f"{name}={_shown(value)}")
         return f"AttackedModel({', '.join(parts)})"
 
 

@@ -280,3 +280,9 @@ def test_the_affine_reaches_inferers_that_know_images() -> None:
     image = MetaTensor(random_image((1, 1, 6, 6, 6), dtype=torch.float64), affine=affine)
     PGD(0.1, steps=1)(AttackedModel(tiny_segmentation_network(), inferer), image)
     assert torch.equal(inferer.affine, affine)
+
+
+def test_a_long_list_of_class_names_is_shown_by_its_length() -> None:
+    names = ["background", "liver", "spleen", "pancreas", "aorta"]
+    assert "class_names=<5 names>" in repr(AttackedModel(nn.Identity(), class_names=names))
+    assert "class_names=['background', 'liver'" in repr(AttackedModel(nn.Identity(), class_names=names[:4]))
