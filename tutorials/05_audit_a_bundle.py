@@ -145,7 +145,8 @@ summary = audit(parts, scans_dir, plan, root_dir / "audit", data_kind=kind, titl
 # ## Read the report
 #
 # `report.html` is one file that asks no host for anything; `audit.json` holds the same content. There is no score over
-# rows: every row stands for itself with one of four words, and these are their rules.
+# rows: every row stands for itself with one of four words about the *network*: "failed" means that the attack did
+# what it wanted. These are their rules.
 
 # %%
 print(*(f"{word}: {rule}" for word, rule in RULES.items()), sep="\n")
