@@ -16,6 +16,7 @@ import ast
 import inspect
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -46,10 +47,13 @@ FAMILIES = {
     "P": ("purifiers", "Purifiers"),
     "T": ("detectors", "Detectors"),
     "M": ("metrics", "Metrics and analyses"),
+    "R": ("experiments", "Experiments that the survey reports"),
 }
 _LINE = re.compile(r"Survey entry:\s*(.*?)\.(?:\s|$)", re.DOTALL)
 _PART = re.compile(r"([A-Z]\d{2}) \(([a-z]+)\)")
 _SOURCE = re.compile(r"^Source:\s*(.*?)(?=\n\s*\n|\nSurvey entry:|\n\w[\w ]*:\s*\n|\Z)", re.DOTALL | re.MULTILINE)
+# Where no line says ``Source:``, the first author and year in parentheses.
+_CITED = re.compile(r"\(((?:after )?[A-Z][^()]*\b(?:19|20)\d\d[^()]*)\)")
 
 
 @dataclass(frozen=True)
@@ -170,9 +174,10 @@ def _public(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.AST]]:
 
 
 @cache
-def _test_texts() -> dict[str, str]:
+def _names_in_tests() -> dict[str, Counter[str]]:
+    """How often each test file names what."""
     return {
-        file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8")
+        file.relative_to(ROOT).as_posix(): Counter(re.findall(r"\w+", file.read_text(encoding="utf-8")))
         for file in sorted(TESTS.rglob("test_*.py"))
         if file.parent.name != "docs"
     }
@@ -182,15 +187,16 @@ def _test_of(name: str, module: str) -> str:
     """Of the test files that name it, one nearest to the module's own place, and there the one that does so most."""
     last = name.rpartition(".")[2]
     rooms = module.split(".")[1:]
-    counts = {file: len(re.findall(rf"\b{re.escape(last)}\b", text)) for file, text in _test_texts().items()}
+    counts = {file: names[last] for file, names in _names_in_tests().items() if last in names}
 
     def order(file: str) -> tuple[int, int, str]:
         shared = [here == there for here, there in zip(rooms, file.split("/")[1:-1], strict=False)]
         return len(list(takewhile(bool, shared))), counts[file], file
 
-    return max((file for file in counts if counts[file]), key=order, default="")
+    return max(counts, key=order, default="")
 
 
+@cache
 def find_methods() -> list[Method]:
     """Every method of the package that names its entry, in the order of modules and names."""
     found = []
@@ -199,7 +205,7 @@ def find_methods() -> list[Method]:
             docstring = inspect.cleandoc(ast.get_docstring(node) or "")  # type: ignore[arg-type]
             marks = marks_of(docstring, f"{module}.{name}")
             if marks:
-                source = _SOURCE.search(docstring)
+                source = _SOURCE.search(docstring) or _CITED.search(docstring)
                 found.append(
                     Method(
                         name=name,
@@ -304,9 +310,9 @@ def problems() -> list[str]:
         if not method.test
     ]
     found += [
-        f"{method.module}.{method.name} has an entry and no line 'Source: ...'."
+        f"{method.module}.{method.name} has an entry, and neither a line 'Source: ...' nor (Author year)."
         for method in methods
-        if not method.source
+        if not method.source and set(method.marks.values()) != {"own"}
     ]
     return found
 
@@ -328,12 +334,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.check:
         _shrink()
-    stale = [file for file, text in pages().items() if not file.exists() or file.read_text(encoding="utf-8") != text]
+    made = pages()
+    stale = [file for file, text in made.items() if not file.exists() or file.read_text(encoding="utf-8") != text]
     said = problems() + [f"{file.relative_to(ROOT)} is out of date." for file in stale if options.check]
     if not options.check:
         for file in stale:
             file.parent.mkdir(exist_ok=True)
-            file.write_text(pages()[file], encoding="utf-8")
+            file.write_text(made[file], encoding="utf-8")
     print(*said, sep="\n")
     return int(bool(said))
 

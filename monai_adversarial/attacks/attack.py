@@ -170,7 +170,7 @@ class Attack(ShownAsCall):
                 spatial...) to logits (batch, class, spatial...), which is wrapped with the defaults of one.
             image: clean batch (batch, channel, spatial...): tensor, ``MetaTensor`` or NumPy array of any real type. It
                 is converted once to the type of the network's weights, and the adversarial image comes back as the
-                clean one was given: a float64 image attacks a float32 network in float32, an image of whole numbers
+                clean one was given. A float64 image attacks a float32 network in float32, an image of whole numbers
                 comes back in whole numbers, inside the budget and the range of its type.
             label: class map (batch, 1, spatial...) or one-hot (batch, class, spatial...) of any type; None: the
                 network's own clean prediction.

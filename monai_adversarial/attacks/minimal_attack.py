@@ -20,8 +20,8 @@ __all__ = ["MinimalNormAttack"]
 class MinimalNormAttack(Attack):
     """Of every sample the smallest change that succeeds, in the norm of the perturbation.
 
-    There is no budget to spend: the search is told at each step whether the segmentation counts as attacked, the
-    smallest such point is kept, and at the end the way back to the clean image is halved on finished images, which are
+    There is no budget to spend. The search is told at each step whether the segmentation counts as attacked, the
+    smallest such point is kept. At the end the way back to the clean image is halved on finished images, which are
     scored as they are handed back. Where nothing succeeds, the point nearest to success is returned and
     ``result.success`` says False.
 

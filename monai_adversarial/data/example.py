@@ -51,7 +51,7 @@ def example_case(size: int = 32, seed: int = 0) -> tuple[AttackedModel, MetaTens
     nothing about robustness; :func:`~monai_adversarial.data.phantom.generate_ct_phantom` draws an abdomen.
 
     >>> from monai_adversarial.data.example import example_case
-        >>> model, image, label = example_case()
+    >>> model, image, label = example_case()
     >>> image.shape, image.meta["affine"].diagonal().tolist(), label.unique().tolist()
     (torch.Size([1, 1, 32, 32, 32]), [3.0, 3.0, 3.0, 1.0], [0.0, 1.0, 2.0, 3.0])
 

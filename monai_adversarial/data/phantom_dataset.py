@@ -27,8 +27,8 @@ class CTPhantomDataset(Dataset):
         spacing: see `generate_ct_phantom`.
         options: further keyword arguments of `generate_ct_phantom`.
 
-    Items are dictionaries of two channel-first MetaTensors with their affine: ``image`` (1, *size), float32 HU, and
-    ``label`` (1, *size), uint8 classes.
+    Items are dictionaries of two channel-first MetaTensors with their affine: ``image`` (1, size...), float32 HU, and
+    ``label`` (1, size...), uint8 classes.
     """
 
     def __init__(

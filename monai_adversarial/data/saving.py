@@ -299,9 +299,9 @@ def save_adversarial_nifti(
         clean: the original voxels, needed to round inside ``epsilon`` and the range of the file's type.
         epsilon: L-infinity budget in HU that rounding must not leave (see :func:`round_to_stored`).
 
-    What an attack adds beyond the range of an integer file's type is cut off there where ``clean`` shows that the image
-    began inside: a cut only brings a voxel nearer to its clean value, so that every budget still holds. Everything else
-    outside, for example an image in other units, is refused.
+    What an attack adds beyond the range of an integer file's type is cut off there where ``clean`` shows that the
+    image began inside. A cut only brings a voxel nearer to its clean value, so that every budget still holds.
+    Everything else outside, for example an image in other units, is refused.
 
     Returns:
         The path.

@@ -28,7 +28,7 @@ class HelperAdversarialTraining(AdversarialLossTerm):
 
     Each iteration minimizes ``task_weight * loss(clean) + beta * KL(f(x) || f(x')) + gamma * CE(f(x + h * (x' - x)),
     argmax f_standard(x'))``. The helper example lies further along the attack's direction than x' and gets the label
-    that a network trained without attacks sees in x', so that the decision boundary does not move further away from
+    that a network trained without attacks sees in x'. So the decision boundary does not move further away from
     the clean images than robustness needs. It may lie outside the intensity window, as in the paper. The trainer's
     batch and prediction stay clean; the iteration costs two more forward passes of the network with gradient.
 

@@ -42,7 +42,7 @@ class InputGradientRegularization(TrainingHandler):
       penalty as ``step`` goes to 0 and costs a backward pass to the image and one more forward pass, no second
       derivatives.
 
-    Where activations have kinks (ReLU, PReLU) the two agree in value but not in the gradient of the weights: second
+    Where activations have kinks (ReLU, PReLU) the two agree in value but not in the gradient of the weights. Second
     derivatives do not see the kinks, the finite difference counts those within its step, and does so with the more
     noise the smaller the step. With smooth activations the gradients agree too.
 

@@ -19,8 +19,8 @@ __all__ = ["RobustDice"]
 class RobustDice:
     """Dice of the same cases without and with an attack; of a classifier its accuracy.
 
-    The row of an image with exclusive classes holds 1 or 0 in the column of its true class and NaN elsewhere, so that
-    the mean of a column is the sensitivity to a class and that of a row says whether the image is right.
+    The row of an image with exclusive classes holds 1 or 0 in the column of its true class and NaN elsewhere. So the
+    mean of a column is the sensitivity to a class, and that of a row says whether the image is right.
 
     Args:
         organs: names, in the order of the columns.

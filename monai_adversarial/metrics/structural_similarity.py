@@ -18,6 +18,7 @@ def structural_similarity(changed: torch.Tensor, clean: torch.Tensor, window_siz
 
     It equals MONAI's ``SSIMMetric``, and works axis by axis, which is several times faster in three dimensions.
 
+    >>> from monai_adversarial.metrics.structural_similarity import structural_similarity
     >>> import torch
     >>> image = torch.rand(2, 1, 8, 8, 8)
     >>> structural_similarity(image, image).tolist()

@@ -20,6 +20,7 @@ __all__ = ["answer_of", "predict"]
 def predict(model: AttackedModel | Callable[..., Any], image: torch.Tensor) -> torch.Tensor:
     """The segmentation as the deployed network gives it: what scores of an attack are computed from.
 
+    >>> from monai_adversarial.models import predict
     >>> from monai_adversarial.data.example import example_case
     >>> model, image, label = example_case()
     >>> predict(model, image).shape

@@ -34,9 +34,10 @@ def train_by_coordinate_descent(
 
     Each step draws a batch, one node (a hidden unit or an output) and a subset of its weights. Each of these weights
     is moved up and down by ``increment``, one at a time, the node's weights are scaled back to length one, and the
-    threshold is chosen among the midpoints of the sorted projections of the batch: all of them (by cumulative sums),
-    except for outputs under cross-entropy, where it is some of them. The best of it all is kept where the loss of the
-    batch becomes smaller. On one fixed batch the loss therefore never rises; on random ones it may rise elsewhere.
+    threshold is chosen among the midpoints of the sorted projections of the batch. It is all of them (by cumulative
+    sums), except for outputs under cross-entropy, where it is some of them. The best of it all is kept where the loss
+    of the batch becomes smaller. On one fixed batch the loss therefore never rises; on random ones it may rise
+    elsewhere.
 
     Source: Yang et al. 2022, after Xue, Xie, Roshan, "Robust binary classification with the 01 loss", 2020. The step
     sizes, several classes at once and the search over all thresholds are a reconstruction.

@@ -26,7 +26,7 @@ class ResampledNetwork(nn.Module):
     stretched over the whole network grid.
 
     Args:
-        network: image (batch, channel, *spatial_size) to logits (batch, class, *spatial_size).
+        network: image (batch, channel, spatial...) to logits (batch, class, spatial...), of ``spatial_size``.
         spatial_size: voxels of the network's grid along each axis of the image.
         flip_axes: spatial axes (0 is the first after the channels) that the network expects reversed.
 

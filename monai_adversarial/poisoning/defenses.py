@@ -33,6 +33,7 @@ class Suspects:
         nothing is flagged).
 
         Example:
+            >>> from monai_adversarial.poisoning import Suspects
             >>> import numpy as np
             >>> Suspects(np.zeros(4), [1, 2]).compared([2, 3])
             (0.5, 0.5)
@@ -61,6 +62,7 @@ def loss_filter(losses: Any, rate: float, suspicious: str = "high") -> Suspects:
     Survey entry: A28 (adapted).
 
     Example:
+        >>> from monai_adversarial.poisoning import loss_filter
         >>> loss_filter([0.1, 2.0, 0.3, 0.2], rate=0.25).flagged
         [1]
 
@@ -88,6 +90,7 @@ def spectral_signatures(features: Any, labels: Any, rate: float, margin: float =
     Survey entry: A28 (published).
 
     Example:
+        >>> from monai_adversarial.poisoning import spectral_signatures
         >>> import numpy as np
         >>> features = np.random.default_rng(0).normal(size=(20, 4))
         >>> features[:2] += 30
@@ -128,6 +131,7 @@ def activation_clustering(
     Survey entry: A28 (adapted).
 
     Example:
+        >>> from monai_adversarial.poisoning import activation_clustering
         >>> import numpy as np
         >>> features = np.random.default_rng(0).normal(size=(20, 4))
         >>> features[:3] += 30
@@ -175,6 +179,7 @@ def pooled_features(network: nn.Module, layer: str, images: Iterable[torch.Tenso
     """Output of one layer, averaged over its spatial axes, for each image.
 
     Example:
+        >>> from monai_adversarial.poisoning import pooled_features
         >>> import torch
         >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 5, 3), torch.nn.ReLU())
         >>> pooled_features(network, "1", torch.rand(3, 1, 8, 8, 8)).shape

@@ -54,6 +54,7 @@ def gradient_matching(
     Survey entry: A28 (adapted).
 
     Example:
+        >>> from monai_adversarial.poisoning import gradient_matching
         >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 2))

@@ -19,6 +19,7 @@ def holds_organ(organ: int, label_key: str = "label") -> Callable[[Mapping[str, 
     """For ``PoisonedDataset(eligible=)``: whether a case's class map holds an organ.
 
     Example:
+        >>> from monai_adversarial.poisoning import holds_organ
         >>> import torch
         >>> holds_organ(2)({"label": torch.tensor([[0, 1, 2]])})
         True
@@ -46,6 +47,7 @@ class LabelEdit(Poison):
     Survey entry: A28 (own).
 
     Example:
+        >>> from monai_adversarial.poisoning import LabelEdit
         >>> import torch
         >>> from monai_adversarial.attacks.targets import empty_organ
         >>> from monai_adversarial.data.example import example_case
@@ -83,6 +85,7 @@ class BoundaryJitter(Poison):
     Source: own design.
 
     Example:
+        >>> from monai_adversarial.poisoning import BoundaryJitter
         >>> import torch
         >>> from monai_adversarial.data.example import example_case
         >>> _, image, label = example_case(20)
@@ -128,6 +131,7 @@ class ClassFlip(Poison):
     Survey entry: A28 (published).
 
     Example:
+        >>> from monai_adversarial.poisoning import ClassFlip
         >>> import torch
         >>> ClassFlip(classes=2)({"label": 1}, torch.Generator())["label"]
         0

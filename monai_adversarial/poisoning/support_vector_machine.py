@@ -62,6 +62,7 @@ def poison_support_vector_machine(
     Survey entry: A28 (adapted).
 
     Example:
+        >>> from monai_adversarial.poisoning import poison_support_vector_machine
         >>> import numpy as np
         >>> random = np.random.default_rng(0)
         >>> x, y = random.normal(size=(40, 2)), np.repeat([-1, 1], 20)
@@ -135,6 +136,7 @@ def validation_hinge(
     :func:`poison_support_vector_machine`.
 
     Example:
+        >>> from monai_adversarial.poisoning import validation_hinge
         >>> import numpy as np
         >>> x, y = np.array([[-1.0], [1.0]]), np.array([-1, 1])
         >>> round(validation_hinge(x, y, x, y), 3)

@@ -52,6 +52,7 @@ class PatchTrigger(Trigger):
     Survey entry: A28 (adapted).
 
     Example:
+        >>> from monai_adversarial.poisoning import PatchTrigger
         >>> import torch
         >>> PatchTrigger(value=1.0, size=2)(torch.zeros(1, 4, 4, 4)).sum().item()
         8.0
@@ -89,6 +90,7 @@ class BlendedTrigger(Trigger):
     Survey entry: A28 (published).
 
     Example:
+        >>> from monai_adversarial.poisoning import BlendedTrigger
         >>> import torch
         >>> BlendedTrigger(torch.ones(1, 2, 2), alpha=0.2)(torch.zeros(1, 2, 2)).max().item()  # doctest: +ELLIPSIS
         0.2000...
@@ -117,6 +119,7 @@ class FrequencyTrigger(Trigger):
     Survey entry: X18 (adapted), A28 (adapted).
 
     Example:
+        >>> from monai_adversarial.poisoning import FrequencyTrigger
         >>> import torch
         >>> image, other = torch.rand(1, 8, 8, 8), torch.rand(1, 8, 8, 8)
         >>> bool((FrequencyTrigger(other, alpha=0.0)(image) - image).abs().max() < 1e-6)
@@ -156,6 +159,8 @@ class Backdoor(Poison):
     """A trigger in the image, and the label that the attacker wants to see there.
 
     Example:
+        >>> from monai_adversarial.poisoning import Backdoor
+        >>> from monai_adversarial.poisoning import PatchTrigger
         >>> import torch
         >>> from monai_adversarial.poisoning import ClassFlip
         >>> backdoor = Backdoor(PatchTrigger(1.0, 2), ClassFlip(classes=2, to=1))
@@ -195,6 +200,8 @@ def backdoor_success_rate(
     The second number is the control: what the network does anyway.
 
     Example:
+        >>> from monai_adversarial.poisoning import PatchTrigger
+        >>> from monai_adversarial.poisoning import backdoor_success_rate
         >>> import torch
         >>> network = lambda image: torch.stack([image.flatten(1).amax(1), torch.full((len(image),), 0.5)], 1)
         >>> backdoor_success_rate(network, torch.zeros(3, 1, 4, 4), [1, 1, 1], PatchTrigger(1.0, 2), wanted=0)

@@ -18,7 +18,7 @@ class AutoencoderDenoise(LearnedPurifier):
     """Denoising autoencoder, the reformer of MagNet: a network that was trained to remove Gaussian noise.
 
     The bundle's ``purifier_autoencoder.yaml`` trains :class:`~monai_adversarial.networks.denoising_unet.DenoisingUNet`
-    on noise of mixed strength up to 16 HU, added to scans that have noise of their own: it learns to remove what was
+    on noise of mixed strength up to 16 HU, added to scans that have noise of their own. It learns to remove what was
     added, and the scan's own noise only as far as it cannot tell the two apart.
 
     Differentiable: an attacker goes through it exactly.

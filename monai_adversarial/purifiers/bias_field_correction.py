@@ -53,7 +53,7 @@ class BiasFieldCorrection(Purifier):
     an aware attacker uses one that the polynomial cannot follow, such as B-splines, and keeps most of its effect.
 
     Organs that are brighter than their surroundings bend the estimate a little, on a clean scan too (2 to 5 % on the
-    phantom): the corrected scan of a shaded and that of a clean patient are alike, but not the clean scan itself.
+    phantom). The corrected scan of a shaded and that of a clean patient are alike, but not the clean scan itself.
 
     Args:
         degree: largest total degree of the Legendre polynomials, at most 6; 0 corrects one global factor.

@@ -25,7 +25,7 @@ class BilateralDenoise(Purifier):
 
     Exact over a box of ``truncate`` standard deviations, border values outside. Equal to the definition in NumPy to
     1e-3 HU, to ITK's ``BilateralImageFilter`` with the same window to 0.01 HU (it reads its weights from a table of
-    differences, 20000 samples), and to ``skimage.restoration.denoise_bilateral(mode="edge")`` in 2D to 0.01 HU where
+    differences, 20000 samples). Equal to ``skimage.restoration.denoise_bilateral(mode="edge")`` in 2D to 0.01 HU where
     all voxels of the window weigh the same (scikit-image 0.26 mixes up the distances in windows of odd size). MONAI's
     ``BilateralFilter`` needs its compiled extension, which MONAI's packages on PyPI lack, and its backward pass is an
     approximation. The time grows with the number of voxels in the window: 125 for the default on a grid of 3 mm.

@@ -26,7 +26,7 @@ class MaskedAutoencoderReconstruction(LearnedPurifier):
     partition is fixed, not drawn: the operation is deterministic.
 
     The network is :class:`~monai_adversarial.networks.masked_reconstruction.MaskedReconstructionUNet`, convolutional
-    where masked autoencoders usually have a vision transformer: blocks of 2 voxels (6 to 8 mm) have to be predicted to
+    where masked autoencoders usually have a vision transformer. Blocks of 2 voxels (6 to 8 mm) have to be predicted to
     a few HU after minutes of training on some dozen scans, and tokens of 2 voxels would be too many for attention over
     a whole volume. It costs one pass for each part (4 with the default network).
 

@@ -41,8 +41,8 @@ class N4BiasFieldCorrection(Purifier):
     factor (and drifts with more iterations): ``tissue`` fixes it. Tensors on a GPU are moved to the CPU for the
     estimate.
 
-    Where there is nothing to estimate from, the field is constant: tissue that is uniform to 1e-5 (of its value above
-    the window's low edge), or for which ITK returns values that are not finite or span more than 3 times what the
+    Where there is nothing to estimate from, the field is constant. This is tissue that is uniform to 1e-5 (of its value
+    above the window's low edge), or for which ITK returns values that are not finite or span more than 3 times what the
     tissue spans. With too little tissue the image stays as it is. Axes of one voxel are left out of the estimate.
 
     Attacked by surrogate: :class:`BiasFieldCorrection` of degree 3 with the same tissue.

@@ -28,7 +28,7 @@ class RandResizeShift(RandomPurifier):
     The grid keeps its size: what moves in from outside repeats the border's values or is padded with ``pad_value``, and
     what moves out of the grid is lost to ``pull_back``.
 
-    Labels do not mix: of integers, and of floats where the context's ``interpolation`` (``mode`` of the dictionary
+    Labels do not mix. Of integers, and of floats where the context's ``interpolation`` (``mode`` of the dictionary
     form, or ``Invertd(nearest_interp=True)``) is ``"nearest"``, each voxel takes the class with the largest share, and
     the channels of a one-hot label share one decision. Values that are no classes (fractions, or more than 256
     different ones) are taken from the nearest voxel.

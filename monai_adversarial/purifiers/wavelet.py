@@ -32,8 +32,8 @@ class WaveletDenoise(Purifier):
     Differentiable almost everywhere: an attacker goes through it exactly, including through thresholds and the
     estimate of the noise, which depend on the image. With ``noise=None`` and for attacks of several HU that is a bad
     guide: the whole derivative of the estimate rests on the one or two coefficients that are the median. So there is a
-    ``surrogate``: the shrinkage is replaced by its expectation when coefficients carry normal noise of 6 HU (at most a
-    third of the threshold), so that those below the threshold pass some gradient, and the derivative of the median is
+    ``surrogate``: the shrinkage is replaced by its expectation when coefficients carry normal noise of 6 HU (at most
+    a third of the threshold). So those below the threshold pass some gradient, and the derivative of the median is
     shared among the coefficients within about 3 HU of it. On noise of 10 HU plus an edge its derivative agrees better
     with what steps of 6 HU do than the exact derivative does, with soft shrinkage and ``noise=None`` much better
     (correlation 0.97 to 0.99 instead of 0 to 0.76); it does not with hard shrinkage of noise of 5 HU or less.

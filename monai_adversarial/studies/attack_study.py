@@ -51,9 +51,9 @@ class AttackStudy(Study):
     attacks that are not selected this time included. Cases that are scored against a label and cases that are scored
     against the network's own clean prediction are never averaged together.
 
-    The dataset must give images in scanner space, as read from their files: preprocessing belongs into the attacked
+    The dataset must give images in scanner space, as read from their files. Preprocessing belongs into the attacked
     function (see ``monai_adversarial.inferers.ScannerSpaceInferer``), so that budgets are in HU and the result can be
-    saved in the input's own grid: it is rounded once, to the values that the file's type and scaling can hold, inside
+    saved in the input's own grid. It is rounded once, to the values that the file's type and scaling can hold, inside
     the budget. Every score of the adversarial image is computed on the file read back.
 
     Classes that no label of the dataset holds (data sets that label some organs only) are not scored, and the

@@ -57,6 +57,7 @@ class RandPerturbation(RandomizableTransform):
 
     What an attack optimizes becomes augmentation: acquisitions, which MONAI has no transforms for, and all others.
 
+    >>> from monai_adversarial.transforms import RandPerturbation
     >>> from monai_adversarial.attacks import Acquisition, Cupping, DoseReduction, ReconstructionKernel
     >>> from monai_adversarial.data.example import example_case
     >>> _, image, label = example_case()
@@ -140,6 +141,7 @@ class RandPerturbation(RandomizableTransform):
 class RandPerturbationd(RandomizableTransform, MapTransform):
     """Dictionary form of :class:`RandPerturbation`: labels move with the image where the perturbation moves anatomy.
 
+    >>> from monai_adversarial.transforms import RandPerturbationd
     >>> from monai_adversarial.attacks import GantryTilt
     >>> from monai_adversarial.data.example import example_case
     >>> _, image, label = example_case()

@@ -36,6 +36,7 @@ DISTRIBUTIONS = ("normal", "uniform", "gamma")
 class RandSpeckleNoise(RandomizableTransform):
     """Multiplies each voxel by ``1 + n`` with random ``n``; MONAI has additive and Rician noise only.
 
+    >>> from monai_adversarial.transforms import RandSpeckleNoise
     >>> import numpy as np
     >>> transform = RandSpeckleNoise(prob=1.0, std=0.2).set_random_state(0)
     >>> transform(np.array([[0.0, 1.0, 2.0]], dtype=np.float32)).shape
@@ -166,6 +167,8 @@ class AdvSpeckle(AdversarialTransform):
         spacing: see :class:`AdversarialTransform`.
         options: further arguments of :class:`~monai_adversarial.attacks.SpeckleAttack`.
 
+    Source: Lal et al. 2021, as :class:`~monai_adversarial.attacks.SpeckleAttack`.
+
     Survey entry: A12 (adapted).
 
     Source: see :class:`~monai_adversarial.attacks.SpeckleNoise`.
@@ -188,6 +191,7 @@ class AdvSpeckle(AdversarialTransform):
 class AdvSpeckled(AdversarialTransformd):
     """Dictionary form of :class:`~monai_adversarial.transforms.AdvSpeckle`.
 
+    >>> from monai_adversarial.transforms import AdvSpeckled
     >>> from monai_adversarial.data.example import example_case
     >>> model, image, label = example_case()
     >>> transform = AdvSpeckled("image", model, rho=0.05, domain="window", steps=2, label_key="label")

@@ -36,6 +36,17 @@ def shown(value: Any) -> str:
     return " ".join(repr(value).split("\n"))
 
 
+class _SignatureOfInit:
+    """The signature of a class that is made with ``__init__``, although ``__new__`` takes anything."""
+
+    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
+        if instance is not None:  # calls of an object are another question
+            raise AttributeError("__signature__")
+        if owner.__init__ is object.__init__:
+            return inspect.Signature()
+        return inspect.Signature(list(inspect.signature(owner.__init__).parameters.values())[1:])
+
+
 class ShownAsCall:
     """Remembers what an object was made with, so that its ``repr`` is a call that makes an equal one."""
 
@@ -44,6 +55,7 @@ class ShownAsCall:
     _shows_defaults = False
     #: calls of methods that made this object from another one
     _afterwards: tuple[str, ...] = ()
+    __signature__ = _SignatureOfInit()
 
     def __new__(cls, *args: Any, **options: Any) -> Any:
         """Remember the arguments."""

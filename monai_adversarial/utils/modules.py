@@ -187,9 +187,10 @@ def held_still(predict: Any) -> Iterator[Any]:
     """What to call instead of a network while it must not change: in evaluation mode, with constant weights.
 
     In the main thread this is the network itself, whose flags and buffers are restored afterwards. In any other thread
-    it is a copy of its own, so that a training step beside it and this thread do not touch each other: not the flags,
-    not the buffers, and not the weights, which an optimizer changes in place between a forward and a backward pass.
-    What cannot be copied (a function that holds a network in its closure) is frozen in place, with a warning.
+    it is a copy of its own, so that a training step beside it and this thread do not touch each other. That means not
+    the flags, not the buffers, and not the weights, which an optimizer changes in place between a forward and a
+    backward pass. What cannot be copied (a function that holds a network in its closure) is frozen in place, with a
+    warning.
 
     Args:
         predict: a network, or a callable that holds networks.

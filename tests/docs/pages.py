@@ -34,7 +34,7 @@ class Block:
 def pages() -> list[str]:
     """Every page of the project that a user reads, relative to its root."""
     found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("bundles/*/docs/README.md"))]
-    return [page.relative_to(ROOT).as_posix() for page in found if "_build" not in page.parts]
+    return [page.relative_to(ROOT).as_posix() for page in found if not {"_build", "generated"} & set(page.parts)]
 
 
 def blocks_of(page: str) -> list[Block]:

@@ -37,7 +37,7 @@ class WindowwiseGradient(ExactGradient):
     """Exact gradients of an objective that is averaged over sliding windows.
 
     A network that runs in plain sliding windows (``SlidingWindowInferer``, ``SliceInferer``, also behind purifiers that
-    move nothing) is attacked window by window: the objective of each window's own logits, weighted as windows are
+    move nothing) is attacked window by window. It is the objective of each window's own logits, weighted as windows are
     blended, instead of the objective of the blended logits. It takes one forward and one backward pass per window and
     the memory of one batch of windows, whatever the volume and the number of classes; the gradient of the blended
     logits takes a second forward pass. Windows that neither the perturbation can change nor the objective counts are

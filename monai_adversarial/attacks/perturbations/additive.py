@@ -29,7 +29,7 @@ NORMS = ("linf", "l2", "rms")
 class AdditiveNoise(Perturbation):
     """Voxelwise additive noise: ``image + noise``, one number per voxel.
 
-    Voxels outside the attack's region do not change, nor do, when the image is in network values, those that the
+    Voxels outside the attack's region do not change. Nor do, when the image is in network values, those that the
     intensity window has already clipped (their HU is unknown) and those that the pipeline holds whatever the raw image
     says (the zeros of ``NormalizeIntensity(nonzero=True)``). HU of -1500 and below mark voxels outside the scanner's
     field of view and do not change.

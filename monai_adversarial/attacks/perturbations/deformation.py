@@ -47,8 +47,8 @@ class ElasticDeformation(Perturbation):
     Diffeomorphic: the controls are a stationary velocity, integrated to a deformation by scaling and squaring (Arsigny
     et al. 2006; as an attack Chen et al. 2022, AdvMorph). No voxel moves further than ``max_displacement``, because
     B-spline, integration and interpolation only ever average. No volume shrinks below ``min_jacobian``, neither around
-    a voxel nor at a corner of a cell between voxels: the logarithm of the Jacobian determinant is the integral of the
-    velocity's divergence along the path, and the velocity is scaled so that the divergence, with or without any of its
+    a voxel nor at a corner of a cell between voxels. The logarithm of the Jacobian determinant is the integral of the
+    velocity's divergence along the path. The velocity is scaled so that the divergence, with or without any of its
     axes (at the border the field stops to vary along one), stays above ``log(min_jacobian)``. Where the determinant
     that the voxels show is still lower, because they sample a strong shear too coarsely, the velocity is scaled
     further. The bound is our reconstruction.

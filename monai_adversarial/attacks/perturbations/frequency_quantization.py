@@ -24,6 +24,7 @@ MIDDLE_GRAY = 128.0
 def smooth_round(turns: torch.Tensor, softness: float) -> torch.Tensor:
     """Rounding whose steps are smooth: equal to it at whole numbers and halfway between them.
 
+    >>> from monai_adversarial.attacks.perturbations.frequency_quantization import smooth_round
     >>> import torch
     >>> smooth_round(torch.tensor([2.0, 2.4, 2.5, 2.6, 3.0]), 0.1).round(decimals=2).numpy()
     array([2.  , 2.34, 2.5 , 2.66, 3.  ], dtype=float32)

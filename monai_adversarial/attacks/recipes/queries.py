@@ -171,6 +171,8 @@ class SAGMAttack(_ByEstimates):
 
     A reconstruction: see :class:`~monai_adversarial.attacks.SAGM`.
 
+    Source: Zhang et al. 2023, of which the formulas could not be read.
+
     Survey entry: A16 (reconstruction).
 
     Args:

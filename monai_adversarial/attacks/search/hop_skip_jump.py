@@ -24,7 +24,7 @@ class HopSkipJumpSearch(Search):
     """Makes noise that succeeds smaller, and sees of each image only whether the attack succeeds there.
 
     It begins at noise that succeeds (``start=`` of the attack, or a random draw from the whole ball), walks along the
-    line to the clean image up to the boundary, estimates the boundary's direction from decisions around it, jumps
+    line to the clean image up to the boundary. It estimates the boundary's direction from decisions around it, jumps
     along it, and walks back to the boundary. The smallest noise that succeeded is the outcome; its size is what
     ``result.budgets`` measure. All samples use the same number of queries for each part, so that none depends on
     others.

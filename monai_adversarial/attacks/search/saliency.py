@@ -16,7 +16,7 @@ class SaliencySearch(MinimalSearch):
     """JSMA on blocks of voxels: in each step the ``per_step`` unchanged blocks with the highest saliency change by
     ``theta`` along the sign of the gradient, inside the range of values; a sample that has succeeded stays.
 
-    The saliency of a block is how much the objective would rise if it were linear: the paper's product of the wanted
+    The saliency of a block is how much the objective would rise if it were linear. The paper's product of the wanted
     and the other classes' slopes is the slope of their margin here, which a segmentation of many voxels has as well.
 
     Args:

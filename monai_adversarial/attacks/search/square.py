@@ -43,8 +43,8 @@ class SquareSearch(Search):
     A step is one query of each sample, the first one asks about the stripes; the last point is the best one.
 
     Args:
-        share: of the box's voxels that the first cubes cover, the paper's p: 0.05 there for ImageNet, 0.8 in the
-            authors' AutoAttack (Croce and Hein 2020), which is the default here because it is stronger on small
+        share: of the box's voxels that the first cubes cover, the paper's p. It is 0.05 there for ImageNet, 0.8 in
+            the authors' AutoAttack (Croce and Hein 2020). This is the default here because it is stronger on small
             segmentation networks at any number of queries.
 
     Raises:

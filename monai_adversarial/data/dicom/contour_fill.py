@@ -14,7 +14,7 @@ def inside_contours(contours: Sequence[np.ndarray], columns: int, rows: int) -> 
     """Which pixel centers lie inside an odd number of closed contours.
 
     A hole is a contour inside another one, or a keyhole. A center on an edge belongs to one side of it only (edges
-    hold their lower end, spans their left one): organs that share an edge neither overlap nor leave a gap, which does
+    hold their lower end, spans their left one). Organs that share an edge neither overlap nor leave a gap, which does
     not hold for fills that count edges as inside, such as ``skimage.draw.polygon``.
 
     Args:

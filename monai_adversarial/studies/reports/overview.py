@@ -25,8 +25,9 @@ SERIES = (
 )
 ORIGINAL = ("adversarial_original_label", "adversarial, against the unmoved label", "#EDAE49")
 LONGEST_NAME = 40
+TITLE = "Segmentation before and after attack"
 # Inches: a line of text, the edge of the figure, and the room for the axis and the title.
-LINE, EDGE, LEFT, TOP = 0.19, 0.08, 0.6, 0.3
+LINE, EDGE, LEFT, TOP = 0.19, 0.08, 0.6, 0.5
 
 
 def save_overview(
@@ -89,8 +90,10 @@ def save_overview(
     note = f"{cases} case{'s' * (cases > 1)}, dots: cases" + (
         ", whiskers: 95 % bootstrap interval" if cases > 1 else ""
     )
-    axes.set_title("Segmentation before and after attack", loc="left", y=1.0, fontsize=11, fontweight="bold")
-    axes.set_title(note, loc="right", y=1.0, fontsize=8, color="#555555")
+    # One above the other: beside each other they do not fit on the figure of one attack.
+    for text, line, look in ((TITLE, 1, {"fontsize": 11, "fontweight": "bold"}), (note, 0, {"fontsize": 8})):
+        place = (LEFT / across, 1 - (TOP - EDGE - LINE * line) / up)
+        figure.text(*place, text, va="bottom", color="#222222" if line else "#555555", **look)
     figure.legend(
         loc="upper center", bbox_to_anchor=(0.5, legend / up), ncols=columns, frameon=False, fontsize=8.5, borderpad=0
     )

@@ -25,6 +25,14 @@ __all__ = ["Panel", "organ_colors", "save_panel"]
 
 # Distinct on gray and for most color-blind readers.
 COLORS = ("#E4572E", "#4EA5FF", "#FFC914", "#17C3B2", "#C77DFF", "#76D637", "#FF8FC7", "#F4A259", "#A0E8FF", "#B5651D")
+# Norms of budgets in words.
+NORMS = {
+    "linf": "L-infinity: every voxel",
+    "l2": "L2 over all voxels",
+    "rms": "root mean square",
+    "euclidean": "length",
+    "per_axis": "along each axis",
+}
 LARGEST_GRID_CELLS = 24
 LEGEND_COLUMNS = 4
 LONGEST_NAME = 60
@@ -263,8 +271,9 @@ def _budget(record: Mapping[str, Any]) -> str:
     """The measurement that the attack's budget bounds from above."""
     for name, measured in record["measurements"].items():
         if measured["bound"] == "upper" and measured["limit"]:
-            amount = f"{measured['value']:.3g} {measured['units']} (at most {measured['limit']:.3g})"
-            return f"{name.replace('_', ' ')} {amount}"
+            norm = NORMS.get(measured.get("norm"), measured.get("norm"))
+            limit = f"at most {measured['limit']:.3g}" + (f", {norm}" if norm else "")
+            return f"{name.replace('_', ' ')} {measured['value']:.3g} {measured['units']} ({limit})"
     return f"largest change {record['visibility']['largest_change_hu']:.3g} HU"
 
 
