@@ -59,9 +59,18 @@ def measure() -> tuple[dict[str, Any], list[dict[str, torch.Tensor]]]:
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(SEED)).sign() * budget
         scored = PGD(0, units="HU", steps=1)(model, image + noise, label)
         rows[-1]["random_dice"] = float(scored.clean_dice)
-        frames.append({"image": result.adversarial[0, 0], "prediction": result.prediction[0, 0], "label": label[0, 0]})
+        seen = {"image": result.adversarial[0, 0], "prediction": result.prediction[0, 0], "label": label[0, 0]}
+        frames.append({name: _toward_ras(volume, affine) for name, volume in seen.items()})
     record = {"attack": repr(PGD(BUDGETS[-1], units="HU", steps=STEPS)), "seed": SEED, "rows": rows}
     return record, frames
+
+
+def _toward_ras(volume: torch.Tensor, affine: Any) -> torch.Tensor:
+    """The volume with axes toward right, anterior and superior."""
+    import nibabel
+
+    codes = nibabel.orientations.io_orientation(affine)
+    return torch.as_tensor(nibabel.orientations.apply_orientation(torch.as_tensor(volume).numpy(), codes).copy())
 
 
 def table(record: dict[str, Any]) -> str:
@@ -102,7 +111,7 @@ def _frame(record: dict[str, Any], row: dict[str, Any], cut: dict[str, torch.Ten
         for index, color in organ_colors(CLASS_NAMES).items():
             mask = cut[name].round() == index
             picture[mask] = 0.45 * picture[mask] + 0.55 * torch.tensor(to_rgb(color))
-        axes.imshow(picture.transpose(0, 1).flip(0).numpy())
+        axes.imshow(picture.transpose(0, 1).flip(0, 1).numpy())  # anterior at the top, the patient's right at left
         axes.set_title(title, color="#e8e8e8", fontsize=10)
         axes.axis("off")
     axes = figure.add_axes((0.71, 0.2, 0.27, 0.6), facecolor="#101418")

@@ -42,9 +42,10 @@ class _SignatureOfInit:
     def __get__(self, instance: Any, owner: type) -> inspect.Signature:
         if instance is not None:  # calls of an object are another question
             raise AttributeError("__signature__")
-        if owner.__init__ is object.__init__:
+        make = inspect.getattr_static(owner, "__init__")
+        if make is object.__init__:
             return inspect.Signature()
-        return inspect.Signature(list(inspect.signature(owner.__init__).parameters.values())[1:])
+        return inspect.Signature(list(inspect.signature(make).parameters.values())[1:])
 
 
 class ShownAsCall:
