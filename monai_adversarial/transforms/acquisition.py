@@ -319,6 +319,7 @@ def _dictionary_form(array: type[AdversarialTransform], example: str) -> type[Ad
 
     >>> from monai_adversarial.data.example import example_case
     >>> model, image, label = example_case()
+    >>> from monai_adversarial.transforms import {name}
     >>> transform = {name}("image", model, {example}, label_key="label")
     >>> transform({{"image": image[0], "label": label[0]}})["image"].shape
     torch.Size([1, 32, 32, 32])
