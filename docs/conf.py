@@ -47,6 +47,7 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_mock_imports: list[str] = []
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # what "Attributes:" lists is a member as well
 napoleon_custom_sections = [("Source", "notes_style"), ("Parameters it has", "notes_style")]
 
 html_theme = "pydata_sphinx_theme"  # that of MONAI's own documentation
