@@ -28,7 +28,8 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns = ["_build", "_templates"]
+# search.html is Sphinx's own page, so that docs/search.md becomes another one below.
+exclude_patterns = ["_build", "_templates", "search.md"]
 templates_path = ["_templates"]
 
 # Pages are read on the web and in an editor as well: plain Markdown with anchors for headings.
@@ -75,7 +76,13 @@ _COPIES = DOCS / "generated" / "repository"
 _LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)]*)?(\))")
 
 
+def _outside(page: Path) -> bool:
+    return DOCS not in page.parents or page == DOCS / "search.md"
+
+
 def _copy_of(page: Path) -> Path:
+    if page == DOCS / "search.md":
+        return DOCS / "generated" / "steps_to_dice.md"
     return _COPIES / ("-".join(page.relative_to(_ROOT).with_suffix("").parts) + ".md")
 
 
@@ -86,7 +93,7 @@ def _redirected(text: str, original: Path, where: Path) -> str:
         target = (original.parent / match.group(2)).resolve()
         if not target.exists():
             return match.group(0)
-        if target.suffix == ".md" and DOCS not in target.parents:
+        if target.suffix == ".md" and _outside(target):
             target = _copy_of(target)
         elif target.is_dir():  # nothing to show or to download
             return f"]({os.path.relpath(_listing(target), where)})"
@@ -104,12 +111,12 @@ def _listing(folder: Path) -> Path:
 
 def _linked_pages() -> list[Path]:
     """Pages outside of docs/ that pages in it, or one another, link to."""
-    waiting, found = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts and _COPIES != page.parent], []
+    waiting, found = [page for page in DOCS.rglob("*.md") if not {"_build", "generated"} & set(page.parts)], []
     while waiting:
         page = waiting.pop()
         for match in _LINK.finditer(page.read_text(encoding="utf-8")):
             target = (page.parent / match.group(2)).resolve()
-            if target.suffix == ".md" and target.exists() and DOCS not in target.parents and target not in found:
+            if target.suffix == ".md" and target.exists() and _outside(target) and target not in found:
                 found.append(target)
                 waiting.append(target)
     return sorted(found)
@@ -119,13 +126,14 @@ def _copy_pages(app: object) -> None:
     _COPIES.mkdir(parents=True, exist_ok=True)
     (DOCS / "generated" / "all_errors.md").write_text(error_sentences.page(), encoding="utf-8")
     for page in _linked_pages():
-        text = _redirected(page.read_text(encoding="utf-8"), page, _COPIES)
-        _copy_of(page).write_text(f"---\norphan: true\n---\n\n{text}", encoding="utf-8")
+        copy = _copy_of(page)
+        text = _redirected(page.read_text(encoding="utf-8"), page, copy.parent)
+        copy.write_text(f"---\norphan: true\n---\n\n{text}", encoding="utf-8")
 
 
 def _read(app: object, name: str, source: list[str]) -> None:
     page = DOCS / f"{name}.md"
-    if page.exists() and page.parent != _COPIES:
+    if page.exists() and DOCS / "generated" not in page.parents:
         source[0] = _redirected(source[0], page, page.parent)
 
 
