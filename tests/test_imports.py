@@ -21,6 +21,7 @@ FLOORS = {
     "attacks": 5,
     "poisoning": 6,
     "classical": 6,
+    "detection": 6,
     "engines": 6,
     "losses": 6,
     "transforms": 6,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from monai_adversarial.metrics.certified_dice import CertifiedDice, certified_dice
+from monai_adversarial.metrics.detection import AdversarialRisk, DetectionMetric, detection_scores
 from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice, organ_dice
 from monai_adversarial.metrics.organs import organ_channels, organ_names
 from monai_adversarial.metrics.robust_dice import RobustDice
@@ -14,13 +15,16 @@ from monai_adversarial.metrics.transfer import TransferMatrix, shuffled_change
 from monai_adversarial.metrics.visibility import score_visibility
 
 __all__ = [
+    "AdversarialRisk",
     "CertifiedDice",
+    "DetectionMetric",
     "OrganScores",
     "RobustDice",
     "TransferMatrix",
     "Summary",
     "bootstrap_interval",
     "certified_dice",
+    "detection_scores",
     "hard_prediction",
     "mean_foreground_dice",
     "mean_score",

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detectors that know how dense clean images are among all features: what lies where none did is suspicious."""
+
+from __future__ import annotations
+
+import importlib
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from monai_adversarial.detection.base import Detector
+from monai_adversarial.detection.features import Features, NetworkFeatures
+from monai_adversarial.utils.plain import detached
+
+__all__ = ["FeatureDetector", "estimators"]
+
+#: share of a feature's mean below which its spread over clean images is rounding
+_CONSTANT = 1e-6
+
+
+def estimators(name: str) -> Any:
+    """A module of scikit-learn.
+
+    Raises:
+        ModuleNotFoundError: in one sentence, where it is not installed.
+    """
+    try:
+        return importlib.import_module(f"sklearn.{name}")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "detectors by density are fitted by scikit-learn: pip install 'monai-adversarial[detection]'.",
+            name="sklearn",
+        ) from error
+
+
+class FeatureDetector(Detector):
+    """A detector by standardized features.
+
+    Features that do not vary among the clean images are left out. Estimators are fitted by scikit-learn; scores are
+    computed in torch, so that they have a gradient.
+
+    Args:
+        model: an ``AttackedModel``, or a bare network.
+        layers: whose outputs are looked at (:class:`NetworkFeatures`); None for encoder stages and bottleneck.
+
+    Raises:
+        ValueError: for fewer than 4 clean images, and for features that are the same for all of them.
+    """
+
+    least_cases = 4
+
+    def __init__(self, model: Any, layers: Sequence[str] | None = None) -> None:
+        super().__init__(model)
+        self.features: Features = NetworkFeatures(self.model, layers)
+
+    def _learn(self, batches: Iterator[torch.Tensor]) -> None:
+        found = torch.cat([self.features(detached(batch), batch).double().cpu() for batch in batches])
+        if len(found) < self.least_cases:
+            raise ValueError(
+                f"images must hold at least {self.least_cases} clean cases for {type(self).__name__}, got {len(found)}."
+            )
+        center, spread = found.mean(dim=0), found.std(dim=0)
+        varies = (spread > _CONSTANT * center.abs()) & (spread > 0)
+        if not bool(varies.any()):
+            raise ValueError("images must differ: all features are the same for all of them.")
+        kept = varies.nonzero()[:, 0]
+        state = {"center": center[kept], "spread": spread[kept], "kept": kept, "width": torch.tensor(found.shape[1])}
+        groups = self._groups(kept, found.shape[1])
+        self.state = state | self._estimate((found[:, kept] - center[kept]) / spread[kept], groups)
+
+    def _suspicion(self, image: torch.Tensor, like: torch.Tensor, smooth: bool) -> torch.Tensor:
+        found = self.features(image, like)
+        if found.shape[1] != int(self.state["width"]):
+            raise ValueError(
+                f"{type(self).__name__} was fitted to {int(self.state['width'])} features, got {found.shape[1]}: it "
+                "belongs to another network or to images with other channels."
+            )
+        center, spread, kept = (self.state[name].to(found.device) for name in ("center", "spread", "kept"))
+        state = {name: value.to(found.device) for name, value in self.state.items()}
+        return self._distance((found[:, kept] - center) / spread, state)
+
+    def _groups(self, kept: torch.Tensor, width: int) -> list[torch.Tensor]:
+        """Places of the kept features of each layer."""
+        groups = self.features.groups(width)
+        places = [((kept >= group.start) & (kept < group.stop)).nonzero()[:, 0] for group in groups]
+        return [place for place in places if len(place)]
+
+    def _more(self) -> dict[str, Any]:
+        features = self.features
+        if not isinstance(features, NetworkFeatures):
+            return {}
+        return {"layers": list(features.layers or ()), "widths": features._widths}
+
+    def _restored(self, more: dict[str, Any]) -> None:
+        if isinstance(self.features, NetworkFeatures):
+            self.features.layers, self.features._widths = tuple(more["layers"]), list(more["widths"])
+
+    @abstractmethod
+    def _estimate(self, features: torch.Tensor, groups: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What is learned of standardized features.
+
+        Args:
+            features: (case, number), float64 on the CPU.
+            groups: places of the numbers of each layer.
+        """
+
+    @abstractmethod
+    def _distance(self, features: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Suspicion of standardized features (batch, number), (batch,); ``state`` is on their device."""

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detection scores and the adversarial risk equal numbers computed by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing
+
+from monai_adversarial.metrics import AdversarialRisk, DetectionMetric, detection_scores
+
+CLEAN = [0.1, 0.4, 0.4, 0.8]
+ATTACKED = [0.4, 0.9, 0.7]
+
+
+def test_scores_by_hand() -> None:
+    found = detection_scores(CLEAN, ATTACKED, 0.25)
+    # pairs won: 0.4 beats one clean and ties with two, 0.9 beats four, 0.7 beats three
+    assert found["auroc"] == pytest.approx((1 + 2 * 0.5 + 4 + 3) / 12)
+    # precision where recall rises: 0.9 (1 of 1), 0.7 (2 of 3), the tie at 0.4 (3 of 6)
+    assert found["aupr"] == pytest.approx((1 + 2 / 3 + 3 / 6) / 3)
+    # one clean image of four may be found: 0.8; all above 0.4 count
+    assert found["true_positive_rate"] == pytest.approx(2 / 3)
+    assert detection_scores(CLEAN, ATTACKED, 0.05)["true_positive_rate"] == pytest.approx(1 / 3)
+    assert detection_scores(CLEAN, ATTACKED, 1.0)["true_positive_rate"] == 1.0
+
+
+def test_order_and_direction() -> None:
+    assert detection_scores([1, 2], [3, 4]) == {"auroc": 1.0, "aupr": 1.0, "true_positive_rate": 1.0}
+    assert detection_scores([3, 4], [1, 2])["auroc"] == 0.0
+    assert detection_scores([1, 1], [1, 1])["auroc"] == 0.5
+    with pytest.raises(ValueError, match="clean must hold at least one score and no NaN"):
+        detection_scores([float("nan")], [1.0])
+    with pytest.raises(ValueError, match="attacked must hold at least one"):
+        detection_scores([1.0], [])
+
+
+def test_metric_adds_up_batches_and_starts_again() -> None:
+    metric = DetectionMetric(0.25)
+    metric(torch.tensor(CLEAN[:3] + ATTACKED[:1]), torch.tensor([0, 0, 0, 1]))
+    metric(torch.tensor(CLEAN[3:] + ATTACKED[1:])[:, None], torch.tensor([0, 1, 1])[:, None])
+    assert metric.aggregate() == pytest.approx(detection_scores(CLEAN, ATTACKED, 0.25))
+    metric.reset()
+    with pytest.raises(ValueError, match="no scores yet"):
+        metric.aggregate()
+    with pytest.raises(ValueError, match="0 or 1"):
+        metric(torch.tensor([0.1, 0.2]), torch.tensor([0, 2]))
+
+
+def test_risk_counts_what_is_wrong_and_accepted() -> None:
+    risk = AdversarialRisk()
+    risk(torch.tensor([True, True, True]), torch.tensor([True, False, True]))
+    risk([torch.tensor(False), torch.tensor(True)], [torch.tensor(True), torch.tensor(False)])
+    assert risk.aggregate() == {"adversarial_risk": 2 / 5, "wrong": 4 / 5, "accepted": 3 / 5}
+    with pytest.raises(ValueError, match="booleans of the same images"):
+        risk(torch.tensor([True]), torch.tensor([True, False]))
+    with pytest.raises(ValueError, match="booleans of the same images"):
+        risk(torch.tensor([0.3]), torch.tensor([1.0]))
+
+
+def _one_of_two(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    metric, risk = DetectionMetric(0.25), AdversarialRisk()
+    # of unequal length, as the last batches of two ranks are
+    clean, attacked = (CLEAN[:3], ATTACKED[:1]) if rank == 0 else (CLEAN[3:], ATTACKED[1:])
+    metric(torch.tensor(clean + attacked), torch.tensor([0] * len(clean) + [1] * len(attacked)))
+    risk(torch.tensor([True, rank == 0]), torch.tensor([rank == 0, True]))
+    torch.save((metric.aggregate(), risk.aggregate()), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_scores_of_all_cases(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_one_of_two, (str(tmp_path),), nprocs=2)
+    for rank in (0, 1):
+        scores, risk = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert scores == pytest.approx(detection_scores(CLEAN, ATTACKED, 0.25))
+        # wrong and accepted: both of rank 0, none of rank 1 (its wrong one is rejected)
+        assert risk == {"adversarial_risk": 2 / 4, "wrong": 3 / 4, "accepted": 3 / 4}
