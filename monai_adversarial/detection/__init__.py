@@ -7,15 +7,20 @@ from monai_adversarial.detection.base import Detector
 from monai_adversarial.detection.consistency import OrientationConsistency
 from monai_adversarial.detection.density import FeatureDetector
 from monai_adversarial.detection.entropy import PredictionEntropy
+from monai_adversarial.detection.evading import Evading
 from monai_adversarial.detection.features import Features, NetworkFeatures, RadialSpectrum
 from monai_adversarial.detection.frequency import FrequencyProfile
 from monai_adversarial.detection.gaussian import GaussianDensity, MahalanobisDistance
 from monai_adversarial.detection.mixture import GaussianMixtureDensity
 from monai_adversarial.detection.neighbors import KernelDensity, LocalIntrinsicDimensionality
 from monai_adversarial.detection.squeezing import FeatureSqueezing, PredictionComparison
+from monai_adversarial.detection.table import DetectionRow, DetectionTable, Outcome, evaluate_detector
 
 __all__ = [
+    "DetectionRow",
+    "DetectionTable",
     "Detector",
+    "Evading",
     "FeatureDetector",
     "FeatureSqueezing",
     "Features",
@@ -27,7 +32,9 @@ __all__ = [
     "MahalanobisDistance",
     "NetworkFeatures",
     "OrientationConsistency",
+    "Outcome",
     "PredictionComparison",
     "PredictionEntropy",
     "RadialSpectrum",
+    "evaluate_detector",
 ]

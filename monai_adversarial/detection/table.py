@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a detector is worth against an attacker who does not know it and one who does, always side by side."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from monai_adversarial.attacks.attack import Attack
+from monai_adversarial.attacks.objectives.base import AdditiveObjective
+from monai_adversarial.detection.base import Detector
+from monai_adversarial.detection.evading import Evading
+from monai_adversarial.metrics.detection import AdversarialRisk, detection_scores
+from monai_adversarial.utils.validation import check_instance, check_positive
+
+__all__ = ["DetectionRow", "DetectionTable", "Outcome", "evaluate_detector"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Attacked images as the detector saw them, (case,) each.
+
+    Args:
+        scores: the detector's.
+        accepted: whether it let them through.
+        wrong: whether the attack succeeded.
+        weights: of the detector in the attacker's objective; empty for an attacker who did not know it.
+    """
+
+    scores: torch.Tensor
+    accepted: torch.Tensor
+    wrong: torch.Tensor
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class DetectionRow:
+    """One detector under one attack.
+
+    Args:
+        detector: its name.
+        attack: the attack's.
+        clean_scores: of held-out clean images, (case,).
+        clean_accepted: whether they were let through.
+        unaware: by the attacker who does not know the detector.
+        adaptive: by the one who does; None as long as that was not measured, and the row is not shown until then.
+    """
+
+    detector: str
+    attack: str
+    clean_scores: torch.Tensor
+    clean_accepted: torch.Tensor
+    unaware: Outcome
+    adaptive: Outcome | None = None
+
+    def numbers(self, false_positive_rate: float) -> dict[str, float]:
+        """Detection scores, adversarial risk and clean rejection, with the prefix ``unaware_`` or ``adaptive_``.
+
+        Raises:
+            ValueError: where there is no adaptive attack.
+        """
+        if self.adaptive is None or not self.adaptive.weights:
+            raise ValueError(
+                f"adaptive is missing for {self.detector} under {self.attack}: a detector's table is shown only with "
+                "an attacker who knows it; measure it with evaluate_detector."
+            )
+        found = {"clean_rejected": 1 - float(self.clean_accepted.double().mean())}
+        for name, outcome in (("unaware", self.unaware), ("adaptive", self.adaptive)):
+            risk = AdversarialRisk()
+            risk(outcome.wrong, outcome.accepted)
+            scores = detection_scores(self.clean_scores, outcome.scores, false_positive_rate)
+            found |= {f"{name}_{key}": value for key, value in (scores | risk.aggregate()).items()}
+        return found
+
+
+@dataclass
+class DetectionTable:
+    """Rows of detectors and attacks. Without the adaptive column it refuses to be printed or exported.
+
+    >>> import torch
+    >>> from monai_adversarial.detection import DetectionRow, DetectionTable, Outcome
+    >>> yes, no, low, high = torch.tensor([True]), torch.tensor([False]), torch.tensor([0.1]), torch.tensor([0.9])
+    >>> row = DetectionRow("gaussian", "PGD", low, yes, Outcome(high, no, yes))
+    >>> print(DetectionTable([row]))
+    Traceback (most recent call last):
+    ValueError: adaptive is missing for gaussian under PGD: ...
+
+    Args:
+        rows: what was measured.
+        false_positive_rate: at which the true positive rate is read.
+    """
+
+    rows: list[DetectionRow] = field(default_factory=list, repr=False)
+    false_positive_rate: float = 0.05
+
+    def records(self) -> list[dict[str, Any]]:
+        """One dictionary per row, for JSON.
+
+        Raises:
+            ValueError: where a row has no adaptive attack.
+        """
+        return [
+            {"detector": row.detector, "attack": row.attack, "cases": len(row.unaware.scores)}
+            | row.numbers(self.false_positive_rate)
+            for row in self.rows
+        ]
+
+    def __str__(self) -> str:
+        """A Markdown table.
+
+        Raises:
+            ValueError: where a row has no adaptive attack.
+        """
+        tpr = f"TPR at {self.false_positive_rate:.0%} FPR"
+        lines = [
+            f"| detector | attack | clean rejected | attacker | AUROC | AUPR | {tpr} | wrong | wrong and accepted |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for record in self.records():
+            for who in ("unaware", "adaptive"):
+                keys = ("auroc", "aupr", "true_positive_rate", "wrong", "adversarial_risk")
+                numbers = " | ".join(f"{record[f'{who}_{key}']:.2f}" for key in keys)
+                begin = f"| {record['detector']} | {record['attack']} | {record['clean_rejected']:.2f}"
+                lines.append(f"{begin} | {who} | {numbers} |")
+        return "\n".join(lines)
+
+
+def evaluate_detector(
+    detector: Detector,
+    attack: Attack,
+    cases: Iterable[tuple[torch.Tensor, torch.Tensor | None]],
+    weights: Sequence[float] = (0.1, 0.3, 1.0),
+    name: str | None = None,
+) -> DetectionRow:
+    """Attack held-out cases without and with knowledge of the detector.
+
+    The attacker who knows it runs twice per weight: from where the unaware attack ended, and from a start of its own.
+    For each case it keeps the best of all images: wrong with the lowest score, or where none is wrong the lowest score.
+    The unaware image is among them, so that to know more never makes it weaker in the adversarial risk.
+
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.detection import FrequencyProfile, evaluate_detector
+    >>> model, image, label = example_case(16)
+    >>> detector = FrequencyProfile(model, bands=4).fit(example_case(16, seed)[1] for seed in range(1, 9))
+    >>> _ = detector.calibrate((example_case(16, seed)[1] for seed in range(9, 13)), false_positive_rate=0.2)
+    >>> row = evaluate_detector(detector, PGD(8, units="HU", steps=3), [(image, label)], weights=[1.0])
+    >>> row.numbers(0.05)["adaptive_adversarial_risk"] >= row.numbers(0.05)["unaware_adversarial_risk"]
+    True
+
+    Args:
+        detector: calibrated.
+        attack: of the detector's model; its objective must be one of sums over voxels.
+        cases: (image, label) batches that neither ``fit`` nor ``calibrate`` has seen.
+        weights: of the detector in the attacker's objective, at least one.
+        name: of the attack; None for its class.
+
+    Raises:
+        TypeError: for an attack whose objective cannot be joined with the detector.
+        ValueError: for no cases, no weights, a detector without a threshold, and cases that it has seen.
+
+    Source: Carlini and Wagner, Adversarial Examples Are Not Easily Detected, 2017, for the demand; the choice of the
+    best image per case is ours.
+    """
+    check_instance("detector", detector, Detector, "GaussianDensity(model)")
+    check_instance("attack", attack, Attack, "PGD(8, units='HU')")
+    tried = tuple(check_positive("weights", weight) for weight in weights)
+    if not tried:
+        raise ValueError("weights must hold at least one number above 0, got none.")
+    if not isinstance(attack.objective, AdditiveObjective):
+        raise TypeError(f"the attack's objective must be a sum over voxels, got {type(attack.objective).__name__}.")
+    knowing = []
+    for weight in tried:
+        aware = copy.copy(attack)
+        aware.objective = Evading(attack.objective, detector, weight)
+        knowing.append(aware)
+    clean, unaware, adaptive = [], [], []
+    for image, label in cases:
+        if bool(detector.has_seen(image).any()):
+            raise ValueError("cases holds images that the detector was fitted to or calibrated on: pass held-out ones.")
+        clean.append(detector.score(image).cpu())
+        first = attack(detector.model, image, label)
+        found = [_seen(detector, first)]
+        for one in knowing:
+            for start in (first.parameters, None):
+                found.append(_seen(detector, one(detector.model, image, label, start=start)))
+        unaware.append(found[0])
+        adaptive.append(_best(detector, found))
+    if not clean:
+        raise ValueError("cases must hold at least one batch, got none.")
+    scores = torch.cat(clean)
+    return DetectionRow(
+        detector=type(detector).__name__,
+        attack=name or type(attack).__name__,
+        clean_scores=scores,
+        clean_accepted=detector.accepts(scores),
+        unaware=_outcome(detector, unaware),
+        adaptive=_outcome(detector, adaptive, tried),
+    )
+
+
+Seen = tuple[torch.Tensor, torch.Tensor]
+
+
+def _seen(detector: Detector, result: Any) -> Seen:
+    """Score and success of each image."""
+    return detector.score(result.adversarial).cpu(), result.success.cpu()
+
+
+def _best(detector: Detector, found: Sequence[Seen]) -> Seen:
+    """Of each case what serves the attacker best."""
+    scores = torch.stack([one[0] for one in found])  # attack, case
+    wrong = torch.stack([one[1] for one in found])
+    # what is wrong is among itself as what is right: an accepted one has a lower score than a rejected one
+    cost = torch.where(wrong, scores, torch.inf)
+    chosen = torch.where(wrong.any(dim=0), cost.argmin(dim=0), scores.argmin(dim=0))
+    column = torch.arange(scores.shape[1])
+    return scores[chosen, column], wrong[chosen, column]
+
+
+def _outcome(detector: Detector, found: Sequence[Seen], weights: tuple[float, ...] = ()) -> Outcome:
+    scores = torch.cat([one[0] for one in found])
+    return Outcome(scores, detector.accepts(scores), torch.cat([one[1] for one in found]), weights)
