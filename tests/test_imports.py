@@ -22,6 +22,7 @@ FLOORS = {
     "poisoning": 6,
     "classical": 6,
     "detection": 6,
+    "generators": 6,
     "engines": 6,
     "losses": 6,
     "transforms": 6,

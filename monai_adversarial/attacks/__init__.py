@@ -101,6 +101,7 @@ from monai_adversarial.attacks.perturbations import (
     UltrasoundReconstruction,
     WindowShift,
 )
+from monai_adversarial.attacks.prescribed_drop import PrescribedDrop, prescribed_drop
 from monai_adversarial.attacks.recipes import (
     APGD,
     ASMA,
@@ -129,6 +130,7 @@ from monai_adversarial.attacks.recipes import (
     DenseAdversaryGeneration,
     ElasticAttack,
     EnsembleTransfer,
+    GeometricIntensityAttack,
     HopSkipJump,
     LBFGSAttack,
     MRIAcquisitionAttack,
@@ -300,6 +302,8 @@ __all__ = [
     "AffineAttack",
     "BiasFieldAttack",
     "ElasticAttack",
+    "GeometricIntensityAttack",
+    "PrescribedDrop",
     "AffineTransform",
     "AnnealedDice",
     "Attack",
@@ -347,5 +351,6 @@ __all__ = [
     "SquareSearch",
     "WorstOf",
     "natural_variation",
+    "prescribed_drop",
     "scan_rescan",
 ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
+from monai_adversarial.attacks.reference import Reference
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.plain import as_plain
@@ -148,6 +149,16 @@ class AttackResult:
         if self.metric != "Dice":
             raise AttributeError(f"the result of a classifier has no {which}_dice: read {which}_score, its accuracy.")
         return getattr(self, f"{which}_score")
+
+    @property
+    def unmoved_score(self) -> torch.Tensor:
+        """Mean Dice with the label as it was before the anatomy moved, (batch,): it counts every organ that moved as an
+        error. ``adversarial_score`` unless the attack is geometric, and then to be read beside it."""
+        if not self.bound.geometric or self.metric != "Dice" or self.model is None:
+            return self.adversarial_score
+        classes = self.model.found_classes
+        assert classes is not None
+        return Reference.read(self.model, self.clean_label, classes).score(self.prediction)
 
     def __str__(self) -> str:
         """Three lines: what was attacked within which budget, what it did, what it cost. A targeted attack has one more

@@ -16,6 +16,8 @@ from monai_adversarial.networks.dual_normalization import (
 )
 from monai_adversarial.networks.feature_denoising import FeatureDenoising, insert_feature_denoising
 from monai_adversarial.networks.feature_noise import FeatureNoise, insert_feature_noise
+from monai_adversarial.networks.patch_discriminator import patch_discriminator
+from monai_adversarial.networks.perturbation_generator import PerturbationGenerator
 from monai_adversarial.networks.point_prompts import PointPromptedNetwork
 from monai_adversarial.networks.resampled_network import ResampledNetwork
 from monai_adversarial.networks.seed_ensemble import SeedEnsemble
@@ -27,6 +29,7 @@ __all__ = [
     "DualNormalization",
     "FeatureDenoising",
     "FeatureNoise",
+    "PerturbationGenerator",
     "PointPromptedNetwork",
     "ResampledNetwork",
     "SeedEnsemble",
@@ -37,6 +40,7 @@ __all__ = [
     "insert_feature_denoising",
     "insert_feature_noise",
     "normalization",
+    "patch_discriminator",
     "replace_activations",
     "set_normalization",
     "train_by_coordinate_descent",

@@ -11,6 +11,7 @@ from monai_adversarial.attacks.recipes.acquisition import (
 from monai_adversarial.attacks.recipes.auto_attack import AutoAttack3D
 from monai_adversarial.attacks.recipes.frequency import VAFA, AdvDrop, SpectralAttack
 from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack
+from monai_adversarial.attacks.recipes.geometric_intensity import GeometricIntensityAttack
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
 from monai_adversarial.attacks.recipes.mask_attack import ASMA
 from monai_adversarial.attacks.recipes.minimal_norm import (
@@ -76,6 +77,7 @@ __all__ = [
     "AutoAttack3D",
     "BiasFieldAttack",
     "ElasticAttack",
+    "GeometricIntensityAttack",
     "SEA3D",
     "ShrinkingRadius",
     "SpeckleAttack",
