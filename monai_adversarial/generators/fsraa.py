@@ -97,7 +97,7 @@ def grad_cam_focus(network: nn.Module, layer: str, class_index: int | None = Non
     def focus(image: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
         with torch.enable_grad():
             # MONAI's map is largest where the class is not: its normalizer turns the map around.
-            found = 1 - torch.cat([camera(one[None].detach(), class_index) for one in image])
+            found = 1 - torch.cat([camera(one[None].detach().requires_grad_(), class_index) for one in image])
         return found.detach().to(image)
 
     return focus

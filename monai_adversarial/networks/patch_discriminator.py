@@ -33,7 +33,14 @@ def patch_discriminator(
     """
     plain: Any = None  # MONAI takes None for no normalization, its annotation does not
     made = PatchDiscriminator(
-        spatial_dims, channels, in_channels, num_layers_d=layers, kernel_size=4, norm=plain, bias=True
+        spatial_dims,
+        channels,
+        in_channels,
+        num_layers_d=layers,
+        kernel_size=4,
+        norm=plain,
+        bias=True,
+        last_conv_kernel_size=3,
     )
     for module in made.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):

@@ -38,7 +38,10 @@ def test_features_within_keeps_them_there() -> None:
 
     def distance(objective: object) -> float:
         result = PGD(12, "HU", steps=5, objective=objective)(model, image, label)  # type: ignore[arg-type]
-        seen = [model.network.smoothing(model.intensity(torch.as_tensor(one))) for one in (image, result.adversarial)]
+        seen = [
+            model.network.smoothing(model.intensity(torch.as_tensor(one))).detach()
+            for one in (image, result.adversarial)
+        ]
         return float((seen[1] - seen[0]).square().sum() / seen[0].square().sum())
 
     free = distance("dice")
