@@ -276,7 +276,9 @@ class _LesionPainter:
                 f"center must leave {self.size // 2} voxels to each side inside {tuple(plain.shape[2:])}, got "
                 f"{tuple(center)}."
             )
-        where: Any = tuple(slice(start + self.margin, end - self.margin) for start, end in zip(starts, ends, strict=True))
+        where: Any = tuple(
+            slice(start + self.margin, end - self.margin) for start, end in zip(starts, ends, strict=True)
+        )
         around: Any = tuple(slice(start, end) for start, end in zip(starts, ends, strict=True))
         cube = plain[(..., *around)].float()
         made = self._painted(self._scaled(cube))[(..., *self.inner)]
