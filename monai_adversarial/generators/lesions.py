@@ -309,9 +309,13 @@ class LesionInsertion(_LesionPainter):
         (True, 512)
 
     Args:
-        size, margin, window, channels, likeness, realism, task, rate, discriminator_rate, dropout, seed: voxels of the
-            cube and its margin, HU that are painted, levels of the generator, weights of likeness (100), of the
-            discriminator (1) and of a task, rates of Adam, dropout of the generator, and the seed of it all.
+        size, margin: voxels of the cube along each axis, and of its rim that is never painted.
+        window: lowest and highest HU that are painted.
+        channels: of each level of the generator.
+        likeness, realism, task: weights of the mean absolute difference, of the discriminator and of a task.
+        rate, discriminator_rate: of Adam.
+        dropout: in the generator while it is trained.
+        seed: of the first weights and the training.
 
     Raises:
         ValueError: for sizes that do not fit each other.
