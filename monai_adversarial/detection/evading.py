@@ -52,8 +52,8 @@ class Evading(AdditiveObjective):
         TypeError: for something else than a detector, and for an objective that is no sum over voxels.
         ValueError: for a detector without a threshold, and for numbers out of range.
 
-    Source: Yao, He, Chen and Zhou, A Hierarchical Feature Constraint to Camouflage Medical Adversarial Attacks, MICCAI
-    2021, adds the density of features in every layer to the attacker's loss; their code was looked at. Any detector in
+    Source: Yao et al., A Hierarchical Feature Constraint to Camouflage Medical Adversarial Attacks, MICCAI
+    2021, adds the density of features in every layer to the attacker's loss. Any detector in
     that place, the threshold and the logarithm are ours, as Carlini and Wagner, Adversarial Examples Are Not Easily
     Detected, 2017, demand of an evaluation.
 

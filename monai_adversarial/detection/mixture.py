@@ -31,7 +31,7 @@ class GaussianMixtureDensity(FeatureDetector):
         most_components: the number of Gaussians is that of 1 to this many with the best Bayesian information criterion.
         least_variance: added to variances of standardized features.
 
-    Source: Li, Pan, Brown, Bayat et al., Defending Against Adversarial Attacks on Medical Imaging AI System,
+    Source: Li et al., Defending Against Adversarial Attacks on Medical Imaging AI System,
     Classification or Detection?, ISBI 2021; the paper was not read, so that this is a reconstruction from the survey.
 
     Survey entry: T02 (reconstruction).

@@ -134,7 +134,7 @@ class AdversarialRisk(CumulativeIterationMetric):
     Raises:
         ValueError: for values other than 0, 1 and booleans, for shapes that differ, and for no data.
 
-    Source: Li, Pan, Brown, Bayat et al., ISBI 2021, as the survey tells it; their exact definition was not read. Wrong
+    Source: Li et al., ISBI 2021, as the survey tells it; their exact definition was not read. Wrong
     means for a segmentation that its Dice fell below a share of the clean one.
 
     Survey entry: M03 (reconstruction).
