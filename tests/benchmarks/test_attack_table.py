@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of attacks: pages are what their files say, and a wrong order of attacks is seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import attack_table, equal_cost, survey_claims
+from benchmarks.attack_table import Row, checks, table
+from benchmarks.attack_table_entries import ENTRIES, Setting
+from benchmarks.doc_tables import DOCS
+from benchmarks.equal_cost import loop
+from monai_adversarial.attacks import AdditiveNoise, ElasticAttack
+from monai_adversarial.data.example import example_case
+
+ROW = Row("net", 0, "PGD", "white box", 4.0, "4 HU", 0.9, 0.3, "label", 12, 10, 1.0)
+RANDOM = replace(ROW, attack="random search", family="queries", dice=0.85)
+SQUARE = replace(ROW, attack="square attack", family="queries", dice=0.6)
+ENSEMBLE = replace(ROW, attack="AutoAttack3D", dice=0.2)
+SOUND = [ROW, RANDOM, SQUARE, ENSEMBLE]
+
+
+@pytest.mark.parametrize("module", [attack_table, equal_cost, survey_claims])
+def test_page_is_what_its_file_says(module) -> None:  # type: ignore[no-untyped-def]
+    text = (DOCS / module.PAGE).read_text(encoding="utf-8")
+    assert module.with_table(text, DOCS) == text
+
+
+def test_a_sound_order_holds() -> None:
+    assert all(holds for _, holds, _ in checks(SOUND))
+    assert len(checks(SOUND)) == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "claim"),
+    [
+        (replace(ROW, dice=0.1), "the ensemble"),
+        (replace(SQUARE, dice=0.19), "by queries"),
+        (replace(SQUARE, dice=0.85), "below random search"),
+    ],
+)
+def test_a_weaker_attacker_that_is_ahead_is_named(wrong: Row, claim: str) -> None:
+    rows = [wrong if row.attack == wrong.attack else row for row in SOUND]
+    failed = [text for text, holds, _ in checks(rows) if not holds]
+    assert any(claim in text for text in failed)
+
+
+def test_means_over_cases_and_budgets_of_another_kind_have_their_cells() -> None:
+    other = replace(ROW, attack="elastic", family="other budget", budget_hu=float("nan"), budget="5 mm", dice=0.7)
+    text = table([ROW, replace(ROW, case=1, dice=0.5), other], "net")
+    assert "| PGD | white box | voxels, L-infinity | 0.400 |  | 12 + 10 |" in text
+    assert "| elastic | other budget | 5 mm | 0.700 |  | 12 + 10 |" in text
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_entry_can_be_made(entry) -> None:  # type: ignore[no-untyped-def]
+    attack = entry.make(4.0, Setting(10, 10))
+    assert attack.perturbation is not None
+    assert entry.in_hu != bool(entry.budget)
+
+
+@pytest.mark.parametrize("perturbation", [AdditiveNoise(8, units="HU"), ElasticAttack(6.0).perturbation])
+def test_loop_of_ten_lines_attacks(perturbation) -> None:  # type: ignore[no-untyped-def]
+    model, image, label = example_case(16)
+    torch.manual_seed(0)
+    clean, dice = loop(perturbation, model, image, label, 6, True, "dice")
+    assert dice < clean - 0.03
