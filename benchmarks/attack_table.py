@@ -82,6 +82,8 @@ def rows(wanted: Iterable[Network], setting: Callable[[Network], Setting], known
     for network in wanted:
         load = cache(network.load)
         for entry in ENTRIES:
+            if entry.family == QUERIES and not setting(network).queries:
+                continue
             for budget in BUDGETS if entry.in_hu else (float("nan"),):
                 if any(_is(key, network, entry, budget) for key in there):
                     continue
@@ -98,11 +100,9 @@ def _is(key: tuple[str, int, str, float], network: Network, entry: Entry, budget
 def _measure(
     network: Network, entry: Entry, budget: float, setting: Setting, model: AttackedModel, number: int, case: Case
 ) -> Row:
-    attacked = entry.prepare(network, model)
-    attack = entry.make(budget, setting)
     begin = time.process_time()
     try:
-        result = attack(attacked, *case)
+        result = entry.make(budget, setting)(model, *case)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:  # one sentence; the others go on
         nothing = float("nan")
         return Row(

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from benchmarks.steps_to_dice import Network
+from benchmarks.strength import BUNDLE, WINDOW, bundle_network
 from monai_adversarial import attacks
 from monai_adversarial.attacks import Attack
 from monai_adversarial.models import AttackedModel
@@ -17,24 +21,37 @@ __all__ = ["ENTRIES", "Entry", "Setting"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What an attack of one case may cost.
+    """What an attack of one case may cost, and what its attacker has.
 
     Args:
         steps: gradients.
-        queries: of attacks without gradients, random search included.
+        queries: of attacks without gradients, random search included; 0 leaves them out.
+        surrogate: loads another network of the same task; None where there is none.
     """
 
     steps: int
     queries: int
+    surrogate: Callable[[], AttackedModel] | None = None
 
     @classmethod
     def of(cls, network: Network) -> Setting:
-        """Fewer queries where a pass takes seconds."""
-        return cls(10, 100) if "phantom" in network.name else cls(5, 20)
+        """Fewer steps and queries where a pass takes seconds, and no queries where it takes ten of them."""
+        if "phantom" in network.name:
+            return cls(10, 100, _hardened)
+        return cls(5, 0, _other_fold) if "abdominal" in network.name else cls(5, 40)
 
 
-def _as_it_is(network: Network, model: AttackedModel) -> AttackedModel:
-    return model
+@cache
+def _hardened() -> AttackedModel:
+    return AttackedModel(bundle_network("cpu", "hardened.pt"), intensity=WINDOW)
+
+
+@cache
+def _other_fold() -> AttackedModel:
+    from benchmarks.real_scan import CLASSES, load_network
+
+    data = Path(os.environ.get("MONAI_ADVERSARIAL_DATA") or BUNDLE.parent.parent.parent / "shared" / "data")
+    return AttackedModel(load_network(data, fold=2), image_units="HU", class_names=CLASSES)
 
 
 @dataclass(frozen=True)
@@ -46,14 +63,12 @@ class Entry:
         family: what the attacker knows, or ``"other budget"``.
         make: from the radius in HU and the setting to the attack.
         budget: in words, for budgets that are not a radius in HU.
-        prepare: makes the attacked model from the network's; transfer attacks add their surrogate to it.
     """
 
     name: str
     family: str
     make: Callable[[float, Setting], Attack]
     budget: str = ""
-    prepare: Callable[[Network, AttackedModel], AttackedModel] = _as_it_is
 
     @property
     def in_hu(self) -> bool:
@@ -78,20 +93,39 @@ def _ensemble(epsilon: float, setting: Setting) -> Attack:
     return attacks.AutoAttack3D(epsilon, "HU", steps=setting.steps, queries=setting.queries)
 
 
+def _from_surrogate(setting: Setting) -> dict[str, Any]:
+    if setting.surrogate is None:
+        raise ValueError("there is no other network of this task.")
+    return {"steps": setting.steps, "gradient": attacks.SurrogateGradient(setting.surrogate())}
+
+
+def _ensemble_transfer(epsilon: float, setting: Setting) -> Attack:
+    if setting.surrogate is None:
+        raise ValueError("there is no other network of this task.")
+    return attacks.EnsembleTransfer(epsilon, setting.surrogate(), "HU", steps=setting.steps)
+
+
 ENTRIES: tuple[Entry, ...] = (
     Entry("random search", "queries", _random_search),
     Entry("FGSM", "white box", lambda e, s: attacks.FGSM(e, "HU")),
+    _white("PGD", "PGD"),
+    _white("Auto-PGD", "APGD"),
+    Entry("AutoAttack3D", "white box", _ensemble),
     _white("BIM", "BIM"),
     _white("MI-FGSM", "MIFGSM"),
-    _white("PGD", "PGD"),
     _white("PGD, cross-entropy", "PGD", objective="cross_entropy"),
     _white("SegPGD", "PGD", objective="segpgd"),
     _white("CosPGD", "PGD", objective="cospgd"),
     _white("PGD, margin", "PGD", objective="margin"),
-    _white("Auto-PGD", "APGD"),
     _white("SEA3D", "SEA3D"),
-    Entry("AutoAttack3D", "white box", _ensemble),
     _query("square attack", "SquareAttack"),
+    _query("NES", "NES"),
+    _query("RGF", "RGF"),
+    _query("ZOO", "ZOO"),
+    _query("SAGM", "SAGMAttack"),
+    _query("SimBA, cosine basis", "SimBADCT"),
+    Entry("PGD on another network", "transfer", lambda e, s: attacks.PGD(e, "HU", **_from_surrogate(s))),
+    Entry("MI + DI + TI on another network", "transfer", _ensemble_transfer),
     Entry(
         "bias field",
         "other budget",
@@ -104,5 +138,26 @@ ENTRIES: tuple[Entry, ...] = (
         "other budget",
         lambda e, s: attacks.AffineAttack(steps=s.steps),
         "rotation, translation and scale, moved label",
+    ),
+    Entry("speckle", "other budget", lambda e, s: attacks.SpeckleAttack(steps=s.steps), "10 % of each value"),
+    # Few steps need larger ones to cross the budget.
+    Entry(
+        "VAFA",
+        "other budget",
+        lambda e, s: attacks.VAFA(steps=s.steps, step_size=20 / s.steps),
+        "quantization steps up to 20 of 255",
+    ),
+    Entry(
+        "AdvDrop",
+        "other budget",
+        lambda e, s: attacks.AdvDrop(steps=s.steps, step_size=60 / s.steps),
+        "quantization steps up to 60 of 255",
+    ),
+    Entry("SA2", "other budget", lambda e, s: attacks.SpectralAttack(steps=s.steps), "40 % of each coefficient"),
+    Entry(
+        "CT acquisition",
+        "other budget",
+        lambda e, s: attacks.CTAcquisitionAttack(steps=s.steps),
+        "scanner and protocol, default ranges",
     ),
 )

@@ -37,6 +37,7 @@ from monai_adversarial.attacks import (
 from monai_adversarial.attacks.boundary import Given
 from monai_adversarial.attacks.reference import Reference
 from monai_adversarial.models import AttackedModel
+from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["CONTESTANTS", "Row", "loop", "rows", "summary"]
 
@@ -119,7 +120,7 @@ def loop(
     with attack.scope(model, given.image) as (predictor, clean):
         bound = perturbation.bind(attack._scene(predictor, clean, given, None, None))
         answer = predictor.read_clean(clean)
-        truth = answer.prediction if label is None else label
+        truth = answer.prediction if label is None else as_plain(label)
         reference = Reference.read(model, truth, answer.classes)
         point = bound.random(bound.scene.generators(0))
         for step in range(passes):
@@ -133,8 +134,8 @@ def loop(
                 point = bound.project(tuple((p + size * r * g.sign()).detach() for p, g, r in moved))
         with torch.no_grad():
             prediction = predictor.answer(bound.finished(clean, point)).prediction
-            dice = reference.moved(bound, point).dice(prediction)
-    return float(reference.dice(answer.prediction).mean()), float(dice.mean())
+            dice = reference.moved(bound, point).score(prediction)
+    return float(reference.score(answer.prediction).mean()), float(dice.mean())
 
 
 def _attack(make: Callable[[float, int], Attack]) -> Callable[[AttackedModel, Case, float, int], tuple[float, float]]:

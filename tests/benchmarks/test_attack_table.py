@@ -57,7 +57,7 @@ def test_means_over_cases_and_budgets_of_another_kind_have_their_cells() -> None
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_entry_can_be_made(entry) -> None:  # type: ignore[no-untyped-def]
-    attack = entry.make(4.0, Setting(10, 10))
+    attack = entry.make(4.0, Setting(10, 50, lambda: example_case(16)[0]))
     assert attack.perturbation is not None
     assert entry.in_hu != bool(entry.budget)
 
