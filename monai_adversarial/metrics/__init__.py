@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from monai_adversarial.metrics.certified_dice import CertifiedDice, certified_dice
-from monai_adversarial.metrics.detection import AdversarialRisk, DetectionMetric, detection_scores
 from monai_adversarial.metrics.destruction import destruction_rate
+from monai_adversarial.metrics.detection import AdversarialRisk, DetectionMetric, detection_scores
 from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice, organ_dice
 from monai_adversarial.metrics.organs import organ_channels, organ_names
 from monai_adversarial.metrics.robust_dice import RobustDice
