@@ -108,7 +108,7 @@ class PerturbationGenerator(nn.Module):
             amount: (batch,), from 0 to 1.
 
         Returns:
-            One tensor (batch, *shape) per head, and the map (batch, 1, spatial...) or None.
+            One tensor per head, of its shape after the batch, and the map (batch, 1, spatial...) or None.
 
         Raises:
             ValueError: for another number of channels, shapes or conditions than the network was made for, and for an
