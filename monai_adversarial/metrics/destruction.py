@@ -17,6 +17,8 @@ def destruction_rate(clean: torch.Tensor, adversarial: torch.Tensor, transformed
     attack, 0 that all survive. For a segmentation, right is what the caller says, for example a mean Dice of at least
     half the clean one.
 
+    >>> import torch
+    >>> from monai_adversarial.metrics import destruction_rate
     >>> clean = torch.tensor([True, True, True, False])
     >>> adversarial = torch.tensor([False, False, True, False])
     >>> transformed = torch.tensor([True, False, True, True])
