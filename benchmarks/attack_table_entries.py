@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from benchmarks.data_folder import data_folder
 from benchmarks.steps_to_dice import Network
-from benchmarks.strength import BUNDLE, WINDOW, bundle_network
+from benchmarks.strength import WINDOW, bundle_network
 from monai_adversarial import attacks
 from monai_adversarial.attacks import Attack
 from monai_adversarial.models import AttackedModel
@@ -50,8 +49,7 @@ def _hardened() -> AttackedModel:
 def _other_fold() -> AttackedModel:
     from benchmarks.real_scan import CLASSES, load_network
 
-    data = Path(os.environ.get("MONAI_ADVERSARIAL_DATA") or BUNDLE.parent.parent.parent / "shared" / "data")
-    return AttackedModel(load_network(data, fold=2), image_units="HU", class_names=CLASSES)
+    return AttackedModel(load_network(data_folder(), fold=2), image_units="HU", class_names=CLASSES)
 
 
 @dataclass(frozen=True)

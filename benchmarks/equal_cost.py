@@ -10,18 +10,17 @@ come, and those that the file has already are not measured again.
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean
 
 import torch
 
+from benchmarks.csv_rows import read_rows, write_rows
 from benchmarks.doc_tables import DOCS, replace_table
 from benchmarks.steps_to_dice import Case, Network, networks
 from monai_adversarial.attacks import (
@@ -235,23 +234,7 @@ def summary(measured: Sequence[Row]) -> str:
 
 def read(path: Path) -> list[Row]:
     """The rows of a CSV file, none where there is no file."""
-    if not path.is_file():
-        return []
-    kinds = {"str": str, "float": float, "int": int}
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [
-            Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row)}) for line in csv.DictReader(stream)
-        ]
-
-
-def write(path: Path, measured: Iterable[Row]) -> None:
-    """Rows to a CSV file."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in measured)
-    os.replace(temporary, path)
+    return read_rows(path, Row)
 
 
 def with_table(text: str, folder: Path) -> str:
@@ -272,7 +255,7 @@ def main() -> int:
     wanted = [n for n in networks() if not arguments.only or any(part in n.name for part in arguments.only)]
     for row in rows(wanted, measured, arguments.passes):
         measured.append(row)
-        write(arguments.output, measured)
+        write_rows(arguments.output, measured, Row)
         print(row, flush=True)
     page = DOCS / PAGE
     if arguments.output.resolve() == (DOCS / TABLE).resolve() and page.is_file():

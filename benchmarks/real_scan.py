@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.data_folder import data_folder
 from monai_adversarial.attacks import PGD, Attack, BiasFieldAttack, ElasticAttack
 from monai_adversarial.attacks.result import CONTROL_STREAM, AttackResult
 from monai_adversarial.data.real_scan import LabelledScan, load_labelled_scan
@@ -60,7 +61,6 @@ FIRST_SLICE = 60
 PGD_STEP = 0.4
 # The published table was made with constant steps; the defaults now fall.
 BIAS_FIELD_STEP, ELASTIC_STEP = 0.5, 0.25
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def find_data(given: str | os.PathLike[str] | None = None) -> Path:
@@ -69,7 +69,7 @@ def find_data(given: str | os.PathLike[str] | None = None) -> Path:
     Raises:
         FileNotFoundError: where there is none.
     """
-    folder = Path(given or os.environ.get("MONAI_ADVERSARIAL_DATA") or REPOSITORY.parent / "shared" / "data")
+    folder = data_folder(given)
     if not (folder / "abdomen_unet").is_dir() or not (folder / "abdomen_ct").is_dir():
         raise FileNotFoundError(
             f"the data folder must hold abdomen_ct and abdomen_unet, but {str(folder)!r} does not: "

@@ -9,18 +9,18 @@ Rows are written as they come, and those that the file has already are not measu
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 from monai.data import MetaTensor
 
+from benchmarks.csv_rows import read_rows, write_rows
+from benchmarks.data_folder import data_folder
 from benchmarks.doc_tables import DOCS, replace_table
 from benchmarks.strength import BUNDLE, WINDOW, bundle_network, phantom_cases
 from monai_adversarial.attacks import PGD, Attack
@@ -143,7 +143,7 @@ def networks(say: Callable[[str], None] = print) -> list[Network]:
             found.append(Network(name, 8.0, lambda weights=weights: _phantom(weights)))  # type: ignore[misc]
         else:
             say(f"{name}: skipped, there is no {BUNDLE / 'models' / weights}")
-    data = Path(os.environ.get("MONAI_ADVERSARIAL_DATA") or BUNDLE.parent.parent.parent / "shared" / "data")
+    data = data_folder()
     for name, epsilon, folder, load in (
         ("abdominal U-Net, fold 1, real CT", 4.0, "abdomen_unet", _abdomen),
         ("TorchScript spleen U-Net, real CT", 1.0, "spleen_torchscript", _spleen),
@@ -223,23 +223,7 @@ def _ratio(row: Row, reference: Row) -> str:
 
 def read(path: Path) -> list[Row]:
     """The rows of a CSV file, none where there is no file."""
-    if not path.is_file():
-        return []
-    kinds = {"str": str, "float": float, "int": int}
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [
-            Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row)}) for line in csv.DictReader(stream)
-        ]
-
-
-def write(path: Path, measured: Iterable[Row]) -> None:
-    """Rows to a CSV file."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in measured)
-    os.replace(temporary, path)
+    return read_rows(path, Row)
 
 
 def with_table(text: str, folder: Path) -> str:
@@ -260,7 +244,7 @@ def main() -> int:
     wanted = [n for n in networks() if not arguments.only or any(part in n.name for part in arguments.only)]
     for row in rows(wanted, arguments.passes, known=measured):
         measured.append(row)
-        write(arguments.output, measured)
+        write_rows(arguments.output, measured, Row)
         print(row, flush=True)
     page = DOCS / PAGE
     if arguments.output.resolve() == (DOCS / TABLE).resolve() and page.is_file():

@@ -24,6 +24,7 @@ from monai.transforms import GaussianSmooth
 from torch.nn.functional import interpolate
 
 from benchmarks.classifier_objectives import chest_xrays, hippocampus_patches, trained
+from benchmarks.data_folder import data_folder
 from benchmarks.doc_tables import DOCS, replace_table
 from benchmarks.steps_to_dice import Case, networks
 from monai_adversarial.attacks import BIM, FGSM, PGD, Attack, ElasticAttack
@@ -42,11 +43,6 @@ CASES = 64
 DROP = 0.5
 
 Images = tuple[AttackedModel, torch.Tensor, torch.Tensor]
-
-
-def data_folder() -> Path:
-    """The folder with the real data."""
-    return Path(os.environ.get("MONAI_ADVERSARIAL_DATA") or DOCS.parent.parent / "shared" / "data")
 
 
 @cache

@@ -131,29 +131,12 @@ class EnsembleRun(ScoredRun):
         return (self._rank(new) > self._rank(old)) | (old.isnan() & ~new.isnan())
 
     def _run(self, member: Member, left: list[int]) -> ScoredRun:
-        rows = torch.as_tensor(left, device=self.scene.image.device)
-        everyone = len(left) == self.scene.batch
-        reference = self.reference if everyone else self.reference.select(rows)
-        label = reference.with_ignored(self.predictor.model.ignore_index)
-        if member.erase:
-            label = _without_organs(label, reference)
-        region = self.objective_region
-        clean = self.clean if everyone else self.clean.select(rows)
         start = None
         if member.continues and bool((self.worst >= 0).any()):
+            rows = torch.as_tensor(left, device=self.scene.image.device)
             start = tuple(parameter.index_select(0, rows) for parameter in self.parameters)
         self._use(left)
-        return member.attack._run_type(
-            member.attack,
-            self.predictor,
-            self.scene if everyone else self.scene.select(left),
-            label,
-            None if region is None else region.index_select(0, rows),
-            self.stored,
-            start,
-            clean=clean,
-            samples=[self.samples[row] for row in left],
-        )
+        return self._inner(member.attack, left, start, _without_organs if member.erase else None)
 
     def finish(self, image: torch.Tensor, label: torch.Tensor | None) -> EnsembleResult:
         """See ``ScoredRun.finish``."""

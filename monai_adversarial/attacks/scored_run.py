@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -224,6 +224,38 @@ class ScoredRun:
     def _judge(self) -> Judge | None:
         """What says of single points whether they are a success; None for runs that do not ask."""
         return None
+
+    def _inner(
+        self,
+        attack: Attack,
+        left: list[int],
+        start: Parameters | None,
+        relabel: Callable[[torch.Tensor, Reference], torch.Tensor] | None = None,
+    ) -> ScoredRun:
+        """A run of another attack on some of the samples, which are not asked about their clean images again.
+
+        Args:
+            attack: what it does.
+            left: the samples.
+            start: parameters of these samples at which it begins.
+            relabel: what it takes for the label, from the label and its reference; None for the label itself.
+        """
+        rows = torch.as_tensor(left, device=self.scene.image.device)
+        everyone = len(left) == self.scene.batch
+        reference = self.reference if everyone else self.reference.select(rows)
+        label = reference.with_ignored(self.predictor.model.ignore_index)
+        region = self.objective_region
+        return attack._run_type(
+            attack,
+            self.predictor,
+            self.scene if everyone else self.scene.select(left),
+            label if relabel is None else relabel(label, reference),
+            region if everyone or region is None else region.index_select(0, rows),
+            self.stored,
+            start,
+            clean=self.clean if everyone else self.clean.select(rows),
+            samples=[self.samples[row] for row in left],
+        )
 
     def _look_at(self, bound: BoundPerturbation, step: Step, left: list[int]) -> None:
         """Told of each step before anything is kept of it; nothing here, for runs that report more than the best."""

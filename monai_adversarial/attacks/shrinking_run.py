@@ -57,26 +57,11 @@ class ShrinkingRun(ScoredRun):
     ) -> tuple[torch.Tensor, ...]:
         """The best points within ``factor`` times the budget; they are a start, nothing else is kept of them."""
         attack = self.attack
-        everyone = len(left) == self.scene.batch
-        rows = torch.as_tensor(left, device=self.scene.image.device)
-        label = (self.reference if everyone else self.reference.select(rows)).with_ignored(
-            self.predictor.model.ignore_index
-        )
         larger = copy.copy(attack)
         larger.perturbation, larger.steps, larger.restarts = attack.perturbation.scaled(factor), steps, 1
-        larger.early_stop = False
-        region = self.objective_region
-        run = ScoredRun(
-            larger,
-            self.predictor,
-            self.scene if everyone else self.scene.select(left),
-            label,
-            region if everyone or region is None else region.index_select(0, rows),
-            self.stored,
-            start if start is not None else (self.start if restart == 0 else None),
-            clean=self.clean if everyone else self.clean.select(rows),
-            samples=[self.samples[row] for row in left],
-        )
+        larger.early_stop, larger.phases = False, ((1.0, 1.0),)
+        first = self.start if restart == 0 else None
+        run = self._inner(larger, left, first if start is None else start)
         self.backwards += run.backwards
         bar.update(steps)
         self.zero_fractions.extend(self._spread(left, fractions) for fractions in run.zero_fractions)
