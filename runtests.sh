@@ -56,5 +56,7 @@ if [ "$tests" = 1 ]; then
     if [ "$quick" = 1 ]; then
         arguments+=(-m "not slow")
     fi
-    "$PYTHON_BIN" -m pytest -q ${arguments[@]+"${arguments[@]}"}
+    # A process a core, each with one thread: small tensors gain little from two threads, and most of the tests are small.
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+    "$PYTHON_BIN" -m pytest -q -n logical --maxprocesses 4 --dist loadfile ${arguments[@]+"${arguments[@]}"}
 fi
