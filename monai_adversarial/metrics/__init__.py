@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from monai_adversarial.metrics.certified_dice import CertifiedDice, certified_dice
+from monai_adversarial.metrics.certified_recall import CertifiedRecall, CertifiedRecallMetric, certified_recall
 from monai_adversarial.metrics.destruction import destruction_rate
 from monai_adversarial.metrics.detection import AdversarialRisk, DetectionMetric, detection_scores
 from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice, organ_dice
@@ -18,6 +19,8 @@ from monai_adversarial.metrics.visibility import score_visibility
 __all__ = [
     "AdversarialRisk",
     "CertifiedDice",
+    "CertifiedRecall",
+    "CertifiedRecallMetric",
     "DetectionMetric",
     "OrganScores",
     "RobustDice",
@@ -25,6 +28,7 @@ __all__ = [
     "Summary",
     "bootstrap_interval",
     "certified_dice",
+    "certified_recall",
     "detection_scores",
     "destruction_rate",
     "hard_prediction",

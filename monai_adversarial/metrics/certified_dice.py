@@ -11,7 +11,7 @@ import torch
 from monai_adversarial.metrics.organs import organ_names
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["CertifiedDice", "certified_dice"]
+__all__ = ["CertifiedDice", "certified_dice", "certified_maps"]
 
 
 class CertifiedDice(TypedDict):
@@ -60,29 +60,42 @@ def certified_dice(
         ``{organ: CertifiedDice}`` per case, in the order of the batch.
 
     Raises:
-        ValueError: for shapes that differ, several channels, or classes below -1 (prediction) or 0 (label).
+        ValueError: for shapes that differ, several channels, fractions, or classes below -1 (prediction) or 0 (label).
     """
     names = organ_names(class_names)
-    prediction = as_plain(getattr(certified, "prediction", certified))
+    prediction, label = certified_maps(getattr(certified, "prediction", certified), label)
+    other = max(names) + 1  # any class without a name
+    rows = prediction.flatten(1).long().clamp(max=other) + 1
+    columns = label.flatten(1).long().clamp(max=other)
+    size = (other + 2) * (other + 1)
+    cases = torch.arange(rows.shape[0], device=rows.device)[:, None] * size
+    counted = torch.bincount((cases + rows * (other + 1) + columns).flatten(), minlength=len(cases) * size)
+    tables = counted.view(-1, other + 2, other + 1).cpu()
+    return [{name: _scores(table, index) for index, name in names.items()} for table in tables]
+
+
+def certified_maps(prediction: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prediction and label as plain tensors on one device, if they are class maps of the same grid.
+
+    Raises:
+        ValueError: for shapes that differ, several channels, fractions, or classes below -1 (prediction) or 0 (label).
+    """
+    prediction = as_plain(prediction)
     label = as_plain(label).to(prediction.device)
     if prediction.ndim < 3 or prediction.shape[1] != 1 or prediction.shape != label.shape:
         raise ValueError(
             "certified and label must be class maps of the same shape (batch, 1, spatial...), got "
             f"{tuple(prediction.shape)} and {tuple(label.shape)}: score a multi-label network channel by channel."
         )
-    other = max(names) + 1  # any class without a name
-    rows = prediction.flatten(1).long().clamp(max=other) + 1
-    columns = label.flatten(1).long().clamp(max=other)
-    if int(rows.min()) < 0 or int(columns.min()) < 0:
+    for name, values in (("certified", prediction), ("label", label)):
+        if values.is_floating_point() and not bool((values == values.round()).all()):  # NaN as well
+            raise ValueError(f"{name} must hold class indices (apply argmax first), got fractions or NaN.")
+    if int(prediction.min()) < -1 or int(label.min()) < 0:
         raise ValueError(
             "certified must hold classes or -1 and label classes >= 0, got "
-            f"{int(rows.min()) - 1} and {int(columns.min())} as the smallest."
+            f"{int(prediction.min())} and {int(label.min())} as the smallest."
         )
-    size = (other + 2) * (other + 1)
-    cases = torch.arange(rows.shape[0], device=rows.device)[:, None] * size
-    counted = torch.bincount((cases + rows * (other + 1) + columns).flatten(), minlength=len(cases) * size)
-    tables = counted.view(-1, other + 2, other + 1).cpu()
-    return [{name: _scores(table, index) for index, name in names.items()} for table in tables]
+    return prediction, label
 
 
 def _scores(table: torch.Tensor, index: int) -> CertifiedDice:
