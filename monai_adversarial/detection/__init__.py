@@ -13,6 +13,7 @@ from monai_adversarial.detection.frequency import FrequencyProfile
 from monai_adversarial.detection.gaussian import GaussianDensity, MahalanobisDistance
 from monai_adversarial.detection.mixture import GaussianMixtureDensity
 from monai_adversarial.detection.neighbors import KernelDensity, LocalIntrinsicDimensionality
+from monai_adversarial.detection.organ_features import OrganFeatures
 from monai_adversarial.detection.squeezing import FeatureSqueezing, PredictionComparison
 from monai_adversarial.detection.table import DetectionRow, DetectionTable, Outcome, evaluate_detector
 
@@ -31,6 +32,7 @@ __all__ = [
     "LocalIntrinsicDimensionality",
     "MahalanobisDistance",
     "NetworkFeatures",
+    "OrganFeatures",
     "OrientationConsistency",
     "Outcome",
     "PredictionComparison",

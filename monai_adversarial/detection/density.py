@@ -12,9 +12,13 @@ import torch
 
 from monai_adversarial.detection.base import Detector
 from monai_adversarial.detection.features import Features, NetworkFeatures
+from monai_adversarial.detection.organ_features import OrganFeatures
 from monai_adversarial.utils.plain import detached
+from monai_adversarial.utils.validation import check_choice
 
-__all__ = ["FeatureDetector", "estimators"]
+__all__ = ["POOLINGS", "FeatureDetector", "estimators"]
+
+POOLINGS = ("image", "organs")
 
 #: share of a feature's mean below which its spread over clean images is rounding
 _CONSTANT = 1e-6
@@ -43,7 +47,10 @@ class FeatureDetector(Detector):
 
     Args:
         model: an ``AttackedModel``, or a bare network.
-        layers: whose outputs are looked at (:class:`NetworkFeatures`); None for encoder stages and bottleneck.
+        layers: whose outputs are looked at; None for those that ``pooling`` says.
+        pooling: ``"image"``, over the whole image, by default of encoder stages and bottleneck
+            (:class:`NetworkFeatures`); ``"organs"``, over each predicted organ, by default of the end of the decoder
+            (:class:`OrganFeatures`).
 
     Raises:
         ValueError: for fewer than 4 clean images, and for features that are the same for all of them.
@@ -51,9 +58,16 @@ class FeatureDetector(Detector):
 
     least_cases = 4
 
-    def __init__(self, model: Any, layers: Sequence[str] | None = None) -> None:
+    def __init__(self, model: Any, layers: Sequence[str] | None = None, pooling: str = "image") -> None:
         super().__init__(model)
-        self.features: Features = NetworkFeatures(self.model, layers)
+        self.pooling = check_choice("pooling", pooling, POOLINGS)
+        kind = OrganFeatures if pooling == "organs" else NetworkFeatures
+        self.features: Features = kind(self.model, layers)
+
+    @property
+    def has_stand_in(self) -> bool:  # type: ignore[override]
+        """As the features."""
+        return self.features.has_stand_in
 
     def _learn(self, batches: Iterator[torch.Tensor]) -> None:
         found = torch.cat([self.features(detached(batch), batch).double().cpu() for batch in batches])
@@ -71,7 +85,7 @@ class FeatureDetector(Detector):
         self.state = state | self._estimate((found[:, kept] - center[kept]) / spread[kept], groups)
 
     def _suspicion(self, image: torch.Tensor, like: torch.Tensor, smooth: bool) -> torch.Tensor:
-        found = self.features(image, like)
+        found = self.features(image, like, smooth)
         if found.shape[1] != int(self.state["width"]):
             raise ValueError(
                 f"{type(self).__name__} was fitted to {int(self.state['width'])} features, got {found.shape[1]}: it "

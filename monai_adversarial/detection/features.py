@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,22 +16,32 @@ from monai_adversarial.detection.answers import predictor_of
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.predictor import Predictor
 
-__all__ = ["Features", "NetworkFeatures", "RadialSpectrum", "encoder_layers"]
+__all__ = ["Features", "Kept", "NetworkFeatures", "RadialSpectrum", "encoder_layers", "layers_in_order"]
+
+#: of one layer, (window, ...) each
+Kept = tuple[torch.Tensor, ...]
 
 #: added to a variance before its root, so that channels that are constant have a gradient
 _TINY = 1e-12
 
 
 class Features(ABC):
-    """Image -> (batch, number), differentiable."""
+    """Image -> (batch, number), differentiable.
+
+    Attributes:
+        has_stand_in: what is differentiated are smooth numbers instead of those that decide.
+    """
+
+    has_stand_in: bool = False
 
     @abstractmethod
-    def __call__(self, image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def __call__(self, image: torch.Tensor, like: torch.Tensor, smooth: bool = False) -> torch.Tensor:
         """The numbers of each image, float64.
 
         Args:
             image: (batch, channel, spatial...), plain tensor.
             like: the same or the clean batch, with metadata if there is any.
+            smooth: the stand-in, where there is one.
         """
 
     def groups(self, width: int) -> list[slice]:
@@ -67,21 +77,21 @@ class NetworkFeatures(Features):
             ends.append(ends[-1] + size)
         return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
-    def __call__(self, image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def __call__(self, image: torch.Tensor, like: torch.Tensor, smooth: bool = False) -> torch.Tensor:
         predictor = predictor_of(self.model, image, like)
         if self.layers is None:
-            self.layers = encoder_layers(predictor, image)
+            self.layers = self._default_layers(predictor, image)
         run = predictor.windows(image)
         if run is None:
-            pooled = self._whole(predictor, image)
+            pooled = self._whole(predictor, image, smooth)
         else:
             rows: list[list[list[torch.Tensor]]] = [[] for _ in range(image.shape[0])]
             for where in run.batches():
 
                 def pooled_windows(*windows: torch.Tensor, where: Any = where) -> tuple[torch.Tensor, ...]:
-                    with self._watched(predictor.networks) as calls:
+                    with self._watched(predictor, smooth) as passes:
                         run.outputs(list(windows), where)
-                    return tuple(part for name in self.layers or () for part in _only(calls, name))
+                    return passes[-1]
 
                 windows = [run.plan.image[index] for index in where]
                 if torch.is_grad_enabled() and image.requires_grad:
@@ -90,51 +100,63 @@ class NetworkFeatures(Features):
                     found = pooled_windows(*windows)
                 for number, index in enumerate(where):
                     rows[index[0].start].append([part[number] for part in found])
-            # mean over windows of means and of mean squares, (sample, channel) of each layer
+            # mean over windows of what each layer was pooled to
             pooled = [
                 torch.stack([torch.stack([window[place] for window in row]).mean(dim=0) for row in rows])
                 for place in range(len(rows[0][0]))
             ]
-        if torch.is_grad_enabled() and image.requires_grad and not all(part.requires_grad for part in pooled):
+        by_layer = self._numbers(pooled)
+        if torch.is_grad_enabled() and image.requires_grad and not all(part.requires_grad for part in by_layer):
             raise ValueError(
                 f"no gradient flows from the image into {', '.join(self.layers)}: choose other layers, or a model "
                 "whose inferer is None or a SlidingWindowInferer."
             )
-        means, squares = pooled[0::2], pooled[1::2]
-        self._widths = [2 * part.shape[1] for part in means]
-        return torch.cat(
-            [
-                piece
-                for mean, square in zip(means, squares, strict=True)
-                for piece in (mean, ((square - mean.square()).clamp_min(0) + _TINY).sqrt())
-            ],
-            dim=1,
+        self._widths = [part.shape[1] for part in by_layer]
+        return torch.cat(by_layer, dim=1)
+
+    def _default_layers(self, predictor: Predictor, image: torch.Tensor) -> tuple[str, ...]:
+        return encoder_layers(predictor, image)
+
+    def _keep(self, output: torch.Tensor) -> Kept:
+        """What is kept of a layer's output until the network has answered."""
+        return _moments(output)
+
+    def _pooled(self, kept: list[Kept], logits: Callable[[], torch.Tensor], smooth: bool) -> Kept:
+        """What one pass of the network is pooled to, (window, ...) each; the mean over windows is taken of it.
+
+        Args:
+            kept: of each layer.
+            logits: gives those of the windows, (window, class, spatial...).
+            smooth: of the stand-in.
+        """
+        return tuple(part for layer in kept for part in layer)
+
+    def _numbers(self, pooled: list[torch.Tensor]) -> list[torch.Tensor]:
+        """(sample, number) of each layer."""
+        return [
+            torch.cat([mean, ((square - mean.square()).clamp_min(0) + _TINY).sqrt()], dim=1)
+            for mean, square in zip(pooled[0::2], pooled[1::2], strict=True)
+        ]
+
+    def _whole(self, predictor: Predictor, image: torch.Tensor, smooth: bool) -> list[torch.Tensor]:
+        """Of a network that is called on whole images, or any number of times for one."""
+        with self._watched(predictor, smooth) as passes:
+            predictor(image)
+        if len(passes) == 1 and passes[0][0].shape[0] == image.shape[0]:
+            return list(passes[0])
+        if image.shape[0] == 1:
+            return [torch.cat(parts).mean(dim=0, keepdim=True) for parts in zip(*passes, strict=True)]
+        raise ValueError(
+            f"the inferer calls the network {len(passes)} times for {image.shape[0]} images, so that what belongs to "
+            "which is not known: pass one image at a time."
         )
 
-    def _whole(self, predictor: Predictor, image: torch.Tensor) -> list[torch.Tensor]:
-        """Of a network that is called on whole images, or any number of times for one."""
-        with self._watched(predictor.networks) as calls:
-            predictor(image)
-        found = []
-        for name in self.layers or ():
-            for parts in zip(*calls.get(name, []), strict=True):
-                if len(parts) == 1 and parts[0].shape[0] == image.shape[0]:
-                    found.append(parts[0])
-                elif image.shape[0] == 1:
-                    found.append(torch.cat(parts).mean(dim=0, keepdim=True))
-                else:
-                    raise ValueError(
-                        f"the inferer calls the network {len(parts)} times for {image.shape[0]} images, so that what "
-                        "belongs to which is not known: pass one image at a time."
-                    )
-        if len(found) != 2 * len(self.layers or ()):
-            raise ValueError(f"layers: not all of {list(self.layers or ())} ran in the network's forward pass.")
-        return found
-
     @contextmanager
-    def _watched(self, networks: Sequence[nn.Module]) -> Iterator[dict[str, list[tuple[torch.Tensor, torch.Tensor]]]]:
-        known = {name: module for network in networks for name, module in network.named_modules() if name}
-        calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    def _watched(self, predictor: Predictor, smooth: bool) -> Iterator[list[Kept]]:
+        """What each pass of the network inside is pooled to."""
+        known = {name: module for network in predictor.networks for name, module in network.named_modules() if name}
+        kept: dict[str, Kept] = {}
+        passes: list[Kept] = []
         with ExitStack() as stack:
             for name in self.layers or ():
                 if name not in known:
@@ -145,19 +167,21 @@ class NetworkFeatures(Features):
                     output = output[0] if isinstance(output, (tuple, list)) and output else output
                     if not isinstance(output, torch.Tensor):
                         raise ValueError(f"layers: {name!r} must return a tensor, got {type(output).__name__}.")
-                    calls.setdefault(name, []).append(_moments(output))
+                    kept[name] = self._keep(output)
 
                 stack.callback(known[name].register_forward_hook(keep).remove)
-            yield calls
+
+            def finish(logits: Callable[[], torch.Tensor]) -> None:
+                missing = [name for name in self.layers or () if name not in kept]
+                if missing:
+                    raise ValueError(f"layers: {missing[0]!r} did not run in the network's forward pass.")
+                passes.append(self._pooled([kept.pop(name) for name in self.layers or ()], logits, smooth))
+
+            stack.enter_context(predictor.watching_answers(finish))
+            yield passes
 
 
-def _only(calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]], name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if name not in calls:
-        raise ValueError(f"layers: {name!r} did not run in the network's forward pass.")
-    return calls[name][-1]
-
-
-def _moments(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _moments(output: torch.Tensor) -> Kept:
     """Mean and mean square over the voxels of each channel, (sample, channel), float64."""
     if output.ndim == 3:  # tokens, (sample, token, channel)
         output = output.movedim(-1, 1)
@@ -180,7 +204,25 @@ def encoder_layers(predictor: Predictor, image: torch.Tensor) -> tuple[str, ...]
         predictor: the model.
         image: of which one window is looked at.
     """
-    order: list[tuple[str, int]] = []
+    order = layers_in_order(predictor, image)
+    coarsest = min(size for _, size, _ in order)
+    first = next(place for place, (_, size, _) in enumerate(order) if size == coarsest)
+    stages = {size: name for name, size, _ in order[:first]}  # the last one of each resolution stays
+    bottleneck = [name for name, size, _ in order if size == coarsest][-1]
+    return (*stages.values(), bottleneck)
+
+
+def layers_in_order(predictor: Predictor, image: torch.Tensor) -> list[tuple[str, int, int]]:
+    """Name, voxels and channels of what each layer without parts returns, in the order in which they run.
+
+    Args:
+        predictor: the model.
+        image: of which one window is looked at.
+
+    Raises:
+        ValueError: where no layer returns a map.
+    """
+    order: list[tuple[str, int, int]] = []
     hooks = []
     for network in predictor.networks:
         for name, module in network.named_modules():
@@ -188,7 +230,7 @@ def encoder_layers(predictor: Predictor, image: torch.Tensor) -> tuple[str, ...]
 
                 def note(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
                     if isinstance(output, torch.Tensor) and output.ndim == image.ndim:
-                        order.append((name, output[0, 0].numel()))
+                        order.append((name, output[0, 0].numel(), output.shape[1]))
 
                 hooks.append(module.register_forward_hook(note))
     try:
@@ -204,11 +246,7 @@ def encoder_layers(predictor: Predictor, image: torch.Tensor) -> tuple[str, ...]
             hook.remove()
     if not order:
         raise ValueError("layers: no layer of the network could be watched; pass their names.")
-    coarsest = min(size for _, size in order)
-    first = next(place for place, (_, size) in enumerate(order) if size == coarsest)
-    stages = {size: name for name, size in order[:first]}  # the last one of each resolution stays
-    bottleneck = [name for name, size in order if size == coarsest][-1]
-    return (*stages.values(), bottleneck)
+    return order
 
 
 class RadialSpectrum(Features):
@@ -224,7 +262,7 @@ class RadialSpectrum(Features):
     def __init__(self, bands: int = 8) -> None:
         self.bands = bands
 
-    def __call__(self, image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def __call__(self, image: torch.Tensor, like: torch.Tensor, smooth: bool = False) -> torch.Tensor:
         dims = tuple(range(2, image.ndim))
         shape = image.shape[2:]
         power = torch.fft.fftn(image.double(), dim=dims).abs().square().flatten(2) / shape.numel()

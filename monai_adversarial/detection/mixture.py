@@ -27,7 +27,7 @@ class GaussianMixtureDensity(FeatureDetector):
     True
 
     Args:
-        model, layers: see :class:`~monai_adversarial.detection.density.FeatureDetector`.
+        model, layers, pooling: see :class:`~monai_adversarial.detection.density.FeatureDetector`.
         most_components: the number of Gaussians is that of 1 to this many with the best Bayesian information criterion.
         least_variance: added to variances of standardized features.
 
@@ -43,8 +43,9 @@ class GaussianMixtureDensity(FeatureDetector):
         layers: Sequence[str] | None = None,
         most_components: int = 4,
         least_variance: float = 1e-2,
+        pooling: str = "image",
     ) -> None:
-        super().__init__(model, layers)
+        super().__init__(model, layers, pooling)
         self.most_components = check_count("most_components", most_components)
         self.least_variance = float(least_variance)
 

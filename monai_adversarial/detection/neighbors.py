@@ -28,7 +28,7 @@ class KernelDensity(FeatureDetector):
     True
 
     Args:
-        model, layers: see :class:`~monai_adversarial.detection.density.FeatureDetector`.
+        model, layers, pooling: see :class:`~monai_adversarial.detection.density.FeatureDetector`.
         bandwidth: in standardized features; None for the median distance between clean images.
 
     Source: Feinman, Curtin, Shintre and Gardner, Detecting Adversarial Samples from Artifacts, 2017, as used by Ma et
@@ -38,8 +38,14 @@ class KernelDensity(FeatureDetector):
     Survey entry: T04 (adapted).
     """
 
-    def __init__(self, model: Any, layers: Sequence[str] | None = None, bandwidth: float | None = None) -> None:
-        super().__init__(model, layers)
+    def __init__(
+        self,
+        model: Any,
+        layers: Sequence[str] | None = None,
+        bandwidth: float | None = None,
+        pooling: str = "image",
+    ) -> None:
+        super().__init__(model, layers, pooling)
         self.bandwidth = None if bandwidth is None else check_positive("bandwidth", bandwidth)
 
     def _estimate(self, features: torch.Tensor, groups: list[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -63,7 +69,7 @@ class LocalIntrinsicDimensionality(FeatureDetector):
     True
 
     Args:
-        model, layers: see :class:`~monai_adversarial.detection.density.FeatureDetector`.
+        model, layers, pooling: see :class:`~monai_adversarial.detection.density.FeatureDetector`.
         neighbors: nearest clean images that are asked; all where there are fewer.
 
     Source: Ma, Li, Wang et al., Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018:
@@ -73,8 +79,10 @@ class LocalIntrinsicDimensionality(FeatureDetector):
     Survey entry: T04 (adapted).
     """
 
-    def __init__(self, model: Any, layers: Sequence[str] | None = None, neighbors: int = 20) -> None:
-        super().__init__(model, layers)
+    def __init__(
+        self, model: Any, layers: Sequence[str] | None = None, neighbors: int = 20, pooling: str = "image"
+    ) -> None:
+        super().__init__(model, layers, pooling)
         self.neighbors = check_count("neighbors", neighbors, minimum=2)
 
     def _estimate(self, features: torch.Tensor, groups: list[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -378,6 +378,23 @@ class Predictor:
             return None
         return inferer if type(inferer).__call__ is MemoryBoundedSlidingWindowInferer.__call__ else None
 
+    @contextmanager
+    def watching_answers(self, look: Callable[[Callable[[], torch.Tensor]], None]) -> Iterator[None]:
+        """Show each answer of the network inside, window by window where it runs in windows.
+
+        Args:
+            look: is shown a function that gives the logits of the answer, (window, class, spatial...).
+        """
+
+        def hook(module: nn.Module, inputs: Any, raw: Any) -> None:
+            look(lambda: self._as_logits(as_plain(self._picked(raw, inputs[0])), self._left_out()))
+
+        handle = self._final.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
     @property
     def is_constant(self) -> bool:
         """Whether the same input is known to give the same output: no random numbers, no random purifier."""
