@@ -50,6 +50,14 @@ class Attack(ShownAsCall):
     best point of every sample is kept, the budget is verified on the finished image, and the network is left exactly as
     it was found. What is attacked is an ``AttackedModel``.
 
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack, AutoPGD, Margin
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> attack = Attack(AdditiveNoise(16, units="HU"), Margin(), search=AutoPGD(), steps=5)
+    >>> result = attack(model, image, label)
+    >>> bool(result.adversarial_dice < result.clean_dice), float((result.adversarial - image).abs().max())
+    (True, 16.0)
+
     Args:
         perturbation: how the image may change.
         objective: what is maximized: a name (see ``get_objective``) or an ``Objective``.

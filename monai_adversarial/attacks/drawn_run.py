@@ -21,6 +21,13 @@ __all__ = ["DrawnResult", "DrawnRun", "class_volumes"]
 class DrawnResult(AttackResult):
     """The outcome of the worst of some random draws, and every draw.
 
+    >>> from monai.transforms import RandGaussianNoise
+    >>> from monai_adversarial.attacks import WorstOf
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = WorstOf(RandGaussianNoise(std=20), draws=4, units="HU")(*example_case(16))
+    >>> result.draw_dice.shape, bool(result.worst_dice == result.adversarial_dice), result.volume_units
+    (torch.Size([4, 1]), True, 'ml')
+
     Args:
         draw_dice: mean foreground Dice (of a classifier: accuracy) of each draw against the reference on its
             anatomy, (draws, batch); NaN where neither has any foreground.

@@ -21,6 +21,13 @@ __all__ = ["AttackEnsemble", "Member"]
 class Member:
     """One attack of an ensemble.
 
+    >>> from monai_adversarial.attacks import APGD, AttackEnsemble, Member, SquareAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> first = Member("apgd", APGD(16, "HU", steps=4))
+    >>> second = Member("square", SquareAttack(16, "HU", queries=10), continues=True)
+    >>> AttackEnsemble([first, second])(*example_case(16)).members
+    ('apgd', 'square')
+
     Args:
         name: for reports.
         attack: what it does.

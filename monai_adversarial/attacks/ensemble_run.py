@@ -24,6 +24,14 @@ __all__ = ["EnsembleResult", "EnsembleRun"]
 class EnsembleResult(AttackResult):
     """The outcome of several attacks: the worst of each sample, and what each of them did.
 
+    >>> from monai_adversarial.attacks import FGSM, PGD, AttackEnsemble, Member
+    >>> from monai_adversarial.data.example import example_case
+    >>> members = [Member("fgsm", FGSM(16, "HU")), Member("pgd", PGD(16, "HU", steps=4))]
+    >>> result = AttackEnsemble(members)(*example_case(16))
+    >>> kept = result.member_dice[int(result.worst_member), 0]
+    >>> result.member_dice.shape, bool(kept == result.adversarial_dice), len(result.member_passes)
+    (torch.Size([2, 1]), True, 2)
+
     Args:
         members: names, in the order in which they ran.
         member_dice: mean foreground Dice that each member left, (members, batch); NaN where it did not run because

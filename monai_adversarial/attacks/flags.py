@@ -25,6 +25,11 @@ UNBROKEN = 0.5
 class Flag:
     """One sign.
 
+    >>> from monai_adversarial.attacks import Flag
+    >>> flag = Flag("zero_gradients", "99% of the gradient's entries are exactly zero in one sample.")
+    >>> flag.page
+    'docs/gradient_masking.md#zero-gradients'
+
     Args:
         name: one of ``"zero_gradients"``, ``"queries_beat_gradients"``, ``"no_ascent"``, ``"random_answers"``,
             ``"saturated_output"``.

@@ -36,6 +36,13 @@ class MinimalNormResult(AttackResult):
     ``objective`` holds what points were compared by: minus the norm in image units where a sample succeeded, and a
     number below -1e30 where it did not.
 
+    >>> from monai_adversarial.attacks import FMN
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> result = FMN("linf", units="HU", steps=10)(model, image, label)
+    >>> bool(result.boundary_distance == (result.adversarial - image).abs().max()), result.smallest_norm.units
+    (True, 'HU')
+
     Args:
         smallest_norm: norm of each finished image's change, in HU where they are known: measured, not what the search
             believed. Of a sample that did not succeed it is the norm of the point nearest to success.

@@ -25,6 +25,12 @@ __all__ = ["PrescribedDrop", "prescribed_drop"]
 class PrescribedDrop:
     """What it took to lower the Dice of one sample by a given share.
 
+    >>> from monai_adversarial.attacks import PGD, prescribed_drop
+    >>> from monai_adversarial.data.example import example_case
+    >>> (found,) = prescribed_drop(PGD(1, "HU", steps=1), *example_case(16), drop=0.9)
+    >>> found.reached, found.factor, list(found.tried)
+    (False, inf, [1.0])
+
     Args:
         result: the attack's outcome at the smallest budget that was found.
         factor: that budget, as a factor of the attack's own; infinity where the whole of it was not enough.

@@ -49,6 +49,19 @@ def _measured(name: str, found: Measurement) -> str:
 class AttackResult:
     """The outcome of an attack on one batch.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> result = PGD(16, "HU", steps=3)(model, image, label)
+    >>> bool(result.adversarial_dice < result.clean_dice), result.backwards, result.budgets["noise_linf"].units
+    (True, 3, 'HU')
+    >>> control, label_of_control = result.random_control()
+    >>> float((control - image).abs().max())
+    16.0
+    >>> result.verify(image + 17)
+    Traceback (most recent call last):
+    monai_adversarial.attacks.perturbations.base.BudgetError: ...
+
     Args:
         adversarial: perturbed image in the kind and type of the clean image: a ``MetaTensor`` keeps its metadata, an
             array of whole numbers stays one.

@@ -18,7 +18,16 @@ __all__ = ["Evaluation", "GradientEstimator", "InputView", "ObjectiveFunction", 
 
 
 class InputView(Protocol):
-    """How a transfer attack shows the perturbed image to the network: at another place, size or brightness."""
+    """How a transfer attack shows the perturbed image to the network: at another place, size or brightness.
+
+    >>> from monai_adversarial.attacks import InputView
+    >>> class Darker:
+    ...     def image(self, image):
+    ...         return image - 5
+    ...     def logits(self, logits):
+    ...         return logits
+    >>> view: InputView = Darker()
+    """
 
     def image(self, image: torch.Tensor) -> torch.Tensor:
         """What the network sees, (batch, channel, spatial...)."""
@@ -28,7 +37,19 @@ class InputView(Protocol):
 
 
 class ObjectiveFunction(Protocol):
-    """Parameters -> (objective (batch,), rank (batch,), logits or None where nobody needs them)."""
+    """Parameters -> (objective (batch,), rank (batch,), logits or None where nobody needs them).
+
+    >>> from monai_adversarial.attacks import PGD, ExactGradient
+    >>> from monai_adversarial.attacks.gradients import ObjectiveFunction
+    >>> from monai_adversarial.data.example import example_case
+    >>> class Printed(ExactGradient):
+    ...     def evaluate(self, function: ObjectiveFunction, parameters, scale=1.0):
+    ...         values, ranks, logits = function(parameters)
+    ...         print(values.shape, ranks.shape, parameters[0].shape)
+    ...         return super().evaluate(function, parameters, scale)
+    >>> result = PGD(16, "HU", steps=1, gradient=Printed())(*example_case(16))
+    torch.Size([1]) torch.Size([1]) torch.Size([1, 1, 16, 16, 16])
+    """
 
     def __call__(
         self, parameters: Parameters, view: InputView | None = None
@@ -44,6 +65,17 @@ class ObjectiveFunction(Protocol):
 @dataclass(frozen=True)
 class Evaluation:
     """Value and direction at one point.
+
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack, ExactGradient
+    >>> from monai_adversarial.data.example import example_case
+    >>> class Told(ExactGradient):
+    ...     def evaluate(self, function, parameters, scale=1.0):
+    ...         self.last = super().evaluate(function, parameters, scale)
+    ...         return self.last
+    >>> told = Told()
+    >>> result = Attack(AdditiveNoise(8, units="HU"), gradient=told, steps=2)(*example_case(16))
+    >>> told.last.gradients[0].shape, told.last.backwards
+    (torch.Size([1, 1, 16, 16, 16]), 1)
 
     Args:
         values: objective per sample, (batch,), detached.
@@ -68,6 +100,16 @@ class Evaluation:
 
 class GradientEstimator(ShownAsCall, ABC):
     """Estimates the gradient of the objective with respect to the parameters of the perturbation.
+
+    >>> from monai_adversarial.attacks import PGD, Evaluation, GradientEstimator
+    >>> from monai_adversarial.data.example import example_case
+    >>> class Blind(GradientEstimator):
+    ...     def evaluate(self, function, parameters, scale=1.0):
+    ...         values, ranks, logits = function(parameters)
+    ...         guesses = tuple(2 * (part >= 0) - 1.0 for part in parameters)
+    ...         return Evaluation(values.detach(), ranks.detach(), guesses, None, forwards=1, backwards=0)
+    >>> PGD(16, "HU", steps=3, gradient=Blind())(*example_case(16)).backwards
+    0
 
     Attributes:
         windowwise: objectives may be averaged over sliding windows; see ``WindowwiseGradient``.
@@ -123,6 +165,22 @@ class GradientEstimator(ShownAsCall, ABC):
 
 class WrappedEstimator(GradientEstimator):
     """An estimator around another one, which is all that is asked about but the gradient.
+
+    >>> from dataclasses import replace
+    >>> from monai_adversarial.attacks import PGD, ExactGradient, WrappedEstimator
+    >>> from monai_adversarial.data.example import example_case
+    >>> class LeftHalf(WrappedEstimator):
+    ...     def __init__(self, estimator):
+    ...         self.estimator = estimator
+    ...     def evaluate(self, function, parameters, scale=1.0):
+    ...         found = self.estimator.evaluate(function, parameters, scale)
+    ...         found.gradients[0][:, :, 8:] = 0
+    ...         return found
+    >>> model, image, label = example_case(16)
+    >>> attack = PGD(16, "HU", steps=3, random_start=False, gradient=LeftHalf(ExactGradient()))
+    >>> changed = attack(model, image, label).adversarial != image
+    >>> bool(changed[:, :, :8].any()), bool(changed[:, :, 8:].any())
+    (True, False)
 
     Attributes:
         estimator: the inner one.

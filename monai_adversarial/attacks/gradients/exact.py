@@ -17,7 +17,17 @@ NOT_DIFFERENTIABLE = (
 
 class ExactGradient(GradientEstimator):
     """One forward and one backward pass, to the parameters only. Through sliding windows it is exact as well (see
-    ``inferers``)."""
+    ``inferers``).
+
+    >>> from monai_adversarial.attacks import PGD, ExactGradient
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> PGD(16, "HU", steps=3, gradient=ExactGradient())(model, image, label).backwards
+    3
+    >>> PGD(16, "HU", gradient=ExactGradient())(lambda x: model.network(x).round().detach(), image, label)
+    Traceback (most recent call last):
+    RuntimeError: the network's output does not depend on the image through differentiable operations: ...
+    """
 
     def evaluate(self, function: ObjectiveFunction, parameters: Parameters, scale: float = 1.0) -> Evaluation:
         """Differentiate the sum over samples: a sample's objective depends on its own parameters alone."""
@@ -46,6 +56,15 @@ class WindowwiseGradient(ExactGradient):
     Everything else is differentiated as by ``ExactGradient``: networks without windows, windows inside a
     ``ScannerSpaceInferer`` or a smoothing inferer, geometric perturbations, ``early_stop``, and objectives that are no
     ``AdditiveObjective``. Scores are those of the blended logits in any case.
+
+    >>> from monai.inferers import SlidingWindowInferer
+    >>> from monai_adversarial.attacks import PGD, ExactGradient, WindowwiseGradient
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> windows = model.replace(inferer=SlidingWindowInferer((12, 12, 12), overlap=0.5))
+    >>> result = PGD(16, "HU", steps=3, gradient=WindowwiseGradient())(windows, image, label)
+    >>> bool(result.adversarial_dice < result.clean_dice)
+    True
 
     Source: ours; docs/benchmarks.md compares both at equal cost.
     """

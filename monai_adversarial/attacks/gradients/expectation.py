@@ -26,6 +26,12 @@ class ExpectationOverTransformation(WrappedEstimator):
 
     Each draw is a forward and a backward pass of its own, one after the other, in the memory of one.
 
+    >>> from monai_adversarial.attacks import PGD, ExpectationOverTransformation
+    >>> from monai_adversarial.data.example import example_case
+    >>> attack = PGD(16, "HU", steps=3, gradient=ExpectationOverTransformation(samples=4))
+    >>> attack(*example_case(16)).backwards
+    12
+
     Source: Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", ICML 2018.
 
     Args:

@@ -68,6 +68,14 @@ class QueryGradient(GradientEstimator):
     It is estimated in float32 in the parameters of any perturbation, in units of their budget's radius: noise, noise on
     a coarse grid (:class:`~monai_adversarial.attacks.CoarseGrid`), the coefficients of a bias field.
 
+    >>> from monai_adversarial.attacks import PGD, NaturalEvolution, QueryGradient
+    >>> from monai_adversarial.data.example import example_case
+    >>> issubclass(NaturalEvolution, QueryGradient)
+    True
+    >>> result = PGD(16, "HU", steps=3, gradient=NaturalEvolution(samples=4))(*example_case(16))
+    >>> result.backwards, result.queries == result.forwards
+    (0, True)
+
     Args:
         samples: queries around the point of each step.
         radius: distance of the points asked about, as a share of the budget's radius.

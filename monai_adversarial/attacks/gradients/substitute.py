@@ -24,6 +24,17 @@ class BackwardPassSubstitute(WrappedEstimator):
     function; everything else is differentiated exactly. It composes with all perturbations, objectives, searches and
     inferers, and with ``ExpectationOverTransformation``.
 
+    >>> from monai.inferers import SimpleInferer
+    >>> from monai_adversarial.attacks import PGD, BackwardPassSubstitute
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.inferers import PurifiedInferer
+    >>> from monai_adversarial.purifiers import MedianDenoise
+    >>> model, image, label = example_case(16)
+    >>> defended = model.replace(inferer=PurifiedInferer(SimpleInferer(), MedianDenoise()))
+    >>> aware = PGD(32, "HU", steps=3, gradient=BackwardPassSubstitute("identity"))
+    >>> bool(aware(defended, image, label).success)
+    True
+
     Source: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018.
 
     Args:

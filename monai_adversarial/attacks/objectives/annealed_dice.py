@@ -27,6 +27,11 @@ class AnnealedDice(AdditiveObjective):
     fixed objective is best against both; docs/search.md has the figures. Candidates are compared by the Dice of the
     decisions, which is what is scored.
 
+    >>> from monai_adversarial.attacks.objectives import AnnealedDice, Progress
+    >>> objective = AnnealedDice(first_sharpness=0.5, last_sharpness=8.0)
+    >>> [round(objective.sharpness(Progress(step, 5)), 1) for step in range(5)]
+    [0.5, 1.0, 2.0, 4.0, 8.0]
+
     Args:
         first_sharpness: k of the first step.
         last_sharpness: k of the last step; between them k grows by the same factor in each step.

@@ -45,6 +45,13 @@ class AugmentedLagrangian(Objective):
     sample, which falls after a success and rises after a failure. The constraint is the margin as a share of the
     distance from the highest logit to the third, the margin itself for fewer classes. The hardest voxels are left out.
 
+    >>> from monai_adversarial.attacks import ALMAProxSearch, AugmentedLagrangian, MinimalNoise, MinimalNormAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> noise = MinimalNoise("linf", units="HU")
+    >>> attack = MinimalNormAttack(noise, AugmentedLagrangian(), ALMAProxSearch(), steps=15)
+    >>> bool(attack(*example_case(16)).success)
+    True
+
     Args:
         share: of each class's voxels that have to be wrong, over all classes with the background where ``organs`` is
             False, 0.99 in the paper; None: two thirds of each organ.

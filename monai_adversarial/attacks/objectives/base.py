@@ -28,6 +28,13 @@ __all__ = ["AdditiveObjective", "Objective", "Parts", "Progress", "VoxelwiseObje
 class Progress:
     """Where the search stands: some objectives change their weights on the way (SegPGD).
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.objectives import Progress, SegPGD, Target
+    >>> logits, target = torch.zeros(1, 2, 1), Target.from_label(torch.ones(1, 1, 1), classes=2)
+    >>> start, end = (SegPGD().value(logits, target, Progress(step, 10)) for step in (0, 9))
+    >>> bool(start > end)
+    True
+
     Args:
         step: index of the current evaluation, from 0.
         steps: number of steps of the search.
@@ -45,6 +52,16 @@ class Objective(ShownAsCall, ABC):
 
     ``value`` is the loss against the reference labels. An untargeted attack maximizes it; a targeted attack, whose
     reference is the wanted segmentation, minimizes it (:class:`~monai_adversarial.attacks.Attack` turns the sign).
+
+    >>> from monai_adversarial.attacks import PGD, Objective
+    >>> from monai_adversarial.data.example import example_case
+    >>> class Doubt(Objective):
+    ...     def value(self, logits, target, progress, targeted=False):
+    ...         probability = logits.softmax(dim=1)
+    ...         return -(probability * probability.clamp_min(1e-6).log()).sum(dim=1).flatten(1).mean(dim=1)
+    >>> result = PGD(16, "HU", steps=3, objective=Doubt())(*example_case(16))
+    >>> bool(result.objective > result.objective_history[0])
+    True
 
     Attributes:
         comparable: a higher value is a worse segmentation at any step. False where the weights of the voxels follow
@@ -166,6 +183,20 @@ class AdditiveObjective(Objective):
     A subclass defines ``parts`` and ``combine``; ``parts`` gets targets that are a :meth:`Target.part` of a volume, and
     what it returns for parts that cover a volume must add up to what it returns for the whole.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks import PGD, AdditiveObjective
+    >>> from monai_adversarial.data.example import example_case
+    >>> class Background(AdditiveObjective):
+    ...     def parts(self, logits, target, progress, targeted):
+    ...         return (logits.softmax(dim=1)[:, 0].flatten(1).sum(dim=1),)
+    ...     def combine(self, parts, target):
+    ...         return parts[0], parts[0]
+    ...     def parts_of_reference(self, target, dtype):
+    ...         return (target.reference_sums(dtype)[:, 0],)
+    >>> result = PGD(16, "HU", steps=3, objective=Background())(*example_case(16))
+    >>> int((result.prediction == 0).sum()) > int((result.clean_prediction == 0).sum())
+    True
+
     Attributes:
         follows_progress: the sums of the same logits change from step to step.
     """
@@ -224,6 +255,15 @@ class AdditiveObjective(Objective):
 
 class VoxelwiseObjective(AdditiveObjective):
     """A weighted mean over voxels (with sigmoid: over voxels of all channels).
+
+    >>> from monai_adversarial.attacks import PGD, VoxelwiseObjective
+    >>> from monai_adversarial.data.example import example_case
+    >>> class RootCrossEntropy(VoxelwiseObjective):
+    ...     def elements(self, comparison, progress, targeted):
+    ...         return (comparison.cross_entropy() + 1e-6).sqrt()
+    >>> result = PGD(16, "HU", steps=3, objective=RootCrossEntropy(balanced=True))(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice)
+    True
 
     Args:
         balanced: every class that occurs in a sample has the same weight there, 1 / number of its voxels for each of

@@ -15,6 +15,15 @@ __all__ = ["CleanBatch"]
 class CleanBatch:
     """A clean batch and what the network says of it.
 
+    >>> from monai_adversarial.attacks import PGD, EraseOrgan
+    >>> from monai_adversarial.data.example import example_case
+    >>> class Told(EraseOrgan):
+    ...     def prepare(self, target, clean):
+    ...         print(clean.activation, clean.prediction.shape, f"{float(clean.voxel_ml('a volume')[0]):.3f} ml")
+    ...         return super().prepare(target, clean)
+    >>> result = PGD(16, "HU", steps=1, objective=Told(3))(*example_case(16))
+    softmax torch.Size([1, 1, 16, 16, 16]) 0.216 ml
+
     Args:
         image: (batch, channel, spatial...), in image units.
         prediction: the network's segmentation, class map (batch, 1, spatial...) or, with sigmoid, masks (batch, class,

@@ -17,6 +17,13 @@ __all__ = ["compare"]
 def compare(logits: torch.Tensor, target: Target, totals: bool = False) -> Comparison:
     """Put logits beside their reference, in the cheapest way that is exact.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.objectives import Target, compare
+    >>> target = Target.from_label(torch.tensor([[[0, 1, 1]]]), classes=2)
+    >>> logits = torch.tensor([[[3.0, -1.0, 2.0], [0.0, 0.0, 0.0]]])
+    >>> compare(logits, target).correct().tolist()
+    [[[True, True, False]]]
+
     Args:
         logits: (batch, class, spatial...), float32 or float64.
         target: the reference.

@@ -31,9 +31,15 @@ class Comparison(ABC):
     """Logits against a :class:`Target`, element by element.
 
     An element is one decision of the network: a voxel with softmax, a voxel of one channel with sigmoid. Elements are
-        tensors
-    (batch, groups, spatial...) with one group for softmax and one per channel for sigmoid. A one-channel sigmoid
-    network is the same as a two-class softmax network with logits (0, z), and so are all quantities here.
+    tensors (batch, groups, spatial...) with one group for softmax and one per channel for sigmoid. A one-channel
+    sigmoid network is the same as a two-class softmax network with logits (0, z), and so are all quantities here.
+
+    >>> import torch
+    >>> from monai_adversarial.attacks.objectives import Target, compare
+    >>> target = Target.from_label(torch.tensor([[[0, 1]]]), classes=2)
+    >>> comparison = compare(torch.tensor([[[3.0, 2.0], [0.0, 0.0]]]), target)
+    >>> comparison.margin(-10.0, 10.0).tolist(), comparison.average(torch.tensor([[[1.0, 3.0]]])).tolist()
+    ([[[-3.0, 2.0]]], [2.0])
     """
 
     target: Target

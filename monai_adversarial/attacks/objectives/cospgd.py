@@ -18,6 +18,12 @@ class CosPGD(VoxelwiseObjective):
     The weights have no gradient. A targeted attack weights by 1 - cosine: voxels that are not yet as wanted. With
     sigmoid the probabilities of an element are those of its channel and of the channel's complement.
 
+    >>> from monai_adversarial.attacks import PGD, CosPGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = PGD(16, "HU", steps=4, objective=CosPGD())(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice)
+    True
+
     Source: Agnihotri, Jung and Keuper, CosPGD: An Efficient White-Box Adversarial Attack for Pixel-Wise Prediction
     Tasks, ICML 2024.
 

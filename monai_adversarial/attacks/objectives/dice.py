@@ -23,6 +23,15 @@ class Dice(AdditiveObjective):
     Classes that the reference of a sample does not contain are left out of its mean, unless that leaves none. The
     target's class mask restricts the mean further; its region weights all sums.
 
+    >>> import torch
+    >>> from monai.losses import DiceLoss
+    >>> from monai_adversarial.attacks.objectives import Dice, Progress, Target
+    >>> logits, label = torch.randn(1, 3, 4, 4), torch.arange(16).view(1, 1, 4, 4) % 3
+    >>> value = Dice().value(logits, Target.from_label(label, classes=3), Progress(0, 1))
+    >>> monai = DiceLoss(include_background=False, to_onehot_y=True, softmax=True)
+    >>> torch.allclose(value, monai(logits, label))
+    True
+
     Args:
         include_background: count class 0 too. Only for softmax: independent channels have no background channel.
         skip_absent: leave out absent classes; False averages all classes as ``monai.losses.DiceLoss`` does.

@@ -23,6 +23,15 @@ class DiceCE(AdditiveObjective):
     Equal to ``monai.losses.DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)`` of each sample
     alone, where the sample's reference contains all classes.
 
+    >>> import torch
+    >>> from monai.losses import DiceCELoss
+    >>> from monai_adversarial.attacks.objectives import DiceCE, Progress, Target
+    >>> logits, label = torch.randn(1, 3, 4, 4), torch.arange(16).view(1, 1, 4, 4) % 3
+    >>> value = DiceCE().value(logits, Target.from_label(label, classes=3), Progress(0, 1))
+    >>> monai = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
+    >>> torch.allclose(value, monai(logits, label))
+    True
+
     Args:
         dice_weight: factor of Dice, >= 0.
         cross_entropy_weight: factor of the cross-entropy, >= 0.

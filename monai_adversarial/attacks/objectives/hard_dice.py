@@ -23,6 +23,15 @@ class HardDice(AdditiveObjective):
     as 0, an invented organ. A sample without any class to average has the value 0. It has no gradient: for searches by
     values alone.
 
+    >>> from monai_adversarial.attacks import PGD, HardDice, SquareAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = SquareAttack(16, "HU", queries=10, objective=HardDice())(*example_case(16))
+    >>> abs(float(1 - result.objective - result.adversarial_dice)) < 1e-5
+    True
+    >>> PGD(16, "HU", objective=HardDice())(*example_case(16))
+    Traceback (most recent call last):
+    TypeError: ...
+
     Raises:
         TypeError: in ``value``, where a gradient is wanted.
         ValueError: in ``value``, where the target's class mask leaves only the background.

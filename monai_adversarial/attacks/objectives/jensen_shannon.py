@@ -16,6 +16,14 @@ class JensenShannon(VoxelwiseObjective):
 
     Bounded by log 2, so that voxels which are very wrong already lose their pull without a mask.
 
+    >>> import math
+    >>> import torch
+    >>> from monai_adversarial.attacks.objectives import JensenShannon, Progress, Target
+    >>> target = Target.from_label(torch.ones(1, 1, 4), classes=2)
+    >>> wrong = torch.tensor([[[50.0] * 4, [-50.0] * 4]])
+    >>> math.isclose(JensenShannon().value(wrong, target, Progress(0, 1)), math.log(2), rel_tol=1e-4)
+    True
+
     Source: used for segmentation by Croce, Singh and Hein, ECCV 2024 ("js-avg" of SEA).
 
     Survey entry: X04 (published).

@@ -21,6 +21,13 @@ class Margin(VoxelwiseObjective):
     the sign that makes a wrong decision positive. A voxel that is wrong by ``confidence`` gets no more attention (in a
     targeted attack: one that is as wanted by ``confidence``).
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.objectives import Margin, Progress, Target
+    >>> target = Target.from_label(torch.tensor([[[0, 0]]]), classes=3)
+    >>> logits = torch.tensor([[[5.0, 1.0], [2.0, 8.0], [0.0, 0.0]]])
+    >>> [Margin(confidence).value(logits, target, Progress(0, 1)).tolist() for confidence in (0.0, float("inf"))]
+    [[-1.5], [2.0]]
+
     Args:
         confidence: where the margin is clipped, in logits, >= 0; ``math.inf`` never clips.
         balanced: see :class:`VoxelwiseObjective`.

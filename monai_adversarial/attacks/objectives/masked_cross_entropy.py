@@ -18,6 +18,14 @@ class MaskedCrossEntropy(VoxelwiseObjective):
     Voxels that are wrong already get no more attention. In a targeted attack these are the voxels that already are as
     wanted.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.objectives import MaskedCrossEntropy, Progress, Target
+    >>> target = Target.from_label(torch.tensor([[[1, 1]]]), classes=2)
+    >>> logits = torch.tensor([[[9.0, 0.0], [0.0, 9.0]]]).requires_grad_()
+    >>> MaskedCrossEntropy().value(logits, target, Progress(0, 1)).sum().backward()
+    >>> (logits.grad != 0).any(dim=1).tolist()
+    [[False, True]]
+
     Source: Croce, Singh and Hein, Towards Reliable Evaluation and Fast Training of Robust Semantic Segmentation
     Models, ECCV 2024.
 
@@ -37,6 +45,12 @@ class MaskedCrossEntropy(VoxelwiseObjective):
 
 class BalancedMaskedCrossEntropy(MaskedCrossEntropy):
     """The same with equal weight for every class that occurs in the sample ("mask-ce-bal" of SEA).
+
+    >>> from monai_adversarial.attacks import PGD, BalancedMaskedCrossEntropy
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = PGD(16, "HU", steps=4, objective=BalancedMaskedCrossEntropy())(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice)
+    True
 
     Source: as :class:`MaskedCrossEntropy`.
 

@@ -39,6 +39,13 @@ ALIASES = {"ce": "cross_entropy", "mce": "masked_cross_entropy", "jsd": "jensen_
 def get_objective(objective: str | Objective) -> Objective:
     """An objective with default settings by its name, or the given objective itself.
 
+    >>> from monai_adversarial.attacks import get_objective
+    >>> get_objective("jsd")
+    JensenShannon(balanced=False)
+    >>> get_objective("hinge")
+    Traceback (most recent call last):
+    ValueError: objective must be one of ...
+
     Args:
         objective: a name of ``OBJECTIVES``, one of the short names ``"ce"``, ``"mce"``, ``"jsd"``, or an
             :class:`Objective`.

@@ -18,6 +18,12 @@ class SegPGD(VoxelwiseObjective):
     The weights have no gradient. In a targeted attack the voxels that already are as wanted take the place of the
     wrong ones.
 
+    >>> from monai_adversarial.attacks import PGD, SegPGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = PGD(16, "HU", steps=4, objective=SegPGD())(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice)
+    True
+
     Source: Gu, Zhao, Tresp and Torr, SegPGD: An Effective and Efficient Adversarial Attack for Evaluating and Boosting
     Segmentation Robustness, ECCV 2022.
 

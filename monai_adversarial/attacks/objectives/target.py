@@ -44,6 +44,15 @@ class Target:
     Exactly one of ``index`` and ``soft`` is given. Class maps stay indices (memory of one volume instead of one per
     class).
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.objectives import Target
+    >>> target = Target.from_label(torch.tensor([[[0, 2, 2, 1]]]), classes=3)
+    >>> target.one_hot().shape, target.reference_sums(torch.float32).tolist()
+    (torch.Size([1, 3, 4]), [[1.0, 1.0, 2.0]])
+    >>> Target(classes=1, index=torch.zeros(1, 4, dtype=torch.long))
+    Traceback (most recent call last):
+    ValueError: ...
+
     Args:
         classes: number of the network's output channels.
         index: class indices (batch, spatial...), integers of any size.

@@ -34,6 +34,13 @@ class AdditiveNoise(Perturbation):
     says (the zeros of ``NormalizeIntensity(nonzero=True)``). HU of -1500 and below mark voxels outside the scanner's
     field of view and do not change.
 
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = Attack(AdditiveNoise(5, norm="rms", units="HU"), steps=3)(*example_case(16))
+    >>> found = result.budgets["noise_rms"]
+    >>> found.units, round(float(found.values), 1)
+    ('HU', 5.0)
+
     Args:
         epsilon: radius of the ball, in ``units``; 0 is the identity.
         norm: ``"linf"`` (largest change of a voxel), ``"l2"`` (Euclidean norm over the sample) or ``"rms"`` (root mean
@@ -66,6 +73,13 @@ class AdditiveNoise(Perturbation):
 
 class BoundAdditiveNoise(BoundPerturbation):
     """Additive noise on one batch; the parameter is the noise itself, (batch, channel, spatial...), in image units.
+
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> result = PGD(16, "HU", steps=1)(model, image, label, region=label == 2)
+    >>> float(result.bound.radius), result.bound.changeable.tolist()
+    (16.0, [1.0])
 
     Attributes:
         unit: one unit of the budget in image units: one number, or (batch, channel or 1, 1...) where they differ.

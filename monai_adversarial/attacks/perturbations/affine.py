@@ -32,6 +32,14 @@ class AffineTransform(Perturbation):
     The moved image shows at ``p`` what the clean one shows at ``rotation @ shear @ scale @ (p - center) + center +
     translation``.
 
+    >>> from monai_adversarial.attacks import AffineTransform, Attack, RandomSearch
+    >>> from monai_adversarial.data.example import example_case
+    >>> turn = AffineTransform(max_rotation=15, max_translation=0, max_scale=0)
+    >>> result = Attack(turn, search=RandomSearch(), steps=3)(*example_case(16))
+    >>> found = result.budgets["rotation_0"]
+    >>> found.units, found.limit, bool(found.values <= 15)
+    ('degrees', 15.0, True)
+
     Args:
         max_rotation: largest angle about each axis in degrees, up to 180 (one angle in two dimensions, none in one).
         max_translation: largest translation in mm, as ``translation_norm`` measures it.
@@ -93,6 +101,13 @@ class BoundAffineTransform(BoundGeometric):
 
     The parameter is (batch, number) with the angles in degrees, the translation in mm, the scale as a fraction and the
     shears, in this order.
+
+    >>> from monai_adversarial.attacks import AffineAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = AffineAttack(steps=1)(*example_case(16))
+    >>> matrix, translation = result.bound.matrix(result.parameters)
+    >>> result.parameters[0].shape, matrix.shape, translation.shape
+    (torch.Size([1, 12]), torch.Size([1, 3, 3]), torch.Size([1, 3]))
     """
 
     def __init__(self, perturbation: AffineTransform, scene: Scene) -> None:

@@ -42,12 +42,31 @@ FAR = 1e6
 
 
 class BudgetError(RuntimeError):
-    """An image left the budget of its attack."""
+    """An image left the budget of its attack.
+
+    >>> from monai_adversarial.attacks import PGD, BudgetError
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> result = PGD(8, "HU", steps=1)(model, image, label)
+    >>> try:
+    ...     result.verify(image + 9)
+    ... except BudgetError as error:
+    ...     print(error)
+    noise_linf of sample 0 is 9 HU, above the budget of 8 HU.
+    """
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One measured property of a finished adversarial batch.
+
+    >>> import torch
+    >>> from monai_adversarial.attacks import Measurement
+    >>> found = Measurement(torch.tensor([7.9, 8.2]), units="HU", limit=8.0)
+    >>> found.exceeded()
+    [1]
+    >>> Measurement(torch.tensor([0.05]), units="", limit=0.1, at_least=True).exceeded()
+    [0]
 
     Args:
         values: one number per sample, (batch,).
@@ -123,6 +142,23 @@ class BoundPerturbation(ABC):
     ``measure``, ``quantize``, ``untouched``. ``finished`` makes the image that counts: rounded once to the values of
     its file, and with the clean bits outside the attack's region. ``verify`` measures for every perturbation that it
     stays in the range of values and outside the region as it was.
+
+    >>> from monai_adversarial.attacks import Attack, BoundPerturbation, Perturbation
+    >>> from monai_adversarial.data.example import example_case
+    >>> class BoundShift(BoundPerturbation):
+    ...     @property
+    ...     def radii(self):
+    ...         return (self.scene.image.new_tensor([[10.0]]),)
+    ...     def zeros(self):
+    ...         return (self.scene.image.new_zeros(self.scene.batch, 1),)
+    ...     def apply(self, image, parameters):
+    ...         return image + parameters[0].view(-1, 1, 1, 1, 1)
+    >>> class Shift(Perturbation):
+    ...     def bind(self, scene):
+    ...         return BoundShift(scene)
+    >>> result = Attack(Shift(), steps=4)(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice), float(result.parameters[0].abs()) <= 10
+    (True, True)
     """
 
     #: the perturbation moves anatomy, so that labels move with the image
@@ -436,7 +472,14 @@ class BoundPerturbation(ABC):
 
 
 class Perturbation(ShownAsCall, ABC):
-    """A way to change an image and its budget, before any image is known."""
+    """A way to change an image and its budget, before any image is known.
+
+    >>> from monai_adversarial.attacks import AdditiveNoise, BiasField, Perturbation
+    >>> isinstance(AdditiveNoise(8, units="HU"), Perturbation)
+    True
+    >>> AdditiveNoise(8, units="HU").scaled(0.5).epsilon, BiasField(max_gain=0.2).scaled(2).max_gain
+    (4.0, 0.4)
+    """
 
     #: attributes that say how far the image may change, in proportion to which ``scaled`` changes the budget
     budget_attributes: tuple[str, ...] = ()

@@ -36,6 +36,12 @@ class BiasField(Perturbation):
     (adversarial bias field, polynomial basis) and Chen et al. 2020 (AdvBias, cubic B-splines); the meaning of the gain
     for CT is our reconstruction.
 
+    >>> from monai_adversarial.attacks import Attack, BiasField
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = Attack(BiasField(max_gain=0.1, degree=1, domain="attenuation"), steps=2)(*example_case(16))
+    >>> result.parameters[0].shape, float(result.budgets["gain"].values) < 10.1
+    (torch.Size([1, 4]), True)
+
     Args:
         max_gain: largest gain minus one, for example 0.3 for 30 %; 0 is the identity.
         degree: largest total degree of the Legendre polynomials; 0 is one global factor.
@@ -98,6 +104,13 @@ class BoundBiasField(BoundGain):
 
     The parameter holds the coefficients of the logarithm of the gain, (batch, functions) for Legendre polynomials in
     the order of MONAI's ``RandBiasField``, (batch, controls along each axis) for B-splines.
+
+    >>> from monai_adversarial.attacks import BiasFieldAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = BiasFieldAttack(max_gain=0.25, steps=1)(*example_case(16))
+    >>> gain = result.bound.field(result.parameters).exp()
+    >>> gain.shape, bool(gain.max() < 1.2501), bool(gain.min() > 0.7999)
+    (torch.Size([1, 1, 16, 16, 16]), True, True)
     """
 
     def __init__(self, perturbation: BiasField, scene: Scene) -> None:

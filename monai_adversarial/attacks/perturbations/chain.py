@@ -20,6 +20,13 @@ class Chain(Perturbation):
     """Apply several perturbations in order, each within its own budget around the image that it gets (as Chen et al.
     2022, AdvChain).
 
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack, BiasField, Chain
+    >>> from monai_adversarial.data.example import example_case
+    >>> chain = Chain([BiasField(max_gain=0.05), AdditiveNoise(5, units="HU")])
+    >>> result = Attack(chain, steps=3)(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice), len(result.parameters)
+    (True, 2)
+
     Args:
         perturbations: at least one; the first is applied first.
 
@@ -55,7 +62,16 @@ class Chain(Perturbation):
 
 
 class BoundChain(BoundPerturbation):
-    """A chain on one batch; the parameters of its members follow each other."""
+    """A chain on one batch; the parameters of its members follow each other.
+
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack, Chain, ElasticDeformation
+    >>> from monai_adversarial.data.example import example_case
+    >>> chain = Chain([ElasticDeformation(3.0), AdditiveNoise(5, units="HU")])
+    >>> result = Attack(chain, steps=1)(*example_case(16))
+    >>> moved = result.bound.move_label(result.clean_label, result.parameters)
+    >>> result.bound.geometric, bool((moved == result.label).all())
+    (True, True)
+    """
 
     def __init__(self, perturbation: Chain, scene: Scene) -> None:
         super().__init__(scene)

@@ -60,7 +60,14 @@ class Cubes(Perturbation):
 
 class BoundCubes(BoundPerturbation):
     """Cubes on one batch; the parameter holds for each cube its place along each axis and its value for each channel,
-    all from -1 to 1: (batch, count, axes + channels)."""
+    all from -1 to 1: (batch, count, axes + channels).
+
+    >>> from monai_adversarial.attacks import OnePixel
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = OnePixel(voxels=2, edge=3, units="HU", queries=20, population=8)(*example_case(16))
+    >>> result.parameters[0].shape, bool(result.parameters[0].abs().max() <= 1)
+    (torch.Size([1, 2, 4]), True)
+    """
 
     def __init__(self, perturbation: Cubes, scene: Scene) -> None:
         super().__init__(scene)

@@ -55,6 +55,13 @@ class ElasticDeformation(Perturbation):
 
     Free: the controls are the displacement itself, which may fold.
 
+    >>> from monai_adversarial.attacks import Attack, ElasticDeformation
+    >>> from monai_adversarial.data.example import example_case
+    >>> free = ElasticDeformation(6.0, control_spacing=48, diffeomorphic=False, norm="per_axis")
+    >>> result = Attack(free, steps=2)(*example_case(16))
+    >>> float(result.budgets["displacement_axis_0"].values) <= 6
+    True
+
     Args:
         max_displacement: largest displacement in mm; 0 is the identity. With ``norm="per_axis"`` one number or one for
             each axis of the image.
@@ -113,6 +120,14 @@ class BoundElasticDeformation(BoundGeometric):
     axis).
 
     With a region, only controls that move nothing outside of it are used.
+
+    >>> from monai_adversarial.attacks import ElasticAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> result = ElasticAttack(6.0, steps=1)(model, image, label)
+    >>> mm = result.bound.displacement_mm(result.parameters)
+    >>> mm.shape, bool(mm.norm(dim=1).max() <= 6), result.bound.pull_back(result.image, result.parameters).shape
+    (torch.Size([1, 3, 16, 16, 16]), True, torch.Size([1, 1, 16, 16, 16]))
     """
 
     def __init__(self, perturbation: ElasticDeformation, scene: Scene) -> None:

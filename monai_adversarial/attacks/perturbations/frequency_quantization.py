@@ -109,7 +109,14 @@ class FrequencyQuantization(Perturbation):
 
 
 class BoundFrequencyQuantization(BoundFrequency):
-    """One table for each sample, (batch, block...), in 1/255 of the window."""
+    """One table for each sample, (batch, block...), in 1/255 of the window.
+
+    >>> from monai_adversarial.attacks import AdvDrop
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = AdvDrop(steps=2)(*example_case(16))
+    >>> result.parameters[0].shape, bool((result.parameters[0] <= result.bound.radii[0]).all())
+    (torch.Size([1, 8, 8, 8]), True)
+    """
 
     def __init__(self, perturbation: FrequencyQuantization, scene: Scene) -> None:
         super().__init__(scene, perturbation.block_size, perturbation.window, MIDDLE_GRAY)

@@ -104,7 +104,18 @@ def match_size(
 
 class BoundGeometric(BoundPerturbation):
     """A displacement of every voxel: the moved image shows at ``p`` what the clean one shows at ``p +
-    displacement(p)``."""
+    displacement(p)``.
+
+    >>> from monai_adversarial.attacks import AffineAttack
+    >>> from monai_adversarial.attacks.perturbations import BoundGeometric
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = AffineAttack(steps=1)(*example_case(16))
+    >>> isinstance(result.bound, BoundGeometric)
+    True
+    >>> moved = result.bound.move_label(result.clean_label, result.parameters)
+    >>> bool((moved == result.label).all())
+    True
+    """
 
     geometric = True
     follows_voxels = False

@@ -14,6 +14,12 @@ def jacobian_determinant(displacement: torch.Tensor, spacing: torch.Tensor | Non
     """Jacobian determinant of ``position + displacement`` at every voxel, by central differences (one-sided at the
     borders).
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.perturbations import jacobian_determinant
+    >>> grid = torch.stack(torch.meshgrid(*[torch.arange(4.0)] * 3, indexing="ij"))[None]
+    >>> jacobian_determinant(0.1 * grid).unique().tolist() == [torch.tensor(1.1).pow(3).item()]
+    True
+
     Args:
         displacement: (batch, dimension, spatial...) with 1 to 3 dimensions, in voxels, or in mm if ``spacing`` is
             given.
@@ -45,6 +51,12 @@ def lowest_corner_determinant(displacement: torch.Tensor, spacing: torch.Tensor 
 
     At a corner the derivatives are those along the cell's edges that meet there: one-sided, where central differences
     average over two cells.
+
+    >>> import torch
+    >>> from monai_adversarial.attacks.perturbations import jacobian_determinant, lowest_corner_determinant
+    >>> kink = torch.tensor([[[0.0, 0.0, 0.0, -1.5, 0.0, 0.0]]])
+    >>> float(jacobian_determinant(kink).min()), float(lowest_corner_determinant(kink))
+    (0.25, -0.5)
 
     Args:
         displacement: (batch, dimension, spatial...) with 1 to 3 dimensions, in voxels, or in mm if ``spacing`` is

@@ -89,6 +89,13 @@ class LocalizedPatch(Perturbation):
 class BoundLocalizedPatch(BoundPerturbation):
     """A patch on one batch; the parameter is what is added to the clean voxels of its box, (batch, channel, box...).
 
+    >>> from monai_adversarial.attacks import PatchAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> result = PatchAttack(18.0, steps=2)(model, image, label, region=label == 0)
+    >>> tuple(result.bound.box), result.parameters[0].shape
+    ((3, 3, 3), torch.Size([1, 1, 3, 3, 3]))
+
     Attributes:
         box: voxels of the box along each axis.
         reach: voxels that it may move along each axis, each way.

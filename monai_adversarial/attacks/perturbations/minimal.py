@@ -57,6 +57,14 @@ class MinimalNoise(AdditiveNoise):
 class BoundMinimalNoise(BoundAdditiveNoise):
     """Noise on one batch, with what searches for the smallest one need of it.
 
+    >>> from monai_adversarial.attacks import FMN
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = FMN("l2", units="HU", steps=10)(*example_case(16))
+    >>> half = result.bound.toward(result.parameters, result.objective.new_tensor([0.5]))
+    >>> shorter, length = result.bound.length(half[0]), result.bound.length(result.parameters[0])
+    >>> round(float(shorter / length), 3), result.bound.capped
+    (0.5, False)
+
     Attributes:
         block: voxels along each axis of the blocks that L0 counts.
     """

@@ -45,6 +45,14 @@ class RandomTransform(Perturbation):
     intensities; the dictionary form finds image and label under ``"image"`` and ``"label"``; TorchIO gets a ``Subject``
     of both. What MONAI and TorchIO do not tell (``RandLambda``, transforms of your own) is said by ``moves_anatomy``.
 
+    >>> from monai.transforms import RandGibbsNoise
+    >>> from monai_adversarial.attacks import Attack, HardDice, RandomSearch, RandomTransform
+    >>> from monai_adversarial.data.example import example_case
+    >>> gibbs = RandomTransform(RandGibbsNoise(alpha=(0.6, 0.8)), units="HU")
+    >>> result = Attack(gibbs, HardDice(), search=RandomSearch(), steps=3)(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice), result.backwards
+    (True, 0)
+
     Args:
         transform: what is drawn.
         units: in which the transform sees voxels. ``"HU"``: raw values; from images in network values the map is
@@ -88,6 +96,13 @@ class BoundRandomTransform(BoundPerturbation):
     """A random transform on one batch; the parameter is the number of each sample's draw, (batch, 1).
 
     Running a transform waits for the device, once per sample: it happens on the host.
+
+    >>> from monai.transforms import RandFlip
+    >>> from monai_adversarial.attacks import WorstOf
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = WorstOf(RandFlip(spatial_axis=0), draws=2)(*example_case(16))
+    >>> result.bound.geometric, bool((result.label == result.clean_label.flip(2)).all())
+    (True, True)
     """
 
     def __init__(self, perturbation: RandomTransform, scene: Scene) -> None:

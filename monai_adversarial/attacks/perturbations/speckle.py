@@ -81,7 +81,15 @@ class SpeckleNoise(Perturbation):
 
 
 class BoundSpeckleNoise(BoundGain):
-    """Speckle of one batch; the parameter is the noise before it is smoothed, (batch, channel, spatial...)."""
+    """Speckle of one batch; the parameter is the noise before it is smoothed, (batch, channel, spatial...).
+
+    >>> from monai_adversarial.attacks import SpeckleAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = SpeckleAttack(0.1, steps=2)(*example_case(16))
+    >>> noise = result.bound.noise(result.parameters)
+    >>> noise.shape, bool(noise.abs().max() <= 0.1001)
+    (torch.Size([1, 1, 16, 16, 16]), True)
+    """
 
     def __init__(self, perturbation: SpeckleNoise, scene: Scene) -> None:
         self.rho, self.looks = perturbation.rho, perturbation.looks

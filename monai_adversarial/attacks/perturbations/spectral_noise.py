@@ -83,7 +83,15 @@ class SpectralNoise(Perturbation):
 
 
 class BoundSpectralNoise(BoundFrequency):
-    """The relative change of each coefficient, (batch, channel, padded spatial...)."""
+    """The relative change of each coefficient, (batch, channel, padded spatial...).
+
+    >>> from monai_adversarial.attacks import SpectralAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = SpectralAttack(0.2, steps=2)(*example_case(16))
+    >>> changes = result.parameters[0].abs()
+    >>> bool(changes.max() <= 0.2001), bool((changes <= result.bound.radii[0]).all())
+    (True, True)
+    """
 
     def __init__(self, perturbation: SpectralNoise, scene: Scene) -> None:
         super().__init__(scene, perturbation.block_size, perturbation.window, center=0.0)

@@ -52,7 +52,15 @@ class TiledNoise(Perturbation):
 
 
 class BoundTiledNoise(BoundPerturbation):
-    """Tiled noise on one batch; the parameter is the block, (batch, channel, size...), in image units."""
+    """Tiled noise on one batch; the parameter is the block, (batch, channel, size...), in image units.
+
+    >>> from monai_adversarial.attacks import Attack, TiledNoise
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = Attack(TiledNoise(10, units="HU", size=(8, 8, 8)), steps=2)(*example_case(16))
+    >>> tiled = result.bound.tiled(result.parameters)
+    >>> bool((tiled[..., :8] == tiled[..., 8:]).all())
+    True
+    """
 
     def __init__(self, perturbation: TiledNoise, scene: Scene) -> None:
         super().__init__(scene)

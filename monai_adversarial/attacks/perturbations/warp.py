@@ -276,6 +276,12 @@ def _check(volume: torch.Tensor, displacement: torch.Tensor, spatial: Sequence[i
 def warp_linear(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     """Pull an image back by linear interpolation (bilinear, trilinear); positions outside take the border's value.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.perturbations import warp_linear
+    >>> image, half = torch.tensor([[[0.0, 10.0, 20.0, 30.0]]]), torch.full((1, 1, 4), 0.5)
+    >>> warp_linear(image, half).tolist()
+    [[[5.0, 15.0, 25.0, 30.0]]]
+
     Args:
         image: (batch, channel, spatial...), 1 to 3 spatial dimensions.
         displacement: (batch, dimension, spatial...) in voxels, of the image's dtype.
@@ -289,6 +295,12 @@ def warp_linear(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor
 
 def warp_nearest(volume: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     """Pull a volume of any dtype back by nearest neighbor, with ``grid_sample``'s rounding (half to even); no gradient.
+
+    >>> import torch
+    >>> from monai_adversarial.attacks.perturbations import warp_nearest
+    >>> label, one = torch.tensor([[[0, 3, 3, 7]]]), torch.ones(1, 1, 4)
+    >>> warp_nearest(label, one).tolist()
+    [[[3, 3, 7, 7]]]
 
     Args:
         volume: (batch, channel, spatial...).
@@ -314,6 +326,12 @@ def warp_nearest(volume: torch.Tensor, displacement: torch.Tensor) -> torch.Tens
 def warp_class_map(label: torch.Tensor, classes: int, displacement: torch.Tensor) -> torch.Tensor:
     """Soft one-hot labels of a warped class map: as linear interpolation of its one-hot encoding, at a cost that hardly
     grows with the number of classes.
+
+    >>> import torch
+    >>> from monai_adversarial.attacks.perturbations import warp_class_map
+    >>> label, half = torch.tensor([[0, 0, 1, 1]]), torch.full((1, 1, 4), 0.5)
+    >>> warp_class_map(label, 2, half)[0, 1].tolist()
+    [0.0, 0.5, 1.0, 1.0]
 
     Args:
         label: (batch, spatial...), integer class indices 0 to ``classes - 1``.

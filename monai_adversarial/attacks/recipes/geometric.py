@@ -23,6 +23,12 @@ class ElasticAttack(Attack):
     """Adversarial elastic deformation, free or diffeomorphic (after AdvMorph, Chen et al. 2022; the topology
     certificate is our own).
 
+    >>> from monai_adversarial.attacks import ElasticAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> found = ElasticAttack(max_displacement=4, min_jacobian=0.2, steps=2)(*example_case(16)).budgets
+    >>> float(found["displacement_euclidean"].values) <= 4, float(found["jacobian_minimum"].values) >= 0.2
+    (True, True)
+
     Args:
         max_displacement: in mm; one number, or one per axis with ``norm="per_axis"``.
         norm: ``"euclidean"`` bounds the length of each voxel's displacement, ``"per_axis"`` its part along each axis.
@@ -63,6 +69,12 @@ class ElasticAttack(Attack):
 
 class AffineAttack(Attack):
     """Adversarial affine transform about the image's center, in mm.
+
+    >>> from monai_adversarial.attacks import AffineAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = AffineAttack(max_rotation=5, max_translation=4, steps=2)(*example_case(16))
+    >>> result.bound.geometric, bool(result.budgets["translation_axis_0"].values <= 4)
+    (True, True)
 
     Args:
         max_rotation: degrees about each axis.

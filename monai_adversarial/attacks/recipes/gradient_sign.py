@@ -33,6 +33,15 @@ class PGD(Attack):
     quarter of the radius along Dice + cross-entropy reach in 20 (docs/search.md). The attack of before is
     ``PGD(epsilon, step_size=epsilon / 4, objective="dice_ce")``.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = PGD(16, "HU", steps=5)(*example_case(16))
+    >>> bool(result.success), float(result.budgets["noise_linf"].values)
+    (True, 16.0)
+    >>> PGD(16, "hounsfield")
+    Traceback (most recent call last):
+    ValueError: units must be one of ...
+
     Args:
         epsilon: radius of the budget, in ``units``.
         units: ``"HU"``, ``"network"``, ``"fraction"`` of the intensity window, or ``"percentile"``: share of each
@@ -72,6 +81,13 @@ _FROM_CLEAN: dict[str, Any] = {"random_start": False, "objective": "dice_ce"}
 class FGSM(PGD):
     """Fast gradient sign method (Goodfellow et al. 2015): one step of size ``epsilon`` from the clean image.
 
+    >>> from monai_adversarial.attacks import FGSM
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> result = FGSM(8, "HU")(model, image, label)
+    >>> float((result.adversarial - image).abs().max()), result.backwards
+    (8.0, 1)
+
     Args:
         epsilon: radius of the budget and size of the step, in ``units``.
         units: see :class:`PGD`.
@@ -90,6 +106,13 @@ class FGSM(PGD):
 
 class BIM(PGD):
     """Basic iterative method (Kurakin et al. 2017): sign steps from the clean image.
+
+    >>> from monai_adversarial.attacks import BIM
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> changed = BIM(12, "HU", steps=3)(model, image, label, region=label == 3).adversarial != image
+    >>> bool(changed[label == 3].any()), bool(changed[label != 3].any())
+    (True, False)
 
     Args:
         epsilon: radius of the budget, in ``units``.
@@ -114,6 +137,13 @@ class BIM(PGD):
 
 class MIFGSM(PGD):
     """Momentum iterative FGSM (Dong et al. 2018): the base of transfer attacks.
+
+    >>> from monai_adversarial.attacks import BIM, MIFGSM
+    >>> from monai_adversarial.data.example import example_case
+    >>> case = example_case(16)
+    >>> steady, plain = MIFGSM(12, "HU", steps=4)(*case), BIM(12, "HU", steps=4)(*case)
+    >>> bool((steady.adversarial != plain.adversarial).any()), steady.backwards == plain.backwards
+    (True, True)
 
     Args:
         epsilon: radius of the budget, in ``units``.
@@ -145,6 +175,12 @@ class MIFGSM(PGD):
 
 class APGD(Attack):
     """Auto-PGD (Croce and Hein 2020): no step size to choose, halved per sample where progress stops.
+
+    >>> from monai_adversarial.attacks import APGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = APGD(12, "HU", steps=5)(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice), result.backwards
+    (True, 5)
 
     Args:
         epsilon: radius of the budget, in ``units``.

@@ -156,6 +156,13 @@ def natural_variation(name: str, severity: int = 3, modality: str = "CT", draws:
     fields come from MRI scanners; on CT they are stress tests. The severities are a reconstruction: from hardly visible
     to what a reader would reject. ``affine`` is in mm and degrees, which MONAI's ``RandAffine``, in voxels, is not.
 
+    >>> from monai_adversarial.attacks import natural_variation
+    >>> from monai_adversarial.data.example import example_case
+    >>> case = example_case(16)
+    >>> mild, severe = (natural_variation("noise", level, draws=3)(*case) for level in (1, 5))
+    >>> bool(severe.worst_dice < mild.worst_dice)
+    True
+
     Args:
         name: one of the table.
         severity: 1 to 5.
@@ -195,6 +202,12 @@ def scan_rescan(
     ``result.volume_variation`` is the coefficient of variation of each organ's predicted volume over the draws,
     ``result.draw_dice`` the agreement with the label that moved along; without a label, with the moved prediction of
     the first scan. It is a simulation on one scan (a reconstruction), no replacement for a test-retest study.
+
+    >>> from monai_adversarial.attacks import scan_rescan
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = scan_rescan(noise=5, draws=3)(*example_case(16))
+    >>> result.volume_variation.shape, bool((result.volume_variation < 1).all())
+    (torch.Size([1, 4]), True)
 
     Args:
         max_rotation: degrees.

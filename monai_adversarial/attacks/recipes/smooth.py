@@ -16,6 +16,12 @@ class BiasFieldAttack(Attack):
     """Adversarial smooth bias field (after Tian et al. 2021 and Chen et al. 2020; the 3D form for CT is a
     reconstruction).
 
+    >>> from monai_adversarial.attacks import BiasFieldAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = BiasFieldAttack(max_gain=0.05, steps=3)(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice), result.budgets["gain"].units
+    (True, 'percent')
+
     Args:
         max_gain: largest relative change of intensity, 0.3 for 30 %.
         degree: of the Legendre products, as in MONAI's ``RandBiasField``.

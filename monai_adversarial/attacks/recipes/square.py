@@ -20,6 +20,12 @@ class SquareAttack(Attack):
     answer, in float32. ``result.forwards`` counts every pass of one sample: ``queries`` of the search, one of the clean
     image and one of the outcome.
 
+    >>> from monai_adversarial.attacks import SquareAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = SquareAttack(16, "HU", queries=20)(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice), result.forwards, result.backwards
+    (True, 22, 0)
+
     Args:
         epsilon: radius of the budget, in ``units``.
         units: see :class:`~monai_adversarial.attacks.PGD`.

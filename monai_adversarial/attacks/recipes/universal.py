@@ -30,6 +30,13 @@ Case = tuple[Any, Any]
 class UniversalNoise:
     """A block of noise that was made from some images, for any others.
 
+    >>> from monai_adversarial.attacks import UniversalPerturbation
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> universal = UniversalPerturbation(15, "HU", size=(8, 8, 8), epochs=2).fit(model, [(image, label)])
+    >>> universal.noise.shape, bool(universal.noise.abs().max() <= 15), len(universal.fooling_rates)
+    (torch.Size([1, 8, 8, 8]), True, 1)
+
     Args:
         noise: (channel, size...), in image units.
         perturbation: its ball and size.

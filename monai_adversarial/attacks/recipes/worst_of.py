@@ -33,6 +33,13 @@ class WorstOf(Attack):
     There is no budget but the transform's own settings: ``largest_change`` and ``rms_change`` say how far the worst
     draw went.
 
+    >>> from monai.transforms import RandAdjustContrast
+    >>> from monai_adversarial.attacks import WorstOf
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = WorstOf(RandAdjustContrast(gamma=(0.7, 1.5)), draws=3, units="network")(*example_case(16))
+    >>> bool(result.worst_dice <= result.mean_dice), result.forwards
+    (True, 5)
+
     Args:
         transform: random transform of MONAI or TorchIO, see
             :class:`~monai_adversarial.attacks.RandomTransform`; or a perturbation of this package, of which random

@@ -16,6 +16,13 @@ class ProjectedAdam(Search):
     """Adam ascent (Kingma and Ba 2015) with projection after each step; with ``amsgrad`` the PAdam of segmentation
     benchmarks.
 
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack, ProjectedAdam
+    >>> from monai_adversarial.data.example import example_case
+    >>> attack = Attack(AdditiveNoise(16, units="HU"), search=ProjectedAdam(relative_step=0.5, amsgrad=True), steps=5)
+    >>> result = attack(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice)
+    True
+
     Args:
         relative_step: learning rate as a fraction of the budget's radius.
         beta1: decay of the first moment.

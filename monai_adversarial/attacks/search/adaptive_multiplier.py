@@ -23,6 +23,16 @@ class AdaptiveMultiplier(Search):
     ``goal`` the attack keeps the one with the smallest Euclidean length, and where none does, the one with the highest
     value.
 
+    >>> from monai_adversarial.attacks import AdaptiveMultiplier, AdditiveNoise, Attack, UnmatchedLogits
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> wanted = label * (label != 3)  # without the lesion
+    >>> search, noise = AdaptiveMultiplier(step="rms", tau=0.01), AdditiveNoise(30, units="HU")
+    >>> attack = Attack(noise, UnmatchedLogits(), search, steps=8, targeted=True, random_start=False)
+    >>> result = attack(model, image, wanted)
+    >>> bool(result.iou > result.clean_iou)
+    True
+
     Args:
         beta: growth of the step with the value; None for 1e-6 with raw steps (the paper's) and 1e-3 otherwise.
         tau: smallest step; None for 1e-7 with raw steps (the paper's) and 1e-4 otherwise.

@@ -57,6 +57,13 @@ class ALMAProxSearch(MinimalSearch):
 
     The step falls to a tenth from a sample's first success on.
 
+    >>> from monai_adversarial.attacks import ALMAProxSearch, AugmentedLagrangian, MinimalNoise, MinimalNormAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> attack = MinimalNormAttack(MinimalNoise("linf", units="HU"), AugmentedLagrangian(), ALMAProxSearch(), steps=10)
+    >>> result = attack(*example_case(16))
+    >>> result.backwards, result.norm
+    (10, 'linf')
+
     Args:
         step: the first step size in spans, the paper's lambda, 0.001.
         last_step: share of it that is left at the end, 0.1.

@@ -31,6 +31,12 @@ class AutoPGD(Search):
     At a checkpoint a sample's step halves and it returns to its best point when fewer than ``success_ratio`` of its
     steps raised the objective, or when neither its step nor its best value changed since the last checkpoint.
 
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack, AutoPGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = Attack(AdditiveNoise(16, units="HU"), search=AutoPGD(), steps=5)(*example_case(16))
+    >>> bool(result.objective >= result.objective_history.max())
+    True
+
     Args:
         momentum: weight of the new projected point against the previous movement, 0.75 in the paper.
         success_ratio: the paper's rho, 0.75.

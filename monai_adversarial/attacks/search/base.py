@@ -19,7 +19,14 @@ SEARCH_STREAM = 2_000_000
 
 def steepest_direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
     """The direction of unit size that raises a linear function most: signs for ``"linf"``, the unit gradient per
-    sample for ``"l2"``, that of each vector along dimension 1 for ``"vector"``."""
+    sample for ``"l2"``, that of each vector along dimension 1 for ``"vector"``.
+
+    >>> import torch
+    >>> from monai_adversarial.attacks.search import steepest_direction
+    >>> gradient = torch.tensor([[3.0, -4.0, 0.0]])
+    >>> steepest_direction(gradient, "linf").tolist(), steepest_direction(gradient, "l2").norm().item()
+    ([[1.0, -1.0, 0.0]], 1.0)
+    """
     if norm == "linf":
         return gradient.sign()
     if norm == "vector":
@@ -30,6 +37,20 @@ def steepest_direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
 
 class SearchRun(ABC):
     """One search on one batch.
+
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack, Search, SearchRun
+    >>> from monai_adversarial.data.example import example_case
+    >>> class Draws(SearchRun):
+    ...     def advance(self, parameters, gradients, values, step):
+    ...         best = self.best(parameters, values)
+    ...         return best if step == self.steps - 1 else self.bound.random(self.generators)
+    >>> class Guessing(Search):
+    ...     uses_gradients = False
+    ...     def begin(self, bound, steps):
+    ...         return Draws(bound, steps)
+    >>> result = Attack(AdditiveNoise(16, units="HU"), search=Guessing(), steps=5)(*example_case(16))
+    >>> bool(result.objective == result.objective_history.max()), result.backwards
+    (True, 0)
 
     Attributes:
         state: numbers per sample, each (batch,).
@@ -106,6 +127,19 @@ class SearchRun(ABC):
 
 class Search(ShownAsCall, ABC):
     """A search strategy; ``begin`` makes the state of one run.
+
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack, Search, SearchRun
+    >>> from monai_adversarial.data.example import example_case
+    >>> class Halves(SearchRun):
+    ...     def advance(self, parameters, gradients, values, step):
+    ...         radius = self.bound.radii[0] * 0.5**step
+    ...         return self.bound.project((parameters[0] + radius * gradients[0].sign(),))
+    >>> class Halving(Search):
+    ...     def begin(self, bound, steps):
+    ...         return Halves(bound, steps)
+    >>> result = Attack(AdditiveNoise(16, units="HU"), search=Halving(), steps=4)(*example_case(16))
+    >>> bool(result.adversarial_dice < result.clean_dice)
+    True
 
     Attributes:
         uses_gradients: False for searches by values alone: each step is then one forward pass, a query, and the network

@@ -56,6 +56,14 @@ class CarliniWagnerSearch(MinimalSearch):
     """The attack of Carlini and Wagner in L2: ``|noise|^2 + c * sum of hinges``, minimized by Adam in tanh space, with
     ``c`` searched by halving for each sample.
 
+    >>> from monai_adversarial.attacks import CarliniWagnerSearch, MinimalNoise, MinimalNormAttack
+    >>> MinimalNormAttack(MinimalNoise("l2"), search=CarliniWagnerSearch(weights=3), steps=30).steps
+    30
+    >>> from monai_adversarial.data.example import example_case
+    >>> MinimalNormAttack(MinimalNoise("l1"), search=CarliniWagnerSearch())(*example_case(16))
+    Traceback (most recent call last):
+    TypeError: CarliniWagnerSearch needs MinimalNoise with a norm among 'l2', got MinimalNoise with norm='l1'.
+
     Args:
         learning_rate: of Adam in tanh space, 0.01 in the paper.
         weight: the first ``c``, 0.001 in the paper.
@@ -94,6 +102,13 @@ class CarliniWagnerLinfSearch(MinimalSearch):
 
     The bound of a sample falls to ``shrink`` times its largest change whenever it succeeds, and ``c`` doubles after
     ``patience`` steps without a success; each goes on from where the last one ended.
+
+    >>> from monai_adversarial.attacks import CarliniWagnerLinfSearch, MinimalNoise, MinimalNormAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> search = CarliniWagnerLinfSearch(learning_rate=0.05, weight=0.1)
+    >>> result = MinimalNormAttack(MinimalNoise("linf", units="HU"), search=search, steps=20)(*example_case(16))
+    >>> bool(result.success)
+    True
 
     Args:
         learning_rate: of Adam in tanh space, 0.005 in the authors' code.

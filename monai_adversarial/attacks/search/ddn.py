@@ -17,6 +17,13 @@ class DDNSearch(MinimalSearch):
     """Decoupled direction and norm: a step along the gradient, then back to a sphere that shrinks by ``gamma`` after a
     success and grows by ``gamma`` after a failure.
 
+    >>> from monai_adversarial.attacks import DDNSearch, MinimalNoise, MinimalNormAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> attack = MinimalNormAttack(MinimalNoise("l2", units="HU"), search=DDNSearch(gamma=0.2), steps=15)
+    >>> result = attack(*example_case(16))
+    >>> bool(result.boundary_distance < result.image.numel() ** 0.5 * 20)
+    True
+
     Args:
         gamma: relative change of the norm, 0.05 in the paper.
         initial_norm: of the sphere, in spans; None for a root mean square of 1/255 over the voxels that may change. The

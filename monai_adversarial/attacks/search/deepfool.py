@@ -18,6 +18,13 @@ class DeepFoolSearch(MinimalSearch):
     """Each step goes to where the linearized objective is at the boundary, by the smallest change in the box of values;
     a sample that has succeeded stays where it is.
 
+    >>> from monai_adversarial.attacks import DeepFoolSearch, MinimalNoise, MinimalNormAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> attack = MinimalNormAttack(MinimalNoise("l1", units="HU"), search=DeepFoolSearch(), steps=8)
+    >>> result = attack(*example_case(16))
+    >>> bool(result.success), result.norm
+    (True, 'l1')
+
     Args:
         overshoot: by which the whole way is longer than the sum of its steps, 0.02 in the paper.
         largest_step: share of the linearized distance that a step goes at most, 1 in the paper.

@@ -16,6 +16,12 @@ __all__ = ["DAGSearch"]
 class DAGSearch(MinimalSearch):
     """Gradient steps whose largest entry is ``step``, added up until the sample succeeds; then it stays.
 
+    >>> from monai_adversarial.attacks import DAGSearch, MinimalNoise, MinimalNormAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> attack = MinimalNormAttack(MinimalNoise("linf", units="HU"), search=DAGSearch(step=0.01), steps=8)
+    >>> bool(attack(*example_case(16)).success)
+    True
+
     Args:
         step: largest change of a voxel in a step, in spans: the paper's gamma of 0.5 in images from 0 to 255.
 

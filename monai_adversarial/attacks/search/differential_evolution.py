@@ -19,6 +19,13 @@ class DifferentialEvolution(Search):
     The first ``population`` queries ask about the draws. There is no crossover, as in the one-pixel attack; with a
     factor of 0.5 and members that live on, one generation is ``population`` queries.
 
+    >>> from monai_adversarial.attacks import Attack, Cubes, DifferentialEvolution
+    >>> from monai_adversarial.data.example import example_case
+    >>> attack = Attack(Cubes(2, edge=3, units="HU"), search=DifferentialEvolution(population=6), steps=24)
+    >>> result = attack(*example_case(16))
+    >>> result.queries, bool(result.objective == result.objective_history.max())
+    (26, True)
+
     Args:
         population: members, 400 in the one-pixel attack; at least 4.
         factor: 0.5 there.

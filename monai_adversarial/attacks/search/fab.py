@@ -19,6 +19,12 @@ class FABSearch(MinimalSearch):
     next point lies between the two projections, nearer to that of the clean image the nearer this one is. After a
     success the point goes back toward the clean image.
 
+    >>> from monai_adversarial.attacks import FABSearch, MinimalNoise, MinimalNormAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> attack = MinimalNormAttack(MinimalNoise("linf", units="HU"), search=FABSearch(), steps=8)
+    >>> bool(attack(*example_case(16)).success)
+    True
+
     Args:
         largest_share: weight of the clean image's projection at most, the paper's alpha_max, 0.1.
         overshoot: factor of the projections, the paper's eta, 1.05.

@@ -23,6 +23,12 @@ class FMNSearch(MinimalSearch):
     it shrinks by ``gamma`` after a success, to the smallest one at most, and grows by ``gamma`` after a failure. Of L0
     the radius is a number of blocks and changes by one at least.
 
+    >>> from monai_adversarial.attacks import FMNSearch, MinimalNoise, MinimalNormAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> attack = MinimalNormAttack(MinimalNoise("l1", units="HU"), search=FMNSearch(gamma=0.2), steps=10)
+    >>> bool(attack(*example_case(16)).boundary_distance.isfinite())
+    True
+
     Args:
         gamma: relative change of the radius at the beginning, 0.05 in the paper; it falls to ``last_gamma`` along a
             cosine.

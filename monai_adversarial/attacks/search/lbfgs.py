@@ -26,6 +26,12 @@ class LBFGSSearch(MinimalSearch):
     A step is one point: where it does not lower the sum enough, the next one tries half the way. Voxels at the edge of
     the box that are pushed against it are left out of the quadratic model.
 
+    >>> from monai_adversarial.attacks import LBFGSSearch, MinimalNoise, MinimalNormAttack
+    >>> from monai_adversarial.data.example import example_case
+    >>> attack = MinimalNormAttack(MinimalNoise("l2", units="HU"), search=LBFGSSearch(weights=3), steps=18)
+    >>> bool(attack(*example_case(16)).success)
+    True
+
     Args:
         weight: the first ``c``.
         weights: how many of them are tried; they share the steps.

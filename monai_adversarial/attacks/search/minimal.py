@@ -41,6 +41,20 @@ class MinimalSearch(Search):
     Papers count in images from 0 to 1: their 1 is the span of the image here (``BoundMinimalNoise.span``), the width of
     the intensity window.
 
+    >>> from monai_adversarial.attacks import MinimalNoise, MinimalNormAttack, MinimalSearch, MinimalSearchRun
+    >>> from monai_adversarial.data.example import example_case
+    >>> class Growing(MinimalSearchRun):
+    ...     def move(self, noise, gradient, values, success, step):
+    ...         longer = noise + 0.02 * gradient.sign()
+    ...         return noise if success.all() else longer
+    >>> class Grow(MinimalSearch):
+    ...     norms = ("linf",)
+    ...     def run(self, bound, steps):
+    ...         return Growing(bound, steps)
+    >>> attack = MinimalNormAttack(MinimalNoise("linf", units="HU"), search=Grow(), steps=6)
+    >>> bool(attack(*example_case(16)).success)
+    True
+
     Attributes:
         norms: that it can make small.
     """
@@ -68,7 +82,22 @@ class MinimalSearch(Search):
 
 
 class MinimalSearchRun(SearchRun):
-    """One run; ``move`` counts in spans."""
+    """One run; ``move`` counts in spans.
+
+    >>> from monai_adversarial.attacks import MinimalNoise, MinimalNormAttack, MinimalSearch, MinimalSearchRun
+    >>> from monai_adversarial.data.example import example_case
+    >>> class Printing(MinimalSearchRun):
+    ...     def move(self, noise, gradient, values, success, step):
+    ...         smallest, norm = self.smallest(noise, success)
+    ...         print(step, success.tolist(), norm.tolist())
+    ...         return noise
+    >>> class Still(MinimalSearch):
+    ...     def run(self, bound, steps):
+    ...         return Printing(bound, steps)
+    >>> result = MinimalNormAttack(MinimalNoise("l2"), search=Still(), steps=2)(*example_case(16))
+    0 [False] [inf]
+    1 [False] [inf]
+    """
 
     bound: BoundMinimalNoise
 

@@ -21,6 +21,13 @@ class RandomSearch(Search):
     Usage::
 
         Attack(AdditiveNoise(8, units="HU"), search=RandomSearch(), steps=100)
+
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack, RandomSearch
+    >>> from monai_adversarial.data.example import example_case
+    >>> attack = Attack(AdditiveNoise(8, units="HU"), search=RandomSearch(), steps=6)
+    >>> result = attack(*example_case(16))
+    >>> result.backwards, bool(result.objective == result.objective_history.max())
+    (0, True)
     """
 
     uses_gradients = False

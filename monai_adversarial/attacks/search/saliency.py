@@ -19,6 +19,14 @@ class SaliencySearch(MinimalSearch):
     The saliency of a block is how much the objective would rise if it were linear. The paper's product of the wanted
     and the other classes' slopes is the slope of their margin here, which a segmentation of many voxels has as well.
 
+    >>> from monai_adversarial.attacks import MinimalNoise, MinimalNormAttack, SaliencySearch
+    >>> from monai_adversarial.data.example import example_case
+    >>> search = SaliencySearch(largest_share=0.8, per_step=8)
+    >>> attack = MinimalNormAttack(MinimalNoise("l0", block=4, units="HU"), search=search, steps=7)
+    >>> result = attack(*example_case(16))
+    >>> float(result.smallest_norm.values) <= 56, result.smallest_norm.units
+    (True, 'blocks of 4 voxels along each axis')
+
     Args:
         theta: change of a voxel in spans, 1 in the paper: to the edge of the range.
         largest_share: of the blocks that may change at most, 0.1 in the paper's successors.

@@ -21,6 +21,13 @@ class SigmaZeroSearch(MinimalSearch):
     square ``s`` of a block's change; blocks whose largest change is below a threshold are set to zero. The threshold
     rises after a success and falls after a failure.
 
+    >>> from monai_adversarial.attacks import MinimalNoise, MinimalNormAttack, SigmaZeroSearch
+    >>> from monai_adversarial.data.example import example_case
+    >>> noise = MinimalNoise("l0", block=4, units="HU")
+    >>> result = MinimalNormAttack(noise, search=SigmaZeroSearch(), steps=10)(*example_case(16))
+    >>> bool(result.success), float(result.smallest_norm.values) < 64
+    (True, True)
+
     Args:
         step: of Adam at the beginning, in spans, the paper's eta of 1; it falls to a tenth along a cosine.
         sigma: 0.001 in the paper.

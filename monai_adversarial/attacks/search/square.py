@@ -42,6 +42,13 @@ class SquareSearch(Search):
 
     A step is one query of each sample, the first one asks about the stripes; the last point is the best one.
 
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack, SquareSearch
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> result = Attack(AdditiveNoise(16, units="HU"), search=SquareSearch(share=0.3), steps=10)(model, image, label)
+    >>> (result.adversarial - image).abs().unique().tolist(), result.forwards
+    ([16.0], 12)
+
     Args:
         share: of the box's voxels that the first cubes cover, the paper's p. It is 0.05 there for ImageNet, 0.8 in
             the authors' AutoAttack (Croce and Hein 2020). This is the default here because it is stronger on small

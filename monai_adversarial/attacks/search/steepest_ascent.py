@@ -29,6 +29,11 @@ class SteepestAscent(Search):
     need several times as many for. The size depends on the number of the step alone, so that it is the same for every
     sample and nothing waits for the device.
 
+    >>> from monai_adversarial.attacks import SteepestAscent
+    >>> search = SteepestAscent(relative_step=2.0, schedule="linear")
+    >>> [search.step_at(step, 4) for step in range(4)]
+    [2.0, 1.5, 1.0, 0.5]
+
     Args:
         relative_step: size of the first step as a fraction of the budget's radius; 2 crosses the whole budget.
         momentum: decay of the accumulated gradient, which is divided by its mean absolute value at each step (MI-FGSM,

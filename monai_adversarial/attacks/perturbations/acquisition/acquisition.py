@@ -53,7 +53,14 @@ class Acquisition(Chain):
 
 
 class BoundAcquisition(BoundChain):
-    """An acquisition on one batch; the parameters of its blocks follow each other."""
+    """An acquisition on one batch; the parameters of its blocks follow each other.
+
+    >>> from monai_adversarial.attacks import Acquisition, Attack, Cupping, WindowShift
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = Attack(Acquisition([Cupping(10), WindowShift(10, 0.05)]), steps=2)(*example_case(16))
+    >>> sorted(result.bound.measure_parameters(result.parameters))
+    ['cupping', 'window_level', 'window_width']
+    """
 
     def __init__(self, perturbation: Acquisition, scene: Scene) -> None:
         super().__init__(perturbation, scene)

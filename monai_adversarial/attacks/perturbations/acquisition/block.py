@@ -22,6 +22,13 @@ PADDING = -1500.0  # HU and below: outside the scanner's field of view
 class Variable:
     """What is attacked, in physical units; zero is the clean image.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks.perturbations.acquisition import Variable
+    >>> dose = Variable("tube_current", "mA", (1,), lowest=-100.0, highest=0.0)
+    >>> measured = dose.measure(torch.tensor([[-120.0]]))
+    >>> measured["tube_current"].exceeded(), measured["lowest_tube_current"].exceeded()
+    ([], [0])
+
     Args:
         name: of the measurement.
         units: for example ``"HU"``, ``"mm"``, ``"degrees"``.
@@ -57,7 +64,22 @@ class Variable:
 
 
 class AcquisitionBlock(Perturbation):
-    """A step of how an image is acquired or reconstructed; usable alone, in a ``Chain`` and in an ``Acquisition``."""
+    """A step of how an image is acquired or reconstructed; usable alone, in a ``Chain`` and in an ``Acquisition``.
+
+    >>> from monai_adversarial.attacks import Attack
+    >>> from monai_adversarial.attacks.perturbations import acquisition
+    >>> from monai_adversarial.data.example import example_case
+    >>> class BoundOffset(acquisition.BoundAcquisitionBlock):
+    ...     def change(self, image, parameters):
+    ...         return parameters[0].view(-1, 1, 1, 1, 1).expand_as(image)
+    >>> class Offset(acquisition.AcquisitionBlock):
+    ...     def bind(self, scene):
+    ...         return BoundOffset(scene, [acquisition.Variable("offset", "HU", (1,), -12.0, 12.0)])
+    >>> result = Attack(Offset(), steps=3)(*example_case(16))
+    >>> found = result.budgets["offset"]
+    >>> bool(result.adversarial_dice < result.clean_dice), float(found.values) <= 12, found.units
+    (True, True, 'HU')
+    """
 
     @abstractmethod
     def bind(self, scene: Scene) -> BoundAcquisitionBlock:
@@ -69,6 +91,14 @@ class BoundAcquisitionBlock(BoundPerturbation):
 
     Voxels of -1500 HU and below, outside the scanner's field of view, keep their bits. So do voxels of an image in
     network values whose HU nobody knows, because the intensity window has clipped them or the pipeline holds them.
+
+    >>> from monai_adversarial.attacks import Attack, Cupping
+    >>> from monai_adversarial.data.example import example_case
+    >>> result = Attack(Cupping(10), steps=2)(*example_case(16))
+    >>> [variable.name for variable in result.bound.variables]
+    ['cupping']
+    >>> bool((result.bound.change(result.image, result.bound.zeros()) == 0).all())
+    True
 
     Args:
         scene: the clean batch.
