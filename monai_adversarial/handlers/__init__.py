@@ -12,6 +12,7 @@ from monai_adversarial.handlers.adversarial_distillation import (
 )
 from monai_adversarial.handlers.adversarial_evaluation import AdversarialEvaluation
 from monai_adversarial.handlers.adversarial_training import AdversarialTraining
+from monai_adversarial.handlers.case_metrics import CaseMetricHandler
 from monai_adversarial.handlers.evaluation_worst_case import WorstCaseEvaluation
 from monai_adversarial.handlers.fast_adversarial_training import FastAdversarialTraining
 from monai_adversarial.handlers.free_adversarial_training import FreeAdversarialTraining
@@ -27,6 +28,7 @@ __all__ = [
     "AdversarialEvaluation",
     "AdversarialLossTerm",
     "AdversarialTraining",
+    "CaseMetricHandler",
     "FastAdversarialTraining",
     "FreeAdversarialTraining",
     "HelperAdversarialTraining",

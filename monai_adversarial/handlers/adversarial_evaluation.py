@@ -39,13 +39,14 @@ from monai_adversarial.handlers.evaluation_engine import (
     has_own_iteration,
     remembers_batches,
 )
+from monai_adversarial.metrics.case_metric import CaseMetric
 from monai_adversarial.metrics.dice import hard_prediction, organ_dice
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.metrics.robust_dice import RobustDice
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.utils.modules import bare_network, describe_callable
 from monai_adversarial.utils.plain import as_plain
-from monai_adversarial.utils.validation import check_count, check_fraction
+from monai_adversarial.utils.validation import check_count, check_fraction, check_instance
 
 __all__ = ["AdversarialEvaluation"]
 
@@ -113,6 +114,9 @@ class AdversarialEvaluation(RobustEvaluation):
         acceptable_dice: cases with a clean Dice of at most this do not count in the success rate.
         key_metric: make ``{name}_mean_dice`` the key metric of an evaluator that has none. For a classifier, tell
             ``model={"task": "classification"}``: the name is ``{name}_accuracy``.
+        metrics: further metrics of each attacked case, such as ``{"volume": VolumeChange(class_names)}``. They see the
+            network's own answers, before any postprocessing. Reported are ``{name}_{metric}_{number}``, details of the
+            cases ``{name}_{metric}``.
 
     Attributes:
         model: the whole model; None until the evaluator runs.
@@ -138,6 +142,7 @@ class AdversarialEvaluation(RobustEvaluation):
         success_threshold: float | None = None,
         acceptable_dice: float = 0.0,
         key_metric: bool = False,
+        metrics: Mapping[str, CaseMetric] | None = None,
     ) -> None:
         super().__init__(name, key_metric)
         if not isinstance(attack, Attack):
@@ -155,6 +160,9 @@ class AdversarialEvaluation(RobustEvaluation):
             "success_threshold", attack.success_threshold if success_threshold is None else success_threshold
         )
         self.acceptable_dice = check_fraction("acceptable_dice", acceptable_dice)
+        self.metrics = {} if metrics is None else dict(metrics)
+        for key, metric in self.metrics.items():
+            check_instance(f"metrics[{key!r}]", metric, CaseMetric, "OrganDrop(class_names)")
         self._finish: EnginePostprocessing | None = None
         self._organs: dict[int, str] = {}
         self._runs = 0
@@ -239,6 +247,8 @@ class AdversarialEvaluation(RobustEvaluation):
         self._labeled: set[str] = set()
         self._batches = self._iterations = 0
         self._scores: RobustDice | None = None
+        for metric in self.metrics.values():
+            metric.reset()
 
     def _begin(self, engine: SupervisedEvaluator) -> None:
         self._reset()
@@ -261,12 +271,16 @@ class AdversarialEvaluation(RobustEvaluation):
             unknown = torch.full((image.shape[0], len(self._organs)), torch.nan, dtype=torch.float64)
             self._clean.append(unknown)
             self._robust.append(unknown)
+            for metric in self.metrics.values():
+                metric.skip(image.shape[0])
             return
         args, kwargs = engine.prepare_batch.arguments
         if has_own_iteration(engine) and not self._compared:
             self._compare(engine, image, args, kwargs)
         region = batch_region(engine.state.batch, self.region_key, image)
         result = self.attack(self.model.with_arguments(args, kwargs), image, label, region=region)
+        for metric in self.metrics.values():
+            metric.add(result)
         with torch.no_grad():
             prediction = self._predict(engine, result.adversarial, args, kwargs)
             self._clean.append(self._dice(engine, image, label, engine.state.output[self.prediction_key]))
@@ -390,6 +404,15 @@ class AdversarialEvaluation(RobustEvaluation):
         assert self.model is not None
         ignored = self.model.ignore_index
         return None if ignored is None else (reference != ignored).all(dim=0, keepdim=True)
+
+    def further(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        """See :meth:`RobustEvaluation.further`."""
+        numbers: dict[str, float] = {}
+        details: dict[str, torch.Tensor] = {}
+        for key, metric in self.metrics.items():
+            numbers |= {f"{self.name}_{key}_{number}": value for number, value in metric.aggregate().items()}
+            details[f"{self.name}_{key}"] = metric.get_buffer()
+        return numbers, details
 
     def scores(self) -> RobustDice | None:
         """See :meth:`RobustEvaluation.scores`."""

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 
@@ -102,6 +103,10 @@ class RobustEvaluation(ABC):
         With several processes every rank has to call it.
         """
 
+    def further(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        """Numbers and details of the cases that are reported beside the scores, by their names."""
+        return {}, {}
+
     def _forget(self, engine: SupervisedEvaluator) -> None:
         for name in self._published[0]:
             engine.state.metrics.pop(name, None)
@@ -127,6 +132,8 @@ class RobustEvaluation(ABC):
                 f"the key metric {self._metric_name or mean!r} is not defined: no case of the validation data has any "
                 "of the organs or classes that are scored."
             )
+        numbers, of_cases = self.further()
+        metrics, details = {**numbers, **metrics}, {**of_cases, **details}
         self._published = (set(metrics), set(details))
         engine.state.metrics.update(metrics)
         engine.state.metric_details.update(details)
