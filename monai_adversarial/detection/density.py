@@ -70,7 +70,21 @@ class FeatureDetector(Detector):
         return self.features.has_stand_in
 
     def _learn(self, batches: Iterator[torch.Tensor]) -> None:
-        found = torch.cat([self.features(detached(batch), batch).double().cpu() for batch in batches])
+        found = self._table(batches)
+        state, groups = self._standard(found)
+        self.state = state | self._estimate(self._standardized(found, state), groups)
+
+    def _table(self, batches: Iterator[torch.Tensor]) -> torch.Tensor:
+        """Features of all cases, (case, number), float64 on the CPU."""
+        found = [self.features(detached(batch), batch).double().cpu() for batch in batches]
+        return torch.cat(found) if found else torch.zeros(0, 0, dtype=torch.float64)
+
+    def _standard(self, found: torch.Tensor) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+        """How features are standardized, and places of the kept ones of each layer.
+
+        Raises:
+            ValueError: for too few cases, and features that are the same for all of them.
+        """
         if len(found) < self.least_cases:
             raise ValueError(
                 f"images must hold at least {self.least_cases} clean cases for {type(self).__name__}, got {len(found)}."
@@ -81,8 +95,11 @@ class FeatureDetector(Detector):
             raise ValueError("images must differ: all features are the same for all of them.")
         kept = varies.nonzero()[:, 0]
         state = {"center": center[kept], "spread": spread[kept], "kept": kept, "width": torch.tensor(found.shape[1])}
-        groups = self._groups(kept, found.shape[1])
-        self.state = state | self._estimate((found[:, kept] - center[kept]) / spread[kept], groups)
+        return state, self._groups(kept, found.shape[1])
+
+    @staticmethod
+    def _standardized(found: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+        return (found[:, state["kept"]] - state["center"]) / state["spread"]
 
     def _suspicion(self, image: torch.Tensor, like: torch.Tensor, smooth: bool) -> torch.Tensor:
         found = self.features(image, like, smooth)
@@ -91,9 +108,8 @@ class FeatureDetector(Detector):
                 f"{type(self).__name__} was fitted to {int(self.state['width'])} features, got {found.shape[1]}: it "
                 "belongs to another network or to images with other channels."
             )
-        center, spread, kept = (self.state[name].to(found.device) for name in ("center", "spread", "kept"))
         state = {name: value.to(found.device) for name, value in self.state.items()}
-        return self._distance((found[:, kept] - center) / spread, state)
+        return self._distance(self._standardized(found, state), state)
 
     def _groups(self, kept: torch.Tensor, width: int) -> list[torch.Tensor]:
         """Places of the kept features of each layer."""

@@ -112,10 +112,10 @@ class Evading(AdditiveObjective):
     def image_term(self, bound: BoundPerturbation, changed: torch.Tensor) -> torch.Tensor | None:
         """The detector's term, negative, with what the inner objective wants of the image."""
         clean, affine = bound.scene.image, bound.scene.affine
-        if affine is not None and len(clean) == 1:
-            like: torch.Tensor = MetaTensor(clean, affine=affine[0])
+        if affine is None:
+            like: torch.Tensor = clean
         else:
-            like = clean
+            like = MetaTensor(clean, affine=affine[0] if len(clean) == 1 else affine)
         excess = self.detector.excess(changed, like)
         term = -self.weight * (excess + self.margin).clamp_min(0).log1p().to(changed.dtype)
         inner = self.objective.image_term(bound, changed)

@@ -17,6 +17,7 @@ from monai_adversarial.detection.answers import (
     soft_disagreement,
 )
 from monai_adversarial.detection.base import Detector
+from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.purifiers.base import Purifier
 from monai_adversarial.purifiers.checks import check_units
 from monai_adversarial.utils.backward_pass import backward_pass
@@ -47,17 +48,25 @@ class PredictionComparison(Detector):
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
 
     def _apart(
-        self, image: torch.Tensor, other: torch.Tensor, like: torch.Tensor, smooth: bool, undo: Any = None
+        self,
+        image: torch.Tensor,
+        other: torch.Tensor,
+        like: torch.Tensor,
+        smooth: bool,
+        undo: Any = None,
+        by: AttackedModel | None = None,
     ) -> torch.Tensor:
-        """Distance between the answers to an image and to another one, which ``undo`` brings back to its grid."""
+        """Distance between the answers to an image and to another one, which ``undo`` brings back to its grid, and
+        which is asked ``by`` another model where there is one."""
         undo = undo or (lambda answer: answer)
         predictor_of(self.model, image, like)  # learns what the answers are
+        asked = ((self.model, image), (by or self.model, other))
         if smooth or self.model.classifies:
-            one, two = (probabilities_of(self.model, part, like) for part in (image, other))
+            one, two = (probabilities_of(model, part, like) for model, part in asked)
             if self.model.classifies:
                 return (one - two).abs().flatten(1).sum(dim=1)
             return soft_disagreement(one, undo(two), self.model.activation_of(one.shape[1]), self.reduction)
-        first, second = (answer_of_image(self.model, part, like) for part in (image, other))
+        first, second = (answer_of_image(model, part, like) for model, part in asked)
         return disagreement(first, replace(second, prediction=undo(second.prediction)), self.reduction)
 
 

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a model looks: an attacked image is often decided by fewer or other voxels than a clean one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from monai_adversarial.detection.attributions import gradient_of_answer
+from monai_adversarial.detection.features import Features
+from monai_adversarial.detection.gaussian import GaussianDensity
+from monai_adversarial.detection.windowed import Ask, Numbers, mean_over_windows, recomputed
+from monai_adversarial.models.attacked_model import AttackedModel
+
+__all__ = ["SaliencyConcentration", "SaliencyNumbers", "concentration"]
+
+_TINY = 1e-30
+#: shares of the voxels whose part in the whole is counted
+TOP = (0.01, 0.05)
+
+
+def concentration(saliency: torch.Tensor) -> torch.Tensor:
+    """Gini coefficient, entropy (as a share of the largest one), part of the top 1 % and 5 % of the voxels, and the
+    logarithm of the mean.
+
+    Args:
+        saliency: (window, voxel), >= 0.
+
+    Returns:
+        (window, 5), float64.
+    """
+    wide = saliency.double() + _TINY
+    voxels = wide.shape[1]
+    share = wide / wide.sum(dim=1, keepdim=True)
+    rising = share.sort(dim=1).values
+    place = torch.arange(1, voxels + 1, dtype=wide.dtype, device=wide.device)
+    gini = ((2 * place - voxels - 1) * rising).sum(dim=1) / voxels
+    entropy = -(share * share.log()).sum(dim=1) / torch.tensor(float(max(voxels, 2)), dtype=wide.dtype).log()
+    parts = [rising[:, voxels - max(1, round(top * voxels)) :].sum(dim=1) for top in TOP]
+    return torch.stack([gini, entropy, *parts, wide.mean(dim=1).log()], dim=1)
+
+
+class SaliencyNumbers(Features):
+    """How concentrated the gradient of the answer is, averaged over the windows that find something.
+
+    Args:
+        model: whose network is asked.
+    """
+
+    def __init__(self, model: AttackedModel) -> None:
+        self.model = model
+
+    def __call__(self, image: torch.Tensor, like: torch.Tensor, smooth: bool = False) -> torch.Tensor:
+        def look(ask: Ask, seen: torch.Tensor) -> Numbers:
+            def numbers(windows: torch.Tensor) -> Numbers:
+                gradient, any_found = gradient_of_answer(self.model, ask, windows)
+                # the root has no derivative at 0, its square has
+                saliency = (gradient.square().amax(dim=1).flatten(1) + _TINY).sqrt()
+                counted = any_found.double()
+                return concentration(saliency) * counted[:, None], counted
+
+            return recomputed(numbers, seen)
+
+        found, counted = mean_over_windows(self.model, [image], like, look)
+        return found / counted.clamp_min(_TINY)[:, None]
+
+
+class SaliencyConcentration(GaussianDensity):
+    """Squared Mahalanobis distance of the concentration of saliency from that of clean images.
+
+    Saliency is the absolute gradient of the logits of what is found with respect to the voxels; its concentration are
+    Gini coefficient, entropy, parts of the top 1 % and 5 %, and size. The attacker's gradient is exact: it
+    differentiates twice.
+
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.detection import SaliencyConcentration
+    >>> model = example_case()[0]
+    >>> detector = SaliencyConcentration(model).fit(example_case(16, seed)[1] for seed in range(8))
+    >>> clean = example_case(16, 9)[1]
+    >>> bool(detector.score(clean + 100) > detector.score(clean))
+    True
+
+    Args:
+        model: an ``AttackedModel``, or a bare network; differentiable.
+
+    Raises:
+        ValueError: as :class:`~monai_adversarial.detection.density.FeatureDetector`.
+
+    Source: Ma et al., Understanding Adversarial Attacks on Deep Learning Based Medical Image Analysis Systems, Pattern
+    Recognition 2021, look at saliency maps of attacked images; a detector by their concentration is a reconstruction
+    from the survey.
+
+    Survey entry: T06 (reconstruction).
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.features = SaliencyNumbers(self.model)
