@@ -23,6 +23,15 @@ class AutoencoderDenoise(LearnedPurifier):
 
     Differentiable: an attacker goes through it exactly.
 
+    >>> import torch
+    >>> from monai_adversarial.transforms import AutoencoderDenoise
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case()
+    >>> image[0, 0, 5, 5, 5] = 3000.0  # metal is outside the window
+    >>> purified = AutoencoderDenoise(network=torch.nn.AvgPool3d(3, stride=1, padding=1))(image[0])
+    >>> float(purified[0, 5, 5, 5]), bool(purified[0, 5, 5, 6] == image[0, 0, 5, 5, 6])
+    (3000.0, False)
+
     Args:
         weights: see :class:`LearnedPurifier`.
         network: see :class:`LearnedPurifier`; (batch, 1, spatial...) with values 0 to 1, to the same.
@@ -47,4 +56,17 @@ class AutoencoderDenoise(LearnedPurifier):
         return self.run_network(volume)
 
 
-AutoencoderDenoiseD = AutoencoderDenoiseDict = AutoencoderDenoised = dictionary_form(AutoencoderDenoise)
+AutoencoderDenoiseD = AutoencoderDenoiseDict = AutoencoderDenoised = dictionary_form(
+    AutoencoderDenoise,
+    """
+    >>> import torch
+    >>> from monai_adversarial.transforms import AutoencoderDenoised
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case(16)
+    >>> blur = torch.nn.AvgPool3d(3, stride=1, padding=1)  # stands for a trained network
+    >>> full = AutoencoderDenoised("ct", network=blur)({"ct": image[0]})["ct"]
+    >>> half = AutoencoderDenoised("ct", network=blur, strength=0.5)({"ct": image[0]})["ct"]
+    >>> bool((half - (full + image[0]) / 2).abs().max() < 0.01)  # HU
+    True
+    """,
+)

@@ -35,6 +35,17 @@ class Purifier(Transform):
     Subclasses write :py:meth:`purify` on plain float tensors (batch, channel, spatial...), on the image's device,
     samples and channels independent of each other, and set ``gradient``.
 
+    A purifier of one's own is one method:
+
+    >>> from monai_adversarial.transforms import Purifier
+    >>> from monai_adversarial.data.example import example_case
+    >>> class Clip(Purifier):
+    ...     def purify(self, image, context):
+    ...         return image.clamp(0, 100)
+    >>> _, image, _ = example_case()
+    >>> bool(image.min() < 0), float(Clip()(image[0]).min()), Clip().gradient
+    (True, 0.0, 'exact')
+
     Args:
         intensity: None for images in HU. For images in a network's values: the map from HU to those (an
             ``IntensityMap``, ``ScaleIntensityRange`` or its arguments as a mapping), so that arguments in HU keep
@@ -156,6 +167,16 @@ class RandomPurifier(Purifier, Randomizable):
 
     As a transform it draws from its random state (``set_random_state``, as all of MONAI's random transforms); inside an
     attack or an inferer the seeds come with the context.
+
+    >>> import torch
+    >>> from monai_adversarial.transforms import RandomPurifier
+    >>> class AddNoise(RandomPurifier):
+    ...     def purify(self, image, context):
+    ...         draws = context.generators("cpu", len(image))  # one per sample, from its seed
+    ...         return image + 5 * torch.stack([torch.randn(image.shape[1:], generator=draw) for draw in draws])
+    >>> noisy = [AddNoise().set_random_state(seed)(torch.full((1, 8, 8), 50.0)) for seed in (1, 1, 2)]
+    >>> torch.equal(noisy[0], noisy[1]), torch.equal(noisy[0], noisy[2])
+    (True, False)
     """
 
     def draw_seeds(self) -> tuple[int, ...]:

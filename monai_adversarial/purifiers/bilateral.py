@@ -32,6 +32,14 @@ class BilateralDenoise(Purifier):
 
     Differentiable: an attacker goes through it exactly (the derivative of the weights included).
 
+    >>> import numpy as np
+    >>> from monai_adversarial.transforms import BilateralDenoise
+    >>> edge = np.zeros((1, 8, 8), dtype=np.float32)
+    >>> edge[..., 4:] = 200.0
+    >>> smooth = BilateralDenoise(sigma_space=2.0, sigma_intensity=20.0, spacing=(1.0, 1.0))(edge)
+    >>> bool(np.allclose(smooth, edge))  # far above sigma_intensity: an edge stays
+    True
+
     Args:
         sigma_space: standard deviation in mm, one number or one per axis.
         sigma_intensity: standard deviation in HU; differences far above it are edges and stay.
@@ -129,4 +137,15 @@ def _pair(offset: Sequence[int]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     return here, there
 
 
-BilateralDenoiseD = BilateralDenoiseDict = BilateralDenoised = dictionary_form(BilateralDenoise)
+BilateralDenoiseD = BilateralDenoiseDict = BilateralDenoised = dictionary_form(
+    BilateralDenoise,
+    """
+    >>> from monai_adversarial.transforms import BilateralDenoised
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, label = example_case(16)
+    >>> item = BilateralDenoised("image", sigma_space=6.0)({"image": image[0], "label": label[0]})
+    >>> liver = label[0] == 2
+    >>> bool(item["image"][liver].std() < 0.6 * image[0][liver].std()), bool((item["label"] == label[0]).all())
+    (True, True)
+    """,
+)

@@ -25,6 +25,11 @@ class BitDepthReduction(Purifier):
 
     Piecewise constant, its gradient is zero: an attacker goes straight through it (backward through the identity).
 
+    >>> import numpy as np
+    >>> from monai_adversarial.transforms import BitDepthReduction
+    >>> BitDepthReduction(step=16)(np.array([[3.0, 12.0, 30.0, 31.0]])).tolist()
+    [[0.0, 16.0, 32.0, 32.0]]
+
     Args:
         step: distance of two gray values, in HU.
         intensity: see :class:`Purifier`.
@@ -50,4 +55,14 @@ class BitDepthReduction(Purifier):
         return values if zero == 0.0 else values.add_(zero)
 
 
-BitDepthReductionD = BitDepthReductionDict = BitDepthReductiond = dictionary_form(BitDepthReduction)
+BitDepthReductionD = BitDepthReductionDict = BitDepthReductiond = dictionary_form(
+    BitDepthReduction,
+    """
+    >>> import numpy as np
+    >>> from monai_adversarial.transforms import BitDepthReductiond
+    >>> item = {"clean": np.full((1, 4, 4), 48.0), "attacked": np.full((1, 4, 4), 55.0)}
+    >>> item = BitDepthReductiond(["clean", "attacked"], step=16)(item)
+    >>> bool((item["clean"] == item["attacked"]).all())  # 7 HU are less than half a step
+    True
+    """,
+)

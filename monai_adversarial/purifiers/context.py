@@ -17,6 +17,15 @@ __all__ = ["ImageContext"]
 class ImageContext:
     """Spacing and seeds of a batch.
 
+    >>> import torch
+    >>> from monai_adversarial.purifiers import ImageContext
+    >>> context = ImageContext(spacing=torch.tensor([[1.0, 1.0, 4.0]]), seeds=(7,))
+    >>> context.in_voxels(2.0, torch.zeros(1, 1, 8, 8, 8), "sigma").tolist()
+    [[2.0, 2.0, 0.5]]
+    >>> first, again = (torch.rand(2, generator=context.generators("cpu", batch=1)[0]) for _ in range(2))
+    >>> torch.equal(first, again)
+    True
+
     Args:
         spacing: (batch, spatial dimensions) in mm on the CPU, None where it is not known.
         seeds: one integer per sample; empty where nothing random is wanted.

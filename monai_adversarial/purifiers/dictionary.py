@@ -25,6 +25,16 @@ MODES = ("bilinear", "nearest")
 class Purifierd(MapTransform):
     """Applies a purifier to each of ``keys``.
 
+    Each purifier has such a form, for example ``MedianDenoised``:
+
+    >>> import numpy as np
+    >>> from monai_adversarial.transforms import MedianDenoised, Purifierd
+    >>> transform = MedianDenoised("image", size=3)
+    >>> isinstance(transform, Purifierd), type(transform.purifier).__name__
+    (True, 'MedianDenoise')
+    >>> sorted(transform({"image": np.zeros((1, 4, 4)), "label": np.ones((1, 4, 4))}))
+    ['image', 'label']
+
     Args:
         keys: images, channel first.
         allow_missing_keys: do not raise when a key is missing.
@@ -50,7 +60,16 @@ class Purifierd(MapTransform):
 
 
 class RandomPurifierd(Purifierd, Randomizable):
-    """A purifier that draws random numbers, one draw per item for all keys."""
+    """A purifier that draws random numbers, one draw per item for all keys.
+
+    >>> import numpy as np
+    >>> from monai_adversarial.transforms import RandJPEGCompressiond, RandomPurifierd
+    >>> transform = RandJPEGCompressiond(["phase1", "phase2"], quality=(20, 90)).set_random_state(0)
+    >>> scan = np.random.default_rng(0).normal(50, 20, (1, 16, 16))
+    >>> item = transform({"phase1": scan, "phase2": scan})
+    >>> isinstance(transform, RandomPurifierd), bool((item["phase1"] == item["phase2"]).all())
+    (True, True)
+    """
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandomPurifierd:
         """Seed the draws."""
@@ -61,6 +80,17 @@ class RandomPurifierd(Purifierd, Randomizable):
 
 class GeometricPurifierd(RandomPurifierd, InvertibleTransform):
     """A purifier that moves anatomy: ``inverse`` (``Invertd``) brings predictions back.
+
+    >>> from monai_adversarial.transforms import GeometricPurifierd, RandResizeShiftd
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, label = example_case()
+    >>> transform = RandResizeShiftd(["image", "label"], mode=["bilinear", "nearest"]).set_random_state(3)
+    >>> moved = transform({"image": image[0], "label": label[0]})
+    >>> isinstance(transform, GeometricPurifierd), moved["label"].unique().tolist()
+    (True, [0.0, 1.0, 2.0, 3.0])
+    >>> back = transform.inverse(moved)["label"]
+    >>> bool((back != label[0]).sum() < 0.2 * (moved["label"] != label[0]).sum())
+    True
 
     Args:
         keys: images and labels, channel first.
@@ -116,11 +146,19 @@ class GeometricPurifierd(RandomPurifierd, InvertibleTransform):
         return d
 
 
-def dictionary_form(array_form: type[Purifier]) -> type[Purifierd]:
+def dictionary_form(array_form: type[Purifier], example: str = "") -> type[Purifierd]:
     """The dictionary form of a purifier, named as MONAI names pairs: ``Foo`` and ``Food``.
 
     Args:
         array_form: the purifier; its arguments follow ``keys``.
+    >>> from monai_adversarial.purifiers.dictionary import dictionary_form
+    >>> from monai_adversarial.transforms import Purifier
+    >>> class Clip(Purifier):
+    ...     def purify(self, image, context):
+    ...         return image.clamp(0, 100)
+    >>> Clipd = dictionary_form(Clip)
+    >>> Clipd.__name__, Clipd("image")
+    ('Clipd', Clipd(keys=('image',), Clip()))
     """
     base: type[Purifierd] = Purifierd
     if array_form.geometric:
@@ -135,13 +173,14 @@ def dictionary_form(array_form: type[Purifier]) -> type[Purifierd]:
         inspect.Parameter("allow_missing_keys", keyword, default=False, annotation=bool),
     ]
     more = "; ``mode`` as in :class:`GeometricPurifierd`" if array_form.geometric else ""
+    summary = f"Dictionary form of :class:`{array_form.__name__}`: ``keys``, then its arguments{more}."
     return type(
         f"{array_form.__name__}d",
         (base,),
         {
             "array_form": array_form,
             "backend": array_form.backend,
-            "__doc__": f"Dictionary form of :class:`{array_form.__name__}`: ``keys``, then its arguments{more}.",
+            "__doc__": f"{summary}\n\n{inspect.cleandoc(example)}".rstrip(),
             "__module__": array_form.__module__,
             "__signature__": inspect.Signature(parameters),
         },

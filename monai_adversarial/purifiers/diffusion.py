@@ -36,6 +36,18 @@ class DiffusionPurification(LearnedPurifier, RandomPurifier):
     Random. Differentiable: an attacker goes through it exactly, averaging over draws; with several steps each one is
     computed again in the backward pass (checkpointing), so that memory does not grow with their number.
 
+    >>> import torch
+    >>> from monai_adversarial.transforms import DiffusionPurification
+    >>> class Untrained(torch.nn.Module):
+    ...     def forward(self, noisy, timesteps):
+    ...         return torch.zeros_like(noisy)  # the noise that it sees: none
+    >>> purify = DiffusionPurification(network=Untrained(), noise=15.0, steps=4).set_random_state(0)
+    >>> len(purify.times), bool(purify.times[0] > purify.times[-1])
+    (4, True)
+    >>> left = purify(torch.full((1, 32, 32), 40.0)) - 40.0
+    >>> 13 < float(left.std()) < 17  # HU: nothing was taken away again
+    True
+
     Args:
         weights: see :class:`LearnedPurifier`.
         noise: standard deviation at t*, in HU.
@@ -172,4 +184,20 @@ def _schedule_hash(scheduler: DDIMScheduler) -> str:
     return digest.hexdigest()[:16]
 
 
-DiffusionPurificationD = DiffusionPurificationDict = DiffusionPurificationd = dictionary_form(DiffusionPurification)
+DiffusionPurificationD = DiffusionPurificationDict = DiffusionPurificationd = dictionary_form(
+    DiffusionPurification,
+    """
+    >>> import torch
+    >>> from monai_adversarial.transforms import DiffusionPurificationd
+    >>> class Untrained(torch.nn.Module):
+    ...     def forward(self, noisy, timesteps):
+    ...         return torch.zeros_like(noisy)
+    >>> purify = DiffusionPurificationd(["venous", "late"], network=Untrained()).set_random_state(0)
+    >>> item = purify({"venous": torch.zeros(1, 8, 8), "late": torch.zeros(1, 8, 8)})
+    >>> torch.equal(item["venous"], item["late"])  # one draw for all keys
+    True
+    >>> DiffusionPurificationd("ct", network=Untrained(), noise=1e6)
+    Traceback (most recent call last):
+    ValueError: noise must be at most ... HU, where the schedule ends, got 1e+06.
+    """,
+)

@@ -38,6 +38,17 @@ class FrequencyRefinement(Purifier):
 
     Attacked by a surrogate: the same transform with soft rounding (``soft_quantize``).
 
+    >>> import torch
+    >>> from monai_adversarial.transforms import FrequencyRefinement
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case()
+    >>> refine = FrequencyRefinement(steps="paper")
+    >>> [round(step) for step in refine.steps]  # HU of the low, middle and high band
+    [59, 10, 157]
+    >>> once = refine(image[0])
+    >>> torch.allclose(refine(once), once, atol=0.1)  # what was rounded is not rounded again
+    True
+
     Args:
         steps: of the three bands in HU, or ``"paper"`` for its 30, 5 and 80 of 255 parts of ``window``. The paper
             trains its networks on refined images; the phantom's, which is not, loses 0.005 Dice.
@@ -106,4 +117,17 @@ class FrequencyRefinement(Purifier):
         return torch.tensor([self.hounsfield(step) for step in self.steps], dtype=torch.float64)[largest]
 
 
-FrequencyRefinementD = FrequencyRefinementDict = FrequencyRefinementd = dictionary_form(FrequencyRefinement)
+FrequencyRefinementD = FrequencyRefinementDict = FrequencyRefinementd = dictionary_form(
+    FrequencyRefinement,
+    """
+    >>> from monai_adversarial.transforms import FrequencyRefinementd
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case(16)
+    >>> item = FrequencyRefinementd("image", steps=(20, 40, 80))({"image": image[0]})
+    >>> bool(item["image"].diff(dim=-1).abs().mean() < 0.6 * image.diff(dim=-1).abs().mean())
+    True
+    >>> FrequencyRefinementd("image", steps=(20, 40))
+    Traceback (most recent call last):
+    ValueError: steps must be 'paper' or three numbers in HU (low, middle, high band), got (20, 40).
+    """,
+)

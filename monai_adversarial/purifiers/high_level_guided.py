@@ -19,6 +19,16 @@ class HighLevelGuidedDenoise(AutoencoderDenoise):
 
     Differentiable: an attacker goes through it exactly.
 
+    >>> import torch
+    >>> from monai_adversarial.networks.denoising_unet import DenoisingUNet
+    >>> from monai_adversarial.transforms import HighLevelGuidedDenoise
+    >>> torch.save(DenoisingUNet().state_dict(), "purifier.pt")
+    >>> HighLevelGuidedDenoise("purifier.pt")(torch.zeros(1, 16, 16, 16)).shape
+    torch.Size([1, 16, 16, 16])
+    >>> HighLevelGuidedDenoise()
+    Traceback (most recent call last):
+    ValueError: HighLevelGuidedDenoise needs weights=PATH of a trained network (see the bundle's ...
+
     Args:
         weights: see :class:`LearnedPurifier`.
         network: see :class:`LearnedPurifier`; (batch, 1, spatial...) with values 0 to 1, to the same.
@@ -34,4 +44,12 @@ class HighLevelGuidedDenoise(AutoencoderDenoise):
     """
 
 
-HighLevelGuidedDenoiseD = HighLevelGuidedDenoiseDict = HighLevelGuidedDenoised = dictionary_form(HighLevelGuidedDenoise)
+HighLevelGuidedDenoiseD = HighLevelGuidedDenoiseDict = HighLevelGuidedDenoised = dictionary_form(
+    HighLevelGuidedDenoise,
+    """
+    >>> from monai_adversarial.transforms import HighLevelGuidedDenoised
+    >>> HighLevelGuidedDenoised("image", weights="nowhere/purifier.pt")
+    Traceback (most recent call last):
+    FileNotFoundError: ...nowhere/purifier.pt...
+    """,
+)

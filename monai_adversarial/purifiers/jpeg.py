@@ -73,6 +73,13 @@ class JPEGCompression(Purifier):
     Attacked by a surrogate: the same with soft rounding of the coefficients (``soft_quantize``) and none of the gray
     levels.
 
+    >>> from monai_adversarial.transforms import JPEGCompression
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case()
+    >>> change = [float((JPEGCompression(quality)(image[0]) - image[0]).abs().mean()) for quality in (90, 50, 10)]
+    >>> 2 < change[0] < change[1] < change[2] < 12  # HU
+    True
+
     Args:
         quality: 1 (coarse) to 100.
         window: HU that gray levels 0 to 255 stand for; voxels outside stay as they are and count as its ends.
@@ -146,6 +153,15 @@ class JPEGCompression(Purifier):
 
 class RandJPEGCompression(JPEGCompression, RandomPurifier):
     """:class:`JPEGCompression` with a quality that is drawn anew for every image.
+
+    >>> import torch
+    >>> from monai_adversarial.transforms import RandJPEGCompression
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case(16)
+    >>> compress = RandJPEGCompression(quality=(10, 90)).set_random_state(1)
+    >>> first, second = compress(image[0]), compress(image[0])
+    >>> torch.equal(first, second), torch.equal(first, compress.set_random_state(1)(image[0]))
+    (False, True)
 
     Args:
         quality: lowest and highest, both included.
@@ -226,5 +242,28 @@ def slice_position(slice_axis: int, rank: int, name: str) -> int | None:
     return None if rank == 2 else slice_axis % 3
 
 
-JPEGCompressionD = JPEGCompressionDict = JPEGCompressiond = dictionary_form(JPEGCompression)
-RandJPEGCompressionD = RandJPEGCompressionDict = RandJPEGCompressiond = dictionary_form(RandJPEGCompression)
+JPEGCompressionD = JPEGCompressionDict = JPEGCompressiond = dictionary_form(
+    JPEGCompression,
+    """
+    >>> import numpy as np
+    >>> from monai_adversarial.transforms import JPEGCompressiond
+    >>> scan = np.random.default_rng(0).normal(50, 20, (1, 16, 16, 4))
+    >>> scan[:, :4] = -1000.0  # air is outside the window of -200 to 300 HU
+    >>> item = JPEGCompressiond("image", quality=30)({"image": scan})
+    >>> bool((item["image"][:, :4] == -1000).all()), bool((item["image"][:, 4:] != scan[:, 4:]).any())
+    (True, True)
+    """,
+)
+RandJPEGCompressionD = RandJPEGCompressionDict = RandJPEGCompressiond = dictionary_form(
+    RandJPEGCompression,
+    """
+    >>> import numpy as np
+    >>> from monai.transforms import Compose
+    >>> from monai_adversarial.transforms import RandJPEGCompressiond
+    >>> scan = np.random.default_rng(0).normal(50, 20, (1, 16, 16))
+    >>> pipeline = Compose([RandJPEGCompressiond("image", quality=(10, 90))])
+    >>> first, again = (pipeline.set_random_state(5)({"image": scan})["image"] for _ in range(2))
+    >>> bool((first == again).all())
+    True
+    """,
+)

@@ -37,6 +37,13 @@ class JPEG2000Compression(Purifier):
     Attacked by a surrogate: the same wavelet transform in torch, with a soft dead zone of 3 ``error`` for the details
     (``soft_dead_zone``) instead of the coder's choice of bits. PGD through it is stronger than straight through.
 
+    >>> from monai_adversarial.transforms import JPEG2000Compression
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case(16)
+    >>> change = JPEG2000Compression(error=8.0)(image[0]) - image[0]
+    >>> 6 < float(change.square().mean().sqrt()) < 10  # HU, root mean square
+    True
+
     Args:
         error: root mean square difference from the clipped slice that the coder aims at, in HU. Noise of about this
             size goes first. Spent on details where the image has them: more inside the body, none in air.
@@ -115,4 +122,15 @@ class JPEG2000Compression(Purifier):
         return np.asarray(Image.open(file))
 
 
-JPEG2000CompressionD = JPEG2000CompressionDict = JPEG2000Compressiond = dictionary_form(JPEG2000Compression)
+JPEG2000CompressionD = JPEG2000CompressionDict = JPEG2000Compressiond = dictionary_form(
+    JPEG2000Compression,
+    """
+    >>> from monai_adversarial.transforms import JPEG2000Compressiond
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case(16)
+    >>> coded = [JPEG2000Compressiond("image", error=hu, slice_axis=0)({"image": image[0]})["image"] for hu in (2, 9)]
+    >>> fine, coarse = ((one - image[0]).square().mean().sqrt() for one in coded)
+    >>> bool(fine < 3 < coarse)  # HU, root mean square
+    True
+    """,
+)

@@ -35,6 +35,19 @@ class LearnedPurifier(Purifier):
 
     The network is copied, frozen and in evaluation mode; channels are purified one by one.
 
+    >>> import torch
+    >>> from monai_adversarial.transforms import LearnedPurifier
+    >>> class TwoPasses(LearnedPurifier):
+    ...     default_network = None  # it has no weights of its own
+    ...     def reconstruct(self, volume, context):
+    ...         return self.run_network(self.run_network(volume))
+    >>> halve = torch.nn.Conv2d(1, 1, 1, bias=False)
+    >>> torch.nn.init.constant_(halve.weight, 0.5).shape
+    torch.Size([1, 1, 1, 1])
+    >>> purify = TwoPasses(network=halve, window=(0, 400), precision="float32")
+    >>> purify(torch.tensor([[[100.0, 400.0, 900.0]]])).tolist()  # above the window: as it was
+    [[[25.0, 100.0, 900.0]]]
+
     Args:
         weights: checkpoint for the network; None to take ``network`` as it is.
         network: the network; None for the default architecture, which needs ``weights``.

@@ -32,6 +32,14 @@ class MaskedAutoencoderReconstruction(LearnedPurifier):
 
     Differentiable: an attacker goes through it exactly.
 
+    >>> from monai_adversarial.networks.masked_reconstruction import MaskedReconstructionUNet
+    >>> from monai_adversarial.transforms import MaskedAutoencoderReconstruction
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case(16)
+    >>> untrained = MaskedReconstructionUNet(channels=(4, 4))  # it predicts the middle of the window for every voxel
+    >>> MaskedAutoencoderReconstruction(network=untrained, window=(-160, 240))(image[0]).round().unique().tolist()
+    [40.0]
+
     Args:
         weights: see :class:`LearnedPurifier`.
         network: see :class:`LearnedPurifier`; a ``MaskedReconstructionUNet``, or any network that maps (batch, 1,
@@ -59,5 +67,18 @@ class MaskedAutoencoderReconstruction(LearnedPurifier):
 
 
 MaskedAutoencoderReconstructionD = MaskedAutoencoderReconstructionDict = MaskedAutoencoderReconstructiond = (
-    dictionary_form(MaskedAutoencoderReconstruction)
+    dictionary_form(
+        MaskedAutoencoderReconstruction,
+        """
+    >>> import torch
+    >>> from monai_adversarial.networks.masked_reconstruction import MaskedReconstructionUNet
+    >>> from monai_adversarial.transforms import MaskedAutoencoderReconstructiond
+    >>> transform = MaskedAutoencoderReconstructiond("image", network=MaskedReconstructionUNet(2, channels=(4, 4)))
+    >>> transform({"image": torch.zeros(1, 16, 16), "label": "left alone"})["label"]
+    'left alone'
+    >>> transform({"image": torch.zeros(1, 16, 16, 16)})
+    Traceback (most recent call last):
+    ValueError: MaskedAutoencoderReconstruction has a network for 2 spatial dimensions, got an image with 3.
+    """,
+    )
 )

@@ -35,6 +35,14 @@ class MedianDenoise(Purifier):
     the mean over the same neighborhood (same footprint, same borders) is offered as ``surrogate``: a reconstruction
     with a dense gradient, the same for every image. Neither is always the stronger attack: try both.
 
+    >>> import numpy as np
+    >>> from monai_adversarial.transforms import MedianDenoise
+    >>> image = np.zeros((1, 7, 7))
+    >>> image[0, 3, 3], image[0, :, 0] = 1000.0, 50.0
+    >>> smooth = MedianDenoise(size=3)(image)
+    >>> float(smooth[0, 3, 3]), float(smooth[0, 3, 0])  # one voxel is gone, the line at the border stays
+    (0.0, 50.0)
+
     Args:
         size: voxels along each axis, odd; one number or one per axis, for instance ``(3, 3, 1)`` for thick slices.
         shape: ``"cross"``, the voxel and its neighbors along the axes (7 voxels of size 3 in 3D), which spares small
@@ -146,4 +154,16 @@ def _sort(values: list[torch.Tensor], i: int, j: int) -> None:
     values[i], values[j] = torch.minimum(values[i], values[j]), torch.maximum(values[i], values[j])
 
 
-MedianDenoiseD = MedianDenoiseDict = MedianDenoised = dictionary_form(MedianDenoise)
+MedianDenoiseD = MedianDenoiseDict = MedianDenoised = dictionary_form(
+    MedianDenoise,
+    """
+    >>> import numpy as np
+    >>> from monai_adversarial.transforms import MedianDenoised
+    >>> item = {"ct": np.pad([[[900.0]]], ((0, 0), (2, 2), (2, 2)))}
+    >>> float(MedianDenoised(["ct", "pet"], allow_missing_keys=True)(item)["ct"].max())
+    0.0
+    >>> MedianDenoised("ct", size=2)
+    Traceback (most recent call last):
+    ValueError: size must be one odd number of voxels or one per axis, got 2.
+    """,
+)

@@ -47,6 +47,17 @@ class N4BiasFieldCorrection(Purifier):
 
     Attacked by surrogate: :class:`BiasFieldCorrection` of degree 3 with the same tissue.
 
+    >>> import torch
+    >>> from monai_adversarial.transforms import N4BiasFieldCorrection
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case()
+    >>> axial = image[0, ..., 16]
+    >>> shaded = (axial + 160) * torch.linspace(0.85, 1.15, 32) - 160
+    >>> correct = N4BiasFieldCorrection(spacing=(3.0, 3.0))
+    >>> shading, rest = (shaded - axial).abs().mean(), (correct(shaded) - correct(axial)).abs().mean()
+    >>> bool(rest < 0.5 * shading)
+    True
+
     Args:
         control_spacing: distance of the B-spline's control points in mm at the first level; halved at each next one.
         iterations: the most iterations at each level; as many levels as numbers.
@@ -175,4 +186,14 @@ def _span(values: torch.Tensor) -> float:
     return float(values.max() - values.min())
 
 
-N4BiasFieldCorrectionD = N4BiasFieldCorrectionDict = N4BiasFieldCorrectiond = dictionary_form(N4BiasFieldCorrection)
+N4BiasFieldCorrectionD = N4BiasFieldCorrectionDict = N4BiasFieldCorrectiond = dictionary_form(
+    N4BiasFieldCorrection,
+    """
+    >>> import numpy as np
+    >>> from monai_adversarial.transforms import N4BiasFieldCorrectiond
+    >>> correct = N4BiasFieldCorrectiond("image", tissue=65.0, spacing=(1.0, 1.0))
+    >>> item = correct({"image": np.full((1, 32, 32), 50.0, dtype=np.float32)})
+    >>> np.round(np.unique(item["image"]), 2).tolist()  # flat tissue only gets its brightness
+    [65.0]
+    """,
+)

@@ -39,6 +39,14 @@ class RandResizeShift(RandomPurifier):
 
     Differentiable: an attacker goes through one draw exactly, and through many with ``ExpectationOverTransformation``.
 
+    >>> from monai_adversarial.transforms import RandResizeShift
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, label = example_case()
+    >>> move = RandResizeShift(scale=(1.1, 1.1), shift=0.0)
+    >>> larger = move(label[0].int())
+    >>> larger.unique().tolist(), bool((larger > 0).sum() > 1.2 * (label > 0).sum())  # 1.1 along three axes
+    ([0, 1, 2, 3], True)
+
     Args:
         scale: lowest and highest magnification, the same along all axes of an image.
         shift: largest shift either way in mm, one number or one per axis.
@@ -120,7 +128,9 @@ class RandResizeShift(RandomPurifier):
     def _draws(self, image: torch.Tensor, context: ImageContext) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
         """For each sample and axis the positions to read at: in the image, and in what is computed from it."""
         batch, rank = image.shape[0], image.ndim - 2
-        limits = context.in_voxels(self.shift, image, "shift")
+        # No shift is none in every spacing, also in an unknown one.
+        none = torch.zeros(batch, rank, dtype=torch.float64)
+        limits = context.in_voxels(self.shift, image, "shift") if any(self.shift) else none
         draws = []
         # CPU generators: the same move on every device. All numbers are drawn whatever the rank is.
         for generator, limit in zip(context.generators("cpu", batch), limits, strict=True):
@@ -164,4 +174,14 @@ def _take_nearest(image: torch.Tensor, positions: list[np.ndarray]) -> torch.Ten
     return image
 
 
-RandResizeShiftD = RandResizeShiftDict = RandResizeShiftd = dictionary_form(RandResizeShift)
+RandResizeShiftD = RandResizeShiftDict = RandResizeShiftd = dictionary_form(
+    RandResizeShift,
+    """
+    >>> import numpy as np
+    >>> from monai_adversarial.transforms import RandResizeShiftd
+    >>> air = RandResizeShiftd("image", scale=(0.5, 0.5), shift=0.0, pad_value=-1000)
+    >>> small = air({"image": np.full((1, 16, 16), 40.0)})["image"]
+    >>> bool(small[0, 0, 0] == -1000), bool(small[0, 8, 8] == 40), float((small > 0).mean())
+    (True, True, 0.25)
+    """,
+)

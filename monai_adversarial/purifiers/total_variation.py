@@ -39,6 +39,14 @@ class TotalVariationDenoise(Purifier):
     Differentiable: an attacker goes through all iterations exactly. The backward pass holds about
     ``2 * sqrt(iterations)`` states and computes the others again.
 
+    >>> from monai_adversarial.transforms import TotalVariationDenoise
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case()
+    >>> smooth = TotalVariationDenoise(weight=4.0)(image[0])
+    >>> variation, before = (x.diff(dim=-1).abs().mean() for x in (smooth, image[0]))
+    >>> bool(variation < 0.5 * before), bool((smooth.mean() - image.mean()).abs() < 0.01)  # the mean stays
+    (True, True)
+
     Args:
         weight: strength in HU. A flat object loses ``weight * surface / volume`` (in voxels) of its contrast.
         iterations: a fixed number, so that the result depends on nothing else.
@@ -291,4 +299,15 @@ class _Iterated(torch.autograd.Function):
         return total, gradient, None, None, None
 
 
-TotalVariationDenoiseD = TotalVariationDenoiseDict = TotalVariationDenoised = dictionary_form(TotalVariationDenoise)
+TotalVariationDenoiseD = TotalVariationDenoiseDict = TotalVariationDenoised = dictionary_form(
+    TotalVariationDenoise,
+    """
+    >>> from monai_adversarial.transforms import TotalVariationDenoised
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case(16)
+    >>> item = {"weak": image[0], "strong": image[0]}
+    >>> item = TotalVariationDenoised("strong", weight=10.0)(TotalVariationDenoised("weak", weight=1.0)(item))
+    >>> bool(item["strong"].std() < item["weak"].std() < image.std())
+    True
+    """,
+)

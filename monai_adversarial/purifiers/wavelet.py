@@ -38,6 +38,14 @@ class WaveletDenoise(Purifier):
     with what steps of 6 HU do than the exact derivative does, with soft shrinkage and ``noise=None`` much better
     (correlation 0.97 to 0.99 instead of 0 to 0.76); it does not with hard shrinkage of noise of 5 HU or less.
 
+    >>> from monai_adversarial.transforms import WaveletDenoise
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, label = example_case()
+    >>> liver = label[0] == 2
+    >>> told, estimated = (WaveletDenoise(noise=noise)(image[0])[liver].std() for noise in (10.0, None))
+    >>> bool(told < 0.7 * image[0][liver].std()), bool((told - estimated).abs() < 0.5)  # HU
+    (True, True)
+
     Args:
         wavelet: name of a discrete wavelet of PyWavelets; orthogonal ones (``"db2"``, ``"sym4"``) suit.
         levels: of the transform; None for three less than the image allows, but at least one. At most as many as
@@ -247,4 +255,17 @@ def _bayes_threshold(values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     return torch.where(some, variance / signal.where(some, 1.0).sqrt(), math.inf)
 
 
-WaveletDenoiseD = WaveletDenoiseDict = WaveletDenoised = dictionary_form(WaveletDenoise)
+WaveletDenoiseD = WaveletDenoiseDict = WaveletDenoised = dictionary_form(
+    WaveletDenoise,
+    """
+    >>> from monai_adversarial.transforms import WaveletDenoised
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case(16)
+    >>> hard = WaveletDenoised("image", wavelet="db2", noise=10.0, mode="hard", levels=1)({"image": image[0]})["image"]
+    >>> bool(hard.std() < image.std())
+    True
+    >>> WaveletDenoised("image", wavelet="sym400")
+    Traceback (most recent call last):
+    ValueError: wavelet must be a discrete wavelet of PyWavelets such as 'sym4', got 'sym400'.
+    """,
+)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -213,6 +215,18 @@ class RandPerturbationd(RandomizableTransform, MapTransform):
 class AdvCTAcquisition(AdversarialTransform):
     """The worst CT scanner and protocol within ranges; the adversarial sibling of ``RandPerturbation``.
 
+    >>> from monai_adversarial.attacks import Cupping, DoseReduction
+    >>> from monai_adversarial.transforms import AdvCTAcquisition
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> transform = AdvCTAcquisition(model, [Cupping(30), DoseReduction(0.25)], steps=1)
+    >>> scan, _ = transform(image[0], label[0])
+    >>> for name in ("cupping", "dose"):
+    ...     found = transform.last_result.budgets[name]
+    ...     print(name, "at least" if found.at_least else "at most", float(found.limit), found.units)
+    cupping at most 30.0 HU
+    dose at least 0.25 of the dose in use
+
     Args:
         model: see :class:`AdversarialTransform`.
         blocks: see :class:`~monai_adversarial.attacks.CTAcquisition`.
@@ -240,6 +254,15 @@ class AdvCTAcquisition(AdversarialTransform):
 
 class AdvMRIAcquisition(AdversarialTransform):
     """The worst B1 field, motion, ghosts and spikes within ranges; the adversarial sibling of ``RandPerturbation``.
+
+    >>> from monai_adversarial.attacks import LineMotion
+    >>> from monai_adversarial.transforms import AdvMRIAcquisition
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> transform = AdvMRIAcquisition(model, [LineMotion()], steps=1)
+    >>> scan, same = transform(image[0], label[0])
+    >>> bool((same == label[0]).all()), bool((scan != image[0]).any())  # motion blurs, the anatomy stays
+    (True, True)
 
     Args:
         model: see :class:`AdversarialTransform`.
@@ -269,6 +292,14 @@ class AdvMRIAcquisition(AdversarialTransform):
 class AdvUltrasoundReconstruction(AdversarialTransform):
     """The worst settings of an ultrasound reconstruction, by queries.
 
+    >>> from monai_adversarial.transforms import AdvUltrasoundReconstruction
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> transform = AdvUltrasoundReconstruction(model, queries=8)
+    >>> scan, _ = transform(image[0], label[0])
+    >>> transform.last_result.backwards, "dynamic_range" in transform.last_result.budgets
+    (0, True)
+
     Args:
         model: see :class:`AdversarialTransform`.
         reconstruction: see :class:`~monai_adversarial.attacks.UltrasoundReconstructionAttack`; of B-mode images, since
@@ -297,7 +328,7 @@ class AdvUltrasoundReconstruction(AdversarialTransform):
 
 
 def _dictionary_form(array: type[AdversarialTransform], example: str) -> type[AdversarialTransformd]:
-    """The dictionary form of a transform whose arguments after the model are options."""
+    """The dictionary form of a transform whose arguments after the model are options, and its example."""
 
     class Form(AdversarialTransformd):
         def __init__(
@@ -317,12 +348,7 @@ def _dictionary_form(array: type[AdversarialTransform], example: str) -> type[Ad
     Form.__name__ = Form.__qualname__ = name
     Form.__doc__ = f"""Dictionary form of :class:`~monai_adversarial.transforms.{array.__name__}`.
 
-    >>> from monai_adversarial.data.example import example_case
-    >>> model, image, label = example_case()
-    >>> from monai_adversarial.transforms import {name}
-    >>> transform = {name}("image", model, {example}, label_key="label")
-    >>> transform({{"image": image[0], "label": label[0]}})["image"].shape
-    torch.Size([1, 32, 32, 32])
+    {textwrap.indent(inspect.cleandoc(example), " " * 4).lstrip()}
 
     Args:
         keys: see :class:`AdversarialTransformd`.
@@ -337,9 +363,41 @@ def _dictionary_form(array: type[AdversarialTransform], example: str) -> type[Ad
     return Form
 
 
-AdvCTAcquisitionD = AdvCTAcquisitionDict = AdvCTAcquisitiond = _dictionary_form(AdvCTAcquisition, "steps=2")
-AdvMRIAcquisitionD = AdvMRIAcquisitionDict = AdvMRIAcquisitiond = _dictionary_form(AdvMRIAcquisition, "steps=1")
+AdvCTAcquisitionD = AdvCTAcquisitionDict = AdvCTAcquisitiond = _dictionary_form(
+    AdvCTAcquisition,
+    """
+    >>> from monai_adversarial.transforms import AdvCTAcquisitiond
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> worst = AdvCTAcquisitiond("image", model, steps=1, label_key="label")
+    >>> item = worst({"image": image[0], "label": label[0]})
+    >>> bool(worst.transform.last_result.adversarial_score < 0.5 * worst.transform.last_result.clean_score)
+    True
+    """,
+)
+AdvMRIAcquisitionD = AdvMRIAcquisitionDict = AdvMRIAcquisitiond = _dictionary_form(
+    AdvMRIAcquisition,
+    """
+    >>> from monai_adversarial.attacks import Ghosting
+    >>> from monai_adversarial.transforms import AdvMRIAcquisitiond
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> ghosts = AdvMRIAcquisitiond("image", model, blocks=[Ghosting()], steps=1, label_key="label")
+    >>> item = ghosts({"image": image[0], "label": label[0]})
+    >>> sorted(item["image"].applied_operations[-1]["extra_info"]["measured"])[0]
+    'ghost_amplitude'
+    """,
+)
 AdvUltrasoundReconstructionD = AdvUltrasoundReconstructionDict = AdvUltrasoundReconstructiond = _dictionary_form(
-    AdvUltrasoundReconstruction, "queries=5"
+    AdvUltrasoundReconstruction,
+    """
+    >>> from monai_adversarial.transforms import AdvUltrasoundReconstructiond
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> worst = AdvUltrasoundReconstructiond("image", model, queries=5, label_key="label")
+    >>> item = worst({"image": image[0], "label": label[0]})
+    >>> worst.transform.last_result.backwards, bool((item["label"] == label[0]).all())
+    (0, True)
+    """,
 )
 RandPerturbationD = RandPerturbationDict = RandPerturbationd

@@ -45,6 +45,16 @@ class AdversarialTransform(RandomizableTransform):
     threads (``ThreadDataLoader``), or on the batch. In a worker process it sees the weights of the moment when the
     worker started, and a warning says so once. Calls in several threads at once do not touch each other.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.transforms import AdversarialTransform
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> transform = AdversarialTransform(model, PGD(8, units="HU", steps=2))
+    >>> adversarial, label = transform(image[0], label[0])
+    >>> result = transform.last_result
+    >>> bool(result.adversarial_score < 0.5 * result.clean_score)
+    True
+
     Args:
         model: what is attacked: an ``AttackedModel``, or a bare network (any differentiable callable) from (batch,
             channel, spatial...) to logits (batch, class, spatial...).
@@ -167,6 +177,13 @@ def as_batch(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 class AdvNoise(AdversarialTransform):
     """Adversarial additive noise (PGD); the adversarial sibling of ``RandGaussianNoise``.
 
+    >>> from monai_adversarial.transforms import AdvNoise
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, _ = example_case(16)
+    >>> adversarial = AdvNoise(model, epsilon=8, units="HU", steps=2)(image[0])
+    >>> round(float((adversarial - image[0]).abs().max()), 3)
+    8.0
+
     Args:
         model: see :class:`AdversarialTransform`.
         epsilon: radius of the budget, in ``units``.
@@ -198,6 +215,15 @@ class AdvNoise(AdversarialTransform):
 class AdvBiasField(AdversarialTransform):
     """Adversarial smooth bias field; the adversarial sibling of ``RandBiasField``.
 
+    >>> from monai_adversarial.transforms import AdvBiasField
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> transform = AdvBiasField(model, degree=2, max_gain=0.3, steps=2)
+    >>> shaded, _ = transform(image[0], label[0])
+    >>> gain = shaded / image[0]  # the voxels are multiplied
+    >>> bool(gain.min() > 0.699), bool(gain.max() < 1.301), bool(gain.min() < 0.85)
+    (True, True, True)
+
     Args:
         model: see :class:`AdversarialTransform`.
         degree: of the Legendre products, as in ``RandBiasField``.
@@ -227,6 +253,17 @@ class AdvBiasField(AdversarialTransform):
 
 class AdvElastic(AdversarialTransform):
     """Adversarial elastic deformation in mm; the adversarial sibling of ``Rand2DElastic`` and ``Rand3DElastic``.
+
+    >>> from monai_adversarial.transforms import AdvElastic
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> transform = AdvElastic(model, max_displacement=5.0, steps=1)
+    >>> adversarial, moved = transform(image[0], label[0])
+    >>> moved.unique().tolist(), bool((moved != label[0]).any())  # the label moves with the image
+    ([0.0, 1.0, 2.0, 3.0], True)
+    >>> found = transform.last_result.budgets["displacement_euclidean"]
+    >>> found.units, found.limit, bool(found.values <= found.limit)
+    ('mm', 5.0, True)
 
     Args:
         model: see :class:`AdversarialTransform`.
@@ -262,6 +299,16 @@ class AdvElastic(AdversarialTransform):
 
 class AdvAffine(AdversarialTransform):
     """Adversarial affine transform in degrees and mm; the adversarial sibling of ``RandAffine``.
+
+    >>> from monai_adversarial.transforms import AdvAffine
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> transform = AdvAffine(model, max_rotation=10.0, max_translation=12.0, steps=1)
+    >>> adversarial, moved = transform(image[0], label[0])
+    >>> [name for name, found in transform.last_result.budgets.items() if found.units == "degrees"]
+    ['rotation_0', 'rotation_1', 'rotation_2']
+    >>> bool(transform.last_result.adversarial_score < transform.last_result.clean_score)
+    True
 
     Args:
         model: see :class:`AdversarialTransform`.

@@ -70,6 +70,16 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
     made from a geometrically attacked image, such as a prediction, back to the anatomy of the clean image; after an
     attack on intensities it changes nothing.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.transforms import AdversarialTransform, AdversarialTransformd
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> attack = AdversarialTransform(model, PGD(4, units="HU", steps=2))
+    >>> item = AdversarialTransformd("image", attack, label_key="label")({"image": image[0], "label": label[0]})
+    >>> applied = item["image"].applied_operations[-1]["extra_info"]
+    >>> applied["attack"], round(applied["measured"]["noise_linf"], 3)
+    ("PGD(4, units='HU', steps=2)", 4.0)
+
     Args:
         keys: images, and labels that move with them, channel first.
         transform: the array form; its ``prob`` is ignored.
@@ -256,6 +266,17 @@ def _batch_of_one(tensor: torch.Tensor) -> torch.Tensor:
 class AdvNoised(AdversarialTransformd):
     """Dictionary form of :class:`~monai_adversarial.transforms.AdvNoise`.
 
+    >>> from monai.transforms import Compose, ScaleIntensityRanged
+    >>> from monai_adversarial.transforms import AdvNoised
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> scale = ScaleIntensityRanged("image", a_min=-160, a_max=340, b_min=0, b_max=1)
+    >>> attack = AdvNoised("image", model, epsilon=8, units="HU", steps=2, label_key="label")
+    >>> clean = {"image": image[0], "label": label[0]}
+    >>> change = (Compose([attack, scale])(clean)["image"] - scale(clean)["image"]).abs().max()
+    >>> round(float(change), 4)  # 8 HU of a window of 500 HU
+    0.016
+
     Args:
         keys: see :class:`AdversarialTransformd`.
         model: what is attacked: an ``AttackedModel`` or a bare network.
@@ -287,6 +308,14 @@ class AdvNoised(AdversarialTransformd):
 class AdvBiasFieldd(AdversarialTransformd):
     """Dictionary form of :class:`~monai_adversarial.transforms.AdvBiasField`: ``RandBiasFieldd`` with the worst
     coefficients.
+
+    >>> from monai_adversarial.transforms import AdvBiasFieldd
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> shade = AdvBiasFieldd(["t1", "t2"], model, max_gain=0.2, steps=1, label_key="label", mode="bilinear")
+    >>> item = shade({"t1": image[0], "t2": 2 * image[0], "label": label[0]})
+    >>> bool((item["t1"] - image[0]).abs().max() > 5), bool((item["t2"] - 2 * item["t1"]).abs().max() < 0.01)
+    (True, True)
 
     Args:
         keys: see :class:`AdversarialTransformd`.
@@ -321,6 +350,15 @@ class AdvBiasFieldd(AdversarialTransformd):
 class AdvElasticd(AdversarialTransformd):
     """Dictionary form of :class:`~monai_adversarial.transforms.AdvElastic`.
 
+    >>> from monai_adversarial.transforms import AdvElasticd
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(24)
+    >>> warp = AdvElasticd(["image", "label"], model, max_displacement=5.0, steps=1, label_key="label")
+    >>> item = warp({"image": image[0], "label": label[0]})
+    >>> moved, back = ((x != label[0]).sum() for x in (item["label"], warp.inverse(item)["label"]))
+    >>> bool(back < 0.3 * moved)  # voxels of another class
+    True
+
     Args:
         keys: see :class:`AdversarialTransformd`.
         model: what is attacked: an ``AttackedModel`` or a bare network.
@@ -351,6 +389,14 @@ class AdvElasticd(AdversarialTransformd):
 
 class AdvAffined(AdversarialTransformd):
     """Dictionary form of :class:`~monai_adversarial.transforms.AdvAffine`.
+
+    >>> from monai_adversarial.transforms import AdvAffined
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> move = AdvAffined("image", model, max_translation=12.0, steps=1, label_key="label", moved_keys="liver")
+    >>> item = move({"image": image[0], "label": label[0], "liver": label[0] == 2})
+    >>> item["liver"].dtype, bool((item["liver"] == (item["label"] == 2)).all())  # the mask moves as the label
+    (torch.bool, True)
 
     Args:
         keys: see :class:`AdversarialTransformd`.

@@ -104,6 +104,15 @@ class RandSpeckleNoise(RandomizableTransform):
 class RandSpeckleNoised(RandomizableTransform, MapTransform):
     """Dictionary form of :class:`RandSpeckleNoise`; all keys get the same noise, as with MONAI's noise transforms.
 
+    >>> from monai_adversarial.transforms import RandSpeckleNoised
+    >>> from monai_adversarial.data.example import example_case
+    >>> _, image, _ = example_case(16)
+    >>> speckle = RandSpeckleNoised(["image", "second"], prob=1.0, std=0.1, distribution="gamma").set_random_state(0)
+    >>> item = speckle({"image": image[0], "second": 2 * image[0]})
+    >>> gain = item["image"] / image[0]
+    >>> bool((item["second"] - 2 * item["image"]).abs().max() < 0.01), 0.08 < float(gain[image[0] > 5].std()) < 0.12
+    (True, True)
+
     Args:
         keys: images of one shape, channel first.
         prob: probability of the noise.
@@ -155,6 +164,16 @@ class RandSpeckleNoised(RandomizableTransform, MapTransform):
 
 class AdvSpeckle(AdversarialTransform):
     """Adversarial speckle; the adversarial sibling of ``RandSpeckleNoise``.
+
+    >>> from monai_adversarial.transforms import AdvSpeckle
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> transform = AdvSpeckle(model, rho=0.05, domain="attenuation", steps=2)  # of HU + 1000
+    >>> speckled, _ = transform(image[0], label[0])
+    >>> bool((speckled - image[0]).abs().max() <= 0.0501 * (1000 + image.max()))
+    True
+    >>> bool(transform.last_result.success)
+    True
 
     Args:
         model: see :class:`AdversarialTransform`.

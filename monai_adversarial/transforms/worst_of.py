@@ -19,6 +19,17 @@ __all__ = ["AdvWorstOf", "AdvWorstOfD", "AdvWorstOfDict", "AdvWorstOfd"]
 class AdvWorstOf(AdversarialTransform):
     """The draw of a random transform that is worst for a network; the adversarial sibling of any ``Rand*``.
 
+    >>> from monai.transforms import RandGaussianNoise
+    >>> from monai_adversarial.transforms import AdvWorstOf
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> transform = AdvWorstOf(model, RandGaussianNoise(prob=1.0, std=20.0), draws=4)
+    >>> noisy, _ = transform(image[0], label[0])
+    >>> transform.last_result.draw_dice.shape  # draws and samples
+    torch.Size([4, 1])
+    >>> bool(transform.last_result.adversarial_score == transform.last_result.draw_dice.min())
+    True
+
     Args:
         model: see :class:`AdversarialTransform`.
         transform: random transform of MONAI or TorchIO, or a perturbation.
@@ -43,6 +54,16 @@ class AdvWorstOf(AdversarialTransform):
 class AdvWorstOfd(AdversarialTransformd):
     """Dictionary form of :class:`~monai_adversarial.transforms.AdvWorstOf`. ``inverse`` works for transforms of
     intensities and perturbations; other transforms that move anatomy cannot be undone.
+
+    >>> from monai.transforms import RandAffine
+    >>> from monai_adversarial.transforms import AdvWorstOfd
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> moves = RandAffine(prob=1.0, rotate_range=0.2, padding_mode="border")
+    >>> transform = AdvWorstOfd("image", model, moves, draws=3, label_key="label")
+    >>> item = transform({"image": image[0], "label": label[0]})
+    >>> item["label"].unique().tolist(), bool((item["label"] != label[0]).any())  # the label moves with the image
+    ([0.0, 1.0, 2.0, 3.0], True)
 
     Args:
         keys: see :class:`AdversarialTransformd`.

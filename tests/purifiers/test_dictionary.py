@@ -13,7 +13,8 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import AsDiscreted, Compose, Invertd
 from monai.utils import GridSampleMode
 
-from monai_adversarial.transforms import MedianDenoised, RandResizeShiftd
+from monai_adversarial.purifiers.dictionary import dictionary_form
+from monai_adversarial.transforms import MedianDenoise, MedianDenoised, RandResizeShiftd
 from tests.helpers import random_image
 
 CLASSES = (0, 1, 7)
@@ -175,3 +176,10 @@ def test_only_purifiers_that_move_anatomy_have_a_mode() -> None:
         MedianDenoised("image", mode="nearest")
     scan = torch.arange(1000, dtype=torch.int16).reshape(1, 10, 10, 10)
     assert MedianDenoised("image")({"image": scan})["image"].dtype == torch.float32
+
+
+def test_the_docstring_of_a_dictionary_form_ends_with_the_example_it_is_given() -> None:
+    with_example = dictionary_form(MedianDenoise, "\n    >>> 1 + 1\n    2\n    ")
+    summary = "Dictionary form of :class:`MedianDenoise`: ``keys``, then its arguments."
+    assert with_example.__doc__ == f"{summary}\n\n>>> 1 + 1\n2"
+    assert dictionary_form(MedianDenoise).__doc__ == summary

@@ -67,6 +67,14 @@ def test_shifts_are_in_mm_and_reach_their_limit_either_way():
     assert float(found[:, 2].abs().max()) < 1e-5
 
 
+def test_without_a_shift_the_spacing_does_not_matter():
+    volume = torch.rand(1, 1, 8, 9, 10)
+    still = RandResizeShift((0.8, 1.2), (0.0, 0.0, 0.0))
+    torch.testing.assert_close(still.purify(volume, ImageContext(None, (3,))), still.purify(volume, context(3)))
+    with pytest.raises(ValueError, match="shift is in mm but the spacing is not known"):
+        RandResizeShift((0.8, 1.2), (0.0, 1.0, 0.0)).purify(volume, ImageContext(None, (3,)))
+
+
 def test_pull_back_undoes_it_on_a_smooth_image():
     axis = torch.linspace(0, 3, 32)
     image = torch.sin(axis)[:, None, None] * torch.cos(axis)[None, :, None] * torch.sin(axis + 1)[None, None, :]
