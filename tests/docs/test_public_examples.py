@@ -47,7 +47,7 @@ def test_every_public_name_has_an_example() -> None:
 def test_the_names_are_those_that_a_user_imports() -> None:
     names = public_names()
     for name, made in {
-        "attacks.PGD": ("monai_adversarial.attacks.recipes.pgd", "PGD"),
+        "attacks.PGD": ("monai_adversarial.attacks.recipes.gradient_sign", "PGD"),
         "transforms.MedianDenoiseDict": ("monai_adversarial.purifiers.median", "MedianDenoised"),
         "purifiers.MedianDenoise": ("monai_adversarial.purifiers.median", "MedianDenoise"),
         "data.dicom.read_series": ("monai_adversarial.data.dicom.series", "read_series"),
