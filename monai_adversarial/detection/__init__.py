@@ -14,11 +14,13 @@ from monai_adversarial.detection.evading import Evading
 from monai_adversarial.detection.features import Features, NetworkFeatures, RadialSpectrum
 from monai_adversarial.detection.frequency import FrequencyProfile
 from monai_adversarial.detection.gaussian import GaussianDensity, MahalanobisDistance
+from monai_adversarial.detection.hiding import HidingFeatures
 from monai_adversarial.detection.learned import FeatureClassifier
 from monai_adversarial.detection.mixture import GaussianMixtureDensity
 from monai_adversarial.detection.neighbors import KernelDensity, LocalIntrinsicDimensionality
 from monai_adversarial.detection.noise_sensitivity import NoiseChanges, NoiseSensitivity
 from monai_adversarial.detection.organ_features import OrganFeatures
+from monai_adversarial.detection.orthogonal import OrthogonalGradient
 from monai_adversarial.detection.plausibility import OrganShapes, SegmentationPlausibility
 from monai_adversarial.detection.reconstruction import ReconstructionDivergence, ReconstructionError
 from monai_adversarial.detection.saliency import SaliencyConcentration, SaliencyNumbers
@@ -41,6 +43,7 @@ __all__ = [
     "FrequencyProfile",
     "GaussianDensity",
     "GaussianMixtureDensity",
+    "HidingFeatures",
     "KernelDensity",
     "LocalIntrinsicDimensionality",
     "MahalanobisDistance",
@@ -50,6 +53,7 @@ __all__ = [
     "OrganFeatures",
     "OrganShapes",
     "OrientationConsistency",
+    "OrthogonalGradient",
     "Outcome",
     "PredictionComparison",
     "PredictionEntropy",

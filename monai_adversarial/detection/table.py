@@ -13,11 +13,16 @@ import torch
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.attacks.objectives.base import AdditiveObjective
 from monai_adversarial.detection.base import Detector
+from monai_adversarial.detection.density import FeatureDetector
 from monai_adversarial.detection.evading import Evading
+from monai_adversarial.detection.hiding import HidingFeatures
+from monai_adversarial.detection.orthogonal import OrthogonalGradient
 from monai_adversarial.metrics.detection import AdversarialRisk, detection_scores
-from monai_adversarial.utils.validation import check_instance, check_positive
+from monai_adversarial.utils.validation import check_choice, check_instance, check_positive
 
-__all__ = ["DetectionRow", "DetectionTable", "Outcome", "evaluate_detector"]
+__all__ = ["ATTACKERS", "DetectionRow", "DetectionTable", "Outcome", "evaluate_detector"]
+
+ATTACKERS = ("evading", "hiding", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,14 @@ class Outcome:
         accepted: whether it let them through.
         wrong: whether the attack succeeded.
         weights: of the detector in the attacker's objective; empty for an attacker who did not know it.
+        attackers: which of several attackers the image of each case is of; empty where there was one.
     """
 
     scores: torch.Tensor
     accepted: torch.Tensor
     wrong: torch.Tensor
     weights: tuple[float, ...] = ()
+    attackers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,12 +142,15 @@ def evaluate_detector(
     cases: Iterable[tuple[torch.Tensor, torch.Tensor | None]],
     weights: Sequence[float] = (0.1, 0.3, 1.0),
     name: str | None = None,
+    attackers: Sequence[str] = ATTACKERS,
+    density: FeatureDetector | None = None,
 ) -> DetectionRow:
     """Attack held-out cases without and with knowledge of the detector.
 
-    The attacker who knows it runs twice per weight: from where the unaware attack ended, and from a start of its own.
-    For each case it keeps the best of all images: wrong with the lowest score, or where none is wrong the lowest score.
-    The unaware image is among them, so that to know more never makes it weaker in the adversarial risk.
+    The attacker who knows it is the strongest of several, each of which runs twice: from where the unaware attack
+    ended, and from a start of its own. For each case it keeps the best of all images: wrong with the lowest score, or
+    where none is wrong the lowest score. The unaware image is among them, so that to know more never makes it weaker in
+    the adversarial risk. ``adaptive.attackers`` names whose image it is.
 
     >>> from monai_adversarial.attacks import PGD
     >>> from monai_adversarial.data.example import example_case
@@ -158,10 +168,15 @@ def evaluate_detector(
         cases: (image, label) batches that neither ``fit`` nor ``calibrate`` has seen.
         weights: of the detector in the attacker's objective, at least one.
         name: of the attack; None for its class.
+        attackers: ``"evading"`` (:class:`Evading`, once per weight), ``"hiding"`` (:class:`HidingFeatures`, with the
+            largest weight, where there is a density to hide in) and ``"orthogonal"`` (:class:`OrthogonalGradient`, with
+            the largest weight, where the attack follows gradients). ``"evading"`` must be among them.
+        density: of clean features, in which ``"hiding"`` hides; None for the detector itself if it is one.
 
     Raises:
         TypeError: for an attack whose objective cannot be joined with the detector.
-        ValueError: for no cases, no weights, a detector without a threshold, and cases that it has seen.
+        ValueError: for no cases, no weights, other attackers, a detector without a threshold, and cases that it has
+            seen.
 
     Source: Carlini and Wagner, Adversarial Examples Are Not Easily Detected, 2017, for the demand; the choice of the
     best image per case is ours.
@@ -173,23 +188,29 @@ def evaluate_detector(
         raise ValueError("weights must hold at least one number above 0, got none.")
     if not isinstance(attack.objective, AdditiveObjective):
         raise TypeError(f"the attack's objective must be a sum over voxels, got {type(attack.objective).__name__}.")
-    knowing = []
-    for weight in tried:
-        aware = copy.copy(attack)
-        aware.objective = Evading(attack.objective, detector, weight)
-        knowing.append(aware)
-    clean, unaware, adaptive = [], [], []
+    for one in attackers:
+        check_choice("attackers", one, ATTACKERS)
+    if "evading" not in attackers:
+        raise ValueError(f"attackers must hold 'evading', without which no row is shown, got {list(attackers)}.")
+    knowing = _knowing(detector, attack, tried, attackers, density)
+    clean: list[torch.Tensor] = []
+    unaware: list[Seen] = []
+    adaptive: list[Seen] = []
+    whose: list[str] = []
+    names = ["unaware", *(label for label, _ in knowing for _ in range(2))]
     for image, label in cases:
         if bool(detector.has_seen(image).any()):
             raise ValueError("cases holds images that the detector was fitted to or calibrated on: pass held-out ones.")
         clean.append(detector.score(image).cpu())
         first = attack(detector.model, image, label)
         found = [_seen(detector, first)]
-        for one in knowing:
+        for _, aware in knowing:
             for start in (first.parameters, None):
-                found.append(_seen(detector, one(detector.model, image, label, start=start)))
+                found.append(_seen(detector, aware(detector.model, image, label, start=start)))
         unaware.append(found[0])
-        adaptive.append(_best(detector, found))
+        best, chosen = _best(found)
+        adaptive.append(best)
+        whose += [names[number] for number in chosen.tolist()]
     if not clean:
         raise ValueError("cases must hold at least one batch, got none.")
     scores = torch.cat(clean)
@@ -199,7 +220,7 @@ def evaluate_detector(
         clean_scores=scores,
         clean_accepted=detector.accepts(scores),
         unaware=_outcome(detector, unaware),
-        adaptive=_outcome(detector, adaptive, tried),
+        adaptive=_outcome(detector, adaptive, tried, tuple(whose)),
     )
 
 
@@ -211,17 +232,50 @@ def _seen(detector: Detector, result: Any) -> Seen:
     return detector.score(result.adversarial).cpu(), result.success.cpu()
 
 
-def _best(detector: Detector, found: Sequence[Seen]) -> Seen:
-    """Of each case what serves the attacker best."""
+def _knowing(
+    detector: Detector,
+    attack: Attack,
+    weights: Sequence[float],
+    attackers: Sequence[str],
+    density: FeatureDetector | None,
+) -> list[tuple[str, Attack]]:
+    """Name and attack of everyone who knows the detector."""
+    strongest = max(weights)
+    made: list[tuple[str, Attack]] = []
+
+    def add(name: str, **parts: Any) -> None:
+        aware = copy.copy(attack)
+        for part, value in parts.items():
+            setattr(aware, part, value)
+        made.append((name, aware))
+
+    for weight in weights:
+        add(f"evading, weight {weight:g}", objective=Evading(attack.objective, detector, weight))
+    hidden = detector if density is None and isinstance(detector, FeatureDetector) else density
+    if "hiding" in attackers and hidden is not None:
+        add(f"hiding, weight {strongest:g}", objective=HidingFeatures(attack.objective, hidden, strongest))
+    if "orthogonal" in attackers and attack.search.uses_gradients and not attack.by_queries:
+        add(
+            "orthogonal",
+            objective=Evading(attack.objective, detector, strongest),
+            gradient=OrthogonalGradient(detector, attack.gradient),
+        )
+    return made
+
+
+def _best(found: Sequence[Seen]) -> tuple[Seen, torch.Tensor]:
+    """Of each case what serves the attacker best, and which of them it is."""
     scores = torch.stack([one[0] for one in found])  # attack, case
     wrong = torch.stack([one[1] for one in found])
     # what is wrong is among itself as what is right: an accepted one has a lower score than a rejected one
     cost = torch.where(wrong, scores, torch.inf)
     chosen = torch.where(wrong.any(dim=0), cost.argmin(dim=0), scores.argmin(dim=0))
     column = torch.arange(scores.shape[1])
-    return scores[chosen, column], wrong[chosen, column]
+    return (scores[chosen, column], wrong[chosen, column]), chosen
 
 
-def _outcome(detector: Detector, found: Sequence[Seen], weights: tuple[float, ...] = ()) -> Outcome:
+def _outcome(
+    detector: Detector, found: Sequence[Seen], weights: tuple[float, ...] = (), attackers: tuple[str, ...] = ()
+) -> Outcome:
     scores = torch.cat([one[0] for one in found])
-    return Outcome(scores, detector.accepts(scores), torch.cat([one[1] for one in found]), weights)
+    return Outcome(scores, detector.accepts(scores), torch.cat([one[1] for one in found]), weights, attackers)

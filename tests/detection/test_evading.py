@@ -52,6 +52,7 @@ def test_who_knows_the_detector_gets_past_it(frequency) -> None:
     assert float(row.adaptive.scores) < float(row.unaware.scores)
     numbers = row.numbers(0.05)
     assert numbers["adaptive_adversarial_risk"] >= numbers["unaware_adversarial_risk"]
+    assert row.adaptive.attackers[0].startswith(("evading", "hiding", "orthogonal"))
     assert "| adaptive |" in str(DetectionTable([row])) and "| unaware |" in str(DetectionTable([row]))
 
 
@@ -90,5 +91,7 @@ def test_what_is_told_wrongly_is_refused(frequency) -> None:
         evaluate_detector(detector, attack, [seen[1:]])
     with pytest.raises(ValueError, match="weights must hold at least one"):
         evaluate_detector(detector, attack, [(image, label)], weights=[])
+    with pytest.raises(ValueError, match="attackers must hold 'evading'"):
+        evaluate_detector(detector, attack, [(image, label)], attackers=["hiding"])
     with pytest.raises(ValueError, match="cases must hold at least one batch"):
         evaluate_detector(detector, attack, [])

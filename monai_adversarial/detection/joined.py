@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An objective with one more term, which looks at the image by a detector."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Parts, Progress
+from monai_adversarial.attacks.objectives.clean_batch import CleanBatch
+from monai_adversarial.attacks.objectives.registry import get_objective
+from monai_adversarial.attacks.objectives.target import Target
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation
+from monai_adversarial.detection.base import Detector
+from monai_adversarial.utils.modules import frozen
+
+__all__ = ["JoinedObjective", "clean_with_affine"]
+
+
+class JoinedObjective(AdditiveObjective):
+    """Everything but one term is that of another objective.
+
+    Args:
+        objective: name, or an objective of sums over voxels, as all built-in ones are.
+        detector: that the term asks.
+
+    Raises:
+        TypeError: for an objective that is no sum over voxels.
+    """
+
+    def __init__(self, objective: str | Objective, detector: Detector) -> None:
+        inner = get_objective(objective)
+        if not isinstance(inner, AdditiveObjective):
+            raise TypeError(f"objective must be a sum over voxels (AdditiveObjective), got {type(inner).__name__}.")
+        self.objective, self.detector = inner, detector
+        self.comparable, self.follows_progress = inner.comparable, inner.follows_progress
+        self.directed, self.organs, self.success_rule = inner.directed, inner.organs, inner.success_rule
+        self.allows_moving_anatomy = inner.allows_moving_anatomy
+
+    @abstractmethod
+    def _term(self, changed: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """What is added, (batch,).
+
+        Args:
+            changed: the perturbed batch.
+            like: the clean one, with its affine if there is one.
+        """
+
+    @abstractmethod
+    def _around(self, objective: Objective) -> Objective:
+        """The same around another objective."""
+
+    @contextmanager
+    def watching(self, networks: Sequence[nn.Module]) -> Iterator[None]:
+        """The detector's networks are frozen with those that are attacked."""
+        others = [one for one in self.detector.networks if all(one is not network for network in networks)]
+        with ExitStack() as stack:
+            stack.enter_context(self.objective.watching(networks))
+            if others:
+                stack.enter_context(frozen(others))
+            yield
+
+    def parts(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool) -> Parts:
+        return self.objective.parts(logits, target, progress, targeted)
+
+    def parts_of_reference(self, target: Target, dtype: torch.dtype) -> Parts:
+        return self.objective.parts_of_reference(target, dtype)
+
+    def support(self, target: Target) -> torch.Tensor | None:
+        return self.objective.support(target)
+
+    def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.objective.combine(parts, target)
+
+    def prepare(self, target: Target, clean: CleanBatch) -> Target:
+        return self.objective.prepare(target, clean)
+
+    def succeeded(self, prediction: torch.Tensor, target: Target) -> torch.Tensor | None:
+        return self.objective.succeeded(prediction, target)
+
+    def for_classifier(self) -> Objective:
+        """The same of what takes its objective's place."""
+        inner = self.objective.for_classifier()
+        return self if inner is self.objective else self._around(inner)
+
+    def image_term(self, bound: BoundPerturbation, changed: torch.Tensor) -> torch.Tensor | None:
+        """The detector's term with what the inner objective wants of the image."""
+        term = self._term(changed, clean_with_affine(bound)).to(changed.dtype)
+        inner = self.objective.image_term(bound, changed)
+        return term if inner is None else term + inner
+
+
+def clean_with_affine(bound: BoundPerturbation) -> torch.Tensor:
+    """The clean batch, with its affine if there is one."""
+    clean, affine = bound.scene.image, bound.scene.affine
+    if affine is None:
+        return clean
+    return MetaTensor(clean, affine=affine[0] if len(clean) == 1 else affine)
