@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from monai_adversarial.inferers.certified_counts import CertificateCost
 from monai_adversarial.inferers.certified_segmentation import (
     ABSTAIN,
     CertifiedSegmentation,
@@ -20,6 +21,7 @@ from monai_adversarial.inferers.scanner_space import ScannerSpaceInferer
 
 __all__ = [
     "ABSTAIN",
+    "CertificateCost",
     "CertifiedSegmentation",
     "CertifiedSegmentationInferer",
     "DualNormalizationInferer",

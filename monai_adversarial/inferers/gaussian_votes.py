@@ -23,7 +23,7 @@ from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.scene import IMAGE_UNITS, UNITS, Scene, case_seeds
 from monai_adversarial.utils.validation import check_choice, check_count, check_logits, check_positive
 
-__all__ = ["NoisyCopiesInferer", "count_votes", "like_inputs", "vote", "winner"]
+__all__ = ["NoisyCopiesInferer", "count_votes", "like_inputs", "vote", "vote_dtype", "winner"]
 
 NoisyCopies = TypeVar("NoisyCopies", bound="NoisyCopiesInferer")
 ACTIVATIONS = ("softmax", "sigmoid")
@@ -157,11 +157,11 @@ class NoisyCopiesInferer(Inferer):
             )
         return bound, image
 
-    def chunks(self, copies: int) -> Iterator[range]:
-        """Numbers of the copies that share a forward pass."""
+    def chunks(self, copies: int, first: int = 0) -> Iterator[range]:
+        """Numbers of the copies from ``first`` to ``copies`` that share a forward pass."""
         # A random purifier inside draws once per forward pass, so that copies must not share one.
         size = 1 if _draws(self.inferer) else self.copies_at_once
-        return (range(first, min(first + size, copies)) for first in range(0, copies, size))
+        return (range(start, min(start + size, copies)) for start in range(first, copies, size))
 
     def case_streams(self) -> tuple[int, ...]:
         """Seeds of the bound samples under the draw in force."""
@@ -193,16 +193,7 @@ class NoisyCopiesInferer(Inferer):
             (copy, batch, class, spatial...).
         """
         count, batch = len(copies), image.shape[0]
-        noise = torch.empty((count, *image.shape), dtype=torch.float32, device=image.device)
-        generator = torch.Generator(device=image.device)
-        for row, number in enumerate(copies):
-            for sample, base in enumerate(streams):
-                generator.manual_seed(
-                    (base + (stream * _COPIES_PER_STREAM + number) * _SEED_STEP) & 0x7FFF_FFFF_FFFF_FFFF
-                )
-                # float32 whatever the image's type: the same draw in every precision
-                torch.randn(image.shape[1:], generator=generator, out=noise[row, sample], device=image.device)
-        noisy = (image + self.image_sigma * noise).flatten(0, 1)
+        noisy = self.changed(image, streams, stream, copies).flatten(0, 1)
         inner = self.inferer
         if hasattr(inner, "for_samples"):
             inner = inner.for_samples(list(range(batch)) * count)
@@ -215,7 +206,48 @@ class NoisyCopiesInferer(Inferer):
         elif isinstance(raw, (list, tuple)) and len(raw) == 1:
             raw = raw[0]
         check_logits(raw, noisy)
-        return as_plain(raw).unflatten(0, (count, batch))
+        return self.moved_back(as_plain(raw).unflatten(0, (count, batch)), streams, stream, copies)
+
+    def changed(self, image: torch.Tensor, streams: Sequence[int], stream: int, copies: range) -> torch.Tensor:
+        """Some copies of the image, each with noise of its own.
+
+        Args:
+            image: see :py:meth:`logits`, as all arguments.
+            streams: see above.
+            stream: see above.
+            copies: see above.
+
+        Returns:
+            (copy, batch, channel, spatial...).
+        """
+        return image + self.image_sigma * self.drawn(tuple(image.shape[1:]), streams, stream, copies, image.device)
+
+    def moved_back(self, logits: torch.Tensor, streams: Sequence[int], stream: int, copies: range) -> torch.Tensor:
+        """Logits of some copies where the voxels of the image are; the same unless the noise moves voxels.
+
+        Args:
+            logits: (copy, batch, class, spatial...).
+            streams: see :py:meth:`logits`, as what follows.
+            stream: see above.
+            copies: see above.
+        """
+        return logits
+
+    @staticmethod
+    def drawn(
+        shape: Sequence[int], streams: Sequence[int], stream: int, copies: range, device: torch.device
+    ) -> torch.Tensor:
+        """Standard normal numbers of each copy and sample, (copy, batch, *shape), float32 on ``device``."""
+        noise = torch.empty((len(copies), len(streams), *shape), dtype=torch.float32, device=device)
+        generator = torch.Generator(device=device)
+        for row, number in enumerate(copies):
+            for sample, base in enumerate(streams):
+                generator.manual_seed(
+                    (base + (stream * _COPIES_PER_STREAM + number) * _SEED_STEP) & 0x7FFF_FFFF_FFFF_FFFF
+                )
+                # float32 whatever the image's type: the same draw in every precision
+                torch.randn(tuple(shape), generator=generator, out=noise[row, sample], device=device)
+        return noise
 
     def vote_counts(
         self,
@@ -225,7 +257,6 @@ class NoisyCopiesInferer(Inferer):
         network: Callable[..., Any],
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
-        chosen: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Votes of ``copies`` noisy copies, as integers on the device of the outputs.
 
@@ -236,26 +267,26 @@ class NoisyCopiesInferer(Inferer):
             network: see above.
             args: see above.
             kwargs: see above.
-            chosen: classes as :func:`vote` gives them; their votes alone are counted then.
 
         Returns:
-            (batch, class, spatial...), or the shape of ``chosen``; int16 up to 32767 copies, else int32.
+            (batch, class, spatial...), int16 up to 32767 copies, else int32.
         """
-        dtype = torch.int16 if copies <= torch.iinfo(torch.int16).max else torch.int32
-        counts: torch.Tensor | None = None if chosen is None else torch.zeros_like(chosen, dtype=dtype)
+        dtype = vote_dtype(copies)
+        counts: torch.Tensor | None = None
         streams = self.case_streams()
         with torch.no_grad():
             for numbers in self.chunks(copies):
                 for logits in self.logits(image, streams, stream, numbers, network, args, kwargs):
-                    if chosen is not None:
-                        assert counts is not None
-                        counts += vote(logits, self.activation) == chosen
-                        continue
                     if counts is None:
                         counts = torch.zeros_like(logits, dtype=dtype)
                     count_votes(counts, logits, self.activation)
         assert counts is not None
         return counts
+
+
+def vote_dtype(copies: int) -> torch.dtype:
+    """The smallest type that counts ``copies`` votes."""
+    return torch.int16 if copies <= torch.iinfo(torch.int16).max else torch.int32
 
 
 def vote(logits: torch.Tensor, activation: str) -> torch.Tensor:

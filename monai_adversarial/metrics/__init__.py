@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from monai_adversarial.metrics.case_metric import CaseMetric
 from monai_adversarial.metrics.certified_dice import CertifiedDice, certified_dice
+from monai_adversarial.metrics.certified_information import CertifiedInformation, certified_information
 from monai_adversarial.metrics.certified_recall import CertifiedRecall, CertifiedRecallMetric, certified_recall
+from monai_adversarial.metrics.class_hierarchy import ClassHierarchy
 from monai_adversarial.metrics.destruction import destruction_rate
 from monai_adversarial.metrics.detection import AdversarialRisk, DetectionMetric, detection_scores
 from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice, organ_dice
@@ -26,8 +28,10 @@ __all__ = [
     "AdversarialRisk",
     "CaseMetric",
     "CertifiedDice",
+    "CertifiedInformation",
     "CertifiedRecall",
     "CertifiedRecallMetric",
+    "ClassHierarchy",
     "DetectionMetric",
     "OrganDrop",
     "OrganMetric",
@@ -40,6 +44,7 @@ __all__ = [
     "VolumeChange",
     "bootstrap_interval",
     "certified_dice",
+    "certified_information",
     "certified_recall",
     "detection_scores",
     "destruction_rate",
