@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ignite handlers: adversarial training and adversarial evaluation."""
+"""Ignite handlers: adversarial training, adversarial evaluation and detectors at work."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from monai_adversarial.handlers.adversarial_distillation import (
 from monai_adversarial.handlers.adversarial_evaluation import AdversarialEvaluation
 from monai_adversarial.handlers.adversarial_training import AdversarialTraining
 from monai_adversarial.handlers.case_metrics import CaseMetricHandler
+from monai_adversarial.handlers.detection import DetectionHandler
 from monai_adversarial.handlers.evaluation_worst_case import WorstCaseEvaluation
 from monai_adversarial.handlers.fast_adversarial_training import FastAdversarialTraining
 from monai_adversarial.handlers.free_adversarial_training import FreeAdversarialTraining
@@ -29,6 +30,7 @@ __all__ = [
     "AdversarialLossTerm",
     "AdversarialTraining",
     "CaseMetricHandler",
+    "DetectionHandler",
     "FastAdversarialTraining",
     "FreeAdversarialTraining",
     "HelperAdversarialTraining",
