@@ -53,6 +53,17 @@ def find_cases(
     Where a folder has no labels at all, its cases are attacked and scored against the network's own clean prediction.
     Hidden files, and files that are named as adversarial, are left out of folders.
 
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from monai_adversarial.data import find_cases
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("images/doe_jane.nii.gz", "labels/doe_jane.nii.gz"):
+    ...         (Path(folder) / name).parent.mkdir(exist_ok=True)
+    ...         (Path(folder) / name).touch()
+    ...     (case,) = find_cases(folder)
+    >>> case["case_id"], Path(case["label"]).name
+    ('case_000', 'doe_jane.nii.gz')
+
     Args:
         path: see above.
         section: key of the datalist; None takes the first of testing, test, validation, training.

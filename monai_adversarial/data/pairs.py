@@ -17,6 +17,17 @@ def image_label_pairs(
 ) -> list[dict[str, str]]:
     """``[{"image": path, "label": path}]`` of the files that both folders have, sorted by name.
 
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from monai_adversarial.data import image_label_pairs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("images/a.nii.gz", "labels/a.nii.gz", "images/without_label.nii.gz"):
+    ...         (Path(folder) / name).parent.mkdir(exist_ok=True)
+    ...         (Path(folder) / name).touch()
+    ...     pairs = image_label_pairs(folder)
+    >>> [Path(pair["label"]).name for pair in pairs]
+    ['a.nii.gz']
+
     Args:
         folder: holds both.
         images: folder of the images.
@@ -45,6 +56,12 @@ def split_cases(
     cases: list[dict[str, str]], sizes: Mapping[str, int | None], seed: int = 0
 ) -> dict[str, list[dict[str, str]]]:
     """Shuffle the cases and deal them out.
+
+    >>> from monai_adversarial.data import split_cases
+    >>> cases = [{"image": f"case_{number}.nii.gz"} for number in range(10)]
+    >>> parts = split_cases(cases, {"test": 2, "validation": 3, "training": None}, seed=1)
+    >>> {name: len(part) for name, part in parts.items()}
+    {'test': 2, 'validation': 3, 'training': 5}
 
     Args:
         cases: one per patient.

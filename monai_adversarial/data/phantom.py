@@ -51,6 +51,13 @@ def generate_ct_phantom(
 
     The anatomy depends on `seed` only, so the same patient can be drawn on different grids.
 
+    >>> from monai_adversarial.data import CLASS_NAMES, generate_ct_phantom
+    >>> hu, classes, affine = generate_ct_phantom(seed=3, size=(24, 24, 16))
+    >>> hu.shape, hu.dtype.name, affine.shape, len(CLASS_NAMES)
+    ((24, 24, 16), 'int16', (4, 4), 8)
+    >>> bool(hu[classes == CLASS_NAMES.index("liver")].mean() > hu[classes == 0].mean())
+    True
+
     Args:
         seed: the patient; a non-negative integer.
         size: voxels along each axis, at least 16.
@@ -129,6 +136,15 @@ def write_ct_phantoms(
     Every file appears complete or not at all, the datalist last. Started again with the same arguments, the call
     continues with the cases that are missing.
 
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from monai_adversarial.data import write_ct_phantoms
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     datalist = write_ct_phantoms(folder, 2, size=(16, 16, 16), validation=1, progress=False)
+    ...     files = sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*.nii.gz"))
+    >>> datalist.name, files[0], len(files)
+    ('datalist.json', 'images/case_000.nii.gz', 4)
+
     Args:
         output_dir: directory, created if it does not exist.
         count: number of cases.
@@ -181,6 +197,16 @@ def write_ct_phantoms(
 
 def ensure_ct_phantoms(dataset_dir: str | os.PathLike, count: int, seed: int = 0, **arguments: Any) -> Path:
     """Return the datalist of `dataset_dir`, writing the phantoms first where it does not exist yet.
+
+    >>> import json
+    >>> import tempfile
+    >>> from monai_adversarial.data import ensure_ct_phantoms
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     datalist = ensure_ct_phantoms(folder, 1, size=(16, 16, 16), progress=False)
+    ...     listed = json.loads(datalist.read_text())
+    ...     again = ensure_ct_phantoms(folder, 1, size=(16, 16, 16), progress=False)
+    >>> len(listed["training"]), again == datalist
+    (1, True)
 
     Args:
         dataset_dir: directory of the data set.

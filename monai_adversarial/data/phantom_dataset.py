@@ -19,6 +19,14 @@ __all__ = ["CTPhantomDataset"]
 class CTPhantomDataset(Dataset):
     """Phantoms generated on access: item i is the patient with seed ``seed + i``.
 
+    >>> from monai.transforms import ScaleIntensityRanged
+    >>> from monai_adversarial.data import CTPhantomDataset
+    >>> window = ScaleIntensityRanged("image", -160, 240, 0, 1, clip=True)
+    >>> dataset = CTPhantomDataset(2, seed=10, size=(16, 16, 16), transform=window)
+    >>> item = dataset[1]
+    >>> len(dataset), item["image"].shape, float(item["image"].max()) <= 1
+    (2, torch.Size([1, 16, 16, 16]), True)
+
     Args:
         count: number of patients.
         seed: seed of the first patient.

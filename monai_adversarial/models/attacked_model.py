@@ -33,6 +33,18 @@ class AttackedModel:
     ``PrepareBatchAdversarial``, handlers and studies. A bare network is wrapped with these defaults. An attack keeps
     what is the attacker's: budget, objective, search, steps, seed.
 
+    >>> import torch
+    >>> from monai.networks.nets import UNet
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.models import AttackedModel
+    >>> network = UNet(3, 1, 2, channels=(4, 8), strides=(2,))
+    >>> window = {"a_min": -160, "a_max": 240, "b_min": 0, "b_max": 1, "clip": True}
+    >>> model = AttackedModel(network, intensity=window, image_units="HU", class_names=["background", "spleen"])
+    >>> ct = torch.linspace(-100, 200, 16**3).reshape(1, 1, 16, 16, 16)
+    >>> result = PGD(8, "HU", steps=1)(model, ct)
+    >>> model.found_classes, model.found_task, model.found_output_values
+    (2, 'segmentation', 'logits')
+
     Args:
         network: ``torch.nn.Module`` or differentiable callable from (batch, channel, spatial...) to (batch, class,
             spatial...) (segmentation) or (batch, class) (classification).

@@ -82,7 +82,18 @@ _SAME = IntensityMap(1.0, 0.0)
 
 
 class UnknownIntensity(ValueError):
-    """There is no map from raw voxels to the network's values; the message says why, in one sentence."""
+    """There is no map from raw voxels to the network's values; the message says why, in one sentence.
+
+    >>> import torch
+    >>> from monai.transforms import ScaleIntensityd
+    >>> from monai_adversarial.models import UnknownIntensity, map_of_batch, read_intensity
+    >>> read = read_intensity(ScaleIntensityd("image"))
+    >>> try:
+    ...     map_of_batch(read, torch.rand(1, 1, 8, 8, 8))
+    ... except UnknownIntensity as error:
+    ...     print(str(error).split(":")[0])
+    the batch carries no record of preprocessing (ScaleIntensityd), whose map depends on the image
+    """
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,13 @@ class IntensityStep:
 @dataclass(frozen=True)
 class ReadIntensity:
     """What a pipeline does to the intensities of an image.
+
+    >>> from monai.transforms import Compose, LoadImaged, ScaleIntensityRanged
+    >>> from monai_adversarial.models import read_intensity
+    >>> window = ScaleIntensityRanged("image", a_min=-160, a_max=240, b_min=0, b_max=1, clip=True)
+    >>> read = read_intensity(Compose([LoadImaged("image"), window]))
+    >>> read.indices, read.depends_on_image, read.unknown
+    (((1,),), False, None)
 
     Args:
         steps: the transforms that change intensities for good, in order. Random augmentations are not part of it.
@@ -203,6 +221,12 @@ def read_intensity(preprocessing: Any, image_key: str = "image", name: str = "pr
     ``NormalizeIntensity(d)`` by the image's own statistics, ``ScaleIntensityRangePercentiles(d)``, ``Lambda(d)``,
     custom ones) are fitted image by image: see ``install_recorders`` and :func:`map_of_batch`. A custom transform that
     knows its map says it in an attribute ``intensity_map``, an ``IntensityMap``. Nothing is run.
+
+    >>> from monai.transforms import Compose, ScaleIntensityRanged, ShiftIntensityd
+    >>> from monai_adversarial.models import read_intensity
+    >>> read = read_intensity(Compose([ShiftIntensityd("image", -24), ScaleIntensityRanged("image", -160, 240, 0, 1)]))
+    >>> [step.name for step in read.steps], read.depends_on_image
+    (['ShiftIntensityd', 'ScaleIntensityRanged'], False)
 
     Args:
         preprocessing: a MONAI transform, array or dictionary form, a ``Compose`` (also nested), any callable, or None.
@@ -383,6 +407,13 @@ def _leaves_intensities(transform: Any, touched: frozenset[Hashable]) -> bool:
 def map_of_batch(read: ReadIntensity, image: torch.Tensor) -> IntensityMap:
     """The map of one batch: exact steps and those that recorders fitted for its images, in the pipeline's order.
 
+    >>> import torch
+    >>> from monai.transforms import ScaleIntensityRanged
+    >>> from monai_adversarial.models import map_of_batch, read_intensity
+    >>> read = read_intensity(ScaleIntensityRanged("image", -160, 240, 0, 1, clip=True))
+    >>> map_of_batch(read, torch.rand(2, 1, 8, 8, 8)).window
+    (-160.0, 240.0)
+
     Args:
         read: what the pipeline does.
         image: the collated batch, (batch, channel, spatial...); a ``MetaTensor`` where steps depend on the image.
@@ -452,6 +483,15 @@ def check_agrees(typed: Any, read: ReadIntensity, name: str = "intensity") -> In
 
     The values of an image cannot show every wrong window: one that was scaled from -57..164 HU to 0..1 looks as one
     scaled from -1000..1000 HU to 0..1. The pipeline can.
+
+    >>> from monai.transforms import ScaleIntensityRanged
+    >>> from monai_adversarial.models import check_agrees, read_intensity
+    >>> read = read_intensity(ScaleIntensityRanged("image", -160, 240, 0, 1, clip=True))
+    >>> check_agrees({"a_min": -160, "a_max": 240, "b_min": 0, "b_max": 1, "clip": True}, read) is read
+    True
+    >>> check_agrees({"a_min": -1000, "a_max": 1000, "b_min": 0, "b_max": 1, "clip": True}, read)
+    Traceback (most recent call last):
+    ValueError: ...
 
     Args:
         typed: whatever ``as_intensity_map`` reads, or None for nothing typed.

@@ -163,6 +163,17 @@ def install_recorders(preprocessing: Any, image_key: str = "image") -> Any:
     A ``Compose`` is changed in place, nested ones too; transforms that are recorded already stay as they are. Call it
     before data is cached and before worker processes start: what they made before carries no record.
 
+    >>> import torch
+    >>> from monai.data import MetaTensor, list_data_collate
+    >>> from monai.transforms import Compose, ScaleIntensityd
+    >>> from monai_adversarial.models import install_recorders, map_of_batch, read_intensity
+    >>> pipeline = install_recorders(Compose([ScaleIntensityd("image")]))
+    >>> ct = MetaTensor(torch.linspace(-100, 300, 512).reshape(1, 8, 8, 8))
+    >>> batch = list_data_collate([pipeline({"image": ct})])
+    >>> found = map_of_batch(read_intensity(pipeline), batch["image"])
+    >>> [round(float(edge)) for edge in found.inverse(torch.tensor([[[0.0, 1.0]]])).flatten()]
+    [-100, 300]
+
     Args:
         preprocessing: as for ``read_intensity``.
         image_key: key of the image in dictionary pipelines.

@@ -21,6 +21,12 @@ DECODER_NAMES = ("6dU", "6cU", "6bU", "6U", "7U")
 class AllConvolutionalUNet(nn.Module):
     """3D U-Net of strided 3x3x3 convolutions with BatchNorm and leaky ReLU (0.1), about 884,000 parameters by default.
 
+    >>> import torch
+    >>> from monai_adversarial.networks import AllConvolutionalUNet
+    >>> network = AllConvolutionalUNet(out_channels=3, widths=(2, 2, 2, 2, 2, 2)).eval()
+    >>> network(torch.zeros(1, 1, 20, 33, 18)).shape
+    torch.Size([1, 3, 20, 33, 18])
+
     Source: M. P. Heinrich, O. Oktay, N. Bouteldja, "OBELISK-Net: Fewer layers to solve 3D multi-organ segmentation
     with sparse deformable convolutions", Medical Image Analysis 54 (2019), whose authors release weights trained on
     TCIA Pancreas-CT. Those weights expect raw HU on a 144 x 144 x 144 grid; see

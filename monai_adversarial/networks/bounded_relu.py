@@ -19,6 +19,11 @@ RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CE
 class BoundedReLU(nn.Module):
     """``min(max(x, 0), bound)``: the error that a change of the input makes cannot grow without limit through layers.
 
+    >>> import torch
+    >>> from monai_adversarial.networks import BoundedReLU
+    >>> BoundedReLU(bound=2.0)(torch.tensor([-1.0, 0.5, 9.0])).tolist()
+    [0.0, 0.5, 2.0]
+
     Source: Zantedeschi, Nicolae, Rawat, "Efficient defenses against adversarial attacks", AISec 2017. A learned bound
     is a reconstruction (after PACT, Choi et al. 2018); it is kept as its logarithm, so that it stays above zero.
 
@@ -67,6 +72,16 @@ def replace_activations(
 
     An activation that is used at several places stays shared. Activations that a network calls as functions
     (``torch.relu``) are no modules and stay as they are.
+
+    >>> import torch
+    >>> from monai.networks.nets import UNet
+    >>> from monai_adversarial.networks import BoundedReLU, replace_activations
+    >>> network = UNet(3, 1, 2, channels=(4, 8), strides=(2,))
+    >>> replace_activations(network, make=lambda: BoundedReLU(6.0, learnable=True))
+    2
+    >>> replace_activations(network)
+    Traceback (most recent call last):
+    ValueError: ...
 
     Args:
         network: is changed.

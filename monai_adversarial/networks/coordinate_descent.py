@@ -39,6 +39,15 @@ def train_by_coordinate_descent(
     of the batch becomes smaller. On one fixed batch the loss therefore never rises; on random ones it may rise
     elsewhere.
 
+    >>> import torch
+    >>> from monai_adversarial.networks import SignActivationHead, train_by_coordinate_descent
+    >>> features = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    >>> labels = (features[:, 0] > 0).long()
+    >>> head = SignActivationHead(features=2, hidden=4)
+    >>> losses = train_by_coordinate_descent(head, features, labels, steps=40, batch_size=None)
+    >>> bool((losses[:, 1] <= losses[:, 0]).all()), float((head(features).argmax(dim=1) == labels).float().mean()) > 0.8
+    (True, True)
+
     Source: Yang et al. 2022, after Xue, Xie, Roshan, "Robust binary classification with the 01 loss", 2020. The step
     sizes, several classes at once and the search over all thresholds are a reconstruction.
 

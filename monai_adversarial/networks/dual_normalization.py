@@ -38,6 +38,14 @@ class DualNormalization(nn.Module):
 
     The state dictionary of the single layer can be loaded into it: both branches take its values.
 
+    >>> import torch
+    >>> from monai_adversarial.networks import DualNormalization
+    >>> layer = DualNormalization(torch.nn.BatchNorm3d(4))
+    >>> layer.domain = "split"
+    >>> features = layer(torch.rand(4, 4, 3, 3, 3))
+    >>> bool((layer.clean.running_mean != layer.adversarial.running_mean).any())
+    True
+
     Args:
         clean: the layer for clean images.
         adversarial: the layer for adversarial images; None for a copy of ``clean``.
@@ -101,6 +109,16 @@ def convert_dual_normalization(network: nn.Module) -> nn.Module:
     The parameters of the adversarial copies are new: build the optimizer, ``DistributedDataParallel`` and
     ``torch.compile`` afterwards. Checkpoints from before the conversion can be loaded before or after it.
 
+    >>> import torch
+    >>> from monai.networks.nets import UNet
+    >>> from monai_adversarial.networks import convert_dual_normalization
+    >>> network = UNet(3, 1, 2, channels=(4, 8), strides=(2,), norm="batch").eval()
+    >>> image, before = torch.rand(1, 1, 8, 8, 8), len(list(network.parameters()))
+    >>> logits = network(image)
+    >>> converted = convert_dual_normalization(network)
+    >>> bool((converted(image) == logits).all()), len(list(converted.parameters())) > before
+    (True, True)
+
     Args:
         network: any network.
 
@@ -141,6 +159,14 @@ def collapse_dual_normalization(network: nn.Module, domain: str = "clean") -> nn
 
     Its state dictionary fits the architecture from before :func:`convert_dual_normalization`.
 
+    >>> from monai.networks.nets import UNet
+    >>> from monai_adversarial.networks import collapse_dual_normalization, convert_dual_normalization
+    >>> plain = UNet(3, 1, 2, channels=(4, 8), strides=(2,), norm="batch")
+    >>> names = list(plain.state_dict())
+    >>> network = convert_dual_normalization(plain)
+    >>> list(collapse_dual_normalization(network, "adversarial").state_dict()) == names
+    True
+
     Args:
         network: a converted network, also inside ``DistributedDataParallel`` or ``torch.compile``; it stays as it is.
         domain: the branch to keep, ``"clean"`` (accuracy on clean images) or ``"adversarial"`` (robustness).
@@ -162,12 +188,28 @@ def dual_normalizations(network: Any) -> list[DualNormalization]:
 
 
 def has_dual_normalization(network: Any) -> bool:
-    """Whether ``network`` has a :class:`DualNormalization`, also behind wrappers."""
+    """Whether ``network`` has a :class:`DualNormalization`, also behind wrappers.
+
+    >>> import torch
+    >>> from monai_adversarial.networks import convert_dual_normalization, has_dual_normalization
+    >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.BatchNorm3d(2))
+    >>> has_dual_normalization(network), has_dual_normalization(convert_dual_normalization(network))
+    (False, True)
+    """
     return bool(dual_normalizations(network))
 
 
 def set_normalization(network: Any, domain: str) -> int:
     """Choose which copies of the normalization layers work from now on.
+
+    >>> import torch
+    >>> from monai_adversarial.networks import convert_dual_normalization, set_normalization
+    >>> network = convert_dual_normalization(torch.nn.Sequential(torch.nn.BatchNorm3d(2)))
+    >>> set_normalization(network, "adversarial"), set_normalization(torch.nn.ReLU(), "adversarial")
+    (1, 0)
+    >>> set_normalization(network, "noisy")
+    Traceback (most recent call last):
+    ValueError: domain must be one of ...
 
     Args:
         network: a network, also inside ``DistributedDataParallel`` or ``torch.compile``, or a callable that holds one.
@@ -192,6 +234,14 @@ def normalization(network: Any, domain: str) -> Iterator[int]:
     exceptions included.
 
     A backward pass that computes activations again (``torch.utils.checkpoint``) has to run inside, too.
+
+    >>> import torch
+    >>> from monai_adversarial.networks import convert_dual_normalization, normalization
+    >>> network = convert_dual_normalization(torch.nn.Sequential(torch.nn.BatchNorm3d(2)))
+    >>> with normalization(network, "adversarial") as layers:
+    ...     features = network(torch.rand(2, 2, 3, 3, 3))
+    >>> layers, network[0].domain, int(network[0].adversarial.num_batches_tracked)
+    (1, 'clean', 1)
 
     Args:
         network: as in :func:`set_normalization`; a network without dual normalization is left alone.

@@ -43,6 +43,12 @@ class FeatureDenoising(nn.Module):
 
     Borders repeat their values. Everything is differentiable: attack it with exact gradients.
 
+    >>> import torch
+    >>> from monai_adversarial.networks import FeatureDenoising
+    >>> block, features = FeatureDenoising(channels=8, kind="median"), torch.rand(1, 8, 4, 4, 4)
+    >>> bool((block(features) == features).all()), bool((block.denoise(features) == features).all())
+    (True, False)
+
     Source: Xie, Wu, van der Maaten, Yuille, He, "Feature denoising for improving adversarial robustness", CVPR 2019,
     where it helps together with adversarial training. 3D is a reconstruction.
 
@@ -224,6 +230,15 @@ def insert_feature_denoising(
     The network computes what it computed before until its blocks are trained. Each block becomes the child
     ``feature_denoising`` of its module: make the optimizer afterwards, and load trained weights before, or after with
     ``strict=False``. Reconstruction: the paper puts blocks behind the four stages of a ResNet.
+
+    >>> import torch
+    >>> from monai_adversarial.networks import insert_feature_denoising
+    >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(4, 2, 1))
+    >>> image = torch.rand(1, 1, 6, 6, 6)
+    >>> logits = network(image)
+    >>> defended = insert_feature_denoising(network, after=["1"], example=image, kind="mean")
+    >>> bool((defended(image) == logits).all()), type(defended[1].feature_denoising).__name__
+    (True, 'FeatureDenoising')
 
     Args:
         network: is changed, and is left alone when an error is raised.

@@ -32,6 +32,12 @@ class FeatureNoise(nn.Module):
     ensemble is the mean over several draws (see ``SeedEnsemble`` and ``draws``). All samples of a batch get the same
     noise, times their own ``sigma``, so that batch size and order change nothing. Its gradient is exact.
 
+    >>> import torch
+    >>> from monai_adversarial.networks import FeatureNoise
+    >>> layer, features = FeatureNoise(alpha=0.1), torch.rand(1, 4, 8, 8, 8)
+    >>> bool((layer.train()(features) == features).any()), bool((layer.eval()(features) == features).all())
+    (False, True)
+
     Source: He, Rakin, Fan, "Parametric noise injection", CVPR 2019; Liu, Cheng, Zhang, Hsieh, "Towards robust neural
     networks via random self-ensemble", ECCV 2018, whose noise has a fixed strength. Noise by named draws is a
     reconstruction.
@@ -104,6 +110,13 @@ def insert_feature_noise(
     Each becomes the child ``feature_noise`` of its module: make the optimizer afterwards, and load trained weights
     before, or after with ``strict=False``. The last convolution is one of them: its noise is in the logits, as in the
     papers, which put noise at every layer.
+
+    >>> import torch
+    >>> from monai.networks.nets import UNet
+    >>> from monai_adversarial.networks import FeatureNoise, insert_feature_noise
+    >>> network = insert_feature_noise(UNet(3, 1, 2, channels=(4, 8), strides=(2,)), kinds=(torch.nn.Conv3d,))
+    >>> sum(isinstance(module, FeatureNoise) for module in network.modules())
+    2
 
     Args:
         network: is changed.

@@ -25,6 +25,17 @@ class ResampledNetwork(nn.Module):
     voxels (HU, mm) although the network sees a resampled volume. The field of view stays the same: the image is
     stretched over the whole network grid.
 
+    >>> import torch
+    >>> from monai_adversarial.networks import ResampledNetwork
+    >>> class Seen(torch.nn.Conv3d):
+    ...     def forward(self, image):
+    ...         print("the network sees", tuple(image.shape))
+    ...         return super().forward(image)
+    >>> network = ResampledNetwork(Seen(1, 2, 1), spatial_size=(16, 16, 16), flip_axes=[0])
+    >>> network(torch.rand(1, 1, 20, 24, 10)).shape
+    the network sees (1, 1, 16, 16, 16)
+    torch.Size([1, 2, 20, 24, 10])
+
     Args:
         network: image (batch, channel, spatial...) to logits (batch, class, spatial...), of ``spatial_size``.
         spatial_size: voxels of the network's grid along each axis of the image.

@@ -26,6 +26,14 @@ class SeedEnsemble(nn.Module):
     ``"probabilities"`` and ``"logits"``. ``"majority"`` counts votes, which has no useful gradient:
     ``BackwardPassSubstitute()`` differentiates the mean of the probabilities instead.
 
+    >>> import torch
+    >>> from monai_adversarial.networks import SeedEnsemble
+    >>> members = [torch.nn.Conv3d(1, 3, 1) for _ in range(3)]
+    >>> image = torch.rand(1, 1, 4, 4, 4)
+    >>> mean = torch.stack([member(image).softmax(dim=1) for member in members]).mean(dim=0)
+    >>> torch.allclose(SeedEnsemble(members)(image).softmax(dim=1), mean, atol=1e-5)
+    True
+
     Source: ensembles are textbook (Strauss et al., "Ensemble methods as a defense to adversarial perturbations", 2017);
     the surrogate of the majority is a reconstruction.
 

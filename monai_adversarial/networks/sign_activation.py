@@ -26,6 +26,17 @@ class SignActivationHead(nn.Module):
     Judge this head by attacks that do: set ``surrogate``, or pass ``BackwardPassSubstitute("surrogate")`` (tanh) or
     ``BackwardPassSubstitute("identity")`` (straight through) to the attack, which work without touching the head.
 
+    >>> import torch
+    >>> from monai_adversarial.networks import SignActivationHead
+    >>> head = SignActivationHead(features=4, hidden=8, classes=3)
+    >>> features = torch.rand(1, 4, 5, 5, 5, requires_grad=True)
+    >>> logits = head(features)
+    >>> logits.shape, bool((torch.autograd.grad(logits.sum(), features)[0] == 0).all())
+    (torch.Size([1, 3, 5, 5, 5]), True)
+    >>> head.surrogate = "straight_through"
+    >>> bool((torch.autograd.grad(head(features).sum(), features)[0] == 0).all())
+    False
+
     Source: the sign-activation networks of Yang et al. 2022, trained without gradients; after Xue, Xie, Roshan,
     "Robust binary classification with the 01 loss", 2020. The use at every voxel and the surrogates are a
     reconstruction.

@@ -19,6 +19,16 @@ class Poison(ShownAsCall, ABC):
 
     A case is a dictionary as MONAI's datasets give it: ``image`` (channel, spatial...), ``label`` (1 or class,
     spatial...) or a class number.
+
+    >>> import torch
+    >>> from monai_adversarial.poisoning import Poison, PoisonedDataset
+    >>> class Darken(Poison):
+    ...     def __call__(self, case, generator):
+    ...         return {**case, "image": case["image"] - 50 * torch.rand(1, generator=generator)}
+    >>> cases = [{"image": torch.zeros(1, 4, 4, 4), "label": number} for number in range(8)]
+    >>> poisoned = PoisonedDataset(cases, Darken(), rate=0.25)
+    >>> [bool((case["image"] != 0).any()) for case in poisoned].count(True)
+    2
     """
 
     _shows_defaults = True

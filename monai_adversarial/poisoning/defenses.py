@@ -20,6 +20,12 @@ __all__ = ["Suspects", "activation_clustering", "loss_filter", "pooled_features"
 class Suspects:
     """Cases that a defense takes for poisoned.
 
+    >>> import numpy as np
+    >>> from monai_adversarial.poisoning import Suspects
+    >>> found = Suspects(scores=np.array([0.1, 0.9, 0.2, 0.8]), flagged=[1, 3])
+    >>> found.compared(poisoned=[1, 2])
+    (0.5, 0.5)
+
     Args:
         scores: suspicion of each case, (cases,), higher is more suspicious.
         flagged: numbers of the cases that are taken for poisoned, in rising order.

@@ -19,6 +19,15 @@ __all__ = ["MatchedPoison", "gradient_matching"]
 class MatchedPoison:
     """Cases whose training does to the network what training on the victim's wrong label would do.
 
+    >>> import torch
+    >>> from monai_adversarial.poisoning import gradient_matching
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 2))
+    >>> images, labels, victim = torch.rand(4, 1, 2, 2, 2), torch.tensor([0, 0, 1, 1]), torch.rand(1, 1, 2, 2, 2)
+    >>> loss = torch.nn.functional.cross_entropy
+    >>> found = gradient_matching(network, loss, victim, torch.tensor([1]), images, labels, 0.1, steps=3)
+    >>> found.images.shape, len(found.alignment)
+    (torch.Size([4, 1, 2, 2, 2]), 4)
+
     Args:
         images: the poisoned images; labels stay as they are.
         alignment: cosine between both gradients before the first step and after each one, of the restart that is kept.

@@ -22,6 +22,13 @@ RIDGE = 1e-8
 class PoisonPoint:
     """The point that was found.
 
+    >>> import numpy as np
+    >>> from monai_adversarial.poisoning import poison_support_vector_machine
+    >>> x, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([-1, -1, 1, 1])
+    >>> found = poison_support_vector_machine(x, y, x, y, np.array([-1.5]), 1, steps=4)
+    >>> found.point.shape, found.clean_error, len(found.error)
+    ((1,), 0.0, 5)
+
     Args:
         point: (features,).
         hinge: sum of the hinge loss over the validation set before each step and after the last one.

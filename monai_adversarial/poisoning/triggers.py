@@ -20,7 +20,18 @@ __all__ = ["Backdoor", "BlendedTrigger", "FrequencyTrigger", "PatchTrigger", "Tr
 
 
 class Trigger(ShownAsCall, ABC):
-    """A mark that can be put into any image, in training and afterwards."""
+    """A mark that can be put into any image, in training and afterwards.
+
+    >>> import torch
+    >>> from monai_adversarial.poisoning import Trigger
+    >>> class Frame(Trigger):
+    ...     def put(self, image):
+    ...         marked = torch.ones_like(image)
+    ...         marked[:, 1:-1, 1:-1] = image[:, 1:-1, 1:-1]
+    ...         return marked
+    >>> Frame()(torch.zeros(1, 4, 4)).sum().item()
+    12.0
+    """
 
     _shows_defaults = True
 

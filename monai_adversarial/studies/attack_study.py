@@ -60,6 +60,20 @@ class AttackStudy(Study):
     objective does not count them; the summary and every record name them. ``scored_classes`` of the model says
     otherwise.
 
+    >>> import tempfile
+    >>> from monai.data import Dataset
+    >>> from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+    >>> from monai_adversarial.attacks import PGD, ElasticAttack
+    >>> from monai_adversarial.data.example import EXAMPLE_CLASSES, example_case
+    >>> from monai_adversarial.studies import AttackStudy
+    >>> files = [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz", "case_id": "a"}]
+    >>> dataset = Dataset(files, Compose([LoadImaged(("image", "label")), EnsureChannelFirstd(("image", "label"))]))
+    >>> attacks = {"pgd": PGD(8, "HU"), "elastic": ElasticAttack(3.0)}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     study = AttackStudy(example_case(16)[0], dataset, attacks, folder, EXAMPLE_CLASSES)
+    ...     [str(cell) for cell in study.cells()]  # study.run() computes them
+    ['a pgd', 'a elastic']
+
     Args:
         model: what is attacked: an ``AttackedModel`` with ``image_units="HU"``, or a bare network that takes the values
             of the files.

@@ -34,6 +34,14 @@ def show_errors_as_sentences() -> None:
 
     For the ``initialize`` list of a bundle config. The environment variable MONAI_ADVERSARIAL_TRACEBACK=1 keeps the
     whole traceback.
+
+    >>> import sys
+    >>> from monai_adversarial.studies import show_errors_as_sentences
+    >>> before = sys.excepthook
+    >>> show_errors_as_sentences()
+    >>> sys.excepthook is before
+    False
+    >>> sys.excepthook = before
     """
     if os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
         return

@@ -18,6 +18,13 @@ def place_purifiers(
 ) -> dict[str, Any]:
     """One defended inferer per purifier.
 
+    >>> from monai.inferers import SimpleInferer
+    >>> from monai_adversarial.purifiers import GaussianDenoise, MedianDenoise
+    >>> from monai_adversarial.studies import place_purifiers
+    >>> defenses = place_purifiers(SimpleInferer(), {"gaussian": GaussianDenoise(), "median": MedianDenoise()})
+    >>> {name: type(inferer).__name__ for name, inferer in defenses.items()}
+    {'gaussian': 'PurifiedInferer', 'median': 'PurifiedInferer'}
+
     Args:
         inferer: undefended inferer, None for a network alone.
         purifiers: go around it: they see what it sees.
@@ -46,6 +53,13 @@ def place_purifiers(
 
 def check_purifier_name(name: str | None) -> str:
     """The name of the purifier that a training config trains, which its weights are called by.
+
+    >>> from monai_adversarial.studies import check_purifier_name
+    >>> check_purifier_name("autoencoder")
+    'autoencoder'
+    >>> check_purifier_name(None)
+    Traceback (most recent call last):
+    ValueError: ...
 
     Raises:
         ValueError: without one: the config alone has nothing to take away from the images.

@@ -99,6 +99,18 @@ def measurement_record(
 ) -> dict[str, Any]:
     """The record of one cell.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.studies import Cell, measurement_record
+    >>> attack, (model, image, label) = PGD(16, "HU", steps=3), example_case(16)
+    >>> scores = {"clean": {"liver": {"dice": 0.9}}, "adversarial": {"liver": {"dice": 0.2}}}
+    >>> record = measurement_record(
+    ...     Cell("case_1", "pgd"), attack, model, reference="label", scores=scores, measurements={},
+    ...     cost={"forwards": 5, "backwards": 3, "seconds": 0.1}, hashes={},
+    ... )
+    >>> record["case"], record["success"]
+    ('case_1', True)
+
     Args:
         cell: its names.
         attack: what attacked; None for the clean image alone.

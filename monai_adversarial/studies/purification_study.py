@@ -94,6 +94,22 @@ class PurificationStudy(Study):
     finished cells (with the same defense, attack, model, image and package version) are not run again, and one bad case
     does not stop the others (see ``Study``).
 
+    >>> import tempfile
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import EXAMPLE_CLASSES, example_case
+    >>> from monai_adversarial.purifiers import GaussianDenoise, MedianDenoise
+    >>> from monai_adversarial.studies import PurificationStudy, place_purifiers
+    >>> model, image, label = example_case(16)
+    >>> defenses = place_purifiers(model.inferer, {"gaussian": GaussianDenoise(), "median": MedianDenoise()})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     study = PurificationStudy(
+    ...         model, [{"image": image[0], "label": label[0]}], defenses, {"pgd": PGD(16, "HU", steps=2)}, folder,
+    ...         class_names=EXAMPLE_CLASSES, progress=False,
+    ...     )
+    ...     cells = study.cells()
+    >>> [(cell.attack, cell.defense) for cell in cells]
+    [('pgd', 'gaussian'), ('pgd', 'median')]
+
     Args:
         model: what is attacked: an ``AttackedModel`` with the undefended inferer, or a bare network.
         dataset: items with ``image`` (channel first, in the units of the attacks) and ``label``, as loaded by MONAI's

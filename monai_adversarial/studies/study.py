@@ -31,12 +31,30 @@ LONGEST_NAME = 80
 
 
 class SettingsError(ValueError):
-    """A setting that fits no case: it ends a study at once instead of failing every cell."""
+    """A setting that fits no case: it ends a study at once instead of failing every cell.
+
+    >>> import tempfile
+    >>> from monai.data import Dataset
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import EXAMPLE_CLASSES, example_case
+    >>> from monai_adversarial.studies import AttackStudy, SettingsError
+    >>> dataset = Dataset([{"image": ["t1.nii.gz", "t2.nii.gz"]}])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     try:
+    ...         AttackStudy(example_case(16)[0], dataset, {"pgd": PGD(8, "HU")}, folder, EXAMPLE_CLASSES).cells()
+    ...     except SettingsError as error:
+    ...         print(str(error)[:38])
+    every case needs its image in one file
+    """
 
 
 @dataclass(frozen=True)
 class Cell:
     """What is computed at once and recorded in one file.
+
+    >>> from monai_adversarial.studies import Cell
+    >>> Cell("spleen_12", "pgd")
+    Cell(case='spleen_12', attack='pgd', defense='undefended', network='network')
 
     Args:
         case: name of the case.
@@ -67,6 +85,27 @@ class Failure:
 
 class StudyError(RuntimeError):
     """Some cells of a study failed; the tables cover the others.
+
+    >>> import tempfile
+    >>> from monai_adversarial.studies import Cell, Study, StudyError
+    >>> class Reading(Study):
+    ...     def cells(self):
+    ...         return [Cell("case_1", "pgd")]
+    ...     def settings(self, cell):
+    ...         return {}
+    ...     def load(self, case):
+    ...         return open(f"{case}.nii.gz")
+    ...     def compute(self, cell, case):
+    ...         return {}
+    ...     def write_report(self, records, failures):
+    ...         return {}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     study = Reading(folder, progress=False)
+    ...     try:
+    ...         study.finish(study.cells(), study.run_cells(study.cells()))
+    ...     except StudyError as error:
+    ...         print(error.failures[0].cell, type(error.failures[0].error).__name__)
+    case_1 pgd FileNotFoundError
 
     Attributes:
         failures: one for each cell that failed.
@@ -123,6 +162,30 @@ class Study(ABC):
     are written once, at the end, also where that or an interrupt comes early (``needs_case`` excepted).
 
     A subclass says what its cells are, what decides them and how one is computed.
+
+    >>> import tempfile
+    >>> from monai_adversarial.studies import Cell, Study
+    >>> class Lengths(Study):
+    ...     def cells(self):
+    ...         return [Cell("case_1", "none"), Cell("case_22", "none")]
+    ...     def settings(self, cell):
+    ...         return {"version": 1}
+    ...     def load(self, case):
+    ...         return case
+    ...     def compute(self, cell, case):
+    ...         print("computes", case)
+    ...         return {"length": len(case)}
+    ...     def write_report(self, records, failures):
+    ...         return {"lengths": [record["length"] for record in records]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     study = Lengths(folder, progress=False)
+    ...     first = study.finish(study.cells(), study.run_cells(study.cells()))
+    ...     again = study.finish(study.cells(), study.run_cells(study.cells()))
+    computes case_1
+    computes case_22
+    2 of 2 cells are done already, 0 to go.
+    >>> first, first == again
+    ({'lengths': [6, 7]}, True)
 
     Args:
         output_dir: records, files and tables; created if needed.

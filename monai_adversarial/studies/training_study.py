@@ -77,6 +77,15 @@ class TrainingStudy(Study):
     geometric attacks. ``worst`` is, per case, the lowest Dice over all attacks that are marked as intensity attacks by
     ``worst_of``.
 
+    >>> import tempfile
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.studies import TrainingStudy
+    >>> trainings = {"clean": ["configs/train.json"], "pgd": ["configs/train.json", "configs/adversarial.json"]}
+    >>> with tempfile.TemporaryDirectory() as bundle:
+    ...     TrainingStudy(trainings, [], {"pgd": PGD(8, "HU")}, bundle, f"{bundle}/out", ["background", "spleen"])
+    Traceback (most recent call last):
+    FileNotFoundError: ...
+
     Args:
         trainings: name -> config files, relative to the bundle's root.
         dataset: held-out items with ``image`` (channel first) and ``label``.

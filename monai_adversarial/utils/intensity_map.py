@@ -32,6 +32,14 @@ class IntensityMap:
     all images, or a tensor (batch or 1, channel or 1), whatever the rank of the images; trailing axes of length 1 are
     dropped.
 
+    >>> import torch
+    >>> from monai_adversarial.attacks import IntensityMap
+    >>> window = IntensityMap.from_window(-160, 240)
+    >>> window(torch.tensor([-1000.0, 40.0, 500.0])).tolist(), window.window
+    ([0.0, 0.5, 1.0], (-160.0, 240.0))
+    >>> window.inverse(torch.tensor([0.5])).tolist()
+    [40.0]
+
     Args:
         scale: network units per HU, not zero; negative for a map that inverts the image.
         offset: network value of 0 HU.

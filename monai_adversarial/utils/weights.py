@@ -19,6 +19,16 @@ __all__ = ["load_weights", "save_weights"]
 def load_weights(network: nn.Module, path: str | os.PathLike[str], key: str = "model") -> nn.Module:
     """Load a checkpoint into ``network`` with ``weights_only=True`` and return the network.
 
+    >>> import tempfile
+    >>> import torch
+    >>> from monai_adversarial.studies import load_weights
+    >>> trained, fresh = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"model": trained.state_dict()}, f"{folder}/model.pt")
+    ...     network = load_weights(fresh, f"{folder}/model.pt")
+    >>> network is fresh, bool((network.weight == trained.weight).all())
+    (True, True)
+
     Args:
         network: receives the weights on its own device.
         path: file with a state dictionary, or with a dictionary that holds one under ``key`` (as MONAI's

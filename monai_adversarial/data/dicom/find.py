@@ -34,6 +34,17 @@ _TAGS = [
 class FoundSeries:
     """A CT series that was found below a folder.
 
+    >>> import tempfile
+    >>> from pydicom import dcmread
+    >>> from pydicom.data import get_testdata_file
+    >>> from monai_adversarial.data.dicom import find_series
+    >>> slice_of_ct = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     slice_of_ct.save_as(f"{folder}/1.dcm")
+    ...     (found,) = find_series(folder)
+    >>> [file.name for file in found.files], found.uid == slice_of_ct.SeriesInstanceUID, found.labels
+    (['1.dcm'], True, ())
+
     Args:
         uid: SeriesInstanceUID.
         folder: the folder that holds its files, or the lowest one above all of them.
@@ -50,7 +61,18 @@ class FoundSeries:
 
 
 def holds_dicom(folder: str | os.PathLike[str]) -> bool:
-    """Whether a DICOM file lies in a folder or below it, hidden and adversarial folders aside; needs no extra."""
+    """Whether a DICOM file lies in a folder or below it, hidden and adversarial folders aside; needs no extra.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pydicom.data import get_testdata_file
+    >>> from monai_adversarial.data.dicom import holds_dicom
+    >>> holds_dicom(Path(get_testdata_file("CT_small.dcm")).parent)
+    True
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     holds_dicom(folder)
+    False
+    """
     root = Path(folder).expanduser()
     return root.is_dir() and next(_files(root), None) is not None
 
@@ -61,6 +83,21 @@ def find_series(folder: str | os.PathLike[str]) -> list[FoundSeries]:
     The folder may be a series, a study, a patient or a folder of patients; several series in one folder are several
     entries. Hidden folders, and those that are named as adversarial, are left out. Localizers, images of other
     modalities and secondary captures are left out, and a warning counts them.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pydicom import dcmread
+    >>> from pydicom.data import get_testdata_file
+    >>> from monai_adversarial.data.dicom import find_series
+    >>> one = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for number, patient in enumerate(("a", "b")):
+    ...         one.SeriesInstanceUID = f"1.2.3.{number}"
+    ...         (Path(folder) / patient).mkdir()
+    ...         one.save_as(Path(folder) / patient / "1.dcm")
+    ...     names = [found.folder.name for found in find_series(folder)]
+    >>> names
+    ['a', 'b']
 
     Raises:
         FileNotFoundError: where there is no folder, or no CT series in it.

@@ -21,6 +21,21 @@ class CTSeriesReader(ImageReader):
     """Read one CT series per item in ``LoadImaged(keys, reader=CTSeriesReader())``: HU (column, row, slice), with the
     affine that its positions say, and an error where MONAI's own DICOM readers would go on.
 
+    >>> import tempfile
+    >>> from monai.transforms import LoadImage
+    >>> from pydicom import dcmread
+    >>> from pydicom.data import get_testdata_file
+    >>> from monai_adversarial.data.dicom import CTSeriesReader
+    >>> one = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for number in range(2):
+    ...         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+    ...         one.ImagePositionPatient = [0, 0, 3 * number]
+    ...         one.save_as(f"{folder}/{number}.dcm")
+    ...     image = LoadImage(reader=CTSeriesReader(), ensure_channel_first=True)(folder)
+    >>> image.shape, float(image.pixdim[2])
+    (torch.Size([1, 128, 128, 2]), 3.0)
+
     Args:
         gantry_tilt: ``"refuse"`` or ``"shear"``, see :func:`read_series`.
     """

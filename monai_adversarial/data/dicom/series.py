@@ -28,6 +28,20 @@ GANTRY_TILT = ("refuse", "shear")
 class CTSeries:
     """A CT series as a volume.
 
+    >>> import tempfile
+    >>> from pydicom import dcmread
+    >>> from pydicom.data import get_testdata_file
+    >>> from monai_adversarial.data.dicom import read_series
+    >>> one = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for number in range(2):
+    ...         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+    ...         one.ImagePositionPatient = [0, 0, 3 * number]
+    ...         one.save_as(f"{folder}/{number}.dcm")
+    ...     series = read_series(folder)
+    >>> series.series_uid == one.SeriesInstanceUID, series.affine.shape, len(series.frames)
+    (True, torch.Size([4, 4]), 2)
+
     Args:
         image: MetaTensor (1, column, row, slice) in HU, float32; its affine is RAS in mm, float64. Slices follow each
             other along their normal, whatever their instance numbers are.
@@ -78,6 +92,23 @@ def read_series(
 
     Order and affine come from ImagePositionPatient and ImageOrientationPatient alone. Nothing is resampled, filled in
     or guessed.
+
+    >>> import tempfile
+    >>> from pydicom import dcmread
+    >>> from pydicom.data import get_testdata_file
+    >>> from monai_adversarial.data.dicom import read_series
+    >>> one = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for number in range(3):
+    ...         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+    ...         one.ImagePositionPatient = [0, 0, 5 * number]
+    ...         one.save_as(f"{folder}/{number}.dcm")
+    ...     series = read_series(folder)
+    >>> series.image.shape, float(series.image.pixdim[2])
+    (torch.Size([1, 128, 128, 3]), 5.0)
+    >>> read_series(get_testdata_file("CT_small.dcm"))
+    Traceback (most recent call last):
+    ValueError: test_files/CT_small.dcm is a single slice: nothing says how thick a volume of it is.
 
     Args:
         source: a folder that holds the files of one series (not its subfolders; RT structure sets and segmentations

@@ -33,6 +33,23 @@ def read_structure_set(
     The contours of an organ on a slice are filled together by the even-odd rule at voxel centers. Nothing is filled in
     between slices: a warning counts slices without a contour between the first and the last one of an organ.
 
+    >>> import tempfile
+    >>> from pydicom import dcmread
+    >>> from pydicom.data import get_testdata_file
+    >>> from monai_adversarial.data.dicom import read_series, read_structure_set
+    >>> ct = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> contours = dcmread(get_testdata_file("rtstruct.dcm"), force=True)
+    >>> with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+    ...     for number in range(2):
+    ...         ct.SOPInstanceUID = ct.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+    ...         ct.ImagePositionPatient = [0, 0, 3 * number]
+    ...         ct.save_as(f"{folder}/{number}.dcm")
+    ...     contours.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
+    ...     contours.save_as(f"{other}/rtstruct.dcm", enforce_file_format=True)
+    ...     read_structure_set(f"{other}/rtstruct.dcm", read_series(folder), {"liver": 1})
+    Traceback (most recent call last):
+    ValueError: .../rtstruct.dcm was made for another series than this one: it refers to 1.2.826...
+
     Args:
         path: the RT structure set.
         series: the series that it refers to.

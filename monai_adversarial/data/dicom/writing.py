@@ -57,6 +57,22 @@ def save_adversarial_series(
     (burned-in annotation) are not found and not removed. The finished files are read back and compared before the
     folder takes its name.
 
+    >>> import tempfile
+    >>> from pydicom import dcmread
+    >>> from pydicom.data import get_testdata_file
+    >>> from monai_adversarial.data.dicom import read_series, save_adversarial_series
+    >>> one = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as results:
+    ...     for number in range(2):
+    ...         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+    ...         one.ImagePositionPatient = [0, 0, 3 * number]
+    ...         one.save_as(f"{folder}/{number}.dcm")
+    ...     series = read_series(folder)
+    ...     saved = save_adversarial_series(series.image + 4, series, f"{results}/adversarial", epsilon=4)
+    ...     written = read_series(saved)
+    >>> float((written.image - series.image).max()), written.series_uid == series.series_uid
+    (4.0, False)
+
     Args:
         image: voxels in HU on the grid of ``series``, (1, column, row, slice); leading dimensions of 1 are ignored.
         series: the series that the image was made from, as :func:`read_series` returned it.
