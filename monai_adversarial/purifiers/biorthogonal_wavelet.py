@@ -24,6 +24,14 @@ def map_details(
 
     Coefficients are those of PyWavelets' ``bior4.4``, and the borders are mirrored as in JPEG 2000; axes that the
     levels do not divide are continued by their last value.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.biorthogonal_wavelet import map_details
+    >>> image = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    >>> same = map_details(image, axes=(2, 3), levels=2, function=lambda details: details)
+    >>> smooth = map_details(image, axes=(2, 3), levels=2, function=torch.zeros_like)
+    >>> torch.allclose(same, image, atol=1e-5), bool(smooth.std() < 0.5 * image.std())
+    (True, True)
     """
     block = [2**levels if axis in axes else 1 for axis in range(image.ndim)]
     out = _map(pad_to_blocks(image, block), axes, levels, function)
@@ -32,7 +40,14 @@ def map_details(
 
 def soft_dead_zone(coefficients: torch.Tensor, threshold: float, spread: float) -> torch.Tensor:
     """Expectation of hard thresholding when the coefficients carry normal noise of ``spread``: differentiable, and
-    steepest where a coefficient is about to survive."""
+    steepest where a coefficient is about to survive.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.biorthogonal_wavelet import soft_dead_zone
+    >>> small, border, large = soft_dead_zone(torch.tensor([2.0, 10.0, 50.0]), threshold=10.0, spread=1.0).tolist()
+    >>> abs(small) < 0.01, 3 < border < 7, abs(large - 50) < 0.01
+    (True, True, True)
+    """
     above, below = (threshold - coefficients) / spread, (-threshold - coefficients) / spread
     survives = 1.0 - (torch.special.ndtr(above) - torch.special.ndtr(below))
     density = torch.exp(-0.5 * above.square()) - torch.exp(-0.5 * below.square())

@@ -24,7 +24,13 @@ SCALED = 10.0
 
 
 def check_is_image(name: str, image: Any, dictionary_form: str) -> None:
-    """Raise TypeError unless ``image`` is an array or a tensor."""
+    """Raise TypeError unless ``image`` is an array or a tensor.
+
+    >>> from monai_adversarial.purifiers.checks import check_is_image
+    >>> check_is_image("img", "ct.nii.gz", "MedianDenoised(keys, ...)")
+    Traceback (most recent call last):
+    TypeError: img must be an array or a tensor, got str; load it first (LoadImage).
+    """
     if not isinstance(image, (np.ndarray, torch.Tensor)):
         hint = f"; in a pipeline of dictionaries use {dictionary_form}" if isinstance(image, dict) else ""
         hint = "; load it first (LoadImage)" if isinstance(image, str) else hint
@@ -32,7 +38,15 @@ def check_is_image(name: str, image: Any, dictionary_form: str) -> None:
 
 
 def check_channel_first(image: torch.Tensor) -> None:
-    """Raise ValueError unless ``image`` is (channel, 1 to 3 spatial dimensions), not empty and finite."""
+    """Raise ValueError unless ``image`` is (channel, 1 to 3 spatial dimensions), not empty and finite.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.checks import check_channel_first
+    >>> check_channel_first(torch.zeros(1, 8, 8, 8))
+    >>> check_channel_first(torch.zeros(8))
+    Traceback (most recent call last):
+    ValueError: img must have shape (channel, 1 to 3 spatial dimensions) and hold voxels, got (8,).
+    """
     if not 2 <= image.ndim <= 4 or image.numel() == 0:
         raise ValueError(
             f"img must have shape (channel, 1 to 3 spatial dimensions) and hold voxels, got {tuple(image.shape)}."
@@ -48,14 +62,29 @@ def check_channel_first(image: torch.Tensor) -> None:
 
 
 def check_finite(name: str, image: torch.Tensor) -> None:
-    """Raise ValueError for NaN and infinities, which purifiers spread over the whole image."""
+    """Raise ValueError for NaN and infinities, which purifiers spread over the whole image.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.checks import check_finite
+    >>> check_finite("img", torch.tensor([0.0, float("nan")]))
+    Traceback (most recent call last):
+    ValueError: img must be finite, got 1 NaN or infinite voxels.
+    """
     if image.is_floating_point() and not bool(torch.isfinite(image).all()):
         bad = int((~torch.isfinite(image)).sum())
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite voxels.")
 
 
 def check_few_classes(label: torch.Tensor) -> None:
-    """Raise ValueError where integers are too many different ones for a label."""
+    """Raise ValueError where integers are too many different ones for a label.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.checks import check_few_classes
+    >>> check_few_classes(torch.arange(133))  # an atlas
+    >>> check_few_classes(torch.arange(1000))
+    Traceback (most recent call last):
+    ValueError: img must be floating point to be moved as an image: it holds 1000 different integers, and ...
+    """
     if label.dtype not in (torch.bool, torch.uint8, torch.int8) and (count := len(label.unique())) > MOST_CLASSES:
         raise ValueError(
             f"img must be floating point to be moved as an image: it holds {count} different integers, and integers "
@@ -65,6 +94,15 @@ def check_few_classes(label: torch.Tensor) -> None:
 
 def check_units(purifier: Purifier, image: torch.Tensor) -> None:
     """Warn where a purifier that counts in HU gets an image that looks scaled.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.checks import check_units
+    >>> from monai_adversarial.transforms import JPEGCompression
+    >>> purifier = JPEGCompression(intensity={"a_min": -160, "a_max": 340})
+    >>> check_units(purifier, torch.tensor([0.0, 0.4, 1.0]))
+    >>> check_units(purifier, torch.tensor([-1000.0, 40.0, 300.0]))
+    Traceback (most recent call last):
+    ValueError: JPEGCompression was given intensity=, which maps HU to 0 to 1, but 100% of the image's voxels lie ...
 
     Raises:
         ValueError: where ``intensity`` is given and the image is not what it maps to.

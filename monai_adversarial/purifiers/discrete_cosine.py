@@ -24,7 +24,14 @@ __all__ = [
 
 @lru_cache(maxsize=64)
 def dct_matrix(size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Orthonormal DCT-II matrix (frequency, position); its transpose is its inverse. Shared: do not change it."""
+    """Orthonormal DCT-II matrix (frequency, position); its transpose is its inverse. Shared: do not change it.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.discrete_cosine import dct_matrix
+    >>> matrix = dct_matrix(8, torch.device("cpu"), torch.float64)
+    >>> torch.allclose(matrix @ matrix.T, torch.eye(8, dtype=torch.float64))
+    True
+    """
     index = torch.arange(size, dtype=torch.float64)
     matrix = torch.cos(math.pi / size * index[:, None] * (index + 0.5)) * math.sqrt(2.0 / size)
     matrix[0] /= math.sqrt(2.0)
@@ -35,6 +42,11 @@ def repeat_edges(image: torch.Tensor, before: Sequence[int], after: Sequence[int
     """Repeat the border values of the last ``len(before)`` axes so many times in front of and behind them.
 
     Its gradient is deterministic on a GPU, which that of ``torch.nn.functional.pad`` is not.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.discrete_cosine import repeat_edges
+    >>> repeat_edges(torch.tensor([[1, 2, 3]]), before=[1], after=[2]).tolist()
+    [[1, 1, 2, 3, 3, 3]]
     """
     for axis, (first, last) in enumerate(zip(before, after, strict=True), start=image.ndim - len(before)):
         parts = [image]
@@ -48,7 +60,13 @@ def repeat_edges(image: torch.Tensor, before: Sequence[int], after: Sequence[int
 
 def pad_to_blocks(image: torch.Tensor, block: Sequence[int]) -> torch.Tensor:
     """Repeat the last voxels until the last ``len(block)`` axes hold whole blocks; zeros would make steps that cost
-    coefficients."""
+    coefficients.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.discrete_cosine import pad_to_blocks
+    >>> pad_to_blocks(torch.zeros(1, 1, 10, 16, 5), block=(8, 8, 1)).shape
+    torch.Size([1, 1, 16, 16, 5])
+    """
     lengths = image.shape[image.ndim - len(block) :]
     return repeat_edges(image, [0] * len(block), [-n % size for n, size in zip(lengths, block, strict=True)])
 
@@ -57,6 +75,12 @@ def blockwise_dct(image: torch.Tensor, block: Sequence[int], inverse: bool = Fal
     """Orthonormal DCT of every block; each coefficient stands where the voxel of the same index in its block stood.
 
     Equal to ``scipy.fft.dctn(norm="ortho")`` (``idctn``) of each block to 1e-4 relative in float32.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.discrete_cosine import blockwise_dct
+    >>> coefficients = blockwise_dct(torch.full((1, 1, 8, 8), 3.0), block=(4, 4))
+    >>> int((coefficients.abs() > 1e-4).sum()), round(float(coefficients.max()), 3)  # one constant of each block
+    (4, 12.0)
 
     Args:
         image: any leading axes, then ``len(block)`` axes whose lengths are multiples of ``block``.
@@ -77,7 +101,14 @@ def blockwise_dct(image: torch.Tensor, block: Sequence[int], inverse: bool = Fal
 
 
 def transform_axis(image: torch.Tensor, axis: int, matrix: torch.Tensor) -> torch.Tensor:
-    """Replace every block along ``axis``, as long as ``matrix`` has columns, by ``matrix`` times it."""
+    """Replace every block along ``axis``, as long as ``matrix`` has columns, by ``matrix`` times it.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.discrete_cosine import transform_axis
+    >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    >>> transform_axis(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), axis=1, matrix=swap).tolist()
+    [[2.0, 1.0, 4.0, 3.0]]
+    """
     shape, size, after = image.shape, matrix.shape[1], math.prod(image.shape[axis + 1 :])
     # Autocast would round the coefficients to half precision.
     with torch.autocast(image.device.type, enabled=False):
@@ -89,13 +120,25 @@ def transform_axis(image: torch.Tensor, axis: int, matrix: torch.Tensor) -> torc
 
 
 def tile_blocks(table: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """A table for one block, repeated over the last axes of ``shape``."""
+    """A table for one block, repeated over the last axes of ``shape``.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.discrete_cosine import tile_blocks
+    >>> tile_blocks(torch.tensor([1, 2]), shape=(1, 6)).tolist()
+    [1, 2, 1, 2, 1, 2]
+    """
     lengths = shape[len(shape) - table.ndim :]
     return table.tile([length // size for length, size in zip(lengths, table.shape, strict=True)])
 
 
 def quantize(coefficients: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    """The nearest multiples of ``steps``; halves go away from zero, as in libjpeg."""
+    """The nearest multiples of ``steps``; halves go away from zero, as in libjpeg.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.discrete_cosine import quantize
+    >>> quantize(torch.tensor([3.0, 5.0, -5.0, 14.0]), steps=torch.tensor(10.0)).tolist()
+    [0.0, 10.0, -10.0, 10.0]
+    """
     turns = coefficients / steps
     return turns.abs().add_(0.5).floor_().copysign_(turns).mul_(steps)
 
@@ -107,6 +150,14 @@ def soft_quantize(coefficients: torch.Tensor, steps: torch.Tensor, spread: float
     where a change is rounded away (above all around zero) and large where the next value is within reach. With
     ``spread`` near what an attacker can do to a coefficient, PGD through it is stronger than through the identity, a
     mask of the coefficients that survive, or ``c - sin(2 pi c) / (2 pi)`` for all steps alike.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.discrete_cosine import soft_quantize
+    >>> coefficients = torch.tensor([0.0, 5.0], requires_grad=True)
+    >>> soft_quantize(coefficients, torch.tensor(10.0), spread=1.0).sum().backward()
+    >>> at_zero, between = coefficients.grad.tolist()
+    >>> at_zero < 0.1, between > 3  # steep where the next value is within reach
+    (True, True)
 
     Args:
         coefficients: any shape.
@@ -124,5 +175,10 @@ def soft_quantize(coefficients: torch.Tensor, steps: torch.Tensor, spread: float
 
 def attack_spread(block: Sequence[int]) -> float:
     """``spread`` in HU of :func:`soft_quantize` for attacks of several HU per voxel: an eighth of what 6 HU in every
-    voxel of a block make of one coefficient. Found by experiment on a CT phantom: half or twice as much is weaker."""
+    voxel of a block make of one coefficient. Found by experiment on a CT phantom: half or twice as much is weaker.
+
+    >>> from monai_adversarial.purifiers.discrete_cosine import attack_spread
+    >>> attack_spread((8, 8))
+    6.0
+    """
     return 6.0 / 8.0 * math.sqrt(math.prod(block))

@@ -59,14 +59,15 @@ class RandPerturbation(RandomizableTransform):
 
     What an attack optimizes becomes augmentation: acquisitions, which MONAI has no transforms for, and all others.
 
-    >>> from monai_adversarial.transforms import RandPerturbation
     >>> from monai_adversarial.attacks import Acquisition, Cupping, DoseReduction, ReconstructionKernel
+    >>> from monai_adversarial.transforms import RandPerturbation
     >>> from monai_adversarial.data.example import example_case
     >>> _, image, label = example_case()
     >>> scanner = Acquisition([Cupping(30), DoseReduction(0.25), ReconstructionKernel(0.3)])
     >>> transform = RandPerturbation(scanner, prob=1.0, image_units="HU").set_random_state(0)
-    >>> transform(image[0]).shape
-    torch.Size([1, 32, 32, 32])
+    >>> first, second = transform(image[0]), transform(image[0])
+    >>> first.shape, bool((first != second).any())  # another scanner each time
+    (torch.Size([1, 32, 32, 32]), True)
 
     Args:
         perturbation: any perturbation, for example ``CTAcquisition([...])``, ``MRIAcquisition()``, ``GantryTilt()``.

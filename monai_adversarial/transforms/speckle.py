@@ -36,11 +36,12 @@ DISTRIBUTIONS = ("normal", "uniform", "gamma")
 class RandSpeckleNoise(RandomizableTransform):
     """Multiplies each voxel by ``1 + n`` with random ``n``; MONAI has additive and Rician noise only.
 
-    >>> from monai_adversarial.transforms import RandSpeckleNoise
     >>> import numpy as np
-    >>> transform = RandSpeckleNoise(prob=1.0, std=0.2).set_random_state(0)
-    >>> transform(np.array([[0.0, 1.0, 2.0]], dtype=np.float32)).shape
-    torch.Size([1, 3])
+    >>> from monai_adversarial.transforms import RandSpeckleNoise
+    >>> speckle = RandSpeckleNoise(prob=1.0, std=0.2).set_random_state(0)
+    >>> noisy = speckle(np.array([[0.0] * 1000, [50.0] * 1000], dtype=np.float32))
+    >>> float(noisy[0].abs().max()), 8 < float(noisy[1].std()) < 12  # no signal stays none, 50 varies by 10
+    (0.0, True)
 
     Args:
         prob: probability of the noise.
@@ -212,10 +213,12 @@ class AdvSpeckled(AdversarialTransformd):
 
     >>> from monai_adversarial.transforms import AdvSpeckled
     >>> from monai_adversarial.data.example import example_case
-    >>> model, image, label = example_case()
+    >>> model, image, label = example_case(16)
     >>> transform = AdvSpeckled("image", model, rho=0.05, domain="window", steps=2, label_key="label")
-    >>> transform({"image": image[0], "label": label[0]})["image"].shape
-    torch.Size([1, 32, 32, 32])
+    >>> item = transform({"image": image[0], "label": label[0]})
+    >>> change = (item["image"] - image[0]).abs() / (image[0] + 160)  # of the value above the window's low edge
+    >>> round(float(change.max()), 3), transform.transform.last_result.success.tolist()
+    (0.05, [True])
 
     Args:
         keys: see :class:`AdversarialTransformd`.
