@@ -69,31 +69,38 @@ class Row:
     cpu_seconds: float
 
 
-def rows(wanted: Iterable[Network], setting: Callable[[Network], Setting], known: Iterable[Row] = ()) -> Iterator[Row]:
+def rows(
+    wanted: Iterable[Network],
+    setting: Callable[[Network], Setting],
+    known: Iterable[Row] = (),
+    entries: Sequence[Entry] = ENTRIES,
+) -> Iterator[Row]:
     """Measure what is missing, network by network.
 
     Args:
         wanted: networks.
         setting: steps and queries for a network.
         known: rows that are there already.
+        entries: the attacks.
     """
-    there = {(row.network, row.case, row.attack, row.budget_hu) for row in known}
+    there: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+    for row in known:
+        there[row.network, row.attack, str(row.budget_hu)].add(row.case)
     for network in wanted:
         load = cache(network.load)
-        for entry in ENTRIES:
+        # As many as any attack has had: to count them anew takes the data.
+        count = max((len(cases) for key, cases in there.items() if key[0] == network.name), default=0)
+        for entry in entries:
             if entry.family == QUERIES and not setting(network).queries:
                 continue
             for budget in BUDGETS if entry.in_hu else (float("nan"),):
-                if any(_is(key, network, entry, budget) for key in there):
+                done = there[network.name, entry.name, str(budget)]
+                if done and len(done) == count:
                     continue
                 model, cases = load()
                 for number, case in enumerate(cases):
-                    yield _measure(network, entry, budget, setting(network), model, number, case)
-
-
-def _is(key: tuple[str, int, str, float], network: Network, entry: Entry, budget: float) -> bool:
-    same = key[3] == budget or (key[3] != key[3] and budget != budget)
-    return key[0] == network.name and key[2] == entry.name and same
+                    if number not in done:
+                        yield _measure(network, entry, budget, setting(network), model, number, case)
 
 
 def _measure(
@@ -248,6 +255,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attack_table", description=__doc__)
     parser.add_argument("output", type=Path, help="CSV file; rows that it has are kept")
     parser.add_argument("--only", nargs="+", help="networks whose name contains one of these")
+    parser.add_argument("--attacks", nargs="+", choices=[e.name for e in ENTRIES], help="some of the attacks")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -257,7 +265,8 @@ def main() -> int:
         for network in networks()
         if "hardened" not in network.name and (not arguments.only or any(p in network.name for p in arguments.only))
     ]
-    for row in rows(wanted, Setting.of, measured):
+    entries = [entry for entry in ENTRIES if not arguments.attacks or entry.name in arguments.attacks]
+    for row in rows(wanted, Setting.of, measured, entries):
         measured.append(row)
         write_rows(arguments.output, measured, Row)
         print(row, flush=True)

@@ -94,7 +94,7 @@ def peer_call(peer: Peer, attack: PeerAttack, problem: Problem, passes: int, fro
 def _ours(problem: Problem) -> list[CallJob]:
     automatic, exact = AttackedModel(problem.network), AttackedModel(problem.network, precision="float32")
     same = {"step_size": EPSILON / 4, "objective": "cross_entropy", "random_start": False, "steps": PASSES}
-    bias = BiasFieldAttack(0.3, domain="image", steps=SLOW_PASSES)
+    bias = BiasFieldAttack(0.3, domain="image", steps=SLOW_PASSES, objective="dice_ce")
     return [
         our_call("ours, PGD default", PGD(EPSILON, steps=PASSES), automatic, problem),
         our_call("ours, the same job", PGD(EPSILON, **same), automatic, problem),

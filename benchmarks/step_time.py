@@ -98,7 +98,7 @@ def step_jobs(settings: Settings) -> list[Job]:
         return PGD(EPSILON, steps=STEPS)
 
     def bias() -> Attack:
-        return BiasFieldAttack(max_gain=0.3, domain="image", steps=STEPS)
+        return BiasFieldAttack(max_gain=0.3, domain="image", steps=STEPS, objective="dice_ce")
 
     def elastic() -> Attack:
         return ElasticAttack(steps=STEPS)

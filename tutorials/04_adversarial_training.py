@@ -212,7 +212,7 @@ print("PGD training, last validation:", {key: round(values[-1], 3) for key, valu
 # %%
 attacks = {
     "PGD": PGD(epsilon, steps=2 if fast else 10),
-    "Auto-PGD": APGD(epsilon, steps=2 if fast else 10, objective="balanced_masked_cross_entropy"),
+    "Auto-PGD": APGD(epsilon, steps=2 if fast else 10, schedule="constant", objective="balanced_masked_cross_entropy"),
     "elastic 3 mm": ElasticAttack(3.0, control_spacing=12.0, steps=1 if fast else 5),
 }
 scores = {}

@@ -96,7 +96,9 @@ def test_euclidean_budgets_are_used_up_and_kept(model, case, norm, epsilon) -> N
     assert float(result.adversarial_dice) < float(result.clean_dice) - 0.05
 
 
-def test_a_bias_field_needs_half_the_steps(model, case) -> None:
-    options = {"max_gain": 0.3, "zero_mean": True, "window": (-160.0, 240.0)}
-    constant = dice_under(BiasFieldAttack(**options, steps=8, relative_step=0.5), model, case)
-    assert dice_under(BiasFieldAttack(**options, steps=4), model, case) <= constant + 0.005
+def test_steps_that_fall_and_dice_make_a_bias_field_strong(model, case) -> None:
+    """Where the mean may change, too; a field that keeps it is as strong with Dice + cross-entropy."""
+    options = {"max_gain": 0.3, "window": (-160.0, 240.0), "steps": 8}
+    default = dice_under(BiasFieldAttack(**options), model, case)
+    assert default < dice_under(BiasFieldAttack(**options, relative_step=0.5), model, case) - 0.03
+    assert default < dice_under(BiasFieldAttack(**options, objective="dice_ce"), model, case) - 0.03

@@ -176,6 +176,10 @@ class MIFGSM(PGD):
 class APGD(Attack):
     """Auto-PGD (Croce and Hein 2020): no step size to choose, halved per sample where progress stops.
 
+    By default the steps fall besides, and the objective is :class:`~monai_adversarial.attacks.AnnealedDice`, as of
+    :class:`PGD`: with few steps halving alone does less than a plain loop of falling steps (docs/search.md). The
+    paper's is ``APGD(epsilon, schedule="constant", objective="cross_entropy")``.
+
     >>> from monai_adversarial.attacks import APGD
     >>> from monai_adversarial.data.example import example_case
     >>> result = APGD(12, "HU", steps=5)(*example_case(16))
@@ -187,15 +191,25 @@ class APGD(Attack):
         units: see :class:`PGD`.
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         steps: gradient evaluations.
-        options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+        schedule: by what the steps are multiplied as the run goes on: ``"linear"``, ``"cosine"`` or ``"constant"``; see
+            :class:`~monai_adversarial.attacks.AutoPGD`.
+        options: further arguments of :class:`~monai_adversarial.attacks.Attack`; ``objective`` is ``"annealed_dice"``
+            by default.
 
     Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-    attacks", ICML 2020, with cross-entropy.
+    attacks", ICML 2020, with cross-entropy; falling steps and the objective are our own.
 
     Survey entry: A22 (adapted).
     """
 
     def __init__(
-        self, epsilon: float, units: str = "network", norm: str = "linf", steps: int = 20, **options: Any
+        self,
+        epsilon: float,
+        units: str = "network",
+        norm: str = "linf",
+        steps: int = 20,
+        schedule: str = "linear",
+        **options: Any,
     ) -> None:
-        super().__init__(AdditiveNoise(epsilon, norm, units), search=AutoPGD(), steps=steps, **options)
+        noise, search = AdditiveNoise(epsilon, norm, units), AutoPGD(schedule=schedule)
+        super().__init__(noise, search=search, steps=steps, **{"objective": "annealed_dice", **options})

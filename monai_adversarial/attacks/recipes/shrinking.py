@@ -107,7 +107,7 @@ class SEA3D(AttackEnsemble):
         shared |= {"seed": options.pop("seed", 0), "steps": check_count("steps", steps, minimum=len(PHASES))}
         super().__init__(
             [
-                Member(name, ShrinkingRadius(APGD(epsilon, units, objective=objective, **shared)))
+                Member(name, ShrinkingRadius(APGD(epsilon, units, schedule="constant", objective=objective, **shared)))
                 for name, objective in (
                     ("balanced masked cross-entropy", "balanced_masked_cross_entropy"),
                     ("masked cross-entropy", "masked_cross_entropy"),

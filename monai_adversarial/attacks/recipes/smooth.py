@@ -34,8 +34,9 @@ class BiasFieldAttack(Attack):
         control_spacing: distance of the B-spline's control points in mm.
         steps: gradient evaluations.
         relative_step: size of every step as a fraction of the length of a constant field at the budget; None for steps
-            that fall linearly from twice that length, of which 5 do more than 20 of a half (docs/search.md).
-        options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
+            that fall linearly from twice that length (docs/search.md).
+        options: further arguments of :class:`~monai_adversarial.attacks.Attack`; ``objective`` is ``"dice"`` by
+            default (docs/search.md).
 
     Source: Tian et al., "Bias field poses a threat to DNN-based X-ray recognition", ICME 2021; Chen et al., "Realistic
     adversarial data augmentation for MR image segmentation", MICCAI 2020. The 3D form for CT is a reconstruction.
@@ -66,4 +67,4 @@ class BiasFieldAttack(Attack):
             zero_mean=zero_mean,
         )
         search = SteepestAscent(2.0, schedule="linear") if relative_step is None else SteepestAscent(relative_step)
-        super().__init__(field, search=search, steps=steps, **options)
+        super().__init__(field, search=search, steps=steps, **{"objective": "dice", **options})

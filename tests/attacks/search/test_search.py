@@ -140,6 +140,20 @@ def test_auto_pgd_halves_only_the_sample_that_stalls():
     assert run.state["step_size"][1] < run.state["step_size"][0]
 
 
+@pytest.mark.parametrize(("schedule", "sizes"), [("constant", [2.0, 2.0, 2.0, 1.0]), ("linear", [2.0, 1.5, 1.0, 0.25])])
+def test_steps_of_auto_pgd_fall_with_the_schedule_besides_being_halved(schedule, sizes):
+    """Values that never rise: the step halves at the one checkpoint of four steps that is far enough."""
+    scene = Scene(torch.zeros(1, 1, 2, 2, dtype=torch.float64), (0,))
+    bound = AdditiveNoise(3.0).bind(scene)
+    run = AutoPGD(momentum=1.0, schedule=schedule).begin(bound, 4)
+    run.marks = [3]
+    bound.project = lambda parameters: parameters
+    gradient = torch.ones(1, 1, 2, 2, dtype=torch.float64)
+    for step, size in enumerate(sizes):
+        (x,) = run.advance(bound.zeros(), (gradient,), torch.zeros(1, dtype=torch.float64), step)
+        assert float(x.abs().max()) == pytest.approx(3.0 * size, rel=1e-12)
+
+
 def test_adam_is_invariant_to_the_scale_of_the_objective():
     """Gradients of a mean over a million voxels are near 1e-10: they must not vanish in the second moment."""
     torch.manual_seed(1)
@@ -185,6 +199,8 @@ def test_selected_samples_go_on_as_if_alone():
         lambda: SteepestAscent(0.1, schedule="exponential"),
         lambda: ProjectedAdam(beta1=1.0),
         lambda: AutoPGD(2.0),
+        lambda: AutoPGD(relative_step=0.0),
+        lambda: AutoPGD(schedule="exponential"),
     ],
 )
 def test_bad_arguments(make):
