@@ -36,7 +36,7 @@ def test_lesions_appear_and_vanish_in_new_scans_and_nothing_else_changes(
         assert torch.equal(painted.image[~painted.changed], scan[~painted.changed])
         assert int(painted.changed[0].sum()) == 8**3
         change = (painted.image - scan)[MIDDLE].flatten(1).mean(dim=1)
-        # The mean over the scans: how strong one of them is drawn hangs on the processor's rounding, as in all such training.
+        # The mean over the scans: how strong one is drawn hangs on rounding, as in all such training.
         assert float((sign * change).mean()) > 8 and bool((sign * change > 0).all()), change
 
 
