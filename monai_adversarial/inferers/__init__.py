@@ -3,7 +3,15 @@
 
 from __future__ import annotations
 
+from monai_adversarial.inferers.additive_changes import (
+    AdditiveChange,
+    BiasFieldChange,
+    GammaChange,
+    ShiftChange,
+    TranslationChange,
+)
 from monai_adversarial.inferers.certified_counts import CertificateCost
+from monai_adversarial.inferers.certified_parameters import CertifiedParameterInferer
 from monai_adversarial.inferers.certified_segmentation import (
     ABSTAIN,
     CertifiedSegmentation,
@@ -21,15 +29,21 @@ from monai_adversarial.inferers.scanner_space import ScannerSpaceInferer
 
 __all__ = [
     "ABSTAIN",
+    "AdditiveChange",
+    "BiasFieldChange",
     "CertificateCost",
+    "CertifiedParameterInferer",
     "CertifiedSegmentation",
     "CertifiedSegmentationInferer",
     "DualNormalizationInferer",
+    "GammaChange",
     "MemoryBoundedSliceInferer",
     "MemoryBoundedSlidingWindowInferer",
     "NoisyMajorityInferer",
     "NoisyVotes",
     "PurifiedInferer",
     "ScannerSpaceInferer",
+    "ShiftChange",
+    "TranslationChange",
     "memory_bounded",
 ]
