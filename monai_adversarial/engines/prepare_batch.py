@@ -52,6 +52,17 @@ class PrepareBatchAdversarial(PrepareBatch):
     ``engine`` is ``"@validate#evaluator"`` in ``evaluate`` configs, and ``"@train#trainer"`` with ``training: true`` in
     ``train`` configs; a name that the bundle does not have raises.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example_engines import example_evaluator
+    >>> from monai_adversarial.engines import PrepareBatchAdversarial
+    >>> evaluator = example_evaluator()
+    >>> adversary = PrepareBatchAdversarial(PGD(16, "HU", steps=3), engine=evaluator)
+    >>> evaluator.run()
+    attacks `ExampleNetwork` behind `SimpleInferer`, -160..340 HU -> 0..1 from `preprocessing#0` ...
+    >>> result = adversary.last_result
+    >>> bool(result.adversarial_dice < result.clean_dice), result.budgets["noise_linf"].limit
+    (True, 16.0)
+
     Args:
         attack: the attack. None leaves batches clean.
         model: what is attacked: an ``AttackedModel``, or a network with its defaults; None to read it from the engine.

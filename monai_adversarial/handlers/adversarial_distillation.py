@@ -52,6 +52,16 @@ class AdversarialDistillation(AdversarialLossTerm):
     Numbers for logging: ``state.output["task_loss"]``, ``["distillation_loss"]`` (clean) and ``["adversarial_loss"]``,
     the unweighted terms that took part.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import ExampleNetwork
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import AdversarialDistillation
+    >>> distillation = AdversarialDistillation(ExampleNetwork(), PGD(8, "HU", steps=2), clean_weight=0.5)
+    >>> trainer = example_trainer([distillation])
+    >>> trainer.run()
+    >>> sorted(name for name in trainer.state.output if name.endswith("_loss"))
+    ['adversarial_loss', 'distillation_loss']
+
     Args:
         teacher: a trained network on the student's device; None for self-distillation from the exponential average of
             the student's weights.
@@ -234,6 +244,16 @@ def adversarially_robust_distillation(
 
     ``alpha * T^2 * KL(teacher(x) / T || student(x') / T) + (1 - alpha) * loss(clean)``.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import ExampleNetwork
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import adversarially_robust_distillation
+    >>> handler = adversarially_robust_distillation(ExampleNetwork(), PGD(8, "HU", steps=2), alpha=0.9)
+    >>> trainer = example_trainer([handler])
+    >>> trainer.run()
+    >>> trainer.state.output["adversarial_loss"].item() >= 0, "task_loss" in trainer.state.output
+    (True, True)
+
     Args:
         teacher: a robust network, for example from ``AdversarialTraining``.
         attack: see :class:`AdversarialDistillation`; in the paper 10 steps.
@@ -264,6 +284,16 @@ def robust_soft_label(
 
     ``5/6 * KL(teacher(x) || student(x')) + 1/6 * KL(teacher(x) || student(x))``, at temperature 1.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import ExampleNetwork
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import robust_soft_label
+    >>> attack = PGD(16, "HU", steps=2, objective="cross_entropy")
+    >>> trainer = example_trainer([robust_soft_label(ExampleNetwork(), attack)])
+    >>> trainer.run()
+    >>> float(trainer.state.output["adversarial_loss"]) > float(trainer.state.output["distillation_loss"])
+    True
+
     Args:
         teacher: a robust network.
         attack: see :class:`AdversarialDistillation`; give it ``objective="cross_entropy"`` for the paper's.
@@ -289,6 +319,14 @@ def defensive_distillation(teacher: nn.Module, temperature: float = 100.0, **opt
         succeeds with the same budget (Carlini and Wagner 2016: 96.4 % of the images). A large
         ``zero_gradient_fraction`` of an attack's result is the sign of it. It is here to be compared with, and to be
         broken by adaptive attacks.
+
+    >>> from monai_adversarial.data.example import ExampleNetwork
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import defensive_distillation
+    >>> trainer = example_trainer([defensive_distillation(ExampleNetwork(), temperature=20.0)])
+    >>> trainer.run()
+    >>> float(trainer.state.output["distillation_loss"]) < 1e-3  # student and teacher are equal here
+    True
 
     Args:
         teacher: a network of the student's architecture whose own training divided its logits by the same T before the
@@ -317,6 +355,14 @@ def self_distillation(
     """Adversarial self-distillation: the exponential average of the student is its teacher.
 
     ``loss(clean) + T^2 * KL(average(x) / T || student(x') / T)``. Nobody else's network is needed.
+
+    >>> from monai_adversarial.attacks import FGSM
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import self_distillation
+    >>> trainer = example_trainer([self_distillation(FGSM(8, "HU"))])
+    >>> trainer.run()
+    >>> sorted(name for name in trainer.state.output if name.endswith("_loss"))
+    ['adversarial_loss', 'task_loss']
 
     Args:
         attack: see :class:`AdversarialDistillation`.

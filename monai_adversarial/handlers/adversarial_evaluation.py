@@ -92,6 +92,16 @@ class AdversarialEvaluation(RobustEvaluation):
     With several processes all ranks have to attach it. Configs that shorten their list of handlers on other ranks leave
     ``key_val_metric`` and ``additional_metrics`` alone: put it there.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example_engines import example_evaluator
+    >>> from monai_adversarial.handlers import AdversarialEvaluation
+    >>> told = {"class_names": ["background", "gallbladder", "liver", "lesion"]}
+    >>> evaluator = example_evaluator([AdversarialEvaluation(PGD(16, "HU", steps=3), "pgd", told)])
+    >>> evaluator.run()
+    >>> metrics = evaluator.state.metrics
+    >>> metrics["pgd_mean_dice"] < metrics["pgd_clean_mean_dice"], "pgd_dice_liver" in metrics
+    (True, True)
+
     Args:
         attack: the attack, not a targeted one.
         name: first part of the metrics' names, an identifier.

@@ -32,6 +32,14 @@ class AdversarialTraining(AdversarialTrainingHandler):
     mode and leaves weights, gradients and statistics as they were; numbers for logging are
     ``state.output["adversarial_loss"]`` and, for ``w < 1``, ``["clean_loss"]``.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import AdversarialTraining
+    >>> trainer = example_trainer([AdversarialTraining(PGD(16, "HU", steps=2), adversarial_weight=0.5)])
+    >>> trainer.run()
+    >>> float(trainer.state.output["adversarial_loss"]) > float(trainer.state.output["clean_loss"])
+    True
+
     Args:
         attack: the attack, or several of which each iteration draws one.
         model: the model under attack, or facts of it; None for the trainer's network behind its inferer. See

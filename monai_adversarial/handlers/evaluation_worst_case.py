@@ -36,6 +36,17 @@ class WorstCaseEvaluation(RobustEvaluation):
         bias = AdversarialEvaluation(BiasFieldAttack(), "bias", {"intensity": window})
         SupervisedEvaluator(..., val_handlers=[WorstCaseEvaluation([pgd, bias], key_metric=True), saver])
 
+    >>> from monai_adversarial.attacks import PGD, BiasFieldAttack
+    >>> from monai_adversarial.data.example_engines import example_evaluator
+    >>> from monai_adversarial.handlers import AdversarialEvaluation, WorstCaseEvaluation
+    >>> pgd = AdversarialEvaluation(PGD(16, "HU", steps=2), "pgd")
+    >>> bias = AdversarialEvaluation(BiasFieldAttack(0.02, steps=2), "bias")
+    >>> evaluator = example_evaluator([WorstCaseEvaluation([pgd, bias])])
+    >>> evaluator.run()
+    >>> metrics = evaluator.state.metrics
+    >>> metrics["worst_case_mean_dice"] == min(metrics["pgd_mean_dice"], metrics["bias_mean_dice"])
+    True
+
     Args:
         evaluations: the evaluations, all with the same organs, interval, batches and thresholds. Those that are not
             attached when this handler is, are attached with it.

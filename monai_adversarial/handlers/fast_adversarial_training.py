@@ -32,6 +32,13 @@ class FastAdversarialTraining(AdversarialTraining):
     the weights of that check come back and the training stops. A batch on which nothing can be checked (padding only,
     for example) is passed over with a warning.
 
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import FastAdversarialTraining
+    >>> fast = FastAdversarialTraining(8, "HU")
+    >>> example_trainer([fast]).run()
+    >>> fast.overfitted, 0 <= fast.robust_dice <= 1
+    (False, True)
+
     Args:
         epsilon: radius of the L-infinity budget, in ``units``.
         units: ``"HU"``, ``"network"`` or ``"fraction"`` of the intensity window.

@@ -47,6 +47,13 @@ class FreeAdversarialTraining(TrainingHandler):
     cost of clean training. An explicit ``epoch_length`` other than the loader's length stays what it was.
     ``state.batch`` is clean, ``state.output["image"]`` adversarial, ``state.output["adversarial_loss"]`` the loss.
 
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import FreeAdversarialTraining
+    >>> trainer = example_trainer([FreeAdversarialTraining(8, "HU", replays=3)])
+    >>> trainer.run()
+    >>> trainer.state.iteration, "adversarial_loss" in trainer.state.output
+    (3, True)
+
     Args:
         perturbation: how the image may change (not its geometry: the loss's gradient does not see the label move), or
             the radius in ``units`` of an L-infinity budget.

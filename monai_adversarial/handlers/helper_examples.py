@@ -32,6 +32,16 @@ class HelperAdversarialTraining(AdversarialLossTerm):
     the clean images than robustness needs. It may lie outside the intensity window, as in the paper. The trainer's
     batch and prediction stay clean; the iteration costs two more forward passes of the network with gradient.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import ExampleNetwork
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import HelperAdversarialTraining
+    >>> helper = HelperAdversarialTraining(PGD(8, "HU", steps=2), standard_network=ExampleNetwork())
+    >>> trainer = example_trainer([helper])
+    >>> trainer.run()
+    >>> sorted(name for name in trainer.state.output if name.endswith("_loss"))
+    ['adversarial_loss', 'clean_loss']
+
     Args:
         attack: the attack on intensities, or several of which each iteration draws one.
         standard_network: f_standard, on the network's device; it stays as it is. None for a copy of the trained

@@ -54,6 +54,13 @@ class InputGradientRegularization(TrainingHandler):
     ``state.output["input_gradient_penalty"]`` is the penalty without its weight, ``["clean_loss"]`` the loss without
     it.
 
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import InputGradientRegularization
+    >>> trainer = example_trainer([InputGradientRegularization(weight=0.1, method="exact")])
+    >>> trainer.run()
+    >>> trainer.state.output["input_gradient_penalty"].item() > 0
+    True
+
     Args:
         weight: of the penalty.
         method: ``"finite_difference"`` or ``"exact"``.

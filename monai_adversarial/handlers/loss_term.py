@@ -33,6 +33,15 @@ class AdversarialLossTerm(AdversarialTrainingHandler):
     one with an ``activation`` of None that of the model. Of a network that ends in softmax or sigmoid the loss gets the
     logits that belong to its probabilities.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import AdversarialLossTerm
+    >>> from monai_adversarial.losses import TRADESLoss
+    >>> trainer = example_trainer([AdversarialLossTerm(PGD(8, "HU", steps=2), TRADESLoss(beta=6.0))])
+    >>> trainer.run()
+    >>> trainer.state.output["loss"].item() > trainer.state.output["clean_loss"].item()
+    True
+
     Args:
         attack: the attack, or several of which each iteration draws one.
         loss_function: called as above: ``TRADESLoss``, ``MARTLoss``, ``ConsistencyLoss``. With

@@ -45,6 +45,14 @@ class MarginAdversarialTraining(AdversarialTraining):
     Crops of one case share its margin; several in one batch take the smallest. With several processes the margins are
     exchanged at the end of each epoch.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import MarginAdversarialTraining
+    >>> trainer = example_trainer([MarginAdversarialTraining(PGD(16, "HU", steps=2), case_key="case", growth=4)])
+    >>> trainer.run()
+    >>> 0 <= float(trainer.state.output["margin"]) <= 16
+    True
+
     Args:
         attack: an attack of additive noise; its epsilon is the largest margin.
         model: the model under attack, or facts of it; None for the trainer's network behind its inferer. See

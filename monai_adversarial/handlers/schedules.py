@@ -17,6 +17,13 @@ Schedule = Callable[[float, int], float]
 class LinearSchedule:
     """From ``start`` to ``end`` in a straight line, constant before and afterwards: a curriculum.
 
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.handlers import AdversarialTraining, LinearSchedule
+    >>> ramp = LinearSchedule(0.0, 1.0, epochs=10, first_epoch=5)
+    >>> [ramp(epoch, 0) for epoch in (0, 5, 10, 15, 100)]
+    [0.0, 0.0, 0.5, 1.0, 1.0]
+    >>> handler = AdversarialTraining(PGD(8, "HU"), budget=ramp)
+
     Args:
         start: value until ``first_epoch``.
         end: value from ``first_epoch + epochs`` on.
@@ -44,6 +51,12 @@ class LinearSchedule:
 
 class UniformSchedule:
     """A new value between two bounds in each iteration: several strengths in one training (Xu et al. 2021).
+
+    >>> from monai_adversarial.handlers import UniformSchedule
+    >>> strengths = UniformSchedule(0.25, 1.0, seed=1)
+    >>> values = [strengths(0.0, iteration) for iteration in range(100)]
+    >>> all(0.25 <= value <= 1.0 for value in values), strengths(0.0, 7) == values[7]
+    (True, True)
 
     Args:
         low: lower bound.

@@ -38,6 +38,18 @@ class SemiSupervisedAdversarialTraining(AdversarialTrainingHandler):
     ``state.output["confident_share"]`` and ``["pseudo_foreground_share"]`` (of all voxels) show it: the second goes
     to 0.
 
+    >>> from monai.data import DataLoader
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.data.example_engines import example_trainer
+    >>> from monai_adversarial.handlers import SemiSupervisedAdversarialTraining
+    >>> model, image, label = example_case(16, seed=5)
+    >>> unlabeled = DataLoader([{"image": model.intensity(image[0])}])
+    >>> trainer = example_trainer([SemiSupervisedAdversarialTraining(PGD(8, "HU", steps=2), unlabeled)])
+    >>> trainer.run()
+    >>> 0 <= float(trainer.state.output["confident_share"]) <= 1
+    True
+
     Args:
         attack: the attack on unlabeled images, or several of which each iteration draws one.
         unlabeled: data loader of batches with ``image_key`` (a label in them is not read); it starts again when it is

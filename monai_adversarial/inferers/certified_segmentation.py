@@ -34,6 +34,14 @@ class CertifiedSegmentation:
     """A segmentation whose every statement holds, with probability at least 1 - ``alpha`` per sample, for every image
     within ``radius`` (L2 over all voxels and channels together) of the one given.
 
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.inferers import CertifiedSegmentationInferer
+    >>> model, image, label = example_case(16)
+    >>> inferer = CertifiedSegmentationInferer(sigma=0.02, n0=4, n=80, alpha=0.01)
+    >>> found = inferer.certify(model.intensity(image), model.network)
+    >>> found.prediction.shape, found.classes, bool(found.abstention_share < 1)
+    (torch.Size([1, 1, 16, 16, 16]), 4, True)
+
     Args:
         prediction: int16 (batch, 1, spatial...), or (batch, class, spatial...) of 0 and 1 for ``"sigmoid"``; -1 where
             it abstains. Has the metadata of the input.
@@ -132,22 +140,19 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
     are tested with the same votes, and the probability of any error among all of them is still at most ``alpha``.
     With ``looks`` the votes are looked at several times, and what is decided is not predicted any longer.
 
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.inferers import CertifiedSegmentationInferer
+    >>> model, image, label = example_case(16)
+    >>> inferer = CertifiedSegmentationInferer(sigma=0.02, n0=2, n=60, alpha=0.05)
+    >>> logits = inferer(model.intensity(image), model.network)
+    >>> logits.shape, round(inferer.radius, 4)
+    (torch.Size([1, 4, 16, 16, 16]), 0.0135)
+
     Source: Fischer, Baader, Vechev, "Scalable certified segmentation via randomized smoothing", ICML 2021; Cohen,
     Rosenfeld, Kolter, ICML 2019; hierarchies after Anani et al., "Adaptive hierarchical certification for segmentation
     using randomized smoothing", ICML 2024. Of that paper only the abstract was read: testing all levels at once, in
     place of choosing one beforehand, is own. So are ``region``, ``exclude_below``, ``outside_class``, ``focus`` and
     ``looks``.
-
-    >>> import torch
-    >>> from monai_adversarial.data.example import example_case
-    >>> from monai_adversarial.inferers import CertifiedSegmentationInferer
-    >>> model, image, label = example_case(16)
-    >>> inferer = CertifiedSegmentationInferer(
-    ...     sigma=10.0, units="HU", intensity={"a_min": -160, "a_max": 340}, n=60, tau=0.6, copies_at_once=20
-    ... )
-    >>> found = inferer.certify(model.intensity(image), model.network)
-    >>> f"radius {found.radius:.2f} HU, {float(found.abstention_share):.0%} abstain, {found.cost.copies[0]} copies"
-    'radius 2.53 HU, ...% abstain, 70 copies'
 
     Args:
         inferer: see :class:`NoisyCopiesInferer`.

@@ -27,6 +27,16 @@ class DualNormalizationInferer(Inferer):
     the backward pass. Only a network that itself computes activations again (``torch.utils.checkpoint``) needs
     ``with normalization(network, domain):`` around the whole attack.
 
+    >>> import torch
+    >>> from monai_adversarial.inferers import DualNormalizationInferer
+    >>> from monai_adversarial.networks import convert_dual_normalization
+    >>> network = convert_dual_normalization(torch.nn.Sequential(torch.nn.BatchNorm3d(1))).eval()
+    >>> network[0].adversarial.bias.data += 1
+    >>> image = torch.rand(1, 1, 4, 4, 4)
+    >>> clean, robust = (DualNormalizationInferer(domain=domain)(image, network) for domain in ("clean", "adversarial"))
+    >>> torch.allclose(robust - clean, torch.ones(1))
+    True
+
     Args:
         inferer: called as ``inferer(image, network)``; None for :py:class:`monai.inferers.SimpleInferer`. In an attack,
             a plain ``SlidingWindowInferer`` is replaced by its memory-bounded equal.

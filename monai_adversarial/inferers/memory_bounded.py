@@ -60,6 +60,15 @@ class MemoryBoundedSlidingWindowInferer(SlidingWindowInferer):
     no effect, since windows are stitched one by one anyway. Outputs of other resolutions than the window (deep
     supervision) are stitched on grids of their own, as in MONAI.
 
+    >>> import torch
+    >>> from monai_adversarial.inferers import MemoryBoundedSlidingWindowInferer
+    >>> network = torch.nn.Conv3d(1, 2, 3, padding=1)
+    >>> inferer = MemoryBoundedSlidingWindowInferer((8, 8, 8), sw_batch_size=2, overlap=0.5)
+    >>> volume = torch.rand(1, 1, 12, 12, 12, requires_grad=True)
+    >>> (gradient,) = torch.autograd.grad(inferer(volume, network).square().sum(), volume)
+    >>> gradient.shape, bool((gradient != 0).all())
+    (torch.Size([1, 1, 12, 12, 12]), True)
+
     Args:
         roi_size: see :py:class:`monai.inferers.SlidingWindowInferer`, as all arguments up to ``with_coord``.
         sw_batch_size: number of windows per forward pass; the memory needed is that of so many windows.
@@ -259,6 +268,15 @@ class MemoryBoundedSliceInferer(MemoryBoundedSlidingWindowInferer):
     Outputs equal those of :py:class:`monai.inferers.SliceInferer`, which hands no further inputs than ``condition`` to
     the network either.
 
+    >>> import torch
+    >>> from monai.inferers import SliceInferer
+    >>> from monai_adversarial.inferers import MemoryBoundedSliceInferer
+    >>> network, volume = torch.nn.Conv2d(1, 2, 3, padding=1), torch.rand(1, 1, 6, 8, 8)
+    >>> ours = MemoryBoundedSliceInferer(spatial_dim=0, roi_size=(8, 8))(volume, network)
+    >>> monai = SliceInferer(spatial_dim=0, roi_size=(8, 8))(volume, network)
+    >>> ours.shape, torch.allclose(ours, monai, atol=1e-5)
+    (torch.Size([1, 2, 6, 8, 8]), True)
+
     Args:
         spatial_dim: axis that the slices are cut along: 0, 1 or 2.
         args: see :py:class:`MemoryBoundedSlidingWindowInferer`; ``roi_size`` has two axes.
@@ -367,6 +385,12 @@ def memory_bounded(inferer: InfererType, keep_windows_megabytes: float | None = 
     a plain ``SliceInferer`` a :py:class:`MemoryBoundedSliceInferer`. In a :py:class:`ScannerSpaceInferer`,
     :py:class:`PurifiedInferer` or smoothing inferer the inner inferer is converted, in a copy. Anything else,
     subclasses and None included, is returned unchanged.
+
+    >>> from monai.inferers import SimpleInferer, SlidingWindowInferer
+    >>> from monai_adversarial.inferers import memory_bounded
+    >>> plain, windows = SimpleInferer(), SlidingWindowInferer((96, 96, 96), overlap=0.5)
+    >>> type(memory_bounded(windows)).__name__, memory_bounded(windows).overlap, memory_bounded(plain) is plain
+    ('MemoryBoundedSlidingWindowInferer', 0.5, True)
 
     Args:
         inferer: any inferer or None. It is not modified.

@@ -26,6 +26,13 @@ _LOWEST_SHARE = 1e-6
 class NoisyVotes:
     """Votes of noisy copies.
 
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.inferers import NoisyMajorityInferer
+    >>> model, image, label = example_case(16)
+    >>> votes = NoisyMajorityInferer(sigma=0.02, samples=8).votes(model.intensity(image), model.network)
+    >>> votes.majority.shape, votes.counts.sum(dim=1).unique().tolist(), bool(votes.confidence.min() > 0.25)
+    (torch.Size([1, 1, 16, 16, 16]), [8], True)
+
     Args:
         counts: (batch, class, spatial...), integers; for ``"sigmoid"`` the votes for yes.
         samples: number of copies that voted.
@@ -75,6 +82,13 @@ class NoisyMajorityInferer(NoisyCopiesInferer):
     the log odds of the share of yes (a tie is 0). Votes have no gradient: ``soft=True`` replaces them by probabilities
     (the logarithm of the mean over copies), which is what an attacker who knows the defense differentiates, together
     with ``ExpectationOverTransformation``.
+
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.inferers import NoisyMajorityInferer
+    >>> model, image, label = example_case(16)
+    >>> shares = NoisyMajorityInferer(sigma=0.02, samples=8)(model.intensity(image), model.network).softmax(dim=1)
+    >>> shares.shape, bool((shares.amax(dim=1) > 0.99).any())
+    (torch.Size([1, 4, 16, 16, 16]), True)
 
     Source: Xu et al., "MedRDF: a robust and retrain-less diagnostic framework for medical pretrained models against
     adversarial attack", IEEE TMI 2022, which votes per image; per voxel and in 3D it is a reconstruction.

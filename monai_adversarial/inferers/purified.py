@@ -36,6 +36,17 @@ class PurifiedInferer(Inferer):
     not attacks the inner inferer. What a random purifier draws depends on ``seed``, the voxels and, in an attack, on
     the draw in force; nothing else.
 
+    >>> from monai.inferers import SimpleInferer
+    >>> from monai_adversarial.attacks import PGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.inferers import PurifiedInferer
+    >>> from monai_adversarial.purifiers import GaussianDenoise
+    >>> model, image, label = example_case(16)
+    >>> defended = model.replace(inferer=PurifiedInferer(SimpleInferer(), GaussianDenoise(sigma=1.0)))
+    >>> unaware, aware = (PGD(16, "HU", steps=3)(attacked, image, label) for attacked in (model, defended))
+    >>> bool(aware.adversarial_dice < aware.clean_dice)
+    True
+
     Args:
         inferer: inferer of the purified image; None for :py:class:`monai.inferers.SimpleInferer`.
         purifier: a purifier, or several, applied one after the other.

@@ -35,6 +35,17 @@ class ScannerSpaceInferer(Inferer):
     The affine is that of the inputs when they are a MetaTensor, else the one given to :py:meth:`for_affine` or
     :py:meth:`for_image`.
 
+    >>> import torch
+    >>> from monai.transforms import ScaleIntensityRange
+    >>> from monai_adversarial.data.example import ExampleNetwork, example_case
+    >>> from monai_adversarial.inferers import ScannerSpaceInferer
+    >>> model, image, label = example_case(32)
+    >>> window = ScaleIntensityRange(-160, 340, 0, 1, clip=True)
+    >>> inferer = ScannerSpaceInferer(pixdim=4.0, axcodes="LPS", intensity=window)
+    >>> prediction = inferer(image, ExampleNetwork()).argmax(dim=1, keepdim=True)
+    >>> prediction.shape == label.shape, float((prediction == label).float().mean()) > 0.8
+    (True, True)
+
     Args:
         inferer: inferer in the network's space, default :py:class:`monai.inferers.SimpleInferer`.
         pixdim: spacing in mm the network works at, one number or one per axis of ``axcodes``; numbers <= 0 keep the

@@ -24,6 +24,13 @@ class ConsistencyLoss(VoxelwiseLoss):
     back to the clean grid first and give the voxels that have a source as ``mask``; a contour counts where all its
     neighbors are valid.
 
+    >>> import torch
+    >>> from monai_adversarial.losses import ConsistencyLoss
+    >>> clean, other = torch.rand(1, 3, 8, 8, 8), torch.rand(1, 3, 8, 8, 8)
+    >>> loss = ConsistencyLoss()
+    >>> loss(clean, clean).item(), loss(clean, other).item() > 0
+    (0.0, True)
+
     Args:
         mse_weight: weight of the probabilities.
         contour_weight: weight of their edges.

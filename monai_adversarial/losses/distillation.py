@@ -20,6 +20,13 @@ class DistillationLoss(VoxelwiseLoss):
     teacher's for the clean one adversarially robust distillation. The factor T^2 keeps the size of the gradient. This
     is the soft term only: a task loss on the labels is added by the trainer.
 
+    >>> import torch
+    >>> from monai_adversarial.losses import DistillationLoss
+    >>> student, teacher = torch.rand(1, 3, 8, 8, 8, requires_grad=True), torch.rand(1, 3, 8, 8, 8, requires_grad=True)
+    >>> DistillationLoss(temperature=4.0)(student, teacher).backward()
+    >>> student.grad is not None, teacher.grad is None
+    (True, True)
+
     Args:
         temperature: T > 0; a higher one shows more of how the teacher ranks the wrong classes.
         balanced: every class of a sample (of its label, or of the teacher's decision without a label) has the same

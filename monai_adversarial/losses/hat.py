@@ -28,6 +28,16 @@ class HATLoss(VoxelwiseLoss):
     label that a network without adversarial training (f_standard, frozen) sees in x'. This keeps the decision boundary
     from moving further away from the clean images than robustness needs.
 
+    >>> import torch
+    >>> from monai_adversarial.losses import HATLoss
+    >>> clean, adversarial, helper, standard = (torch.rand(1, 3, 4, 4, 4) for _ in range(4))
+    >>> label = torch.randint(3, (1, 1, 4, 4, 4))
+    >>> HATLoss()(clean, adversarial, label, helper_logits=helper, standard_logits=standard).ndim
+    0
+    >>> HATLoss()(clean, adversarial, label)
+    Traceback (most recent call last):
+    ValueError: ...
+
     Args:
         beta: weight of the regularizer of TRADES.
         gamma: weight of the helper term.

@@ -23,6 +23,13 @@ class HighLevelGuidedLoss(nn.Module):
     ``mean |f(denoised) - f(clean)| / mean |f(clean)| + pixel_weight * mean |denoised - clean| / 0.01``: both terms are
     relative, so that the weight keeps its meaning from one network to the next.
 
+    >>> import torch
+    >>> from monai_adversarial.data.example import ExampleNetwork
+    >>> from monai_adversarial.losses import HighLevelGuidedLoss
+    >>> loss, clean = HighLevelGuidedLoss(ExampleNetwork()), torch.rand(1, 1, 8, 8, 8)
+    >>> loss(clean, clean).item(), loss((clean + 0.01).requires_grad_(), clean).requires_grad
+    (0.0, True)
+
     Args:
         network: the segmentation network f; it is frozen in evaluation mode, and gradients go through it to the
             denoiser only. Its weights are changed by nobody.

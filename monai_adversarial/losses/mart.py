@@ -23,6 +23,14 @@ class MARTLoss(VoxelwiseLoss):
     ``-log p'_y - log(1 - max_{k != y} p'_k)``; that of the misclassification-aware medical form (MAAdvT), ``"plain"``,
     is cross-entropy, ``-log p'_y``. It takes the place of the task loss.
 
+    >>> import torch
+    >>> from monai_adversarial.losses import MARTLoss
+    >>> label = torch.zeros(1, 1, 4, dtype=torch.long)
+    >>> right, wrong = torch.tensor([[[5.0] * 4, [-5.0] * 4]]), torch.tensor([[[-5.0] * 4, [5.0] * 4]])
+    >>> loss = MARTLoss()
+    >>> bool(loss(right, wrong, label) > loss(right, right, label)), loss.replaces_task_loss
+    (True, True)
+
     Args:
         beta: weight of the second term.
         form: ``"boosted"`` or ``"plain"``.

@@ -18,6 +18,15 @@ class TRADESLoss(VoxelwiseLoss):
 
     This is the regularizer only; the task loss on the clean image is added by the trainer.
 
+    >>> import torch
+    >>> from monai_adversarial.losses import TRADESLoss
+    >>> clean, adversarial = torch.rand(2, 3, 8, 8, 8), torch.rand(2, 3, 8, 8, 8)
+    >>> divergence = TRADESLoss(beta=1.0)(clean, adversarial)
+    >>> torch.allclose(TRADESLoss(beta=6.0)(clean, adversarial), 6 * divergence)
+    True
+    >>> TRADESLoss()(clean, clean).item() < 1e-6
+    True
+
     Args:
         beta: weight; a higher one trades accuracy on clean images for robustness.
         balanced: every class of a sample (of its label, or of the clean prediction without a label) has the same

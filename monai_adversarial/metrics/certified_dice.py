@@ -15,7 +15,17 @@ __all__ = ["CertifiedDice", "certified_dice", "certified_maps"]
 
 
 class CertifiedDice(TypedDict):
-    """Scores of one organ of one case, 0 to 1; NaN where nothing can be predicted and nothing is there."""
+    """Scores of one organ of one case, 0 to 1; NaN where nothing can be predicted and nothing is there.
+
+    >>> from monai_adversarial.data.example import EXAMPLE_CLASSES, example_case
+    >>> from monai_adversarial.inferers import CertifiedSegmentationInferer
+    >>> from monai_adversarial.metrics import certified_dice
+    >>> model, image, label = example_case(16)
+    >>> inferer = CertifiedSegmentationInferer(sigma=0.01, n0=2, n=60, alpha=0.05)
+    >>> (case,) = certified_dice(inferer.certify(model.intensity(image), model.network), label, EXAMPLE_CLASSES)
+    >>> sorted(case), sorted(case["liver"])[:3]
+    (['gallbladder', 'lesion', 'liver'], ['abstained_elsewhere', 'abstained_in_organ', 'abstentions_wrong'])
+    """
 
     abstentions_wrong: float
     lower_bound: float
@@ -50,6 +60,15 @@ def certified_dice(
 
     With the probability of the certificate, the Dice of the smoothed network lies between both bounds for every image
     within the certified radius.
+
+    >>> from monai_adversarial.data.example import EXAMPLE_CLASSES, example_case
+    >>> from monai_adversarial.inferers import CertifiedSegmentationInferer
+    >>> from monai_adversarial.metrics import certified_dice
+    >>> model, image, label = example_case(16)
+    >>> inferer = CertifiedSegmentationInferer(sigma=0.01, n0=2, n=60, alpha=0.05)
+    >>> (case,) = certified_dice(inferer.certify(model.intensity(image), model.network), label, EXAMPLE_CLASSES)
+    >>> 0 <= case["liver"]["lower_bound"] <= case["liver"]["upper_bound"] <= 1
+    True
 
     Args:
         certified: a ``CertifiedSegmentation``, or its prediction (batch, 1, spatial...), integers, -1 for abstention.

@@ -12,6 +12,13 @@ __all__ = ["organ_channels", "organ_names"]
 def organ_names(class_names: Sequence[str] | Mapping[Any, str]) -> dict[int, str]:
     """Class index to name for every class but the background (class 0).
 
+    >>> from monai_adversarial.metrics import organ_names
+    >>> organ_names({"0": "background", "1": "spleen"}) == organ_names(["background", "spleen"])
+    True
+    >>> organ_names(["background"])
+    Traceback (most recent call last):
+    ValueError: ...
+
     Args:
         class_names: names in the order of the classes, background first, or a mapping of class index to name as in a
             bundle's
@@ -40,6 +47,12 @@ def organ_channels(
     classes: Sequence[int | str] | None = None,
 ) -> dict[int, str]:
     """Channel of the network to name, for the organs to score.
+
+    >>> from monai_adversarial.metrics import organ_channels
+    >>> organ_channels(3, "softmax", ["background", "liver", "spleen"])
+    {1: 'liver', 2: 'spleen'}
+    >>> organ_channels(2, "sigmoid"), organ_channels(3, "softmax", classes=[2])
+    ({0: 'class_0', 1: 'class_1'}, {2: 'class_2'})
 
     Args:
         network_classes: output channels of the network.

@@ -22,6 +22,14 @@ class RobustDice:
     The row of an image with exclusive classes holds 1 or 0 in the column of its true class and NaN elsewhere. So the
     mean of a column is the sensitivity to a class, and that of a row says whether the image is right.
 
+    >>> import torch
+    >>> from monai_adversarial.metrics import RobustDice
+    >>> clean = torch.tensor([[0.9, 0.8], [0.9, 0.7]], dtype=torch.float64)
+    >>> robust = torch.tensor([[0.2, 0.1], [0.9, 0.6]], dtype=torch.float64)
+    >>> found = RobustDice(("liver", "spleen"), clean, robust)
+    >>> {name: round(value, 3) for name, value in found.metrics("pgd").items() if "success" in name or "gap" in name}
+    {'pgd_success_rate': 0.5, 'pgd_gap': 0.375}
+
     Args:
         organs: names, in the order of the columns.
         clean: (case, organ), float64 on the CPU; NaN where it is not defined or was not measured.

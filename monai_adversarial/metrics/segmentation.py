@@ -22,7 +22,16 @@ NAN = float("nan")
 
 
 class OrganScores(TypedDict):
-    """Scores of one organ: Dice from 0 to 1 and HD95 in mm; NaN where a score is not defined."""
+    """Scores of one organ: Dice from 0 to 1 and HD95 in mm; NaN where a score is not defined.
+
+    >>> import torch
+    >>> from monai_adversarial.metrics import OrganScores, score_segmentation
+    >>> label = torch.zeros(8, 8, 8)
+    >>> label[2:5, 2:5, 2:5] = 1
+    >>> scores: OrganScores = score_segmentation(label, label, (1.0, 1.0, 2.0), ["background", "liver"])["liver"]
+    >>> dict(scores)
+    {'dice': 1.0, 'hd95_mm': 0.0, 'reference_voxels': 27, 'predicted_voxels': 27}
+    """
 
     dice: float
     hd95_mm: float
@@ -75,6 +84,15 @@ def score_segmentation(
     Every organ is cropped to the bounding box of prediction and reference together before its surfaces are found,
     which does not
     change a distance.
+
+    >>> import torch
+    >>> from monai_adversarial.metrics import score_segmentation
+    >>> label = torch.zeros(8, 8, 8)
+    >>> label[2:5, 2:5, 2:5] = 1
+    >>> moved, names = label.roll(1, dims=2), ["background", "liver"]
+    >>> scores = score_segmentation(moved, label, (1.0, 1.0, 2.0), names, percentile=100)
+    >>> round(scores["liver"]["dice"], 3), scores["liver"]["hd95_mm"]
+    (0.667, 2.0)
 
     Args:
         prediction: class map (spatial...), leading dimensions of size 1 are ignored.
@@ -130,6 +148,14 @@ def score_segmentation(
 
 def mean_score(scores: Mapping[str, OrganScores]) -> dict[str, float | int | list[str]]:
     """Mean over the organs of one case.
+
+    >>> import torch
+    >>> from monai_adversarial.metrics import mean_score, score_segmentation
+    >>> label, nothing = torch.zeros(8, 8, 8), torch.zeros(8, 8, 8)
+    >>> label[2:5, 2:5, 2:5] = 1
+    >>> found = mean_score(score_segmentation(nothing, label, (1.0, 1.0, 2.0), ["background", "liver", "spleen"]))
+    >>> found["dice"], found["missed"], found["invented"]
+    (0.0, ['liver'], [])
 
     Args:
         scores: what :func:`score_segmentation` returned.

@@ -13,7 +13,13 @@ __all__ = ["Summary", "bootstrap_interval", "summarize"]
 
 
 class Summary(TypedDict):
-    """Mean over ``n`` patients and the ends of its bootstrap interval; NaN where they are not defined."""
+    """Mean over ``n`` patients and the ends of its bootstrap interval; NaN where they are not defined.
+
+    >>> from monai_adversarial.metrics import Summary, summarize
+    >>> found: Summary = summarize([0.9])
+    >>> dict(found)
+    {'n': 1, 'mean': 0.9, 'low': nan, 'high': nan}
+    """
 
     n: int
     mean: float
@@ -29,6 +35,13 @@ def bootstrap_interval(
     values: Iterable[float | None], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean over patients (Efron 1979).
+
+    >>> from monai_adversarial.metrics import bootstrap_interval
+    >>> low, high = bootstrap_interval([0.5, 0.6, 0.7, 0.8, None])
+    >>> 0.5 <= low < 0.65 < high <= 0.8
+    True
+    >>> bootstrap_interval([0.5])
+    (nan, nan)
 
     Args:
         values: one value per patient; None and NaN are left out.
@@ -59,7 +72,13 @@ def bootstrap_interval(
 
 
 def summarize(values: Iterable[float | None], seed: int = 0) -> Summary:
-    """Mean over patients with its 95 % bootstrap interval; None and NaN are left out and not counted in ``n``."""
+    """Mean over patients with its 95 % bootstrap interval; None and NaN are left out and not counted in ``n``.
+
+    >>> from monai_adversarial.metrics import summarize
+    >>> found = summarize([0.5, 0.7, float("nan"), 0.9])
+    >>> found["n"], round(found["mean"], 3), found["low"] <= found["mean"] <= found["high"]
+    (3, 0.7, True)
+    """
     defined = _defined(values)
     low, high = bootstrap_interval(defined.tolist(), seed=seed)
     return Summary(n=len(defined), mean=float(defined.mean()) if len(defined) else float("nan"), low=low, high=high)

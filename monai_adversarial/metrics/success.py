@@ -16,6 +16,14 @@ def success(clean: Number, adversarial: Number, threshold: float, targeted: bool
     """Whether an attack succeeded; never where a score is NaN. Where the score is 1 for the right class and 0 for
     another, it says that an image lost its right class, or got the wanted one.
 
+    >>> import torch
+    >>> from monai_adversarial.metrics import success
+    >>> clean, adversarial = torch.tensor([0.9, 0.9]), torch.tensor([0.4, 0.6])
+    >>> success(clean, adversarial, threshold=0.5).tolist()
+    [True, False]
+    >>> success(0.1, 0.6, threshold=0.5, targeted=True), success(float("nan"), 0.1, threshold=0.5)
+    (True, False)
+
     Args:
         clean: mean Dice (of a classifier: share of right decisions) before the attack.
         adversarial: the same afterwards; of a targeted attack that with the wanted label.
@@ -32,6 +40,10 @@ def success(clean: Number, adversarial: Number, threshold: float, targeted: bool
 
 def success_rule(threshold: float, targeted: bool = False, metric: str = "Dice", decisions: int = 1) -> str:
     """The rule in words, for reports.
+
+    >>> from monai_adversarial.metrics import success_rule
+    >>> success_rule(0.5)
+    'Dice below 0.5 times the clean Dice'
 
     Args:
         threshold, targeted: see ``success``.

@@ -34,6 +34,13 @@ def score_visibility(
     and averaged over slices; PSNR over the volume. Both see the image clipped to the window, with the window's width
     as data range.
 
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.metrics import score_visibility
+    >>> model, image, label = example_case(16)
+    >>> found = score_visibility(image + 8, image)
+    >>> round(found["largest_change_hu"], 3), found["ssim"] < 1, score_visibility(image, image)["psnr_db"]
+    (8.0, True, inf)
+
     Args:
         image: the changed image in HU, (spatial...), leading dimensions of size 1 are ignored.
         clean: the original on the same grid.
