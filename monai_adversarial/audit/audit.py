@@ -133,7 +133,7 @@ def make_study(
         raise ValueError("cases must hold at least one case, got none.")
     if not isinstance(plan, Plan):
         units = budget_units(target)
-        plan = load_plan(plan, units, target.differentiable, surrogate is not None, rows, seed)
+        plan = load_plan(plan, units, target.differentiable, surrogate is not None, rows, seed, len(entries))
     shard = Shard.from_environment() if shard is None else shard
     reporter = _Reporter(target, plan, groups or {}, data_kind, compare, surrogate is not None, title)
     return AuditStudy(target, entries, plan, output_dir, reporter, surrogate, shard=shard, **options)

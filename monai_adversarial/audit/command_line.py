@@ -151,7 +151,13 @@ def _audit(options: argparse.Namespace) -> int:
             surrogate = surrogate_for(target, other.model)
         compare = [_other_audit(folder) for folder in options.compare]  # before hours of work
         plan = load_plan(
-            options.plan, budget_units(target), target.differentiable, surrogate is not None, options.rows, options.seed
+            options.plan,
+            budget_units(target),
+            target.differentiable,
+            surrogate is not None,
+            options.rows,
+            options.seed,
+            len(cases),
         )
         if options.dry_run:
             print(dry_run(target, cases, plan))

@@ -26,7 +26,12 @@ def passes_of(row: Row) -> tuple[int, int]:
     attack = row.attack
     points, backwards = attack.gradient.passes(attack.steps) if attack.search.uses_gradients else (attack.steps, 0)
     # A clean pass, one for each point, one that scores the last, and the deployed answers to attack and control.
-    return points * attack.restarts + 2 + 2, backwards * attack.restarts
+    runs = 1
+    if (
+        row.detector is not None
+    ):  # from two starts for each weight, hiding and stepping orthogonally; its own not counted
+        runs += 2 * (len(row.detector.weights) + 2)
+    return runs * (points * attack.restarts + 2) + 2, runs * backwards * attack.restarts
 
 
 def dry_run(target: AuditTarget, cases: Sequence[Mapping[str, Any]], plan: Plan) -> str:

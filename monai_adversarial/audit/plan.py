@@ -16,6 +16,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from monai_adversarial.attacks import Attack
+from monai_adversarial.audit.detection import DetectorSetup, read_detector
 
 __all__ = ["FAMILIES", "Plan", "Row", "budget_of_attack", "load_plan", "plan_names"]
 
@@ -24,6 +25,7 @@ KNOWLEDGE = ("none", "white box", "queries", "another network")
 _PLAN_KEYS = {"name", "description", "rows", "seed", "surface_tolerance_mm"}
 _ROW_KEYS = {
     *("title", "family", "attack", "over", "goal", "knowledge", "description", "needs", "modality", "when", "ids"),
+    "detector",
 }
 NEEDS = ("gradients", "queries", "surrogate")
 CLEAN = "clean"
@@ -48,6 +50,7 @@ class Row:
         series: rows of one series differ in their budget alone and form a curve.
         budget: ``{"value", "units", "text"}``; None for the clean image.
         ids: of the mapping to documents that reviewers use.
+        detector: that stands before the network; None for none.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Row:
     series: str | None = None
     budget: Mapping[str, Any] | None = None
     ids: Sequence[str] = ()
+    detector: DetectorSetup | None = None
 
     @property
     def geometric(self) -> bool:
@@ -69,7 +73,9 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """For the report."""
+        detected = {} if self.detector is None else {"detector": self.detector.as_json()}
         return {
+            **detected,
             "name": self.name,
             "title": self.title,
             "family": self.family,
@@ -119,6 +125,7 @@ def load_plan(
     surrogate: bool = False,
     rows: Sequence[str] | str | None = None,
     seed: int | None = None,
+    cases: int | None = None,
 ) -> Plan:
     """Read a plan for a target.
 
@@ -130,6 +137,7 @@ def load_plan(
         rows: names of rows to keep, with or without the value of their budget: a list, or one string separated by
             commas; None for all.
         seed: instead of the plan's.
+        cases: that are audited: rows whose detector needs more of them are left out; None where that is not known.
 
     Raises:
         FileNotFoundError: where there is no such plan.
@@ -171,6 +179,8 @@ def load_plan(
             left_out.append(f"{title}: the target has no gradients.")
         elif needs == "surrogate" and not surrogate:
             left_out.append(f"{title}: no other network was given to transfer from.")
+        elif made and cases is not None and made[0].detector and (why := made[0].detector.too_few(cases)):
+            left_out.append(f"{title}: {why}")
         elif not made:
             left_out.append(f"{title}: the plan has no budget in {units} for it.")
         else:
@@ -261,6 +271,13 @@ def _rows_of(name: str, row: Mapping[str, Any], units: str, seed: int) -> list[R
         "description": " ".join(str(row.get("description", "")).split()),
         "ids": tuple(row.get("ids", ())) if isinstance(row.get("ids", ()), (list, tuple)) else None,
     }
+    if "detector" in row:
+        if needs != "gradients":
+            raise ValueError(f"needs of row {name!r} must be 'gradients', which a detector's attacker needs too.")
+        try:
+            common["detector"] = read_detector(name, row["detector"])
+        except ModuleNotFoundError as error:
+            raise _NotInstalled(" ".join(str(error).split())) from error
     if common["ids"] is None:
         raise ValueError(f"ids of row {name!r} must be a list, got {row['ids']!r:.80}.")
     title = str(row.get("title", name))

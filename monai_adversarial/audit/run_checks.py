@@ -48,10 +48,12 @@ def _missing(records: Sequence[Record], rows: Sequence[Mapping[str, Any]], cases
     found = []
     for row in rows:
         own = {record["case"] for record in records if record["attack"] == row["name"]}
-        lacking = expected - len(own)
+        detector = row.get("detector") or {}  # its cases are not attacked
+        wanted = expected - sum(detector.get(key, 0) for key in ("fit_cases", "calibration_cases"))
+        lacking = wanted - len(own)
         if lacking > 0:
             known = [case for case in seen if case not in own]
-            text = f"{lacking} of {expected} cases have no result in this row"
+            text = f"{lacking} of {wanted} cases have no result in this row"
             text += f" ({_named(known)})" if known else ""
             found.append(_check("all cases", "fail", f"{text}: its figures are those of the others.", row["name"]))
     return found

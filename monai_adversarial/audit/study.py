@@ -14,6 +14,7 @@ from monai_adversarial.audit.plan import Plan, Row
 from monai_adversarial.audit.shard import Shard
 from monai_adversarial.audit.target import AuditCase, AuditTarget
 from monai_adversarial.audit.unit import AuditUnit, unit_files
+from monai_adversarial.detection import Detector, fit_and_calibrate
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.studies.labeled_classes import scored_where_labeled
 from monai_adversarial.studies.measurement import common_settings, network_hashes
@@ -75,12 +76,23 @@ class AuditStudy(Study):
         self.unlabeled: list[str] = []
         self._inputs: dict[str, dict[str, str]] = {}
         self._shared: dict[str, Any] = {}
+        self._detectors: dict[Any, Detector] = {}
         self._scored_known = False
         self.first_case: list[Fact] = []
 
     def cells(self) -> list[Cell]:
-        """Every case under every row, rows outermost as in the report."""
-        return [Cell(case, row.name) for row in self.plan.rows for case in self.entries]
+        """Every case under every row, rows outermost as in the report; cases of a row's detector are not attacked.
+
+        Raises:
+            ValueError: where a detector leaves no case to attack.
+        """
+        found = []
+        for row in self.plan.rows:
+            aside = 0 if row.detector is None else row.detector.aside
+            if row.detector is not None and (why := row.detector.too_few(len(self.entries))):
+                raise ValueError(f"row {row.name!r}: {why}")
+            found += [Cell(case, row.name) for case in list(self.entries)[aside:]]
+        return found
 
     def run(self) -> dict[str, Any]:
         """Run what is missing of this process's share, and report on all that is there.
@@ -123,6 +135,7 @@ class AuditStudy(Study):
         """Read inputs and weights anew."""
         super().forget()
         self._inputs.clear()
+        self._detectors.clear()
         surrogate = None if self.surrogate is None else network_hashes(self.surrogate)
         self._shared = {
             **common_settings(),
@@ -135,9 +148,14 @@ class AuditStudy(Study):
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Target, row and the content of the input files."""
-        attack = self.rows[cell.attack].attack
+        attack, setup = self.rows[cell.attack].attack, self.rows[cell.attack].detector
         self._know_what_is_scored()
+        detected = {}
+        if setup is not None:
+            clean = [self._checked_inputs(case) for case in list(self.entries)[: setup.aside]]
+            detected = {"detector": [setup.component, setup.as_json(), list(setup.weights), clean]}
         return {
+            **detected,
             **self._shared,
             "scored": list(self.scored.scored_classes or []),
             "attack": None if attack is None else [type(attack).__qualname__, describe(attack)],
@@ -198,6 +216,7 @@ class AuditStudy(Study):
 
     def compute(self, cell: Cell, case: AuditCase) -> dict[str, Any]:
         """Attack one case and write its files."""
+        detector = self._detector(self.rows[cell.attack], case)
         unit = AuditUnit(
             self.target,
             case,
@@ -208,8 +227,27 @@ class AuditStudy(Study):
             self.surrogate,
             self.images,
             self.pictures,
+            detector,
         )
         return unit.run(self.output_dir) | {"unlabeled_classes": self.unlabeled}
+
+    def _detector(self, row: Row, case: AuditCase) -> Detector | None:
+        """The detector of a row, fitted to the first cases when the first of the others comes."""
+        setup = row.detector
+        if setup is None:
+            return None
+        mark = (setup.component, setup.fit_cases, setup.calibration_cases, setup.false_positive_rate)
+        if mark not in self._detectors:
+            self.target.deploy(case)  # the first answer shows what the network's values mean
+            clean = (self.target.load(self.entries[name]).image for name in self.entries)
+            self._detectors[mark] = fit_and_calibrate(
+                setup.detector_of(self.target.model),
+                clean,
+                setup.fit_cases,
+                setup.calibration_cases,
+                setup.false_positive_rate,
+            )
+        return self._detectors[mark]
 
     def write_report(self, records: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
         """Write the report, in the first process alone."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monai_adversarial.audit.detection import summarize_detection
 from monai_adversarial.audit.health import health_checks
 from monai_adversarial.audit.run_checks import run_checks
 from monai_adversarial.metrics import summarize
@@ -63,6 +64,9 @@ def _entry(records: Sequence[Record], seed: int) -> dict[str, Any]:
         "worst_case": None,
         "saved_file": _saved(records),
     }
+    detection = summarize_detection(records)
+    if detection is not None:
+        entry["detection"] = detection
     if attacked:
         defined = [(_number(r["mean"]["adversarial"]["dice"]), r["case"]) for r in records]
         defined = [(value, case) for value, case in defined if not math.isnan(value)]
@@ -233,6 +237,7 @@ def _case(record: Record) -> dict[str, Any]:
     return {
         "row": record["attack"],
         **{key: record.get(key) for key in kept},
+        **({"detection": record["detection"]} if record.get("detection") else {}),
         "zero_gradient_fraction": record.get("zero_gradient_fraction"),
         "objective_history": record.get("objective_history", []),
     }

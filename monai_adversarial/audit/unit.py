@@ -11,12 +11,14 @@ from typing import Any
 
 from monai_adversarial.attacks import Attack, AttackResult
 from monai_adversarial.audit.case_checks import check_label_values, says_voxel_size
+from monai_adversarial.audit.detection import attack_detected
 from monai_adversarial.audit.native_image import save_clean, save_native
 from monai_adversarial.audit.picture import save_picture
 from monai_adversarial.audit.plan import Plan, Row
 from monai_adversarial.audit.scores import score_organs
 from monai_adversarial.audit.segmentation import Segmentation, label_on_image, on_grid
 from monai_adversarial.audit.target import AuditCase, AuditTarget
+from monai_adversarial.detection import Detector
 from monai_adversarial.metrics import mean_score
 from monai_adversarial.metrics.dice import mean_of_defined
 from monai_adversarial.metrics.organs import organ_channels
@@ -64,6 +66,7 @@ class AuditUnit:
         surrogate: network whose gradients a transfer row follows.
         images: write adversarial images on the grid of the file.
         pictures: draw a panel.
+        detector: that stands before the network, calibrated on other cases.
     """
 
     def __init__(
@@ -77,7 +80,9 @@ class AuditUnit:
         surrogate: AttackedModel | None = None,
         images: bool = False,
         pictures: bool = True,
+        detector: Detector | None = None,
     ) -> None:
+        self.detector = detector
         self.target, self.case, self.row, self.plan, self.cell = target, case, row, plan, cell
         self.scored, self.surrogate, self.images, self.pictures = scored, surrogate, images, pictures
         self.reference_kind = CLEAN_PREDICTION if case.reference is None else LABEL
@@ -111,7 +116,14 @@ class AuditUnit:
             if self.scored.scored_classes is None
             else crafted_on.replace(scored_classes=self.scored.scored_classes)
         )
-        result = attack(model, self.case.image, self.case.label)
+        detection: dict[str, Any] | None = None
+        if self.detector is None or self.row.detector is None:
+            result = attack(model, self.case.image, self.case.label)
+            passes = result.forwards, result.backwards
+        else:  # what is scored and shown is the attacker's who knows the detector
+            result, detection, passes = attack_detected(
+                self.detector, self.row.detector, attack, model, self.case.image, self.case.label
+            )
         adversarial = self.target.deploy(self.case, result.adversarial)
         moved = label_on_image(result.label, self.case.image, clean.masks) if result.bound.geometric else None
         # Anatomy that moved is compared where it moved, and everything beside it there as well: on the network's grid.
@@ -139,10 +151,12 @@ class AuditUnit:
             "draws": _draws(result, self._organs(model)),
             "attack_dice": {"clean": float(result.clean_dice[0]), "adversarial": float(result.adversarial_dice[0])},
         }
+        if detection is not None:
+            extra["detection"] = detection
         cost = {
             # The deployed answers to the attack, to its control and to the file that was saved.
-            "forwards": result.forwards + 2 + bool(saved),
-            "backwards": result.backwards,
+            "forwards": passes[0] + 2 + bool(saved),
+            "backwards": passes[1],
         }
         return self._record(attack, scores, extra, cost, began, files, output_dir)
 

@@ -66,15 +66,20 @@ def fit_and_calibrate(
             f"calibration_cases must be at least {least} for false_positive_rate={false_positive_rate:g}, got {wanted}."
         )
     images = _images(cases, image_key)
-    first = list(islice(images, fitted_on))
-    rest = list(islice(images, wanted))
-    if len(first) + len(rest) < fitted_on + wanted:
-        raise ValueError(
-            f"cases must hold {fitted_on} clean cases to fit to and {wanted} others to calibrate on, got "
-            f"{len(first) + len(rest)}."
-        )
-    detector.fit(first)
-    detector.calibrate(rest, false_positive_rate)
+
+    def part(before: int, number: int) -> Iterator[torch.Tensor]:
+        """One image after the other, in the memory of one."""
+        found = before
+        for image in islice(images, number):
+            found += 1
+            yield image
+        if found < before + number:
+            raise ValueError(
+                f"cases must hold {fitted_on} clean cases to fit to and {wanted} others to calibrate on, got {found}."
+            )
+
+    detector.fit(part(0, fitted_on))
+    detector.calibrate(part(fitted_on, wanted), false_positive_rate)
     return detector
 
 

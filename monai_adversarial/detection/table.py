@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,15 +12,17 @@ import torch
 
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.attacks.objectives.base import AdditiveObjective
+from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.detection.base import Detector
 from monai_adversarial.detection.density import FeatureDetector
 from monai_adversarial.detection.evading import Evading
 from monai_adversarial.detection.hiding import HidingFeatures
 from monai_adversarial.detection.orthogonal import OrthogonalGradient
 from monai_adversarial.metrics.detection import AdversarialRisk, detection_scores
+from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.utils.validation import check_choice, check_instance, check_positive
 
-__all__ = ["ATTACKERS", "DetectionRow", "DetectionTable", "Outcome", "evaluate_detector"]
+__all__ = ["ATTACKERS", "DetectionRow", "DetectionTable", "Outcome", "adaptive_attacks", "evaluate_detector"]
 
 ATTACKERS = ("evading", "hiding", "orthogonal")
 
@@ -202,11 +204,7 @@ def evaluate_detector(
         if bool(detector.has_seen(image).any()):
             raise ValueError("cases holds images that the detector was fitted to or calibrated on: pass held-out ones.")
         clean.append(detector.score(image).cpu())
-        first = attack(detector.model, image, label)
-        found = [_seen(detector, first)]
-        for _, aware in knowing:
-            for start in (first.parameters, None):
-                found.append(_seen(detector, aware(detector.model, image, label, start=start)))
+        found = [_seen(detector, result) for _, result in _everyone(attack, knowing, detector.model, image, label)]
         unaware.append(found[0])
         best, chosen = _best(found)
         adaptive.append(best)
@@ -230,6 +228,41 @@ Seen = tuple[torch.Tensor, torch.Tensor]
 def _seen(detector: Detector, result: Any) -> Seen:
     """Score and success of each image."""
     return detector.score(result.adversarial).cpu(), result.success.cpu()
+
+
+def adaptive_attacks(
+    detector: Detector,
+    attack: Attack,
+    model: AttackedModel,
+    image: torch.Tensor,
+    label: torch.Tensor | None,
+    weights: Sequence[float] = (0.1, 0.3, 1.0),
+    attackers: Sequence[str] = ATTACKERS,
+    density: FeatureDetector | None = None,
+) -> Iterator[tuple[str, AttackResult]]:
+    """Name and result of the unaware attack first, then of everyone who knows the detector, one after the other.
+
+    Args:
+        detector, attack, weights, attackers, density: see :func:`evaluate_detector`.
+        model: that is attacked.
+        image: of one batch.
+        label: as for an attack.
+    """
+    yield from _everyone(attack, _knowing(detector, attack, weights, attackers, density), model, image, label)
+
+
+def _everyone(
+    attack: Attack,
+    knowing: Sequence[tuple[str, Attack]],
+    model: AttackedModel,
+    image: torch.Tensor,
+    label: torch.Tensor | None,
+) -> Iterator[tuple[str, AttackResult]]:
+    first = attack(model, image, label)
+    yield "unaware", first
+    for name, aware in knowing:
+        for start in (first.parameters, None):
+            yield name, aware(model, image, label, start=start)
 
 
 def _knowing(

@@ -56,6 +56,8 @@ def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             whole[f"draws_{key}" if key != "draws" else key] = draws.get(key)
         for key in ("forwards", "backwards", "seconds"):
             whole[key] = cost.get(key)
+        for key, value in (result.get("detection") or {}).items():
+            whole[f"detector_{key}"] = value
         for name, measured in (result.get("measurements") or {}).items():
             units = measured.get("units")
             whole[f"worst {name} [{units}]" if units else f"worst {name}"] = measured.get("worst")

@@ -150,6 +150,7 @@ def _block(
         "unmoved": _unmoved(result),
         "saved": _saved(result.get("saved_file")),
         "draws": draws,
+        "detection": _detection(result.get("detection")),
         "measurements": [_measured(name, found) for name, found in (result.get("measurements") or {}).items()],
     }
 
@@ -158,6 +159,29 @@ def _unmoved(result: Mapping[str, Any]) -> str | None:
     """Dice with the reference where it was: an attack that moves anatomy is scored with the reference moved along."""
     found = (result["mean"].get("adversarial_original_label") or {}).get("dice")
     return interval(found) if found is not None else None
+
+
+def _detection(found: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """What a detector is worth: clean rejection, and both attackers, never one without the other."""
+    if not found:
+        return []
+    lines = [
+        {
+            "title": "Detector",
+            "text": f"{found['name']}, fitted to {found['fit_cases']} and calibrated on {found['calibration_cases']} "
+            f"other clean cases; rejects {percent(found['clean_rejected'])} of {found['n']} clean ones, asked for at "
+            f"most {percent(found['false_positive_rate'])}",
+        }
+    ]
+    for who, title in (("unaware", "Attacker who does not know it"), ("adaptive", "Attacker who knows it")):
+        lines.append(
+            {
+                "title": title,
+                "text": f"AUROC {number(found[f'{who}_auroc'], 2)}, wrong {percent(found[f'{who}_wrong'])}, wrong and "
+                f"accepted {percent(found[f'{who}_adversarial_risk'])}",
+            }
+        )
+    return lines
 
 
 def _saved(found: Mapping[str, Any] | None) -> str | None:
