@@ -10,11 +10,11 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from benchmarks.fresh_process import Fresh
-from benchmarks.networks import unet, volume
+from benchmarks.networks import input_gradient, unet, volume
 from benchmarks.settings import Settings
 from benchmarks.step_time import step_job
 from benchmarks.tables import Column, Table
-from benchmarks.timing import Job, quartiles, run_rounds
+from benchmarks.timing import Job, quartiles, run_rounds, timed
 from benchmarks.window_memory import grid_side
 from monai_adversarial.attacks import PGD
 from monai_adversarial.models import AttackedModel
@@ -43,6 +43,28 @@ def _job(
     )
     image, label = volume(shape, device, classes=classes, batch=batch)
     return step_job(name, PGD(0.02, steps=STEPS), model, image, label, reference=reference)
+
+
+def _floor(name: str, device: str, shape: tuple[int, ...], classes: int) -> Job:
+    """One forward and one backward pass to the input of the same network, float32."""
+    network, (image, label) = unet(CHANNELS, classes=classes).to(device), volume(shape, device, classes=classes)
+    return Job(name, timed(lambda: input_gradient(network, image, label)))
+
+
+def _class_count(title: str, rows: list[tuple[str, Job, Job]]) -> Table:
+    """Steps at several numbers of classes beside the floors of the same networks, whose last layer is classes wide."""
+    table = Table(
+        "class_count",
+        title,
+        (
+            *(Column("classes"), Column("CPU seconds of a step", 3), Column("quartiles"), Column("seconds", 3)),
+            *(Column("CPU seconds of the floor", 3), Column("step / floor", 2)),
+        ),
+    )
+    for shown, job, floor in rows:
+        spread = quartiles([sample[1] for sample in job.samples], digits=3)
+        table.add(shown, job.cpu(), spread, job.wall(), floor.cpu(), job.cpu() / floor.cpu())
+    return table
 
 
 def prepare_process(size: int, calls: int) -> Callable[[], None]:
@@ -111,8 +133,16 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
         (str(prod(grid)), float(prod(grid)), _job(f"windows {prod(grid)}", device, shape, window=window))
         for grid, shape in zip(settings.windows, grids, strict=True)
     ]
-    classes = [(str(k), 1.0, _job(f"classes {k}", device, (side,) * 3, classes=k)) for k in settings.classes]
-    jobs = [job for group in (batches, volumes, windows, classes) for _, _, job in group]
+    classes = [
+        (
+            str(k),
+            _job(f"classes {k}", device, (side,) * 3, classes=k),
+            _floor(f"floor of {k} classes", device, (side,) * 3, k),
+        )
+        for k in settings.classes
+    ]
+    jobs = [job for group in (batches, volumes, windows) for _, _, job in group]
+    jobs += [job for _, *both in classes for job in both]
     run_rounds(jobs, settings.few_rounds, say)
     how = (
         f"U-Net {'-'.join(map(str, CHANNELS))}, default precision, medians of {settings.few_rounds} interleaved rounds"
@@ -126,7 +156,10 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
             "windows",
             windows,
         ),
-        _growth("class_count", f"A default PGD step and the classes: {side}^3 voxels, {how}.", "classes", classes),
+        _class_count(
+            f"A default PGD step and the classes; floor: the same network, float32. {side}^3 voxels, {how}.",
+            classes,
+        ),
     ]
     if torch.cuda.is_available():
         return made

@@ -15,6 +15,7 @@ from torch import nn
 
 from monai_adversarial.audit.facts import TargetError
 from monai_adversarial.audit.targets.bundle import read_bundle
+from monai_adversarial.audit.targets.bundle_process import BundleScripts
 from tests.audit.targets.bundle_folder import SCRIPT, write_bundle
 from tests.helpers import tiny_segmentation_network
 
@@ -27,6 +28,13 @@ class Prompts(SupervisedEvaluator):
     def _iteration(self, engine, batchdata):
         return {}
 """
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed() -> None:
+    """Scripts of the bundle that was read last stay importable until the next one; no test begins with another's."""
+    if BundleScripts.installed is not None:
+        BundleScripts.installed.remove()
 
 
 def refused(root: Path, sentence: str, **options: Any) -> str:
