@@ -46,7 +46,7 @@ from monai.utils import set_determinism
 
 import monai_adversarial
 from monai_adversarial.attacks import BiasFieldAttack, ElasticAttack
-from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant
+from monai_adversarial.attacks.perturbations import jacobian_determinant
 from monai_adversarial.data import CLASS_NAMES, CTPhantomDataset
 from monai_adversarial.metrics import mean_foreground_dice
 from monai_adversarial.models import AttackedModel, predict

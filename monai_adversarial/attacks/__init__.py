@@ -153,6 +153,7 @@ from monai_adversarial.attacks.recipes import (
     transferable,
 )
 from monai_adversarial.attacks.result import AttackResult
+from monai_adversarial.attacks.saliency import input_saliency
 from monai_adversarial.attacks.search import (
     AdaptiveMultiplier,
     ALMAProxSearch,
@@ -342,6 +343,7 @@ __all__ = [
     "SteepestAscent",
     "VoxelwiseObjective",
     "get_objective",
+    "input_saliency",
     "DrawnResult",
     "HardDice",
     "NATURAL_VARIATIONS",

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monai_adversarial.audit.curves import curve_areas
 from monai_adversarial.audit.detection import summarize_detection
 from monai_adversarial.audit.health import health_checks
 from monai_adversarial.audit.run_checks import run_checks
@@ -211,6 +212,7 @@ def summarize_audit(
         "plan": dict(plan),
         "data": dict(data),
         "results": found,
+        "curves": curve_areas(records, plan["rows"], seed),
         "subgroups": subgroup_results(records, groups or {}, rows, seed),
         "cases": [_case(record) for record in records],
         "health": [

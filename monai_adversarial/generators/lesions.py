@@ -323,8 +323,9 @@ class LesionInsertion(_LesionPainter):
     Source: Mirsky et al., "CT-GAN: malicious tampering of 3D medical imagery using deep learning", USENIX Security
     2019: the cube and its inner part, the losses and their weights as in its released code. Here with a smaller MONAI
     U-Net, without histogram equalization and without its copied noise. The task term is after Zhou et al. 2021.
+    Painting by diffusion, which X11 names as well, is not built.
 
-    Survey entry: A23 (adapted).
+    Survey entry: A23 (adapted), X11 (adapted).
     """
 
     what = "lesion inserted"

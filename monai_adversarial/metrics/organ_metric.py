@@ -22,6 +22,11 @@ class OrganMetric(CaseMetric):
 
     Segmentations are class maps (batch, 1, spatial...), one-hot or masks (batch, class, spatial...).
 
+    >>> from monai_adversarial.metrics import OrganMetric, OrganPresence
+    >>> metric = OrganPresence(["background", "liver", "spleen"], classes=["spleen"])
+    >>> isinstance(metric, OrganMetric), metric.organs, metric.columns
+    (True, {2: 'spleen'}, ('missed_spleen', 'invented_spleen'))
+
     Args:
         class_names: names of the network's classes, background first, or a mapping of class index to name; with
             sigmoid, one name per channel.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.models.prediction import predict
+from monai_adversarial.models.prediction import predict, predict_probabilities
 from monai_adversarial.models.read_intensity import (
     ReadIntensity,
     UnknownIntensity,
@@ -24,5 +24,6 @@ __all__ = [
     "install_recorders",
     "map_of_batch",
     "predict",
+    "predict_probabilities",
     "read_intensity",
 ]

@@ -66,6 +66,8 @@ def test_attacks_are_scored_on_the_grid_of_the_file(audited: tuple[Path, dict[st
         "notes": [],
     }
     assert {check["verdict"] for check in summary["health"]} == {"pass"}
+    (curve,) = summary["curves"]
+    assert curve["budgets"] == [5.0, 40.0] and curve["n"] == 2 and 0 < curve["relative_area"]["mean"] < 1
 
 
 def test_moved_anatomy_is_scored_against_the_moved_label(audited: tuple[Path, dict[str, Any]]) -> None:

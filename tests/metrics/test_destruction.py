@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from monai_adversarial.metrics import destruction_rate
+from monai_adversarial.metrics import DestructionRate, destruction_rate
 
 
 def flags(text: str) -> torch.Tensor:
@@ -37,3 +37,24 @@ def test_wrong_input_is_one_sentence() -> None:
         destruction_rate(flags("1"), torch.tensor([0.4]), flags("1"))
     with pytest.raises(ValueError, match="transformed must have shape"):
         destruction_rate(flags("11"), flags("11"), flags("1"))
+
+
+def test_scores_of_batches_give_the_rate_of_their_flags() -> None:
+    clean, adversarial, transformed = (
+        [0.8, 0.8, 0.8, 0.05, 0.8],
+        [0.1, 0.3, 0.5, 0.0, 0.2],
+        [0.4, 0.2, 0.9, 0.9, math.nan],
+    )
+    metric = DestructionRate(0.5, acceptable=0.1)
+    for part in (slice(0, 2), slice(2, 5)):
+        before, attacked, after = (
+            torch.tensor(values[part], dtype=torch.float64) for values in (clean, adversarial, transformed)
+        )
+        metric(after, attacked, clean=before)
+    # counted: the first three; successful: the first two (below 0.4); undone: the first, at 0.4
+    assert metric.aggregate() == {"destruction_rate": 0.5, "successful": pytest.approx(2 / 3), "cases": 3.0}
+    nothing = DestructionRate()
+    nothing(torch.tensor([0.9]), torch.tensor([0.9]), clean=torch.tensor([0.9]))
+    assert math.isnan(nothing.aggregate()["destruction_rate"])
+    with pytest.raises(ValueError, match="clean must hold one number per case"):
+        nothing(torch.tensor([0.9]), torch.tensor([0.9]))

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from monai_adversarial.attacks import PGD, ElasticAttack
-from monai_adversarial.data.example import EXAMPLE_CLASSES, example_case
+from monai_adversarial.data.example import EXAMPLE_CLASSES
 from monai_adversarial.metrics import OrganDrop, OrganPresence, SuccessRate, VolumeChange, organ_dice
+from tests.metrics.attacked import moved, targeted
 
 NAMES = ["background", "liver", "spleen"]
 SPACING = (0.5, 2.0, 5.0)  # 0.005 ml per voxel
@@ -106,8 +106,7 @@ def test_success_at_both_thresholds_by_hand() -> None:
 
 
 def test_results_of_attacks_are_read_with_moved_labels() -> None:
-    model, image, label = example_case(16)
-    result = ElasticAttack(8.0, steps=3)(model, image, label)
+    result = moved()
     assert not torch.equal(result.label, result.clean_label)
     drop = OrganDrop(EXAMPLE_CLASSES)
     row = drop.add(result)
@@ -127,7 +126,7 @@ def test_results_of_attacks_are_read_with_moved_labels() -> None:
     success.add(result)
     assert success.aggregate()["score"] == pytest.approx(float(result.adversarial_dice))
     with pytest.raises(ValueError, match="untargeted"):
-        success.add(PGD(1, units="HU", steps=1, targeted=True)(model, image, label))
+        success.add(targeted())
 
 
 @pytest.mark.parametrize(

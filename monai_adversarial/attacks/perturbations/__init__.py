@@ -40,7 +40,6 @@ from monai_adversarial.attacks.perturbations.frequency_quantization import (
     FrequencyQuantization,
 )
 from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
-from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant, lowest_corner_determinant
 from monai_adversarial.attacks.perturbations.localized_patch import MATERIALS, BoundLocalizedPatch, LocalizedPatch
 from monai_adversarial.attacks.perturbations.minimal import BoundMinimalNoise, MinimalNoise
 from monai_adversarial.attacks.perturbations.prompt import PromptPerturbation
@@ -49,6 +48,7 @@ from monai_adversarial.attacks.perturbations.speckle import BoundSpeckleNoise, S
 from monai_adversarial.attacks.perturbations.spectral_noise import BoundSpectralNoise, SpectralNoise
 from monai_adversarial.attacks.perturbations.tiled import BoundTiledNoise, TiledNoise
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
+from monai_adversarial.utils.jacobian import jacobian_determinant, lowest_corner_determinant
 
 __all__ = [
     "MATERIALS",

@@ -24,8 +24,8 @@ from monai_adversarial.attacks.perturbations.geometric import (
     shared_spacing,
     unexplained_change,
 )
-from monai_adversarial.attacks.perturbations.jacobian import jacobian_determinant, lowest_corner_determinant
 from monai_adversarial.attacks.perturbations.warp import warp_linear
+from monai_adversarial.utils.jacobian import jacobian_determinant, lowest_corner_determinant
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.smooth_basis import bspline_matrix, evaluate_separable, linear_matrix
 from monai_adversarial.utils.validation import check_choice, check_count, check_positive

@@ -89,6 +89,10 @@ def _context(
         "titles": views.TITLES,
         "overviews": {reference: _overview(summary, reference) for reference in references},
         "curves": {reference: _curves(audits, reference) for reference in references},
+        "areas": {
+            reference: [one for one in summary.get("curves") or () if one["reference"] == reference]
+            for reference in references
+        },
         "heat_maps": {reference: _heat_map(summary, reference) for reference in references},
         "organ_tables": {reference: views.organ_tables(summary, reference) for reference in references},
         "subgroups": views.subgroup_tables(summary),

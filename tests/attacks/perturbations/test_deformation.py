@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from monai_adversarial.attacks import ElasticAttack
 from monai_adversarial.attacks.perturbations import BudgetError, ElasticDeformation, jacobian_determinant
 from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation
-from monai_adversarial.attacks.perturbations.jacobian import lowest_corner_determinant
 from monai_adversarial.attacks.perturbations.warp import warp_linear
+from monai_adversarial.utils.jacobian import lowest_corner_determinant
 from monai_adversarial.utils.scene import Scene
 from tests.attacks.perturbations.scenes import hounsfield_scene, leaves
 from tests.helpers import tiny_segmentation_network

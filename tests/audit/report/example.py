@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 from PIL import Image, ImageDraw
 
+from monai_adversarial.audit.curves import curve_areas
 from monai_adversarial.metrics import summarize
 
 CLASSES = ["background", "liver", "spleen", "left kidney", "right kidney", "pancreas", "aorta", "spine"]
@@ -68,6 +69,9 @@ def example_summary(seed: int = 0, title: str = "Abdominal U-Net on phantoms", s
             "notes": ["Synthetic."],
         },
         "results": results,
+        "curves": curve_areas(
+            [{**case, "attack": case["row"]} for case in cases], [_plan_row(*row[:5]) for row in ROWS], seed
+        ),
         "subgroups": _subgroups(cases),
         "cases": cases,
         "health": [

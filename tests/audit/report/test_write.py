@@ -90,6 +90,16 @@ def test_every_part_is_there_and_identifiers_are_unique(written):
     assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
 
 
+def test_the_area_below_a_curve_stands_beside_it(written):
+    curves = written.page[written.page.index('id="curves"') : written.page.index('id="organs"')]
+    plain = " ".join(re.sub("<[^>]+>", "", curves).split())
+    areas = written.summary["curves"]
+    assert [one["reference"] for one in areas] == ["label", "clean prediction"]
+    for one in areas:
+        said = f"is {one['area']['mean']:.3f}"
+        assert f"mean Dice over budgets from 0 to 8 HU {said}" in plain, said
+
+
 def test_pictures_and_charts_have_a_text(written):
     elements = Elements(written.page).tags
     pictures = [a for t, a in elements if t == "img"]
