@@ -168,7 +168,9 @@ class VoteCount:
         for family, tests in zip(self.families, self.tests, strict=True):
             for sample, test in enumerate(tests):
                 table = torch.from_numpy(test.p_values).to(found.device)
-                found[sample] = torch.where(family.mask[sample], table[self.evidence[0][sample].long()], found[sample])
+                # ranks of the other family's voxels may lie beyond this one's table
+                ranks = self.evidence[0][sample].long().clamp(max=len(table) - 1)
+                found[sample] = torch.where(family.mask[sample], table[ranks], found[sample])
         return found
 
 

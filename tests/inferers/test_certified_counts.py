@@ -137,6 +137,17 @@ def test_a_focus_tests_fewer_voxels_chosen_by_the_first_votes_alone():
     assert bool(wider.tested[..., 5].any())
 
 
+def test_families_whose_tests_have_different_p_values_keep_them_apart():
+    image = torch.full((1, 1, 20, 20), -1.0)
+    image[..., :3, :3] = 1.0  # nine voxels of an organ, for which an earlier look can pass
+    found = certify(image, focus="organs", focus_share=0.9, looks=(20, 40, 100))
+    organ = image > 0
+    assert torch.equal(found.prediction == 2, organ) and torch.equal(found.prediction == 0, ~organ)
+    # of unanimous votes the first look that has a share of its family's level decides
+    few, many = found.p_values[organ].unique(), found.p_values[~organ].unique()
+    assert few.tolist() == pytest.approx([2 * 0.7**40]) and many.tolist() == pytest.approx([0.7**100], rel=1e-6, abs=0)
+
+
 def test_a_focus_and_looks_of_sigmoid_channels():
     image = tissue((1, 1, 10, 10))
     network = LinearNetwork((4.0, -4.0), (0.0, 0.8))
