@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of detectors and of defenses inside networks: pages are what their files say, and verdicts follow numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import detector_table, network_defenses, survey_defense_claims
+from benchmarks.detector_subjects import Subject, attacks_on, coarser, noisy, other_contrast, shaded
+from benchmarks.detector_table import AttackRow, CleanRow, attack_rows, attack_table, clean_rows, clean_table, fitted
+from benchmarks.doc_tables import DOCS
+from benchmarks.hippocampus_networks import small_unet, trained_unet
+from benchmarks.survey_claims import CONFIRMED, REFUTED, UNDECIDED
+from benchmarks.survey_defense_claims import verdict
+from monai_adversarial.attacks import PGD
+from monai_adversarial.data.example import example_case
+
+CLEAN = CleanRow("net", "one", "held out", 0.05, 400, 1000, 50)
+ATTACK = AttackRow("net", "one", "PGD", 8, 40, 0.9, 0.8, 1.0, 1.0, 0.25, 0.75, "1", 1.0)
+
+
+@pytest.mark.parametrize("module", [detector_table, network_defenses, survey_defense_claims])
+def test_page_is_what_its_file_says(module: Any) -> None:
+    text = (DOCS / module.PAGE).read_text(encoding="utf-8")
+    assert module.with_table(text, DOCS) == text
+
+
+@pytest.mark.parametrize(
+    ("cases", "rejected", "says"),
+    [
+        (1000, 50, "| yes |"),
+        (1000, 150, "| **no** |"),
+        (40, 2, "| yes, not certain |"),
+        (40, 4, "| no, not certain |"),
+    ],
+)
+def test_clean_rejection_is_judged_by_its_interval(cases: int, rejected: int, says: str) -> None:
+    assert says in clean_table([replace(CLEAN, cases=cases, rejected=rejected)])
+
+
+def test_a_shift_that_is_called_an_attack_too_often_is_bold() -> None:
+    shifts = [replace(CLEAN, images="noise", rejected=100), replace(CLEAN, images="kernel", rejected=101)]
+    assert clean_table([CLEAN, *shifts]).endswith("| 0.10 | **0.10** |")
+
+
+def test_both_attackers_stand_side_by_side() -> None:
+    text = attack_table([ATTACK], "net")
+    assert "| one | 0.90 / 0.80 |" in text and "| one | 0.25 / 0.75 |" in text
+
+
+def test_a_claim_is_confirmed_in_all_and_refuted_in_no_comparison() -> None:
+    found = [verdict(comparisons)[0] for comparisons in ([True, True], [False, False], [True, False])]
+    assert found == [CONFIRMED, REFUTED, UNDECIDED]
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 12, 12), (2, 1, 12, 12, 12)])
+def test_shifts_keep_the_grid_and_are_the_same_each_time(shape: tuple[int, ...]) -> None:
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    for change in (noisy(0.02), coarser, other_contrast, shaded):
+        moved = change(image)
+        assert moved.shape == image.shape and not torch.equal(moved, image)
+        assert torch.equal(moved, change(image))
+
+
+def test_rows_of_a_toy_have_the_counts_of_its_cases() -> None:
+    model, image, label = example_case(16)
+    clean = [example_case(16, seed)[1] for seed in range(1, 40)]
+    subject = Subject(
+        model,
+        clean[:12],
+        clean[12:33],
+        clean[33:],
+        (image, label),
+        {"noise": clean[:3]},
+        {"PGD": PGD(8, "HU", steps=2)},
+    )
+    detector = fitted(subject, "FrequencyProfile")
+    assert detector is not None and detector.false_positive_rate == subject.rate
+    held_out, noise = clean_rows(subject, "toy", "FrequencyProfile", detector)
+    assert (held_out.calibrated, held_out.cases, noise.cases) == (21, 6, 3)
+    (row,) = attack_rows(subject, "toy", "FrequencyProfile", detector, ["PGD"])
+    assert row.adaptive_risk >= row.unaware_risk and row.clean_cases == 6
+
+
+def test_attacks_of_the_table_stay_in_their_budgets() -> None:
+    found = attacks_on(0.02, steps=1, queries=2, millimeters=1.0)
+    assert len(found) == 6 and len({type(attack.perturbation).__name__ for attack in found.values()}) == 3
+
+
+def test_training_lowers_the_loss_and_an_attack_is_part_of_it() -> None:
+    image = torch.rand(4, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    label = (image > 0.5).long()
+    plain, hardened = (trained_unet(image, label, 1, attack=attack) for attack in (None, PGD(0.3, steps=1)))
+    assert not torch.equal(plain(image), hardened(image))
+    assert not torch.equal(plain(image), small_unet()(image))
+
+
+def test_a_kept_network_is_not_trained_again(tmp_path: Path) -> None:
+    from benchmarks.detector_subjects import kept
+
+    first = kept(tmp_path / "one.pt", lambda: small_unet(1))
+    again = kept(tmp_path / "one.pt", lambda: pytest.fail("trained again"))
+    image = torch.rand(1, 1, 8, 8, 8)
+    assert torch.equal(first(image), again(image))
