@@ -28,6 +28,12 @@ _POOLS: dict[int, Callable[..., torch.Tensor]] = {
 class CoarseAttributions(Features):
     """Attribution maps and their absolute values on a coarse grid, averaged over windows.
 
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.detection import CoarseAttributions
+    >>> model, image, _ = example_case(16)
+    >>> CoarseAttributions(model, grid=2, steps=2)(image, image).shape
+    torch.Size([1, 16])
+
     Args:
         model: whose network is asked.
         grid: cells along each axis.

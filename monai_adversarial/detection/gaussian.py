@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from monai_adversarial.detection.answers import answer_of_image
+from monai_adversarial.detection.answers import answer_of_image, predictor_of
 from monai_adversarial.detection.density import FeatureDetector, estimators
 from monai_adversarial.utils.plain import detached
 
@@ -68,10 +68,14 @@ class MahalanobisDistance(FeatureDetector):
 
     def _with_classes(self, batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
         for batch in batches:
-            answer = answer_of_image(self.model, detached(batch), batch)
-            one_of_many = self.model.classifies and answer.activation == "softmax"
-            found = answer.prediction.flatten(1)[:, 0].long().cpu()
-            self._classes.append(found if one_of_many else torch.zeros(len(batch), dtype=torch.long))
+            plain = detached(batch)
+            classes = torch.zeros(len(batch), dtype=torch.long)
+            predictor_of(self.model, plain, batch)  # learns what the answers are
+            if self.model.classifies:
+                answer = answer_of_image(self.model, plain, batch)
+                if answer.activation == "softmax":
+                    classes = answer.prediction.flatten(1)[:, 0].long().cpu()
+            self._classes.append(classes)
             yield batch
 
     def _estimate(self, features: torch.Tensor, groups: list[torch.Tensor]) -> dict[str, torch.Tensor]:

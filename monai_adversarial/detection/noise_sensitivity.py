@@ -23,6 +23,12 @@ class NoiseChanges(Features):
     """Logarithms of the mean change of the probabilities, and of the relative change of the answer's gradient, under
     one fixed draw of Gaussian noise, averaged over windows.
 
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.detection import NoiseChanges
+    >>> model, image, _ = example_case(16)
+    >>> NoiseChanges(model)(image, image).shape
+    torch.Size([1, 2])
+
     Args:
         model: whose network is asked.
         deviation: of the noise, in the network's values.

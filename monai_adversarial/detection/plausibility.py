@@ -22,6 +22,12 @@ class OrganShapes(Features):
     One voxel is added to each organ, so that one that is not found has numbers as well. What is differentiated are the
     same of probabilities instead of masks. An image without an affine is taken to have voxels of 1 mm.
 
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.detection import OrganShapes
+    >>> model, image, _ = example_case(16)
+    >>> OrganShapes(model)(image, image).shape
+    torch.Size([1, 15])
+
     Args:
         model: whose segmentation is measured.
 

@@ -44,6 +44,12 @@ def concentration(saliency: torch.Tensor) -> torch.Tensor:
 class SaliencyNumbers(Features):
     """How concentrated the gradient of the answer is, averaged over the windows that find something.
 
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.detection import SaliencyNumbers
+    >>> model, image, _ = example_case(16)
+    >>> SaliencyNumbers(model)(image, image).shape
+    torch.Size([1, 5])
+
     Args:
         model: whose network is asked.
     """

@@ -6,8 +6,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from monai_adversarial.data.example import example_case
 from monai_adversarial.detection import Detector, FeatureClassifier
-from tests.detection.conftest import slope_along
+from tests.detection.conftest import scores_of_attacks, slope_along
 
 pytest.importorskip("sklearn")
 
@@ -35,6 +36,14 @@ def test_score_is_the_log_odds_of_scikit_learn(windowed, cases, tmp_path) -> Non
     assert torch.equal(Detector.load(tmp_path / "learned.npz", windowed).score(fresh), scores)
     excess, difference = slope_along(lambda x: detector.excess(x.float()).double(), cases[20].as_tensor().double(), 1.0)
     assert excess * difference > 0
+
+
+def test_the_attacker_lowers_the_score(windowed, cases) -> None:
+    detector = FeatureClassifier(windowed).fit(cases[:5], attacked=noisy(cases[5:10], 0))
+    detector.calibrate(cases[10:14], 0.2)
+    label = example_case(16, 20)[2].clamp_max(2)
+    unaware, adaptive = scores_of_attacks(detector, windowed, cases[20], label, weight=10.0, steps=3)
+    assert adaptive < unaware
 
 
 def test_attacked_images_are_asked_for(windowed, cases) -> None:
