@@ -40,7 +40,7 @@ class AdvGAN(GeneratedAttack):
         >>> model = example_case(16)[0]
         >>> cases = [example_case(16, seed=seed)[1:] for seed in range(3)]
         >>> attack = AdvGAN(15, "HU", channels=(4, 8), rate=1e-2)
-        >>> history = attack.fit(model, cases, epochs=8)
+        >>> history = attack.fit(model, cases, epochs=2)
         >>> result = attack(model, *example_case(16, seed=9)[1:])
         >>> bool(result.adversarial_dice < result.clean_dice), result.backwards
         (True, 0)

@@ -36,7 +36,7 @@ def read_label(
     ...     series = read_series(folder)
     ...     read_label(f"{folder}/0.dcm", series, {"liver": 1})
     Traceback (most recent call last):
-    ValueError: 0.dcm is no label: its modality is CT, expected RTSTRUCT or SEG.
+    ValueError: ...0.dcm is no label: its modality is CT, expected RTSTRUCT or SEG.
 
     Raises:
         ValueError: for a DICOM object that is neither.
