@@ -60,6 +60,24 @@ def audit(
 
     What is done already is not done again: the same call goes on where an earlier one was interrupted.
 
+    >>> import tempfile
+    >>> from monai.transforms import SaveImage
+    >>> from monai_adversarial.audit import AuditTarget, audit
+    >>> from monai_adversarial.audit.report import findings_of
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     options = {"separate_folder": False, "print_log": False, "savepath_in_metadict": True}
+    ...     write = SaveImage(folder, output_dtype="int16", **options)
+    ...     case = {"case_id": "a", "image": str(write(image[0]).meta["saved_to"])}
+    ...     target = AuditTarget.of_model(model, name="toy")
+    ...     summary = audit(target, [case], "quick", f"{folder}/out", rows="pgd_8", pictures=False, progress=False)
+    <BLANKLINE>
+    row           reference         n  clean Dice  random change  attacked  worst case
+    ...
+    >>> findings_of(summary)[0].verdict
+    'failed'
+
     Args:
         model: ``AuditTarget``; what a reader of ``monai_adversarial.audit.targets`` found; an ``AttackedModel`` that
             takes images as their files hold them; or the folder of a MONAI bundle.

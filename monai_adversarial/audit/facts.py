@@ -13,12 +13,29 @@ SAME_ANSWER, FOLLOWS_IMAGE = "same answer twice", "answer follows the image"
 
 
 class TargetError(ValueError):
-    """A target that cannot be audited as it is; one sentence that says why and what to do."""
+    """A target that cannot be audited as it is; one sentence that says why and what to do.
+
+    >>> from monai_adversarial.audit import AuditTarget, TargetError
+    >>> from monai_adversarial.data.example import ExampleNetwork
+    >>> from monai_adversarial.models import AttackedModel
+    >>> model = AttackedModel(ExampleNetwork(), image_units="network")
+    >>> try:
+    ...     AuditTarget.of_model(model)
+    ... except TargetError as error:
+    ...     print(str(error).split(":")[0])
+    an AttackedModel with image_units='network' does not say how its images are made
+    """
 
 
 @dataclass(frozen=True)
 class Fact:
     """One thing that is known of a target.
+
+    >>> from monai_adversarial.audit import Fact
+    >>> print(Fact("inferer", "sliding windows of 96 x 96 x 96", "inference.json", told=False))
+    inferer: sliding windows of 96 x 96 x 96 (inference.json)
+    >>> print(Fact("classes", "background, spleen", "--class-names", told=True))
+    classes: background, spleen (told by --class-names)
 
     Args:
         what: ``"network"``, ``"inferer"``, ``"intensity map"``, ``"activation"``, ``"classes"``, ...
@@ -41,6 +58,13 @@ class Fact:
 @dataclass(frozen=True)
 class Missing:
     """One thing that nothing says and the audit needs.
+
+    >>> from monai_adversarial.audit import AuditTarget, Missing, TargetParts
+    >>> from monai_adversarial.data.example import ExampleNetwork
+    >>> window = Missing("intensity map", "--window LOW HIGH", "budgets in HU")
+    >>> target = AuditTarget(TargetParts("TorchScript", "network.pt", ExampleNetwork(), missing=[window]))
+    >>> [missing.option for missing in target.missing]
+    ['--window LOW HIGH']
 
     Args:
         what: as in ``Fact``.

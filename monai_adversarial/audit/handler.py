@@ -21,6 +21,13 @@ class RobustnessAudit:
 
     The evaluator's clean run is what it is without the handler. Weights are those that it ran with.
 
+    >>> from monai_adversarial.audit import RobustnessAudit
+    >>> from monai_adversarial.data.example_engines import example_evaluator
+    >>> handler = RobustnessAudit("audit", plan="quick", class_names=["background", "gallbladder", "liver", "lesion"])
+    >>> example_evaluator([handler]).run()  # its data are no files
+    Traceback (most recent call last):
+    monai_adversarial.audit.facts.TargetError: the evaluator's dataset has no items with the path of an image.
+
     Args:
         output_dir: records, pictures and report.
         plan: see ``audit``.

@@ -19,6 +19,15 @@ __all__ = ["TargetParts"]
 class TargetParts:
     """A deployed model as a network between preprocessing and postprocessing.
 
+    >>> from monai_adversarial.audit import AuditTarget, TargetParts
+    >>> from monai_adversarial.data.example import ExampleNetwork
+    >>> from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, ScaleIntensityRanged
+    >>> window = ScaleIntensityRanged("image", -160, 340, 0, 1, clip=True)
+    >>> read = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), window])
+    >>> target = AuditTarget(TargetParts("callable", "toy", ExampleNetwork(), preprocessing=read))
+    >>> target.budget_units, list(target.missing)
+    ('HU', [])
+
     Args:
         kind: ``"MONAI bundle"``, ``"nnU-Net"``, ``"TorchScript"``, ``"torch.export"``, ``"ONNX"``, ``"served"``,
             ``"callable"``.

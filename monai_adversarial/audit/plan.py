@@ -38,6 +38,11 @@ MODALITY = {"HU": "CT", "percentile": "MRI"}
 class Row:
     """One row of a plan: one attack with one budget.
 
+    >>> from monai_adversarial.audit import load_plan
+    >>> row = load_plan("quick", rows="elastic").rows[-1]
+    >>> row.name, row.geometric, row.needs, row.budget["units"]
+    ('elastic_5', True, 'gradients', 'mm')
+
     Args:
         name: in records and file names.
         title: for people.
@@ -93,6 +98,11 @@ class Row:
 class Plan:
     """Rows, and what holds for all of them.
 
+    >>> from monai_adversarial.audit import load_plan
+    >>> plan = load_plan("quick", rows=["clean", "pgd_8"])
+    >>> plan.name, [row.name for row in plan.rows], plan.seed
+    ('quick', ['clean', 'pgd_8'], 0)
+
     Args:
         name: of the plan.
         description: in words.
@@ -111,7 +121,12 @@ class Plan:
 
 
 def plan_names() -> list[str]:
-    """The plans that come with the package."""
+    """The plans that come with the package.
+
+    >>> from monai_adversarial.audit import plan_names
+    >>> plan_names()
+    ['quick', 'standard', 'thorough']
+    """
     folder = resources.files("monai_adversarial.audit") / "plans"
     found = [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
     order = ("quick", "standard", "thorough")
@@ -128,6 +143,15 @@ def load_plan(
     cases: int | None = None,
 ) -> Plan:
     """Read a plan for a target.
+
+    >>> from monai_adversarial.audit import load_plan
+    >>> [row.name for row in load_plan("quick").rows]
+    ['clean', 'noise_3', 'blur_3', 'pgd_2', 'pgd_8', 'bias_field_0.3', 'elastic_5']
+    >>> load_plan("quick", differentiable=False).left_out[0]
+    'PGD: the target has no gradients.'
+    >>> load_plan("quick", rows="fgsm")
+    Traceback (most recent call last):
+    ValueError: ...
 
     Args:
         plan: ``"quick"``, ``"standard"``, ``"thorough"``, a YAML file, or its content.

@@ -30,6 +30,16 @@ Report = Callable[["AuditStudy", Sequence[Mapping[str, Any]], Sequence[Failure]]
 class AuditStudy(Study):
     """Every case under every row of a plan, through the target's own pipeline; see ``Study`` for what resuming means.
 
+    >>> import tempfile
+    >>> from monai_adversarial.audit import AuditStudy, AuditTarget, load_plan
+    >>> from monai_adversarial.data.example import example_case
+    >>> target, plan = AuditTarget.of_model(example_case(16)[0]), load_plan("quick", rows=["clean", "pgd_8"])
+    >>> cases = [{"case_id": "a", "image": "a.nii.gz"}, {"case_id": "b", "image": "b.nii.gz"}]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     study = AuditStudy(target, cases, plan, folder, progress=False)
+    ...     [str(cell) for cell in study.cells()]
+    ['a clean', 'b clean', 'a pgd_8', 'b pgd_8']
+
     Args:
         target: what is audited.
         cases: of ``find_cases``: dictionaries with ``image``, ``case_id`` and, where there is one, ``label``.

@@ -27,6 +27,22 @@ _FAMILIES = {"BiasField": "bias field", "ElasticDeformation": "geometry", "Affin
 def run_and_report(study: AttackStudy, title: str = "", data_kind: str = "") -> dict[str, Any]:
     """Run a study and write the page over what is done, also where cells fail.
 
+    >>> import tempfile
+    >>> from monai.data import Dataset
+    >>> from monai_adversarial.attacks import FGSM
+    >>> from monai_adversarial.audit import run_and_report
+    >>> from monai_adversarial.data.example import EXAMPLE_CLASSES, example_case
+    >>> from monai_adversarial.studies import AttackStudy, StudyError
+    >>> dataset = Dataset([{"image": "missing.nii.gz", "case_id": "a"}])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     attacks = {"fgsm": FGSM(8, "HU")}
+    ...     study = AttackStudy(example_case(16)[0], dataset, attacks, folder, EXAMPLE_CLASSES, progress=False)
+    ...     try:
+    ...         run_and_report(study, title="Toy")
+    ...     except StudyError as error:
+    ...         print(len(error.failures), "cell failed")
+    1 cell failed
+
     Args:
         study: to run.
         title: of the page.

@@ -22,6 +22,17 @@ def read_subgroups(
 ) -> dict[str, dict[str, str]]:
     """The group of each case in every column.
 
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from monai_adversarial.audit import read_subgroups
+    >>> cases = [{"case_id": name, "image": f"{name}.nii.gz"} for name in ("a", "b", "c")]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "groups.csv"
+    ...     _ = table.write_text("case,scanner\\na,one\\nb,two\\nc,one\\n")
+    ...     groups = read_subgroups(table, cases)
+    >>> groups
+    {'scanner': {'a': 'one', 'b': 'two', 'c': 'one'}}
+
     Args:
         path: CSV file with a header; its first column names the case: its id, the name of its image file, or that
             without the ending.

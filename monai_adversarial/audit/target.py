@@ -41,6 +41,18 @@ __all__ = ["AuditCase", "AuditTarget"]
 class AuditCase:
     """A case as the network sees it.
 
+    >>> import tempfile
+    >>> from monai.transforms import SaveImage
+    >>> from monai_adversarial.audit import AuditTarget
+    >>> from monai_adversarial.data.example import example_case
+    >>> model, image, label = example_case(16)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     options = {"separate_folder": False, "print_log": False, "savepath_in_metadict": True}
+    ...     saved = SaveImage(folder, output_dtype="int16", **options)(image[0])
+    ...     case = AuditTarget.of_model(model).load({"image": str(saved.meta["saved_to"]), "case_id": "a"})
+    >>> case.name, case.image.shape, case.label, bool((case.image.cpu() == image).all())
+    ('a', torch.Size([1, 1, 16, 16, 16]), None, True)
+
     Args:
         name: for the report.
         image: (1, channel, spatial...) as it goes into inferer and network, on the network's device.
@@ -74,6 +86,12 @@ class AuditTarget:
 
     What the network sees is what its own preprocessing makes of a file, and what is scored is what its own
     postprocessing makes of its answer, largest component and way back onto the file's grid included.
+
+    >>> from monai_adversarial.audit import AuditTarget
+    >>> from monai_adversarial.data.example import example_case
+    >>> target = AuditTarget.of_model(example_case(16)[0], name="toy")
+    >>> target.budget_units, list(target.missing)
+    ('HU', [])
 
     Args:
         parts: what a reader found (``monai_adversarial.audit.targets``).

@@ -20,6 +20,12 @@ __all__ = ["Camouflage", "minimum_cost_camouflage"]
 class Camouflage:
     """What the adversary does with one sample.
 
+    >>> from monai_adversarial.classical import NaiveBayes, minimum_cost_camouflage
+    >>> model = NaiveBayes().fit([[0, 0], [0, 0], [1, 1], [1, 1]], [0, 0, 1, 1])
+    >>> found = minimum_cost_camouflage(model, [0, 0], [[[0, 2], [2, 0]], [[0, 3], [3, 0]]])
+    >>> found.cost, found.changed  # it is taken for harmless as it is
+    (0.0, False)
+
     Args:
         sample: what it shows: changed where that pays, the original where not.
         cost: what the cheapest change costs; infinity where none is enough, 0 where none is needed.

@@ -41,6 +41,18 @@ class Detector(ShownAsCall, ABC):
 
     A subclass defines :meth:`_suspicion`, and :meth:`_learn` where it has to be fitted.
 
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.detection import Detector
+    >>> class Brightness(Detector):
+    ...     needs_fit = False
+    ...     def _suspicion(self, image, like, smooth):
+    ...         return image.flatten(1).mean(dim=1)
+    >>> model, image, _ = example_case(16)
+    >>> detector = Brightness(model)
+    >>> threshold = detector.calibrate((example_case(16, seed)[1] for seed in range(1, 12)), false_positive_rate=0.1)
+    >>> detector.accept(image).tolist(), detector.accept(image + 10).tolist()
+    ([True], [False])
+
     Args:
         model: an ``AttackedModel``, or a bare network; images come in its image units.
 

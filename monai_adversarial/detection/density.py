@@ -45,6 +45,13 @@ class FeatureDetector(Detector):
     Features that do not vary among the clean images are left out. Estimators are fitted by scikit-learn; scores are
     computed in torch, so that they have a gradient.
 
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.detection import FeatureDetector, GaussianDensity
+    >>> model, image, _ = example_case(16)
+    >>> detector = GaussianDensity(model, layers=["smoothing"]).fit(example_case(16, seed)[1] for seed in range(1, 7))
+    >>> isinstance(detector, FeatureDetector), bool(detector.score(image + 40) > detector.score(image))
+    (True, True)
+
     Args:
         model: an ``AttackedModel``, or a bare network.
         layers: whose outputs are looked at; None for those that ``pooling`` says.

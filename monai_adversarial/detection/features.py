@@ -28,6 +28,10 @@ _TINY = 1e-12
 class Features(ABC):
     """Image -> (batch, number), differentiable.
 
+    >>> from monai_adversarial.detection import Features, RadialSpectrum
+    >>> issubclass(RadialSpectrum, Features), RadialSpectrum(bands=4).groups(5)
+    (True, [slice(0, 5, None)])
+
     Attributes:
         has_stand_in: what is differentiated are smooth numbers instead of those that decide.
     """
@@ -54,6 +58,12 @@ class NetworkFeatures(Features):
 
     With gradients each batch of windows is computed again in the backward pass, so that the memory is that of one.
     Overlapping windows count equally; so do voxels that pad a window.
+
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.detection import NetworkFeatures
+    >>> model, image, _ = example_case(16)
+    >>> NetworkFeatures(model, layers=["smoothing"])(image, image).shape  # mean and standard deviation
+    torch.Size([1, 2])
 
     Args:
         model: whose network is watched.
@@ -251,6 +261,14 @@ def layers_in_order(predictor: Predictor, image: torch.Tensor) -> list[tuple[str
 
 class RadialSpectrum(Features):
     """Logarithm of the spectral power in bands of frequency, from 0 to half a cycle per voxel, and the corners beyond.
+
+    >>> import torch
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.detection import RadialSpectrum
+    >>> image, spectrum = example_case(16)[1], RadialSpectrum(bands=4)
+    >>> noisy = image + 8 * torch.randn(image.shape).sign()
+    >>> bool(spectrum(noisy, noisy)[0, -1] > spectrum(image, image)[0, -1])
+    True
 
     Args:
         bands: number of bands below half a cycle per voxel.

@@ -35,6 +35,14 @@ class PredictionComparison(Detector):
     The score is 1 - Dice of the segmentations; what is differentiated is the same with the squared Dice of
     probabilities. Of a classifier both are the L1 distance of probabilities.
 
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.detection import FeatureSqueezing, PredictionComparison
+    >>> from monai_adversarial.purifiers import MedianDenoise
+    >>> model, image, label = example_case(16)
+    >>> detector = FeatureSqueezing(model, [MedianDenoise()])
+    >>> isinstance(detector, PredictionComparison), bool(0 <= detector.score(image) <= 1)
+    (True, True)
+
     Args:
         model: an ``AttackedModel``, or a bare network.
         reduction: ``"max"`` or ``"mean"`` over foreground classes.

@@ -31,6 +31,12 @@ ATTACKERS = ("evading", "hiding", "orthogonal")
 class Outcome:
     """Attacked images as the detector saw them, (case,) each.
 
+    >>> import torch
+    >>> from monai_adversarial.detection import Outcome
+    >>> found = Outcome(torch.tensor([0.2, 0.9]), torch.tensor([True, False]), torch.tensor([True, True]))
+    >>> int((found.accepted & found.wrong).sum())  # attacked images that pass unseen and are wrong
+    1
+
     Args:
         scores: the detector's.
         accepted: whether it let them through.
@@ -49,6 +55,16 @@ class Outcome:
 @dataclass(frozen=True)
 class DetectionRow:
     """One detector under one attack.
+
+    >>> import torch
+    >>> from monai_adversarial.detection import DetectionRow, Outcome
+    >>> no, yes = torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
+    >>> unaware = Outcome(torch.tensor([0.8, 0.9]), accepted=no, wrong=yes)
+    >>> adaptive = Outcome(torch.tensor([0.1, 0.2]), accepted=yes, wrong=yes, weights=(1.0,))
+    >>> row = DetectionRow("entropy", "pgd", torch.tensor([0.1, 0.3]), yes, unaware, adaptive)
+    >>> found = row.numbers(false_positive_rate=0.05)
+    >>> {name: value for name, value in found.items() if name.endswith("auroc")}
+    {'unaware_auroc': 1.0, 'adaptive_auroc': 0.375}
 
     Args:
         detector: its name.

@@ -32,6 +32,16 @@ class GeneratedAttack(Attack):
     A call asks the model for scores alone: of the clean image, of what was made, and once more where the outcome is
     not the last answer. ``generate`` makes the image and asks it nothing.
 
+    >>> from monai_adversarial.attacks import AdditiveNoise
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.generators import GeneratedAttack, Settings
+    >>> model, image, label = example_case(16)
+    >>> attack = GeneratedAttack(AdditiveNoise(15, units="HU"), "dice", [1], Settings(), channels=(2, 4))
+    >>> history = attack.fit(model, [(image, label)], epochs=1)
+    >>> result = attack(model, image, label)
+    >>> result.backwards, float((result.adversarial - image).abs().max()) <= 15, len(history)
+    (0, True, 1)
+
     Args:
         perturbation: what the generator fills in.
         objective: what it is trained to raise.

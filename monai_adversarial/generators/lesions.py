@@ -78,6 +78,13 @@ def lesion_cubes(count: int, lesion: bool, size: int = CUBE, seed: int = 0, orga
 class PaintedScan:
     """A scan with a painted cube.
 
+    >>> from monai_adversarial.generators import LesionRemoval, lesion_cubes
+    >>> removal = LesionRemoval(size=16, margin=4, channels=(2, 4))
+    >>> history = removal.fit(lesion_cubes(2, lesion=False, size=16), epochs=1)
+    >>> scan = removal(lesion_cubes(1, lesion=True, size=16, seed=7), (8, 8, 8))
+    >>> scan.what, scan.image.shape, scan.changed.dtype
+    ('lesion removed', torch.Size([1, 1, 16, 16, 16]), torch.bool)
+
     Args:
         image: as the scan was given; a ``MetaTensor`` says ``synthetic`` in its meta data, with what was done.
         changed: boolean (batch, 1, spatial...), the voxels that were painted.

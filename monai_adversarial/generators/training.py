@@ -38,6 +38,13 @@ Penalty = Callable[[BoundPerturbation, Made, torch.Tensor, torch.Tensor | None],
 class Settings:
     """Weights and rates of a training.
 
+    >>> from monai_adversarial.attacks import AdditiveNoise
+    >>> from monai_adversarial.generators import GeneratedAttack, Settings
+    >>> settings = Settings(adversarial=5.0, rate=1e-2, milestones=(10,), drops=(0.2, 0.8))
+    >>> attack = GeneratedAttack(AdditiveNoise(15, units="HU"), "dice", [1], settings, channels=(2, 4), drop=0.5)
+    >>> settings.drops, settings.realism
+    ((0.2, 0.8), 1.0)
+
     Args:
         adversarial: weight of the attack's objective.
         realism: weight of the discriminator's verdict.
@@ -60,6 +67,13 @@ class Settings:
 @dataclass
 class GeneratorTraining:
     """The state of a training.
+
+    >>> from monai_adversarial.generators import GeneratorTraining, Settings
+    >>> from monai_adversarial.networks import PerturbationGenerator, patch_discriminator
+    >>> generator, discriminator = PerturbationGenerator([1], channels=(2, 4)), patch_discriminator(channels=2)
+    >>> training = GeneratorTraining(generator, discriminator, Settings())
+    >>> sorted(training.parts())[:2], training.history
+    (['discriminator', 'generator'], [])
 
     Args:
         generator, discriminator: both networks.
@@ -233,6 +247,18 @@ def fit_generator(
     The gradient by the parameters comes from the attack's own estimator, so that a generator is trained in windows, by
     queries or against surrogates as any attack is. Each iteration is one forward and one backward pass of the model
     for each sample; with a prescribed drop two.
+
+    >>> from monai_adversarial.attacks import AdditiveNoise, Attack
+    >>> from monai_adversarial.data.example import example_case
+    >>> from monai_adversarial.generators import FeedForward, GeneratorTraining, Settings, fit_generator
+    >>> from monai_adversarial.networks import PerturbationGenerator, patch_discriminator
+    >>> model, image, label = example_case(16)
+    >>> generator = PerturbationGenerator([1], channels=(2, 4))
+    >>> training = GeneratorTraining(generator, patch_discriminator(channels=2), Settings())
+    >>> attack = Attack(AdditiveNoise(15, units="HU"), "dice", FeedForward(generator), steps=1)
+    >>> history = fit_generator(attack, training, model, [(image, label)], epochs=2)
+    >>> len(history), sorted(history[0])
+    (2, ['discriminator', 'generator', 'objective', 'penalty'])
 
     Args:
         attack: perturbation, objective and gradient.

@@ -27,6 +27,17 @@ class AdditiveChange(ABC):
 
     A class of your own defines :py:attr:`units`, :py:meth:`count` and :py:meth:`apply`; one that moves voxels also
     :py:meth:`moved_back`.
+
+    >>> import torch
+    >>> from monai_adversarial.inferers import AdditiveChange
+    >>> class Brighter(AdditiveChange):
+    ...     units = "HU"
+    ...     def count(self, image):
+    ...         return 1
+    ...     def apply(self, image, parameters):
+    ...         return image + parameters.view(-1, 1, 1, 1, 1)
+    >>> Brighter().apply(torch.zeros(1, 1, 4, 4, 4), torch.tensor([[3.0]])).unique().tolist()
+    [3.0]
     """
 
     #: of the parameters
@@ -127,7 +138,13 @@ class BiasFieldChange(AdditiveChange):
 
 
 class ShiftChange(AdditiveChange):
-    """One number is added to all voxels; its units are those of the image."""
+    """One number is added to all voxels; its units are those of the image.
+
+    >>> import torch
+    >>> from monai_adversarial.inferers import ShiftChange
+    >>> ShiftChange().apply(torch.zeros(2, 1, 4, 4), torch.tensor([[1.0], [5.0]])).mean(dim=(1, 2, 3)).tolist()
+    [1.0, 5.0]
+    """
 
     units = "image units"
 
@@ -142,6 +159,13 @@ class ShiftChange(AdditiveChange):
 
 class GammaChange(AdditiveChange):
     """A power law between the darkest and the brightest value: the exponent's logarithm adds.
+
+    >>> import torch
+    >>> from monai_adversarial.inferers import GammaChange
+    >>> image, change = torch.rand(1, 1, 4, 4, 4), GammaChange()
+    >>> one, two, both = (torch.tensor([[value]]) for value in (0.3, -0.5, -0.2))
+    >>> torch.allclose(change.apply(change.apply(image, one), two), change.apply(image, both), atol=1e-5)
+    True
 
     Args:
         low: value that stays, the darkest there may be.
@@ -187,6 +211,13 @@ class TranslationChange(AdditiveChange):
 
     The segmentation moves along: a point of tissue keeps its class. What is certified at a voxel holds at the moved
     place of its center, which is a voxel for whole shifts.
+
+    >>> import torch
+    >>> from monai_adversarial.inferers import TranslationChange
+    >>> image = torch.rand(1, 1, 7, 7)
+    >>> moved = TranslationChange().apply(image, torch.tensor([[1.0, 0.0]]))
+    >>> any(torch.allclose(moved, image.roll(step, dims=2), atol=1e-4) for step in (1, -1))
+    True
     """
 
     units = "voxels"

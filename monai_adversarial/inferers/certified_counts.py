@@ -23,6 +23,11 @@ __all__ = ["CertificateCost", "Family", "VoteCount", "with_counted_windows"]
 class CertificateCost:
     """What a certificate cost.
 
+    >>> from monai_adversarial.inferers import CertificateCost
+    >>> cost = CertificateCost(copies=(110,), windows=880, windows_skipped=0, seconds=12.5)
+    >>> cost.windows // sum(cost.copies)
+    8
+
     Args:
         copies: noisy copies of each sample that the network was run on, those that pick the class included.
         windows: windows of all copies and samples that were computed; None where there are none, or they are not

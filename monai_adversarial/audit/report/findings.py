@@ -39,6 +39,14 @@ RULES = {
 class Finding:
     """What came of one row against one reference.
 
+    >>> from monai_adversarial.audit.report import RULES, findings_of
+    >>> result = {"row": "pgd_8", "reference": "label", "n": 2, "mean": {}, "success_rate": 0.5}
+    >>> plan = {"rows": [{"name": "pgd_8", "family": "noise"}]}
+    >>> summary = {"plan": plan, "results": [result], "cases": [], "health": []}
+    >>> (finding,) = findings_of(summary)
+    >>> finding.verdict, RULES[finding.verdict]
+    ('failed', 'at least one case met the definition of success')
+
     Args:
         row: name in the plan.
         reference: ``"label"`` or ``"clean prediction"``.
@@ -69,6 +77,14 @@ def findings_of(summary: Mapping[str, Any]) -> list[Finding]:
 
     A row that failed stays failed whatever the health checks say: a success that was found is one. A row is only called
     held or weakened where all of its cases were run and no health check of it, or of the whole audit, failed.
+
+    >>> from monai_adversarial.audit.report import findings_of
+    >>> rows = [{"name": "clean", "family": "clean"}, {"name": "pgd_2", "family": "noise"}]
+    >>> dice = {"clean": {"dice": {"mean": 0.9}}, "adversarial": {"dice": {"mean": 0.88}}}
+    >>> result = {"row": "pgd_2", "reference": "label", "n": 4, "mean": dice, "success_rate": 0.0}
+    >>> summary = {"plan": {"rows": rows}, "results": [result], "cases": [], "health": [], "failures": []}
+    >>> [(finding.row, finding.verdict, finding.successes) for finding in findings_of(summary)]
+    [('pgd_2', 'held', 0)]
     """
     by_key = {(result["row"], result["reference"]): result for result in summary["results"]}
     references = [r for r in REFERENCES if any(reference == r for _, reference in by_key)] or list(REFERENCES[:1])

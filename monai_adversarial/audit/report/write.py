@@ -31,6 +31,13 @@ def write_report(
     Results against labels and results against the network's own clean prediction (stability) stay apart everywhere, and
     nothing is collapsed into one score. Nothing is written unless all four can be; each file is whole or not there.
 
+    >>> import tempfile
+    >>> from monai_adversarial.audit.report import write_report
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_report({"schema": 99}, folder)
+    Traceback (most recent call last):
+    ValueError: ...
+
     Args:
         summary: of the audit, schema 1: docs/audit_report.md.
         output_dir: existing or new folder.
