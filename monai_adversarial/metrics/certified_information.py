@@ -19,6 +19,14 @@ __all__ = ["CertifiedInformation", "certified_information"]
 class CertifiedInformation(TypedDict):
     """What is certified about the voxels of one class of the label, or about all.
 
+    >>> import torch
+    >>> from monai_adversarial.metrics import CertifiedInformation, ClassHierarchy, certified_information
+    >>> hierarchy = ClassHierarchy(["background", "left", "right"], [{"kidney": ["left", "right"]}])
+    >>> label = torch.tensor([[[0, 1, 2, 2]]])
+    >>> found: CertifiedInformation = certified_information([label, label.clamp(max=1)], label, hierarchy)[0]["all"]
+    >>> found["voxels"], found["information_gain"], found["abstained"]
+    (4, 1.0, 0.0)
+
     Args:
         voxels: how many there are.
         information_gain: mean over them of 1 - log(classes in the certified group) / log(classes), 0 where it abstains

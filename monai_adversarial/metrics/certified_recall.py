@@ -28,6 +28,13 @@ _MM3_PER_ML = 1000.0
 class CertifiedRecall(TypedDict):
     """What is certain about one organ (or kind of lesion) of one case.
 
+    >>> import torch
+    >>> from monai_adversarial.metrics import CertifiedRecall, certified_recall
+    >>> label, certified = torch.tensor([[[1, 1, 0, 0]]]), torch.tensor([[[1, -1, 0, 0]]])
+    >>> found: CertifiedRecall = certified_recall(certified, label, ["background", "liver"], spacing=10.0)[0]["liver"]
+    >>> round(found["found_ml"] / found["reference_ml"], 3), found["recall"]
+    (0.5, 0.5)
+
     Args:
         reference_ml: volume in the label.
         found_ml: at least so much of it is found.
