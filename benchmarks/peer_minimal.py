@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Smallest changes beside other libraries at equal iterations: ``python -m benchmarks.peer_minimal``.
 
-Attacks of classifiers work on one linear decision of a volume, ours on the same decision at each voxel. Ours and theirs
-run in turn on the same case; what counts is the norm of what they return, measured here.
+Attacks of classifiers work on one linear decision of a volume, ours on the same decision at each voxel; attacks of
+segmentations on crops of phantoms and the CT bundle's network. Ours and theirs run in turn on the same case; what
+counts is the norm of what they return, measured here.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -21,19 +23,29 @@ from benchmarks.torchvision_stub import stub_torchvision
 
 stub_torchvision()  # before adv_lib looks for it
 
-from monai_adversarial.attacks import (  # noqa: E402  # noqa: E402
+from benchmarks.doc_tables import DOCS, replace_table  # noqa: E402
+from benchmarks.peer_strength import BehindWindow  # noqa: E402
+from benchmarks.query_cases import phantom_crops  # noqa: E402
+from benchmarks.strength import bundle_network  # noqa: E402
+from monai_adversarial.attacks import (  # noqa: E402
     DDN,
     FMN,
+    ALMAProx,
     CarliniWagner,
     DeepFool,
+    DenseAdversaryGeneration,
     EasiestMargin,
     SigmaZero,
 )
+from monai_adversarial.attacks.objectives.augmented_lagrangian import penalty  # noqa: E402
 from monai_adversarial.attacks.perturbations.norms import norm_of  # noqa: E402
 from monai_adversarial.models import AttackedModel  # noqa: E402
 
 WINDOW = {"a_min": 0.0, "a_max": 1.0}
-FILE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "peer_minimal.json"
+#: of the dense attacks: phantoms from this seed, voxels of a crop, share of voxels to change, largest change in a step
+SEED, CROP, WRONG, DAG_STEP = 3000, (32, 32, 16), 0.25, 4 / 255
+PAGE, TABLE = "minimal_norm.md", "peer_minimal"
+FILE = DOCS / "benchmarks" / "peer_minimal.json"
 
 
 class Decision(torch.nn.Module):
@@ -99,6 +111,15 @@ def _classifier_runs() -> dict[str, tuple[str, Callable[[Any, torch.Tensor, torc
                 lambda s: foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=9, steps=max(1, s // 9))
             ),
         ),
+        # With few steps each its check for progress comes at every step and ends nearly all searches at once.
+        "foolbox C&W, abort_early=False": (
+            "l2",
+            through_foolbox(
+                lambda s: foolbox.attacks.L2CarliniWagnerAttack(
+                    binary_search_steps=9, steps=max(1, s // 9), abort_early=False
+                )
+            ),
+        ),
         "foolbox DeepFool": (
             "l2",
             through_foolbox(lambda s: foolbox.attacks.L2DeepFoolAttack(steps=s, candidates=None)),
@@ -143,14 +164,78 @@ def linear_rows(count: int, steps: int) -> list[dict[str, Any]]:
     return rows
 
 
+def dense_rows(count: int, steps: int) -> list[dict[str, Any]]:
+    """Median norm of adv_lib's attacks of segmentations and ours, in turn: a quarter of the voxels shall change their
+    class. Voxels that the window clips stay, for all."""
+    from adv_lib.attacks.segmentation import alma_prox, dag
+
+    network = bundle_network("cpu").requires_grad_(False)
+    model = AttackedModel(network, intensity=WINDOW, precision="float32")
+    goal = {"wrong_fraction": WRONG, "boundary_queries": 1}
+    theirs: dict[str, tuple[Callable[..., torch.Tensor], Any]] = {
+        "adv_lib ALMA-prox": (
+            lambda n, x, y: alma_prox(n, x, y, num_steps=steps, adv_threshold=WRONG),
+            ALMAProx(steps=steps, share=WRONG, **goal),
+        ),
+        # The derivative that adv_lib gives its penalty is not that of the penalty.
+        "adv_lib ALMA-prox, exact derivative": (
+            lambda n, x, y: alma_prox(n, x, y, num_steps=steps, adv_threshold=WRONG, penalty=penalty),
+            ALMAProx(steps=steps, share=WRONG, **goal),
+        ),
+        "adv_lib DAG": (
+            lambda n, x, y: dag(n, x, y, max_iter=steps, γ=DAG_STEP, adv_threshold=WRONG),
+            DenseAdversaryGeneration(steps=steps, step=DAG_STEP, **goal),
+        ),
+    }
+    rows = []
+    for name, (run, ours) in theirs.items():
+        norms: tuple[list[float], list[float]] = ([], [])
+        for image, _ in phantom_crops(count, SEED, CROP):
+            behind = BehindWindow(network, image)
+            with torch.no_grad():
+                clean = network(image).argmax(dim=1, keepdim=True)
+
+            def enough(network: Any, found: torch.Tensor, clean: torch.Tensor = clean) -> bool:
+                with torch.no_grad():
+                    return float((network(found).argmax(dim=1, keepdim=True) != clean).float().mean()) >= WRONG
+
+            for found, kept in zip(
+                (ours(model, image, clean).adversarial, behind.seen(run(behind, image, clean[:, 0]))),
+                norms,
+                strict=True,
+            ):
+                kept.append(_norm(found, image, "linf", network, enough))
+        mine, other = (median(one) for one in norms)
+        rows.append({"attack": name, "norm": "linf", "steps": steps, "ours": mine, "theirs": other, "n": count})
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: one row for each attack; a norm that was not reached in half of the cases says so."""
+    lines = ["| attack | norm | iterations | cases | ours | theirs |", "|---|---|---:|---:|---:|---:|"]
+    for row in rows:
+        cells = ["no success" if row[who] is None else f"{row[who]:.4g}" for who in ("ours", "theirs")]
+        lines.append(f"| {row['attack']} | {row['norm']} | {row['steps']} | {row['n']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_table(text: str, folder: Path) -> str:
+    """The page with its table made anew from the JSON file in ``folder``."""
+    rows = json.loads((folder / "benchmarks" / FILE.name).read_text(encoding="utf-8"))["rows"]
+    return replace_table(text, TABLE, table(rows))
+
+
 def main() -> None:
-    """Measure, print and write the file."""
+    """Measure, print and write the file, and renew the page where its own file was written."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--linear-cases", type=int, default=5)
     parser.add_argument("--linear-steps", type=int, default=90)
+    parser.add_argument("--dense-cases", type=int, default=3)
+    parser.add_argument("--dense-steps", type=int, default=100)
     parser.add_argument("--output", type=Path, default=FILE)
     arguments = parser.parse_args()
     rows = linear_rows(arguments.linear_cases, arguments.linear_steps)
+    rows += dense_rows(arguments.dense_cases, arguments.dense_steps)
     versions = {name: metadata.version(name) for name in ("adv-lib", "foolbox", "torch")}
     for row in rows:
         print(
@@ -158,7 +243,11 @@ def main() -> None:
                 f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()
             )
         )
+    rows = [{key: None if value == math.inf else value for key, value in row.items()} for row in rows]
     arguments.output.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    if arguments.output.resolve() == FILE.resolve():
+        page = DOCS / PAGE
+        page.write_text(with_table(page.read_text(encoding="utf-8"), DOCS), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import attack_table, equal_cost, survey_claims
+from benchmarks import attack_table, equal_cost, peer_minimal, survey_claims
 from benchmarks.attack_table import Row, checks, table
 from benchmarks.attack_table_entries import ENTRIES, Setting
 from benchmarks.doc_tables import DOCS
 from benchmarks.equal_cost import loop
+from benchmarks.steps_to_dice import Network
 from monai_adversarial.attacks import AdditiveNoise, ElasticAttack
 from monai_adversarial.data.example import example_case
 
@@ -23,7 +24,7 @@ ENSEMBLE = replace(ROW, attack="AutoAttack3D", dice=0.2)
 SOUND = [ROW, RANDOM, SQUARE, ENSEMBLE]
 
 
-@pytest.mark.parametrize("module", [attack_table, equal_cost, survey_claims])
+@pytest.mark.parametrize("module", [attack_table, equal_cost, peer_minimal, survey_claims])
 def test_page_is_what_its_file_says(module) -> None:  # type: ignore[no-untyped-def]
     text = (DOCS / module.PAGE).read_text(encoding="utf-8")
     assert module.with_table(text, DOCS) == text
@@ -68,3 +69,14 @@ def test_loop_of_ten_lines_attacks(perturbation) -> None:  # type: ignore[no-unt
     torch.manual_seed(0)
     clean, dice = loop(perturbation, model, image, label, 6, True, "dice")
     assert dice < clean - 0.03
+
+
+def test_rows_that_some_cases_lack_are_measured() -> None:
+    """Of an attack that was interrupted between two cases the cases that are there are not measured again."""
+    model, image, label = example_case(16)
+    network = Network("net", 4.0, lambda: (model, [(image, label)] * 3))
+    measured = [replace(ROW, attack="FGSM", case=case, budget_hu=4.0) for case in range(2)]
+    measured += [replace(ROW, attack="FGSM", case=case, budget_hu=8.0) for case in range(3)]
+    entry = next(one for one in ENTRIES if one.name == "FGSM")
+    found = list(attack_table.rows([network], lambda _: Setting(1, 1), measured, [entry]))
+    assert [(row.budget_hu, row.case) for row in found] == [(4.0, 2)]

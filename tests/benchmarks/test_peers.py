@@ -14,7 +14,7 @@ from benchmarks.networks import unet, volume
 from benchmarks.peers import PEERS, Peer, PeerAttack, Problem, loaded_attacks, registry
 from benchmarks.peers.dense_loss import DenseLossClassifier
 from benchmarks.peers.problem import CountedNetwork
-from monai_adversarial.attacks import PGD
+from monai_adversarial.attacks import FGSM, PGD
 from monai_adversarial.models import AttackedModel
 
 EPSILON = 0.02
@@ -116,6 +116,20 @@ def test_a_library_keeps_the_budget_and_the_number_of_passes(peer: Peer, trainab
             with torch.no_grad():
                 before, after = (DenseLossClassifier(problem).loss(one) for one in (problem.image, adversarial))
             assert float(after) > float(before), attack.name
+
+
+def test_fgsm_and_pgd_are_those_of_torchattacks_to_the_bit() -> None:
+    """Sums of these numbers are exact, so that the order in which they are added changes nothing."""
+    torchattacks = pytest.importorskip("torchattacks", exc_type=Exception)
+    network = unet((4, 8))
+    image, label = volume((16, 16, 16), "cpu", batch=2)
+    image = ((0.2 + 0.6 * image.clamp(0, 1)) * 1024).round() / 1024
+    radius, model = 1 / 64, AttackedModel(network, precision="float32")
+    options = {"objective": "cross_entropy", "random_start": False}
+    theirs = torchattacks.FGSM(network, eps=radius)(image, label[:, 0])
+    assert torch.equal(FGSM(radius, objective="cross_entropy")(model, image, label).adversarial, theirs)
+    theirs = torchattacks.PGD(network, eps=radius, alpha=radius / 4, steps=8, random_start=False)(image, label[:, 0])
+    assert torch.equal(PGD(radius, steps=8, step_size=radius / 4, **options)(model, image, label).adversarial, theirs)
 
 
 def test_libraries_of_constant_steps_find_our_voxels() -> None:
