@@ -26,18 +26,20 @@ class Setting:
         steps: gradients.
         queries: of attacks without gradients, random search included; 0 leaves them out.
         surrogate: loads another network of the same task; None where there is none.
+        window: HU in which a bias field acts on a network that has no window.
     """
 
     steps: int
     queries: int
     surrogate: Callable[[], AttackedModel] | None = None
+    window: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, network: Network) -> Setting:
         """Fewer steps and queries where a pass takes seconds."""
         if "phantom" in network.name:
             return cls(10, 100, _hardened)
-        return cls(5, 20, _other_fold) if "abdominal" in network.name else cls(5, 40)
+        return cls(5, 20, _other_fold, (-160.0, 240.0)) if "abdominal" in network.name else cls(5, 40)
 
 
 @cache
@@ -127,7 +129,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "bias field",
         "other budget",
-        lambda e, s: attacks.BiasFieldAttack(steps=s.steps),
+        lambda e, s: attacks.BiasFieldAttack(window=s.window, steps=s.steps),
         "30 % gain in the window",
     ),
     Entry("elastic", "other budget", lambda e, s: attacks.ElasticAttack(steps=s.steps), "5 mm, moved label"),
