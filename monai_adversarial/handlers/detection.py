@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
-from monai.metrics import CumulativeIterationMetric
 from monai.utils import CommonKeys, ImageMetaKey
 
 from monai_adversarial.detection.base import Detector
 from monai_adversarial.handlers.evaluation_engine import add_first
+from monai_adversarial.metrics.gathered_rows import GatheredRows
 from monai_adversarial.utils.plain import as_plain, detached
 from monai_adversarial.utils.validation import check_choice, check_instance
 
@@ -23,8 +23,10 @@ ACTIONS = ("flag", "reject")
 SURE = 1e4
 
 
-class _Scores(CumulativeIterationMetric):
-    """Rows of all cases, from all processes."""
+class _Scores(GatheredRows):
+    """Score and whether it is accepted, of all cases, from all processes."""
+
+    row_shape = (2,)
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         return y_pred
@@ -34,9 +36,7 @@ class _Scores(CumulativeIterationMetric):
 
     def aggregate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The rows."""
-        rows = self.get_buffer()
-        assert isinstance(rows, torch.Tensor)
-        return rows
+        return self.get_buffer()
 
 
 class DetectionHandler:

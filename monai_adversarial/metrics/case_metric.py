@@ -7,11 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.metrics import CumulativeIterationMetric
-from monai.utils import evenly_divisible_all_gather
-from monai.utils.dist import get_dist_device
 
 from monai_adversarial.metrics.dice import mean_of_defined
+from monai_adversarial.metrics.gathered_rows import GatheredRows
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_count
 
@@ -39,12 +37,11 @@ def as_column(name: str, values: Any, like: torch.Tensor | None = None) -> torch
     return found
 
 
-class CaseMetric(CumulativeIterationMetric):
+class CaseMetric(GatheredRows):
     """A metric of MONAI with one row of numbers per case; NaN stands where a number is not defined.
 
     A subclass names its ``columns`` and computes ``rows``. It is called with a batch, or by ``add`` with the result of
-    an attack. The rows of all processes are gathered, also where a process has no case: MONAI's own metrics wait for
-    ever there.
+    an attack. The rows of all processes are gathered, also where a process has no case.
 
     >>> import torch
     >>> from monai_adversarial.metrics.case_metric import CaseMetric, as_column
@@ -64,6 +61,11 @@ class CaseMetric(CumulativeIterationMetric):
 
     columns: tuple[str, ...] = ()
     rows: Callable[..., torch.Tensor]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """One number a column."""
+        return (len(self.columns),)
 
     def __call__(self, y_pred: Any, y: Any = None, **options: Any) -> torch.Tensor:
         """Count a batch, or the cases of a decollated one.
@@ -120,21 +122,6 @@ class CaseMetric(CumulativeIterationMetric):
         """An option of one case: lists of one tensor per case are cut, everything else holds for all."""
         per_case = isinstance(value, (list, tuple)) and len(value) == count
         return _batch_of_one(value[case]) if per_case and isinstance(value[case], torch.Tensor) else value
-
-    def _sync(self) -> None:
-        if self._synced:
-            return
-        own = self._buffers[0] if self._buffers is not None else []
-        rows = torch.stack(own) if own else torch.empty(0, len(self.columns), dtype=torch.float64)
-        gathered = evenly_divisible_all_gather(rows.to(get_dist_device()), concat=True)
-        self._synced_tensors = [gathered.cpu()]
-        self._synced = True
-
-    def get_buffer(self) -> torch.Tensor:
-        """The rows of all cases of all processes, (case, columns), float64 on the CPU."""
-        self._sync()
-        assert self._synced_tensors is not None and self._synced_tensors[0] is not None
-        return self._synced_tensors[0].clone()
 
     def cases(self) -> dict[str, list[float]]:
         """Column -> its numbers, case by case, of all processes in the order of the ranks."""

@@ -10,12 +10,12 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from monai.metrics import CumulativeIterationMetric
 from scipy.ndimage import generate_binary_structure
 from scipy.ndimage import label as connected_components
 
 from monai_adversarial.metrics.certified_dice import certified_maps
 from monai_adversarial.metrics.dice import mean_of_defined
+from monai_adversarial.metrics.gathered_rows import GatheredRows
 from monai_adversarial.metrics.organs import organ_names
 from monai_adversarial.utils.scene import spacing_of
 from monai_adversarial.utils.validation import check_fraction, check_positive
@@ -183,7 +183,7 @@ def _per_component(organ: np.ndarray, *maps_and_structure: np.ndarray) -> tuple[
     return tuple(np.bincount(components[where], minlength=count + 1)[1:] for where in (organ, *maps))
 
 
-class CertifiedRecallMetric(CumulativeIterationMetric):
+class CertifiedRecallMetric(GatheredRows):
     """:func:`certified_recall` of cases that come batch by batch, from all processes.
 
     Called with certified predictions and labels, batches or lists of (1, spatial...) as MONAI's metrics are.
@@ -222,6 +222,7 @@ class CertifiedRecallMetric(CumulativeIterationMetric):
     ) -> None:
         super().__init__()
         self.names = tuple(organ_names(class_names).values())
+        self.row_shape = (len(self.names), len(_COLUMNS))
         self.class_names, self.spacing, self.connectivity = class_names, spacing, connectivity
         self.found_share = check_fraction("found_share", found_share)
         self.smallest_ml = check_positive("smallest_ml", smallest_ml, allow_zero=True)
@@ -250,11 +251,11 @@ class CertifiedRecallMetric(CumulativeIterationMetric):
             for ``invented_ml`` over all; NaN where there is none.
         """
         data = self.get_buffer()
-        if not isinstance(data, torch.Tensor):
+        if not len(data):
             raise ValueError("there are no cases yet: call the metric before aggregate.")
         found = {}
         for place, name in enumerate(self.names):
-            column = dict(zip(_COLUMNS, data[:, place].T.cpu(), strict=True))
+            column = dict(zip(_COLUMNS, data[:, place].T, strict=True))
             present = column["reference_ml"] > 0
             scores = {
                 key: mean_of_defined(column[key][present].tolist())

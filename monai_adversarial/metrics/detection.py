@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import CumulativeIterationMetric, compute_average_precision, compute_roc_auc
+from monai.metrics import compute_average_precision, compute_roc_auc
 
+from monai_adversarial.metrics.gathered_rows import GatheredRows
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_fraction
 
@@ -73,7 +74,7 @@ def _column(name: str, values: Any) -> torch.Tensor:
     return column.double()
 
 
-class DetectionMetric(CumulativeIterationMetric):
+class DetectionMetric(GatheredRows):
     """:func:`detection_scores` of what comes batch by batch, from all processes.
 
     >>> import torch
@@ -95,6 +96,8 @@ class DetectionMetric(CumulativeIterationMetric):
     Survey entry: M08 (published).
     """
 
+    row_shape = (2,)
+
     def __init__(self, false_positive_rate: float = 0.05) -> None:
         super().__init__()
         self.false_positive_rate = check_fraction("false_positive_rate", false_positive_rate)
@@ -112,13 +115,13 @@ class DetectionMetric(CumulativeIterationMetric):
     def aggregate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """``auroc``, ``aupr`` and ``true_positive_rate`` over everything so far."""
         data = self.get_buffer()
-        if not isinstance(data, torch.Tensor):
+        if not len(data):
             raise ValueError("there are no scores yet: call the metric before aggregate.")
         attacked = data[:, 1] > 0
         return detection_scores(data[~attacked, 0], data[attacked, 0], self.false_positive_rate)
 
 
-class AdversarialRisk(CumulativeIterationMetric):
+class AdversarialRisk(GatheredRows):
     """Share of images that are wrong and accepted: what an attack achieves although there is a detector.
 
     >>> import torch
@@ -140,6 +143,8 @@ class AdversarialRisk(CumulativeIterationMetric):
     Survey entry: M03 (reconstruction).
     """
 
+    row_shape = (2,)
+
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         wrong = _column("wrong", y_pred)
         accepted = _column("accepted", y if y is not None else []).to(wrong.device)
@@ -154,7 +159,7 @@ class AdversarialRisk(CumulativeIterationMetric):
     def aggregate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """``adversarial_risk``, and the shares that are ``wrong`` and ``accepted``."""
         data = self.get_buffer()
-        if not isinstance(data, torch.Tensor):
+        if not len(data):
             raise ValueError("there are no images yet: call the metric before aggregate.")
         wrong, accepted = data[:, 0] > 0, data[:, 1] > 0
         return {

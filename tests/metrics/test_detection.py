@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.multiprocessing
@@ -58,24 +56,3 @@ def test_risk_counts_what_is_wrong_and_accepted() -> None:
         risk(torch.tensor([True]), torch.tensor([True, False]))
     with pytest.raises(ValueError, match="booleans of the same images"):
         risk(torch.tensor([0.3]), torch.tensor([1.0]))
-
-
-def _one_of_two(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    metric, risk = DetectionMetric(0.25), AdversarialRisk()
-    # of unequal length, as the last batches of two ranks are
-    clean, attacked = (CLEAN[:3], ATTACKED[:1]) if rank == 0 else (CLEAN[3:], ATTACKED[1:])
-    metric(torch.tensor(clean + attacked), torch.tensor([0] * len(clean) + [1] * len(attacked)))
-    risk(torch.tensor([True, rank == 0]), torch.tensor([rank == 0, True]))
-    torch.save((metric.aggregate(), risk.aggregate()), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_processes_have_the_scores_of_all_cases(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_one_of_two, (str(tmp_path),), nprocs=2)
-    for rank in (0, 1):
-        scores, risk = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert scores == pytest.approx(detection_scores(CLEAN, ATTACKED, 0.25))
-        # wrong and accepted: both of rank 0, none of rank 1 (its wrong one is rejected)
-        assert risk == {"adversarial_risk": 2 / 4, "wrong": 3 / 4, "accepted": 3 / 4}

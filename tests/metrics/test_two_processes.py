@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from monai_adversarial.metrics import (
+    AdversarialRisk,
     BoundaryDistance,
     CalibrationUnderAttack,
-    CaseMetric,
+    CertifiedRecallMetric,
     DeformationStatistics,
     DestructionRate,
+    DetectionMetric,
     OrganDrop,
     OrganPresence,
     RobustDiceCurve,
@@ -28,7 +30,7 @@ from monai_adversarial.metrics import (
 )
 
 NAMES = ["background", "liver", "spleen"]
-# The cases of each process. The last metric has none on the second one, where MONAI's own would wait for ever.
+# The cases of each process. Two metrics have none on the second one, where MONAI's own would wait for ever.
 SHARES = [[0, 1, 2], [3, 4]]
 
 
@@ -38,14 +40,17 @@ def _label(seed: int) -> torch.Tensor:
 
 def metrics_of(cases: list[int]) -> dict[str, Any]:
     """What each metric says of some of the cases."""
-    metrics: dict[str, CaseMetric] = {
+    metrics: dict[str, Any] = {
         "boundary": BoundaryDistance(budgets=[0.5]),
         "calibration": CalibrationUnderAttack(NAMES),
+        "certified": CertifiedRecallMetric(NAMES, spacing=2.0),
         "curve": RobustDiceCurve([1, 2]),
         "deformation": DeformationStatistics(),
         "destruction": DestructionRate(),
+        "detection": DetectionMetric(0.5),
         "drop": OrganDrop(NAMES),
         "first only": SuccessRate(),
+        "first only, risk": AdversarialRisk(),
         "presence": OrganPresence(NAMES),
         "saliency": SaliencyConcentration(),
         "ssim": SSIMCurve([1, 2]),
@@ -61,9 +66,11 @@ def metrics_of(cases: list[int]) -> dict[str, Any]:
         images = torch.rand(1, 3, 1, 8, 8, generator=random)
         metrics["boundary"](scores[:, 0])
         metrics["calibration"](probabilities[0], label, clean=probabilities[1])
+        metrics["certified"](attacked - 1, label)
         metrics["curve"](scores[:, :2], scores[:, 2])
         metrics["deformation"](images[:, :2, 0], spacing=1.0)
         metrics["destruction"](scores[:, 0], scores[:, 1], clean=scores[:, 2])
+        metrics["detection"](scores[0, :2], torch.tensor([0, 1]))
         metrics["drop"](attacked, label, clean=clean)
         metrics["presence"](attacked, label)
         metrics["saliency"](images[:, 0], images[:, 2] > 0.5, clean=images[:, 1])
@@ -73,7 +80,9 @@ def metrics_of(cases: list[int]) -> dict[str, Any]:
         metrics["volume"](attacked, clean, spacing=(1.0, 1.0, 5.0))
         if case in SHARES[0]:
             metrics["first only"](scores[:, 0], scores[:, 1])
-    return {name: metric.aggregate() for name, metric in metrics.items()}
+            metrics["first only, risk"](scores[:, 0] > 0.5, scores[:, 1] > 0.5)
+    certified = metrics.pop("certified").aggregate()
+    return certified | {name: metric.aggregate() for name, metric in metrics.items()}
 
 
 @pytest.mark.slow
