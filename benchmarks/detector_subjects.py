@@ -169,6 +169,8 @@ def hippocampus(data: Path, cache: Path) -> Subject:
         (_with_spacing(images[held_out][:6], (1.0, 1.0, 1.0)), labels[held_out][:6]),
         _changed(batches, {"noise of 2 %": noisy(0.02), "coarser voxels": coarser, "coil's shading": shaded}),
         attacks_on(0.04, steps=5, queries=20, millimeters=3.0),
+        weights=(10.0,),
+        attackers=("evading", "hiding", "orthogonal"),
     )
 
 

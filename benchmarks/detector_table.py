@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 
 from benchmarks.csv_rows import read_rows, write_rows
 from benchmarks.data_folder import REPOSITORY, data_folder
-from benchmarks.detector_subjects import SUBJECTS, Subject
+from benchmarks.detector_subjects import SUBJECTS, Subject, attacks_on
 from benchmarks.doc_tables import DOCS, replace_table
 from monai_adversarial import detection
 from monai_adversarial.detection import Detector, evaluate_detector
@@ -164,7 +164,8 @@ def attack_rows(
 def attack_table(measured: Sequence[AttackRow], network: str) -> str:
     """Markdown of one network: a row for each detector, for each attack ``unaware / adaptive``, AUROC and risk."""
     own = [row for row in measured if row.network == network]
-    attacks = list(dict.fromkeys(row.attack for row in own))
+    order = list(attacks_on(1.0, 1, 1, 1.0))
+    attacks = sorted(dict.fromkeys(row.attack for row in own), key=order.index)
     found = {(row.detector, row.attack): row for row in own}
     lines = []
     wrong = ", ".join(f"{attack} {max(r.unaware_wrong for r in own if r.attack == attack):.2f}" for attack in attacks)
@@ -241,6 +242,7 @@ def main() -> int:
     parser.add_argument("output", type=Path, help="CSV file; rows that it and the one beside it have are kept")
     parser.add_argument("--only", nargs="+", help="networks whose name contains one of these")
     parser.add_argument("--detectors", nargs="+", choices=tuple(DETECTORS), default=tuple(DETECTORS))
+    parser.add_argument("--attacks", nargs="+", help="attacks of these names; all where none is named")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the trained networks")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -254,7 +256,9 @@ def main() -> int:
             there = {row.attack for row in attacked if (row.network, row.detector) == (network, name)}
             has_clean = any((row.network, row.detector) == (network, name) for row in clean)
             subject = subject or load(data_folder(), arguments.cache)
-            missing = [attack for attack in subject.attacks if attack not in there]
+            missing = [
+                one for one in arguments.attacks or subject.attacks if one in subject.attacks and one not in there
+            ]
             if has_clean and not missing:
                 continue
             detector = fitted(subject, name)

@@ -291,11 +291,12 @@ def main() -> int:
     """Measure what is missing, and renew the page where its CSV file was written."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.network_defenses", description=__doc__)
     parser.add_argument("output", type=Path, help="CSV file; rows that it has are kept")
+    parser.add_argument("--only", nargs="+", choices=tuple(DEFENSES), default=tuple(DEFENSES), help="networks")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = read_rows(arguments.output, Row)
     for seed in SEEDS:
-        for name in DEFENSES:
+        for name in arguments.only:
             if (name, seed) not in {(row.network, row.seed) for row in rows}:
                 rows.append(measure(name, seed))
                 write_rows(arguments.output, rows, Row)
