@@ -16,6 +16,7 @@ from monai_adversarial.utils.free_memory import free_bytes
 from monai_adversarial.utils.modules import AroundNetwork, modules_of
 from monai_adversarial.utils.operation_tape import OperationTape, Saved
 from monai_adversarial.utils.recomputation import Recomputation
+from monai_adversarial.utils.saved_bytes import only_watched
 
 __all__ = ["LayerCheckpoints", "with_layer_checkpoints"]
 
@@ -72,7 +73,8 @@ class LayerCheckpoints(AroundNetwork):
     more than a third of the free memory, saved values are dropped, and computed again in the backward pass: see
     :class:`~monai_adversarial.utils.recomputation.Recomputation`. A graph that fits is kept as it is, and from then on
     calls are not watched. Modules are called once, with all their hooks. Random numbers are kept and not drawn again,
-    and normalization in training mode counts once. What the network checkpoints by itself is left to it.
+    and normalization in training mode counts once. What the network checkpoints by itself is left to it, and so is,
+    unless ``always``, a call inside a checkpoint of an inferer's, which compares what both of its calls save.
 
     Values that are computed again on the first call are compared, bit by bit in effect, with what they were.
 
@@ -100,6 +102,8 @@ class LayerCheckpoints(AroundNetwork):
         """The network's answer."""
         image = next((given for given in tree_leaves((args, kwargs)) if isinstance(given, torch.Tensor)), None)
         if image is None or not (torch.is_grad_enabled() and image.requires_grad):
+            return self.network(*args, **kwargs)
+        if not (self.always or only_watched()):  # two calls must not be decided differently
             return self.network(*args, **kwargs)
         if self._room is None:
             free = None if self.always else free_bytes(image.device)

@@ -308,3 +308,20 @@ def test_compiled_and_scripted_networks_are_left_alone():
             with_layer_checkpoints(closed, True)
     assert with_layer_checkpoints(network, False) is network
     assert isinstance(with_layer_checkpoints(network), LayerCheckpoints)
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_call_inside_a_checkpoint_of_somebody_else_saves_the_same_again(
+    monkeypatch: pytest.MonkeyPatch, always: bool
+) -> None:
+    # Too large for the room by the bound for unknown graphs, small enough once its size is known.
+    network, image = chain(3).eval().requires_grad_(False), torch.rand(1, 1, 16, 16, 16)
+    monkeypatch.setattr(layer_checkpoints, "free_bytes", lambda device: 3 * 10**7)
+    checkpointed = LayerCheckpoints(network, always=always)
+
+    def outside(image: torch.Tensor) -> torch.Tensor:
+        return checkpoint(lambda part: checkpointed(part).sigmoid(), image, use_reentrant=False)
+
+    expected = gradient(lambda image: network(image).sigmoid(), image)
+    for _ in range(2):
+        assert_equal(gradient(outside, image), expected)
