@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scipy.stats import betabinom
+
 from monai_adversarial.studies.measurement import LABEL
 
 __all__ = ["health_checks"]
@@ -21,6 +23,8 @@ ROOM = 0.02
 LOW_CLEAN = 0.5
 #: and below which nothing follows from any row: there is nothing to lose
 NO_CLEAN = 0.2
+#: probability below which more rejected clean images are no chance
+UNLIKELY = 0.05
 #: Dice that the network's own answer loses where the deployed segmentation loses less than ``ROOM``
 HIDDEN = 0.1
 
@@ -181,6 +185,7 @@ def _of_row(row: Mapping[str, Any], records: Sequence[Record]) -> list[dict[str,
             )
         )
     found += _hidden(name, records)
+    found += _rejection(name, records)
     attacked, chance = _mean(records, "adversarial"), _mean(records, "random")
     weaker = attacked - chance
     # An attack that, like chance, leaves the clean score as it is has shown nothing.
@@ -199,6 +204,34 @@ def _of_row(row: Mapping[str, Any], records: Sequence[Record]) -> list[dict[str,
             )
         )
     return found
+
+
+def _rejection(name: str, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """A detector that rejects clean images has no risk either."""
+    detections = {record["case"]: record["detection"] for record in records if record.get("detection")}
+    if not detections:
+        return []
+    first = next(iter(detections.values()))
+    asked, cases = float(first["false_positive_rate"]), len(detections)
+    rejected = sum(not one["clean"]["accepted"] for one in detections.values())
+    # The rate of a conformal threshold follows a beta distribution over the calibrations.
+    calibrated = int(first["calibration_cases"])
+    below = min(calibrated, math.ceil((1 - asked) * (calibrated + 1) - 1e-9))
+    chance = float(betabinom(cases, calibrated + 1 - below, below).sf(rejected - 1))
+    more = chance < UNLIKELY
+    return [
+        _check(
+            "clean images accepted",
+            name,
+            "warn" if more else "pass",
+            f"{first['name']} rejects {rejected} of {cases} clean images, asked for at most {asked:.0%}"
+            + (
+                f" (by chance in {chance:.1%} of calibrations): images that it rejects are no success of it."
+                if more
+                else "."
+            ),
+        )
+    ]
 
 
 def _hidden(name: str, records: Sequence[Record]) -> list[dict[str, Any]]:

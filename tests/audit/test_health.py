@@ -90,3 +90,24 @@ def test_each_flaw_is_flagged(changes: dict[str, Any], flag: tuple[str, str, str
 def test_a_network_that_finds_nothing_fails() -> None:
     empty = {"clean": {"liver": {"predicted_voxels": 0, "reference_voxels": 10}}}
     assert ("empty prediction", "clean", "fail") in _flagged(_records(clean={"scores": empty}))
+
+
+@pytest.mark.parametrize(("rejected", "verdict"), [(1, "pass"), (4, "warn")])
+def test_a_detector_that_rejects_clean_images_is_named(rejected: int, verdict: str) -> None:
+    records = [
+        _record(
+            "pgd_8",
+            0.1,
+            case=f"case_{case}",
+            detection={
+                "name": "Entropy",
+                "false_positive_rate": 0.2,
+                "calibration_cases": 4,
+                "clean": {"accepted": case >= rejected},
+            },
+        )
+        for case in range(4)
+    ]
+    (check,) = [one for one in health_checks(records, ROWS) if one["check"] == "clean images accepted"]
+    assert check["verdict"] == verdict and check["row"] == "pgd_8"
+    assert f"Entropy rejects {rejected} of 4 clean images, asked for at most 20%" in check["text"]
