@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -169,11 +170,8 @@ def attack_table(measured: Sequence[AttackRow], network: str) -> str:
     found = {(row.detector, row.attack): row for row in own}
     lines = []
     wrong = ", ".join(f"{attack} {max(r.unaware_wrong for r in own if r.attack == attack):.2f}" for attack in attacks)
-    lines += [
-        f"**{network}**: {own[0].cases} attacked cases, {own[0].clean_cases} clean ones. Share of wrong answers by the "
-        f"unaware attacker: {wrong}.",
-        "",
-    ]
+    counts = f"**{network}**: {own[0].cases} attacked cases, {own[0].clean_cases} clean ones."
+    lines += [*textwrap.wrap(f"{counts} Share of wrong answers by the unaware attacker: {wrong}.", 120), ""]
     for title, kind, digits in (("AUROC", "auroc", 2), ("Wrong and accepted", "risk", 2)):
         lines += [f"| {title}, unaware / adaptive | {' | '.join(attacks)} |", "|---|" + "---|" * len(attacks)]
         for detector in dict.fromkeys(row.detector for row in own):

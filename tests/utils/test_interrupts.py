@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,14 @@ from monai_adversarial.utils.interrupts import ends_cleanly
 from monai_adversarial.utils.modules import held_still
 
 FILES = {modules.__file__, contextlib.__file__, interrupts.__file__}
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_as_in_a_terminal() -> Iterator[None]:
+    """A process that was started in the background ignores Ctrl-C, and so would its tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def state(network: nn.Module) -> tuple[list[bool], list[bool]]:
