@@ -9,9 +9,7 @@ MRI; the CT phantom's network is the bundle's.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -23,9 +21,10 @@ import torch
 from monai.transforms import GaussianSmooth
 from torch.nn.functional import interpolate
 
+from benchmarks.claims import run_claims
 from benchmarks.classifier_objectives import chest_xrays, hippocampus_patches, trained
 from benchmarks.data_folder import data_folder
-from benchmarks.doc_tables import DOCS, replace_table
+from benchmarks.doc_tables import replace_table
 from benchmarks.steps_to_dice import Case, networks
 from monai_adversarial.attacks import BIM, FGSM, PGD, Attack, ElasticAttack, prescribed_drop
 from monai_adversarial.metrics import destruction_rate, score_visibility
@@ -259,23 +258,7 @@ def with_table(text: str, folder: Path) -> str:
 
 def main() -> int:
     """Test the claims that the file does not have, and renew the page where its file was written."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.survey_claims", description=__doc__)
-    parser.add_argument("output", type=Path, help="JSON file; claims that it has are kept")
-    parser.add_argument("--only", nargs="+", choices=tuple(CLAIMS), default=tuple(CLAIMS), help="claims to test")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    found = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.is_file() else {}
-    for name in arguments.only:
-        if name not in found:
-            found[name] = CLAIMS[name]()
-            temporary = arguments.output.with_name(arguments.output.name + ".tmp")
-            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            os.replace(temporary, arguments.output)
-            print(f"{name}: {found[name]['verdict']}; {found[name]['seen']}", flush=True)
-    page = DOCS / PAGE
-    if arguments.output.resolve() == (DOCS / FILE).resolve() and page.is_file():
-        page.write_text(with_table(page.read_text(encoding="utf-8"), DOCS), encoding="utf-8")
-    return 0
+    return run_claims(__doc__, CLAIMS, PAGE, FILE, with_table)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Everything is trained here on chest X-rays of 28 x 28 pixels, three seeds each. 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from monai.engines import SupervisedTrainer
 from monai.networks.nets import DenseNet, ViT
 from torch import nn
 
+from benchmarks.claims import run_claims
 from benchmarks.classifier_objectives import chest_xrays, hippocampus_patches, trained
 from benchmarks.csv_rows import read_rows
 from benchmarks.data_folder import data_folder
@@ -37,7 +37,6 @@ from monai_adversarial.detection import GaussianMixtureDensity, evaluate_detecto
 from monai_adversarial.handlers import SemiSupervisedAdversarialTraining
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks import SeedEnsemble, SignActivationHead, train_by_coordinate_descent
-from monai_adversarial.utils.files import replace_when_complete
 
 __all__ = ["CLAIMS", "summary", "verdict", "with_table"]
 
@@ -514,22 +513,7 @@ def with_table(text: str, folder: Path) -> str:
 
 def main() -> int:
     """Test the claims that the file does not have, and renew the page where its file was written."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.survey_defense_claims", description=__doc__)
-    parser.add_argument("output", type=Path, help="JSON file; claims that it has are kept")
-    parser.add_argument("--only", nargs="+", choices=tuple(CLAIMS), default=tuple(CLAIMS), help="claims to test")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    found = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.is_file() else {}
-    for name in arguments.only:
-        if name not in found:
-            found[name] = CLAIMS[name]()
-            with replace_when_complete(arguments.output) as temporary:
-                temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            print(f"{name}: {found[name]['verdict']}; {found[name]['seen']}", flush=True)
-    page = DOCS / PAGE
-    if arguments.output.resolve() == (DOCS / FILE).resolve() and page.is_file():
-        page.write_text(with_table(page.read_text(encoding="utf-8"), DOCS), encoding="utf-8")
-    return 0
+    return run_claims(__doc__, CLAIMS, PAGE, FILE, with_table)
 
 
 if __name__ == "__main__":
