@@ -80,6 +80,8 @@ class GeneratedAttack(Attack):
         for name in ("search", "steps", "random_start", "early_stop"):
             if name in options:
                 raise ValueError(f"{name} is no choice of a generator, got {options[name]!r}: leave it out.")
+        if drop is not None and settings.drops is None:
+            raise ValueError(f"drop={drop!r} needs a generator trained for it: give settings drops=(low, high).")
         self.settings, self.penalty = settings, penalty
         check_count("latent", latent, minimum=0)
         amount = settings.drops is not None
