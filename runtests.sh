@@ -14,6 +14,7 @@ Usage: ./runtests.sh [--quick] [--no-style] [--style] [--clean] [--help] [pytest
   -h, --help    show this text
 
 Everything else is handed to pytest, for example: ./runtests.sh tests/attacks -k precision
+Tests run in a process a core; -n 0 runs them in one, as --pdb and -s need it.
 PYTHON=/path/to/python chooses the interpreter that .venv is made with (default: python3, 3.10 or newer).
 USAGE
 }
