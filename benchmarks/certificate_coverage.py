@@ -13,17 +13,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from scipy.stats import binomtest, norm
 
 from benchmarks.csv_rows import read_rows, write_rows
-from benchmarks.doc_tables import DOCS, replace_table
+from benchmarks.doc_tables import DOCS, renew_table
 from monai_adversarial.inferers import CertifiedSegmentationInferer
 from monai_adversarial.metrics import ClassHierarchy
-from monai_adversarial.utils.files import replace_when_complete
 
 __all__ = ["METHODS", "TAU", "CoverageRow", "KnownVotes", "example_probabilities", "markdown_table", "measure"]
 
@@ -151,20 +149,13 @@ def markdown_table(rows: list[CoverageRow]) -> str:
     return "\n".join(lines)
 
 
-def write_page(rows: list[CoverageRow], page: Path) -> None:
-    """The table on the page."""
-    text = replace_table(page.read_text(encoding="utf-8"), NAME, markdown_table(rows))
-    with replace_when_complete(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def main() -> None:
     """Measure, write the rows and the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.certificate_coverage", description=__doc__)
     parser.add_argument("--repetitions", type=int, default=4000)
     repetitions = parser.parse_args().repetitions
     write_rows(DOCS / NAME, [measure(method, repetitions) for method in METHODS], CoverageRow)
-    write_page(read_rows(DOCS / NAME, CoverageRow), DOCS / "certificates.md")
+    renew_table(DOCS / "certificates.md", NAME, markdown_table(read_rows(DOCS / NAME, CoverageRow)))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from monai.inferers import SlidingWindowInferer
 
 from benchmarks.csv_rows import read_rows, write_rows
-from benchmarks.doc_tables import DOCS, replace_table
+from benchmarks.doc_tables import DOCS, renew_table
 from benchmarks.strength import WINDOW, bundle_network, phantom_cases
 from monai_adversarial.data import CLASS_NAMES
 from monai_adversarial.inferers import CertifiedSegmentationInferer
@@ -30,7 +29,6 @@ from monai_adversarial.metrics import (
     certified_recall,
 )
 from monai_adversarial.metrics.dice import mean_of_defined
-from monai_adversarial.utils.files import replace_when_complete
 
 __all__ = ["PhantomRow", "VARIANTS", "markdown_table", "measure"]
 
@@ -176,13 +174,6 @@ def markdown_table(rows: list[PhantomRow]) -> str:
     return "\n".join(lines)
 
 
-def write_page(rows: list[PhantomRow], page: Path) -> None:
-    """The table on the page."""
-    text = replace_table(page.read_text(encoding="utf-8"), NAME, markdown_table(rows))
-    with replace_when_complete(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def main() -> None:
     """Measure what is not there, write the rows and the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.certificate_phantoms", description=__doc__)
@@ -195,7 +186,7 @@ def main() -> None:
             if not any((row.network, row.variant) == (network, variant) for row in rows):
                 rows.append(measure(network, variant, count))
                 write_rows(path, rows, PhantomRow)
-                write_page(rows, DOCS / "certificates.md")
+                renew_table(DOCS / "certificates.md", NAME, markdown_table(rows))
 
 
 if __name__ == "__main__":

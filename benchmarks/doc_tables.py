@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["DOCS", "replace_table"]
+from monai_adversarial.utils.files import replace_when_complete
+
+__all__ = ["DOCS", "renew_table", "replace_table"]
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -22,3 +24,14 @@ def replace_table(text: str, name: str, table: str) -> str:
     if found != 1:
         raise ValueError(f"the page must have one pair of markers for {name}, found {found}.")
     return text
+
+
+def renew_table(page: Path, name: str, table: str) -> None:
+    """Write the page with another table between the markers of ``name``, at once or not at all.
+
+    Raises:
+        ValueError: as :func:`replace_table`.
+    """
+    text = replace_table(page.read_text(encoding="utf-8"), name, table)
+    with replace_when_complete(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from benchmarks.certificate_phantoms import COPIES, NAME, NETWORKS, VARIANTS, PhantomRow, markdown_table, write_page
+from benchmarks.certificate_phantoms import COPIES, NAME, NETWORKS, VARIANTS, PhantomRow, markdown_table
 from benchmarks.csv_rows import read_rows
-from benchmarks.doc_tables import DOCS
+from benchmarks.doc_tables import DOCS, renew_table
 
 
 def test_the_page_has_the_measured_rows(tmp_path) -> None:
@@ -15,7 +15,7 @@ def test_the_page_has_the_measured_rows(tmp_path) -> None:
     page.write_text((DOCS / "certificates.md").read_text(encoding="utf-8"), encoding="utf-8")
     before = page.read_text(encoding="utf-8")
     assert markdown_table(rows) in before
-    write_page(rows, page)
+    renew_table(page, NAME, markdown_table(rows))
     assert page.read_text(encoding="utf-8") == before
 
 

@@ -24,15 +24,10 @@ def read_label(
     See :func:`read_structure_set` and :func:`read_segmentation` for the arguments, what is returned and errors.
 
     >>> import tempfile
-    >>> from pydicom import dcmread
-    >>> from pydicom.data import get_testdata_file
     >>> from monai_adversarial.data.dicom import read_label, read_series
-    >>> one = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> from monai_adversarial.data.example_series import write_example_series
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for number in range(2):
-    ...         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-    ...         one.ImagePositionPatient = [0, 0, 3 * number]
-    ...         one.save_as(f"{folder}/{number}.dcm")
+    ...     _ = write_example_series(folder)
     ...     series = read_series(folder)
     ...     read_label(f"{folder}/0.dcm", series, {"liver": 1})
     Traceback (most recent call last):

@@ -23,15 +23,10 @@ class CTSeriesReader(ImageReader):
 
     >>> import tempfile
     >>> from monai.transforms import LoadImage
-    >>> from pydicom import dcmread
-    >>> from pydicom.data import get_testdata_file
     >>> from monai_adversarial.data.dicom import CTSeriesReader
-    >>> one = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> from monai_adversarial.data.example_series import write_example_series
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for number in range(2):
-    ...         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-    ...         one.ImagePositionPatient = [0, 0, 3 * number]
-    ...         one.save_as(f"{folder}/{number}.dcm")
+    ...     _ = write_example_series(folder)
     ...     image = LoadImage(reader=CTSeriesReader(), ensure_channel_first=True)(folder)
     >>> image.shape, float(image.pixdim[2])
     (torch.Size([1, 128, 128, 2]), 3.0)

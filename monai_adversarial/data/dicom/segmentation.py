@@ -33,18 +33,14 @@ def read_segmentation(
     >>> import highdicom
     >>> import numpy as np
     >>> from pydicom import dcmread
-    >>> from pydicom.data import get_testdata_file
     >>> from pydicom.sr.codedict import codes
     >>> from monai_adversarial.data.dicom import read_segmentation, read_series
+    >>> from monai_adversarial.data.example_series import write_example_series
     >>> mask, liver = np.zeros((2, 128, 128), bool), codes.SCT.Liver
     >>> mask[0, 10:14, 20:30] = True  # 4 rows, 10 columns
     >>> organ = highdicom.seg.SegmentDescription(1, "liver", codes.SCT.Organ, liver, "MANUAL")
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for number in range(2):
-    ...         one = dcmread(get_testdata_file("CT_small.dcm"))
-    ...         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-    ...         one.ImagePositionPatient = [0, 0, 3 * number]
-    ...         one.save_as(f"{folder}/{number}.dcm")
+    ...     _ = write_example_series(folder)
     ...     series, slices = read_series(folder), [dcmread(f"{folder}/{number}.dcm") for number in range(2)]
     ...     segmentation = highdicom.seg.Segmentation(
     ...         slices, mask, "BINARY", [organ], highdicom.UID(), 1, highdicom.UID(), 1, "us", "toy", "1", "1"

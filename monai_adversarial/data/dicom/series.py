@@ -29,17 +29,12 @@ class CTSeries:
     """A CT series as a volume.
 
     >>> import tempfile
-    >>> from pydicom import dcmread
-    >>> from pydicom.data import get_testdata_file
     >>> from monai_adversarial.data.dicom import read_series
-    >>> one = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> from monai_adversarial.data.example_series import write_example_series
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for number in range(2):
-    ...         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-    ...         one.ImagePositionPatient = [0, 0, 3 * number]
-    ...         one.save_as(f"{folder}/{number}.dcm")
+    ...     uid = write_example_series(folder)
     ...     series = read_series(folder)
-    >>> series.series_uid == one.SeriesInstanceUID, series.affine.shape, len(series.frames)
+    >>> series.series_uid == uid, series.affine.shape, len(series.frames)
     (True, torch.Size([4, 4]), 2)
 
     Args:
@@ -94,15 +89,11 @@ def read_series(
     or guessed.
 
     >>> import tempfile
-    >>> from pydicom import dcmread
     >>> from pydicom.data import get_testdata_file
     >>> from monai_adversarial.data.dicom import read_series
-    >>> one = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> from monai_adversarial.data.example_series import write_example_series
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for number in range(3):
-    ...         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-    ...         one.ImagePositionPatient = [0, 0, 5 * number]
-    ...         one.save_as(f"{folder}/{number}.dcm")
+    ...     _ = write_example_series(folder, slices=3, spacing=5.0)
     ...     series = read_series(folder)
     >>> series.image.shape, float(series.image.pixdim[2])
     (torch.Size([1, 128, 128, 3]), 5.0)

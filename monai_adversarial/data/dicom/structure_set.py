@@ -37,13 +37,10 @@ def read_structure_set(
     >>> from pydicom import dcmread
     >>> from pydicom.data import get_testdata_file
     >>> from monai_adversarial.data.dicom import read_series, read_structure_set
-    >>> ct = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> from monai_adversarial.data.example_series import write_example_series
     >>> contours = dcmread(get_testdata_file("rtstruct.dcm"), force=True)
     >>> with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
-    ...     for number in range(2):
-    ...         ct.SOPInstanceUID = ct.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-    ...         ct.ImagePositionPatient = [0, 0, 3 * number]
-    ...         ct.save_as(f"{folder}/{number}.dcm")
+    ...     _ = write_example_series(folder)
     ...     contours.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
     ...     contours.save_as(f"{other}/rtstruct.dcm", enforce_file_format=True)
     ...     read_structure_set(f"{other}/rtstruct.dcm", read_series(folder), {"liver": 1})

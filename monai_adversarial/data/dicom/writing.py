@@ -58,15 +58,10 @@ def save_adversarial_series(
     folder takes its name.
 
     >>> import tempfile
-    >>> from pydicom import dcmread
-    >>> from pydicom.data import get_testdata_file
     >>> from monai_adversarial.data.dicom import read_series, save_adversarial_series
-    >>> one = dcmread(get_testdata_file("CT_small.dcm"))
+    >>> from monai_adversarial.data.example_series import write_example_series
     >>> with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as results:
-    ...     for number in range(2):
-    ...         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-    ...         one.ImagePositionPatient = [0, 0, 3 * number]
-    ...         one.save_as(f"{folder}/{number}.dcm")
+    ...     _ = write_example_series(folder)
     ...     series = read_series(folder)
     ...     saved = save_adversarial_series(series.image + 4, series, f"{results}/adversarial", epsilon=4)
     ...     written = read_series(saved)
