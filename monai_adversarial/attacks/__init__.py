@@ -32,6 +32,7 @@ from monai_adversarial.attacks.gradients import (
     VarianceTuning,
     WindowwiseGradient,
     WrappedEstimator,
+    transferable,
 )
 from monai_adversarial.attacks.minimal_attack import MinimalNormAttack
 from monai_adversarial.attacks.minimal_run import MinimalNormResult
@@ -150,7 +151,6 @@ from monai_adversarial.attacks.recipes import (
     WorstOf,
     natural_variation,
     scan_rescan,
-    transferable,
 )
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.attacks.saliency import input_saliency

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -83,6 +84,18 @@ class Attack(ShownAsCall):
     _warned_of_nan = False
     #: an attack whose outcome counts; recipes that report more than the best point have their own
     _run_type: type[ScoredRun] = ScoredRun
+    #: arguments of ``Attack`` that a recipe sets itself and does not take
+    fixed_arguments: ClassVar[tuple[str, ...]] = ()
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        """Refuse what a recipe sets itself, before Python finds two values of it somewhere inside."""
+        for name in cls.fixed_arguments:
+            if name in options and name not in inspect.signature(cls.__init__).parameters:
+                raise TypeError(
+                    f"{name} is set by {cls.__name__} itself, got {shown(options[name])}: leave it out, or join parts "
+                    "of your own with Attack(perturbation, objective, search, gradient, steps=...)."
+                )
+        return super().__new__(cls, *args, **options)
 
     def __init__(
         self,

@@ -221,6 +221,7 @@ ATTACKS = [
     FGSM(EPSILON),
     BIM(EPSILON, steps=3),
     MIFGSM(EPSILON, steps=3),
+    MIFGSM(EPSILON, steps=3, diversity=0.5, translation=3),
     PGD(EPSILON, steps=3, norm="l2"),
     APGD(EPSILON, steps=4),
     BiasFieldAttack(steps=2),

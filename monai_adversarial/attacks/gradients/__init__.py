@@ -25,8 +25,10 @@ from monai_adversarial.attacks.gradients.transfer import (
     TranslationInvariance,
     VarianceTuning,
 )
+from monai_adversarial.attacks.gradients.transferable import transferable
 
 __all__ = [
+    "transferable",
     "InputDiversity",
     "NesterovLookahead",
     "ScaleInvariance",

@@ -131,6 +131,8 @@ class _Placed:
         return low + _resampled(image - low, 1 / self.scale, -self.shift / self.scale[:, None], "zeros")
 
     def logits(self, logits: torch.Tensor) -> torch.Tensor:
+        if logits.ndim - 2 != self.shift.shape[1]:  # one answer for the whole image is on no grid
+            return logits
         return _resampled(logits, self.scale, self.shift, "border")
 
 

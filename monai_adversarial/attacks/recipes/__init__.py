@@ -33,7 +33,7 @@ from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
 from monai_adversarial.attacks.recipes.sparse import JSMA, OnePixel, SigmaZero
 from monai_adversarial.attacks.recipes.speckle import SpeckleAttack
 from monai_adversarial.attacks.recipes.square import SquareAttack
-from monai_adversarial.attacks.recipes.transfer import EnsembleTransfer, transferable
+from monai_adversarial.attacks.recipes.transfer import EnsembleTransfer
 from monai_adversarial.attacks.recipes.universal import UniversalNoise, UniversalPerturbation
 from monai_adversarial.attacks.recipes.worst_of import WorstOf
 
@@ -43,7 +43,6 @@ __all__ = [
     "MRIAcquisitionAttack",
     "UltrasoundReconstructionAttack",
     "EnsembleTransfer",
-    "transferable",
     "HopSkipJump",
     "NES",
     "RGF",

@@ -68,6 +68,8 @@ class CTAcquisitionAttack(Attack):
     Source: see :class:`~monai_adversarial.attacks.CTAcquisition`.
     """
 
+    fixed_arguments = ("perturbation",)
+
     def __init__(
         self,
         blocks: Sequence[Perturbation] | None = None,
@@ -103,6 +105,8 @@ class MRIAcquisitionAttack(Attack):
 
     Source: see :class:`~monai_adversarial.attacks.MRIAcquisition`.
     """
+
+    fixed_arguments = ("perturbation",)
 
     def __init__(
         self,
@@ -142,6 +146,8 @@ class UltrasoundReconstructionAttack(Attack):
     optimization is that of Chen et al. 2017, as in
     :class:`~monai_adversarial.attacks.CoordinateZerothOrder`.
     """
+
+    fixed_arguments = ("perturbation",)
 
     def __init__(
         self,

@@ -53,6 +53,8 @@ class VAFA(Attack):
     :class:`~monai_adversarial.attacks.FrequencyQuantization`.
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         largest_step: float = 20.0,
@@ -99,6 +101,8 @@ class AdvDrop(Attack):
     step size of 1, and the beginning at the largest steps are our choice.
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         largest_step: float = 60.0,
@@ -142,6 +146,8 @@ class SpectralAttack(Attack):
     Source: SA2 (ISBI 2025): rho 0.4, 10 sign steps of 0.1, blocks of 16, weights 0.2 (Dice) and 0.75 (SSIM), from its
     public options. The body of the paper was not read.
     """
+
+    fixed_arguments = ("perturbation", "search")
 
     def __init__(
         self,

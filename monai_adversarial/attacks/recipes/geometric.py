@@ -46,6 +46,8 @@ class ElasticAttack(Attack):
     Survey entry: X08 (own), X10 (adapted).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         max_displacement: float | Sequence[float] = 5.0,
@@ -91,6 +93,8 @@ class AffineAttack(Attack):
 
     Survey entry: X10 (adapted).
     """
+
+    fixed_arguments = ("perturbation", "search")
 
     def __init__(
         self,

@@ -51,6 +51,8 @@ class GeometricIntensityAttack(Attack):
     Survey entry: A09 (reconstruction).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         max_displacement: float = 10.0,
@@ -59,5 +61,6 @@ class GeometricIntensityAttack(Attack):
         steps: int = 10,
         **options: Any,
     ) -> None:
-        parts = {"objective": "dice", "search": SteepestAscent(1.0, schedule="linear"), **options}
-        super().__init__(geometric_intensity(max_displacement, max_gain, control_spacing), steps=steps, **parts)
+        moved = geometric_intensity(max_displacement, max_gain, control_spacing)
+        search = SteepestAscent(1.0, schedule="linear")
+        super().__init__(moved, search=search, steps=steps, **{"objective": "dice", **options})

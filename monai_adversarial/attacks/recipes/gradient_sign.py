@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from monai_adversarial.attacks.attack import Attack
+from monai_adversarial.attacks.gradients import GradientEstimator, transferable
 from monai_adversarial.attacks.perturbations.additive import AdditiveNoise
 from monai_adversarial.attacks.search import AutoPGD, SteepestAscent
 from monai_adversarial.utils.validation import check_positive
@@ -59,6 +60,8 @@ class PGD(Attack):
     Survey entry: A03 (adapted).
     """
 
+    fixed_arguments: ClassVar[tuple[str, ...]] = ("perturbation", "search")
+
     def __init__(
         self,
         epsilon: float,
@@ -100,6 +103,8 @@ class FGSM(PGD):
     Survey entry: A01 (adapted).
     """
 
+    fixed_arguments = ("perturbation", "search", "steps")
+
     def __init__(self, epsilon: float, units: str = "network", **options: Any) -> None:
         super().__init__(epsilon, units, steps=1, step_size=epsilon or None, **{**_FROM_CLEAN, **options})
 
@@ -136,7 +141,8 @@ class BIM(PGD):
 
 
 class MIFGSM(PGD):
-    """Momentum iterative FGSM (Dong et al. 2018): the base of transfer attacks.
+    """Momentum iterative FGSM (Dong et al. 2018): the base of transfer attacks, alone or with input diversity (DI) and
+    translation invariance (TI).
 
     >>> from monai_adversarial.attacks import BIM, MIFGSM
     >>> from monai_adversarial.data.example import example_case
@@ -144,6 +150,11 @@ class MIFGSM(PGD):
     >>> steady, plain = MIFGSM(12, "HU", steps=4)(*case), BIM(12, "HU", steps=4)(*case)
     >>> bool((steady.adversarial != plain.adversarial).any()), steady.backwards == plain.backwards
     (True, True)
+    >>> from monai_adversarial.attacks import SurrogateGradient
+    >>> known = SurrogateGradient(example_case(16)[0])
+    >>> result = MIFGSM(12, "HU", steps=4, diversity=0.5, translation=7, gradient=known)(*case)  # MI + DI + TI
+    >>> result.forwards, result.surrogate_backwards
+    (2, 4)
 
     Args:
         epsilon: radius of the budget, in ``units``.
@@ -151,9 +162,16 @@ class MIFGSM(PGD):
         steps: gradient evaluations.
         step_size: in ``units``; None for ``epsilon / steps``.
         momentum: decay of the accumulated gradient.
+        diversity: probability of :class:`~monai_adversarial.attacks.InputDiversity` (DI), 0.5 in the literature.
+        translation: kernel of :class:`~monai_adversarial.attacks.TranslationInvariance` (TI) in voxels, odd, 7 in
+            :class:`~monai_adversarial.attacks.EnsembleTransfer`.
+        gradient: what DI and TI are put around: a :class:`~monai_adversarial.attacks.SurrogateGradient`, or None for
+            the gradient of the attacked network. :func:`~monai_adversarial.attacks.transferable` has more of the kind.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
 
-    Source: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, with cross-entropy.
+    Source: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, with cross-entropy; Xie et al.,
+    "Improving transferability of adversarial examples with input diversity", CVPR 2019, and Dong et al., "Evading
+    defenses to transferable adversarial examples by translation-invariant attacks", CVPR 2019.
 
     Survey entry: A04 (adapted).
     """
@@ -165,11 +183,16 @@ class MIFGSM(PGD):
         steps: int = 10,
         step_size: float | None = None,
         momentum: float = 1.0,
+        diversity: float = 0.0,
+        translation: int = 0,
+        gradient: GradientEstimator | None = None,
         **options: Any,
     ) -> None:
         if step_size is None and epsilon > 0 and steps > 0:
             step_size = epsilon / steps
-        options = {**_FROM_CLEAN, **options}
+        if diversity or translation:
+            gradient = transferable(gradient, diversity=diversity, translation=translation)
+        options = {**_FROM_CLEAN, "gradient": gradient, **options}
         super().__init__(epsilon, units, steps=steps, step_size=step_size, momentum=momentum, **options)
 
 
@@ -201,6 +224,8 @@ class APGD(Attack):
 
     Survey entry: A22 (adapted).
     """
+
+    fixed_arguments = ("perturbation", "search")
 
     def __init__(
         self,

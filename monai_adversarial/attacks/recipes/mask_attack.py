@@ -59,6 +59,8 @@ class ASMA(Attack):
     step, its defaults, the cap, 3D and the choice of the point are ours.
     """
 
+    fixed_arguments = ("perturbation", "objective", "search")
+
     def __init__(
         self,
         epsilon: float | None = None,

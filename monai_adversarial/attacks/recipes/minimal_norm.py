@@ -61,6 +61,8 @@ class CarliniWagner(MinimalNormAttack):
     Survey entry: A05 (adapted).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         norm: str = "l2",
@@ -73,8 +75,9 @@ class CarliniWagner(MinimalNormAttack):
         check_choice("norm", norm, ("l2", "linf"))
         search: MinimalSearch = CarliniWagnerSearch() if norm == "l2" else CarliniWagnerLinfSearch()
         hinge = STRONG if confidence is None else EasiestMargin(confidence=confidence)
-        defaults = {"objective": hinge, "search": search}
-        super().__init__(MinimalNoise(norm, epsilon, units), **{**defaults, "steps": steps, **options})
+        super().__init__(
+            MinimalNoise(norm, epsilon, units), search=search, steps=steps, **{"objective": hinge, **options}
+        )
 
 
 class DeepFool(MinimalNormAttack):
@@ -95,6 +98,8 @@ class DeepFool(MinimalNormAttack):
     Survey entry: A06 (adapted).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         norm: str = "l2",
@@ -104,8 +109,8 @@ class DeepFool(MinimalNormAttack):
         epsilon: float | None = None,
         **options: Any,
     ) -> None:
-        defaults = {"objective": STRONG, "search": DeepFoolSearch(overshoot)}
-        super().__init__(MinimalNoise(norm, epsilon, units), **{**defaults, "steps": steps, **options})
+        noise, search = MinimalNoise(norm, epsilon, units), DeepFoolSearch(overshoot)
+        super().__init__(noise, search=search, steps=steps, **{"objective": STRONG, **options})
 
 
 class LBFGSAttack(MinimalNormAttack):
@@ -125,9 +130,11 @@ class LBFGSAttack(MinimalNormAttack):
     Survey entry: A29 (reconstruction).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(self, units: str = "network", steps: int = 200, epsilon: float | None = None, **options: Any) -> None:
-        defaults = {"objective": STRONG, "search": LBFGSSearch()}
-        super().__init__(MinimalNoise("l2", epsilon, units), **{**defaults, "steps": steps, **options})
+        noise, search = MinimalNoise("l2", epsilon, units), LBFGSSearch()
+        super().__init__(noise, search=search, steps=steps, **{"objective": STRONG, **options})
 
 
 class DDN(MinimalNormAttack):
@@ -147,6 +154,8 @@ class DDN(MinimalNormAttack):
     Survey entry: X07 (adapted).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         units: str = "network",
@@ -155,8 +164,8 @@ class DDN(MinimalNormAttack):
         epsilon: float | None = None,
         **options: Any,
     ) -> None:
-        defaults = {"objective": STRONG, "search": DDNSearch(gamma)}
-        super().__init__(MinimalNoise("l2", epsilon, units), **{**defaults, "steps": steps, **options})
+        noise, search = MinimalNoise("l2", epsilon, units), DDNSearch(gamma)
+        super().__init__(noise, search=search, steps=steps, **{"objective": STRONG, **options})
 
 
 class FMN(MinimalNormAttack):
@@ -177,6 +186,8 @@ class FMN(MinimalNormAttack):
     Survey entry: X07 (adapted).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         norm: str = "linf",
@@ -186,8 +197,8 @@ class FMN(MinimalNormAttack):
         block: int = 1,
         **options: Any,
     ) -> None:
-        defaults = {"objective": STRONG, "search": FMNSearch()}
-        super().__init__(MinimalNoise(norm, epsilon, units, block), **{**defaults, "steps": steps, **options})
+        noise, search = MinimalNoise(norm, epsilon, units, block), FMNSearch()
+        super().__init__(noise, search=search, steps=steps, **{"objective": STRONG, **options})
 
 
 class FAB(MinimalNormAttack):
@@ -208,6 +219,8 @@ class FAB(MinimalNormAttack):
     Survey entry: A22 (adapted), X06 (adapted).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         norm: str = "linf",
@@ -216,8 +229,8 @@ class FAB(MinimalNormAttack):
         epsilon: float | None = None,
         **options: Any,
     ) -> None:
-        defaults = {"objective": STRONG, "search": FABSearch()}
-        super().__init__(MinimalNoise(norm, epsilon, units), **{**defaults, "steps": steps, **options})
+        noise, search = MinimalNoise(norm, epsilon, units), FABSearch()
+        super().__init__(noise, search=search, steps=steps, **{"objective": STRONG, **options})
 
 
 class ALMAProx(MinimalNormAttack):
@@ -238,6 +251,8 @@ class ALMAProx(MinimalNormAttack):
     Survey entry: X07 (published).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         units: str = "network",
@@ -246,8 +261,8 @@ class ALMAProx(MinimalNormAttack):
         epsilon: float | None = None,
         **options: Any,
     ) -> None:
-        defaults = {"objective": AugmentedLagrangian(share), "search": ALMAProxSearch()}
-        super().__init__(MinimalNoise("linf", epsilon, units), **{**defaults, "steps": steps, **options})
+        noise, search = MinimalNoise("linf", epsilon, units), ALMAProxSearch()
+        super().__init__(noise, search=search, steps=steps, **{"objective": AugmentedLagrangian(share), **options})
 
 
 class DenseAdversaryGeneration(MinimalNormAttack):
@@ -268,6 +283,8 @@ class DenseAdversaryGeneration(MinimalNormAttack):
     Survey entry: X07 (published).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         norm: str = "linf",
@@ -277,5 +294,5 @@ class DenseAdversaryGeneration(MinimalNormAttack):
         epsilon: float | None = None,
         **options: Any,
     ) -> None:
-        defaults = {"objective": Margin(), "search": DAGSearch(step)}
-        super().__init__(MinimalNoise(norm, epsilon, units), **{**defaults, "steps": steps, **options})
+        noise, search = MinimalNoise(norm, epsilon, units), DAGSearch(step)
+        super().__init__(noise, search=search, steps=steps, **{"objective": Margin(), **options})

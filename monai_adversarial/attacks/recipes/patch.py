@@ -50,6 +50,8 @@ class PatchAttack(Attack):
     Source: see :class:`~monai_adversarial.attacks.LocalizedPatch`.
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         size: float | Sequence[float],

@@ -39,6 +39,8 @@ class PromptAttack(Attack):
     Source: our own.
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         max_displacement: float = 5.0,
@@ -48,6 +50,6 @@ class PromptAttack(Attack):
         by_queries: bool = False,
         **options: Any,
     ) -> None:
-        search = {"search": RandomSearch()} if by_queries else {}
+        search = RandomSearch() if by_queries else None
         perturbation = PromptPerturbation(max_displacement, prompts, sigma)
-        super().__init__(perturbation, steps=steps, **{"objective": "dice", **search, **options})
+        super().__init__(perturbation, search=search, steps=steps, **{"objective": "dice", **options})

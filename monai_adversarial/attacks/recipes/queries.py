@@ -36,6 +36,8 @@ class _ByEstimates(Attack):
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
     """
 
+    fixed_arguments = ("perturbation", "search", "gradient", "steps")
+
     def __init__(
         self, perturbation: Perturbation, search: Search, estimator: QueryGradient, options: dict[str, Any]
     ) -> None:
@@ -225,6 +227,8 @@ class SimBADCT(Attack):
         52
     """
 
+    fixed_arguments = ("perturbation", "search", "steps")
+
     def __init__(
         self,
         epsilon: float,
@@ -264,6 +268,8 @@ class HopSkipJump(Attack):
         >>> bool(result.success), result.forwards
         (True, 52)
     """
+
+    fixed_arguments = ("perturbation", "steps")
 
     def __init__(
         self,

@@ -44,6 +44,8 @@ class BiasFieldAttack(Attack):
     Survey entry: A10 (reconstruction), A11 (adapted), X10 (adapted).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         max_gain: float = 0.3,

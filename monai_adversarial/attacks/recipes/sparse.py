@@ -35,6 +35,8 @@ class SigmaZero(MinimalNormAttack):
     Survey entry: A07 (adapted).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         block: int = 4,
@@ -43,8 +45,8 @@ class SigmaZero(MinimalNormAttack):
         epsilon: float | None = None,
         **options: Any,
     ) -> None:
-        defaults = {"objective": "annealed_dice", "search": SigmaZeroSearch()}
-        super().__init__(MinimalNoise("l0", epsilon, units, block), **{**defaults, "steps": steps, **options})
+        noise, search = MinimalNoise("l0", epsilon, units, block), SigmaZeroSearch()
+        super().__init__(noise, search=search, steps=steps, **{"objective": "annealed_dice", **options})
 
 
 class JSMA(MinimalNormAttack):
@@ -67,6 +69,8 @@ class JSMA(MinimalNormAttack):
     Survey entry: A29 (reconstruction).
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         block: int = 4,
@@ -79,8 +83,8 @@ class JSMA(MinimalNormAttack):
         **options: Any,
     ) -> None:
         search = SaliencySearch(theta, largest_share, per_step)
-        defaults = {"objective": "annealed_dice", "search": search}
-        super().__init__(MinimalNoise("l0", epsilon, units, block), **{**defaults, "steps": steps, **options})
+        noise = MinimalNoise("l0", epsilon, units, block)
+        super().__init__(noise, search=search, steps=steps, **{"objective": "annealed_dice", **options})
 
 
 class OnePixel(Attack):
@@ -105,6 +109,8 @@ class OnePixel(Attack):
     Survey entry: A07 (adapted).
     """
 
+    fixed_arguments = ("perturbation", "search", "steps")
+
     def __init__(
         self,
         voxels: int = 1,
@@ -115,5 +121,5 @@ class OnePixel(Attack):
         epsilon: float | None = None,
         **options: Any,
     ) -> None:
-        defaults = {"search": DifferentialEvolution(population), "steps": check_count("queries", queries)}
-        super().__init__(Cubes(voxels, edge, epsilon, units), **{**defaults, **options})
+        cubes, search = Cubes(voxels, edge, epsilon, units), DifferentialEvolution(population)
+        super().__init__(cubes, search=search, steps=check_count("queries", queries), **options)

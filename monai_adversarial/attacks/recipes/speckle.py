@@ -40,6 +40,8 @@ class SpeckleAttack(Attack):
     Source: see :class:`~monai_adversarial.attacks.SpeckleNoise`; the optimized form is ours.
     """
 
+    fixed_arguments = ("perturbation", "search")
+
     def __init__(
         self,
         rho: float = 0.1,
@@ -52,4 +54,4 @@ class SpeckleAttack(Attack):
     ) -> None:
         noise = SpeckleNoise(rho, grain, looks, domain, window)
         search = SteepestAscent(2.0, schedule="linear")
-        super().__init__(noise, steps=steps, **{"objective": "annealed_dice", "search": search, **options})
+        super().__init__(noise, search=search, steps=steps, **{"objective": "annealed_dice", **options})

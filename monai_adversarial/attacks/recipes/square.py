@@ -41,6 +41,8 @@ class SquareAttack(Attack):
     Survey entry: X19 (adapted), A22 (adapted).
     """
 
+    fixed_arguments = ("perturbation", "search", "steps")
+
     def __init__(
         self, epsilon: float, units: str = "network", queries: int = 1000, share: float = 0.8, **options: Any
     ) -> None:

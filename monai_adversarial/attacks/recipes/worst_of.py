@@ -56,6 +56,7 @@ class WorstOf(Attack):
             ``early_stop``, which would leave draws out.
     """
 
+    fixed_arguments = ("perturbation", "search", "steps", "random_start")
     _run_type = DrawnRun
 
     def __init__(

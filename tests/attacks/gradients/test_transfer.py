@@ -14,6 +14,7 @@ from monai_adversarial.attacks import (
     AdditiveNoise,
     Attack,
     BiasField,
+    EnsembleTransfer,
     Evaluation,
     ExpectationOverTransformation,
     GradientEstimator,
@@ -21,11 +22,13 @@ from monai_adversarial.attacks import (
     NaturalEvolution,
     NesterovLookahead,
     ScaleInvariance,
+    SurrogateGradient,
     TranslationInvariance,
     VarianceTuning,
     transferable,
 )
 from monai_adversarial.attacks.gradients.transfer import _Placed
+from monai_adversarial.data.example import example_case
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.utils.scene import Scene
 from tests.attacks.black_boxes import SmoothThreshold, bright_boxes
@@ -158,3 +161,29 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="2 or 3 spatial dimensions, got 1"):
         network = torch.nn.Conv1d(1, 2, 1)
         PGD(0.1, steps=1, gradient=InputDiversity())(network, torch.rand(1, 1, 8), torch.ones(1, 1, 8).long())
+
+
+def test_mi_di_ti_is_one_call_and_equals_the_composition_of_the_attack_table() -> None:
+    model, image, label = example_case(16)
+    surrogate = AttackedModel(model.network, intensity=model.intensity)
+    composed = EnsembleTransfer(12, surrogate, "HU", steps=4)(model, image, label)
+    for gradient in (SurrogateGradient(surrogate), SurrogateGradient([surrogate, surrogate])):
+        made = MIFGSM(12, "HU", steps=4, diversity=0.5, translation=7, gradient=gradient)(model, image, label)
+        assert torch.equal(made.adversarial, composed.adversarial)
+        assert (made.forwards, made.surrogate_backwards) == (2, composed.surrogate_backwards * len(gradient.surrogates))
+    alone = MIFGSM(12, "HU", steps=4, gradient=SurrogateGradient(surrogate))(model, image, label)
+    assert not torch.equal(alone.adversarial, composed.adversarial)
+
+
+def test_di_and_ti_also_go_around_the_attacked_network() -> None:
+    model, image, label = example_case(16)
+    result = MIFGSM(12, "HU", steps=4, diversity=0.5, translation=3)(model, image, label)
+    assert bool(result.adversarial_dice < result.clean_dice) and float(result.budgets["noise_linf"].values) <= 12
+    by_hand = MIFGSM(12, "HU", steps=4, gradient=transferable(diversity=0.5, translation=3))(model, image, label)
+    assert torch.equal(result.adversarial, by_hand.adversarial)
+
+
+@pytest.mark.parametrize(("options", "said"), [({"diversity": 1.5}, "diversity"), ({"translation": 4}, "translation")])
+def test_the_recipe_names_its_own_argument(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said} must be"):
+        MIFGSM(0.1, **options)
