@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """ASMA on the third-party abdominal U-Net and a real scan: the liver without its rim, or elsewhere.
 
-    python benchmarks/targeted.py --target eroded --steps 4
+    python -m benchmarks.targeted --target eroded --steps 4 --save docs/targeted.json
 
-It prints the row of ``docs/targeted.md``.
+It prints the figures of ``docs/targeted.md`` and writes the file that they are read from.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -20,6 +22,7 @@ from monai_adversarial.attacks import ASMA
 from monai_adversarial.attacks.targets import eroded_organ, shifted_organ
 from monai_adversarial.metrics.dice import class_dice
 from monai_adversarial.models import AttackedModel
+from monai_adversarial.utils.files import replace_when_complete
 
 TARGETS = ("eroded", "shifted")
 SPACING, RIM_MM, SHIFT_MM = 3.0, 9.0, (0.0, 21.0, 0.0)
@@ -67,9 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", help="folder with abdomen_ct and abdomen_unet (default: ../shared/data)")
     parser.add_argument("--target", choices=TARGETS, default=TARGETS[0], help="what the liver shall look like")
     parser.add_argument("--steps", type=int, default=4, help="gradient evaluations")
+    parser.add_argument("--save", type=Path, help="JSON file for what was found")
     options = parser.parse_args(arguments)
-    for name, value in row(options.target, options.steps, options.data).items():
+    found = row(options.target, options.steps, options.data)
+    for name, value in found.items():
         print(f"{name}: {value:.3f}")
+    if options.save is not None:
+        with replace_when_complete(options.save) as temporary:
+            plain = {"target": options.target, "steps": options.steps, **found}
+            temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
