@@ -61,7 +61,7 @@ DETECTORS: dict[str, Callable[[Subject], Detector | None]] = {
     "OrientationConsistency": lambda s: detection.OrientationConsistency(s.model).fit(s.fit),
     "PredictionEntropy": lambda s: detection.PredictionEntropy(s.model).fit(s.fit),
     "NoiseSensitivity": lambda s: detection.NoiseSensitivity(s.model).fit(s.fit),
-    "SaliencyConcentration": lambda s: detection.SaliencyConcentration(s.model).fit(s.fit),
+    "SaliencyConcentrationDetector": lambda s: detection.SaliencyConcentrationDetector(s.model).fit(s.fit),
     "SegmentationPlausibility": _of_organs(lambda s: detection.SegmentationPlausibility(s.model)),
 }
 

@@ -24,7 +24,7 @@ from monai_adversarial.detection.organ_features import OrganFeatures
 from monai_adversarial.detection.orthogonal import OrthogonalGradient
 from monai_adversarial.detection.plausibility import OrganShapes, SegmentationPlausibility
 from monai_adversarial.detection.reconstruction import ReconstructionDivergence, ReconstructionError
-from monai_adversarial.detection.saliency import SaliencyConcentration, SaliencyNumbers
+from monai_adversarial.detection.saliency import SaliencyConcentrationDetector, SaliencyNumbers
 from monai_adversarial.detection.squeezing import FeatureSqueezing, PredictionComparison
 from monai_adversarial.detection.table import DetectionRow, DetectionTable, Outcome, evaluate_detector
 
@@ -61,7 +61,7 @@ __all__ = [
     "RadialSpectrum",
     "ReconstructionDivergence",
     "ReconstructionError",
-    "SaliencyConcentration",
+    "SaliencyConcentrationDetector",
     "SaliencyNumbers",
     "SegmentationPlausibility",
     "evaluate_detector",

@@ -21,7 +21,9 @@ Move = Callable[[torch.Tensor], torch.Tensor]
 class OrientationConsistency(PredictionComparison):
     """Mean disagreement between the answer to an image and those to its flips and quarter turns, moved back.
 
-    Quarter turns are taken in planes whose two axes have the same number of voxels; nothing is interpolated.
+    Quarter turns are taken in planes whose two axes have the same number of voxels; nothing is interpolated. It takes
+    one pass through the network for the image and one for each move: 5 where two axes of a volume are equal, 7 where
+    all are.
 
     >>> from monai_adversarial.data.example import example_case
     >>> from monai_adversarial.detection import OrientationConsistency
@@ -67,5 +69,6 @@ class OrientationConsistency(PredictionComparison):
         return found
 
     def _suspicion(self, image: torch.Tensor, like: torch.Tensor, smooth: bool) -> torch.Tensor:
-        found = [self._apart(image, move(image), like, smooth, back) for move, back in self._moves(image)]
+        moves, unmoved = self._moves(image), self._answer(image, like, smooth)
+        found = [self._apart(unmoved, self._answer(move(image), like, smooth), back) for move, back in moves]
         return torch.stack(found).mean(dim=0)

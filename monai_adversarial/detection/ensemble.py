@@ -56,5 +56,6 @@ class EnsembleDisagreement(PredictionComparison):
         return found
 
     def _suspicion(self, image: torch.Tensor, like: torch.Tensor, smooth: bool) -> torch.Tensor:
-        found = [self._apart(image, image, like, smooth, by=other) for other in self.others]
+        own = self._answer(image, like, smooth)
+        found = [self._apart(own, self._answer(image, like, smooth, by=other)) for other in self.others]
         return torch.stack(found).mean(dim=0)

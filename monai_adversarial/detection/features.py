@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from monai_adversarial.detection.answers import predictor_of
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.utils.modules import modules_of, unwrap
 
 __all__ = ["Features", "Kept", "NetworkFeatures", "RadialSpectrum", "encoder_layers", "layers_in_order"]
 
@@ -71,13 +73,16 @@ class NetworkFeatures(Features):
             as seen on the first image.
 
     Raises:
-        ValueError: for names that the network does not have, layers that return no tensor, and a network that cannot be
-            watched.
+        ValueError: for names that the network does not have (here, where the network is known), layers that return no
+            tensor, and a network that cannot be watched.
     """
 
     def __init__(self, model: AttackedModel, layers: Sequence[str] | None = None) -> None:
         self.model = model
         self.layers = None if layers is None else tuple(layers)
+        networks = modules_of(unwrap(model.network))
+        if self.layers is not None and networks:
+            _check_layers(self.layers, networks)
         self._widths: list[int] = []
 
     def groups(self, width: int) -> list[slice]:
@@ -164,14 +169,11 @@ class NetworkFeatures(Features):
     @contextmanager
     def _watched(self, predictor: Predictor, smooth: bool) -> Iterator[list[Kept]]:
         """What each pass of the network inside is pooled to."""
-        known = {name: module for network in predictor.networks for name, module in network.named_modules() if name}
+        known = _check_layers(self.layers or (), predictor.networks)
         kept: dict[str, Kept] = {}
         passes: list[Kept] = []
         with ExitStack() as stack:
             for name in self.layers or ():
-                if name not in known:
-                    some = ", ".join(map(repr, list(known)[:8]))
-                    raise ValueError(f"layers must be names of the network's layers such as {some}, got {name!r}.")
 
                 def keep(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
                     output = output[0] if isinstance(output, (tuple, list)) and output else output
@@ -189,6 +191,23 @@ class NetworkFeatures(Features):
 
             stack.enter_context(predictor.watching_answers(finish))
             yield passes
+
+
+def _check_layers(layers: Sequence[str], networks: Sequence[nn.Module]) -> dict[str, nn.Module]:
+    """Layers of the networks by name, if they have all that are asked for.
+
+    Raises:
+        ValueError: for a name that they do not have.
+    """
+    known = {name: module for network in networks for name, module in network.named_modules() if name}
+    for name in layers:
+        if name not in known:
+            near = get_close_matches(str(name), known, n=3) or list(known)[:3]
+            raise ValueError(
+                f"layers must be names of the network's layers as in named_modules(), got {name!r}: did you mean "
+                f"{' or '.join(map(repr, near)) or 'another network, this one has none'}?"
+            )
+    return known
 
 
 def _moments(output: torch.Tensor) -> Kept:

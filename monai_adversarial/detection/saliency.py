@@ -13,7 +13,7 @@ from monai_adversarial.detection.gaussian import GaussianDensity
 from monai_adversarial.detection.windowed import Ask, Numbers, mean_over_windows, recomputed
 from monai_adversarial.models.attacked_model import AttackedModel
 
-__all__ = ["SaliencyConcentration", "SaliencyNumbers", "concentration"]
+__all__ = ["SaliencyConcentrationDetector", "SaliencyNumbers", "concentration"]
 
 _TINY = 1e-30
 #: shares of the voxels whose part in the whole is counted
@@ -72,7 +72,7 @@ class SaliencyNumbers(Features):
         return found / counted.clamp_min(_TINY)[:, None]
 
 
-class SaliencyConcentration(GaussianDensity):
+class SaliencyConcentrationDetector(GaussianDensity):
     """Squared Mahalanobis distance of the concentration of saliency from that of clean images.
 
     Saliency is the absolute gradient of the logits of what is found with respect to the voxels; its concentration are
@@ -80,9 +80,9 @@ class SaliencyConcentration(GaussianDensity):
     differentiates twice.
 
     >>> from monai_adversarial.data.example import example_case
-    >>> from monai_adversarial.detection import SaliencyConcentration
+    >>> from monai_adversarial.detection import SaliencyConcentrationDetector
     >>> model = example_case()[0]
-    >>> detector = SaliencyConcentration(model).fit(example_case(16, seed)[1] for seed in range(8))
+    >>> detector = SaliencyConcentrationDetector(model).fit(example_case(16, seed)[1] for seed in range(8))
     >>> clean = example_case(16, 9)[1]
     >>> bool(detector.score(clean + 100) > detector.score(clean))
     True

@@ -17,6 +17,7 @@ from monai_adversarial.detection.answers import (
     soft_disagreement,
 )
 from monai_adversarial.detection.base import Detector
+from monai_adversarial.models.answer import Answer
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.purifiers.base import Purifier
 from monai_adversarial.purifiers.checks import check_units
@@ -55,27 +56,25 @@ class PredictionComparison(Detector):
         super().__init__(model)
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
 
-    def _apart(
-        self,
-        image: torch.Tensor,
-        other: torch.Tensor,
-        like: torch.Tensor,
-        smooth: bool,
-        undo: Any = None,
-        by: AttackedModel | None = None,
-    ) -> torch.Tensor:
-        """Distance between the answers to an image and to another one, which ``undo`` brings back to its grid, and
-        which is asked ``by`` another model where there is one."""
-        undo = undo or (lambda answer: answer)
+    def _answer(
+        self, image: torch.Tensor, like: torch.Tensor, smooth: bool, by: AttackedModel | None = None
+    ) -> Answer | torch.Tensor:
+        """The model's answer to an image, or that of another model: a segmentation, or probabilities (batch, class,
+        spatial...) of the stand-in and of classifiers."""
         predictor_of(self.model, image, like)  # learns what the answers are
-        asked = ((self.model, image), (by or self.model, other))
         if smooth or self.model.classifies:
-            one, two = (probabilities_of(model, part, like) for model, part in asked)
-            if self.model.classifies:
-                return (one - two).abs().flatten(1).sum(dim=1)
-            return soft_disagreement(one, undo(two), self.model.activation_of(one.shape[1]), self.reduction)
-        first, second = (answer_of_image(model, part, like) for model, part in asked)
-        return disagreement(first, replace(second, prediction=undo(second.prediction)), self.reduction)
+            return probabilities_of(by or self.model, image, like)
+        return answer_of_image(by or self.model, image, like)
+
+    def _apart(self, one: Answer | torch.Tensor, other: Answer | torch.Tensor, undo: Any = None) -> torch.Tensor:
+        """Distance between two answers, (batch,); ``undo`` brings the second one to the grid of the first."""
+        undo = undo or (lambda answer: answer)
+        if isinstance(one, Answer) and isinstance(other, Answer):
+            return disagreement(one, replace(other, prediction=undo(other.prediction)), self.reduction)
+        assert isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
+        if self.model.classifies:
+            return (one - other).abs().flatten(1).sum(dim=1)
+        return soft_disagreement(one, undo(other), self.model.activation_of(one.shape[1]), self.reduction)
 
 
 class FeatureSqueezing(PredictionComparison):
@@ -116,11 +115,12 @@ class FeatureSqueezing(PredictionComparison):
         self.purifiers = given
 
     def _suspicion(self, image: torch.Tensor, like: torch.Tensor, smooth: bool) -> torch.Tensor:
-        found = []
-        for number, purifier in enumerate(self.purifiers):
-            check_units(purifier, image.detach())
-            seeds = case_seeds(image, number) if purifier.random else ()
-            with backward_pass("declared"):  # in force, so that no attack is weak unnoticed
+        found: list[torch.Tensor] = []
+        with backward_pass("declared"):  # in force, so that no attack is weak unnoticed
+            seen = self._answer(image, like, smooth)
+            for number, purifier in enumerate(self.purifiers):
+                check_units(purifier, image.detach())
+                seeds = case_seeds(image, number) if purifier.random else ()
                 squeezed = purifier.apply(image, purifier.context_of(like, seeds))
-                found.append(self._apart(image, squeezed, like, smooth))
+                found.append(self._apart(seen, self._answer(squeezed, like, smooth)))
         return torch.stack(found).amax(dim=0)

@@ -45,7 +45,8 @@ class DetectionHandler:
     After the forward pass the output of each case gets ``{name}_score`` (float64) and ``{name}_accepted`` (boolean).
     At the end of the epoch ``engine.state.metrics`` holds ``{name}_rejected``, the share of the cases that were
     rejected, and ``engine.state.metric_details[name]`` a row (score, accepted) for each case, which MONAI's
-    ``MetricsSaver`` writes.
+    ``MetricsSaver`` writes. Both are of the cases of all processes, in the order of the ranks. MONAI does not run an
+    evaluator whose loader is empty, so each process needs a case.
 
     With ``action="reject"`` the prediction of a rejected case is replaced by background everywhere, before any
     postprocessing. An empty segmentation that is written in its place means "not segmented" and not "no organ": the log
@@ -108,7 +109,6 @@ class DetectionHandler:
 
     def _begin(self, engine: Engine) -> None:
         self._scores.reset()
-        self._looked = 0
 
     def _look(self, engine: Engine) -> None:
         output = engine.state.output
@@ -119,7 +119,6 @@ class DetectionHandler:
         scores = self.detector.score(image)
         accepted = self.detector.accepts(scores)
         self._scores(torch.stack([scores.double(), accepted.double()], dim=1))
-        self._looked += 1
         output[f"{self.name}_score"], output[f"{self.name}_accepted"] = scores, accepted
         rejected = [row for row, fine in enumerate(accepted.tolist()) if not fine]
         for row in rejected:
@@ -151,12 +150,12 @@ class DetectionHandler:
         return emptied
 
     def _report(self, engine: Engine) -> None:
-        if not self._looked:
+        rows = self._scores.aggregate()  # first, since a process without cases must not leave the others waiting
+        if not len(rows):
             raise RuntimeError(
                 f"the evaluator fired no FORWARD_COMPLETED event, so {type(self).__name__} has seen no image: fire "
                 "IterationEvents.FORWARD_COMPLETED as SupervisedEvaluator does."
             )
-        rows = self._scores.aggregate()
         engine.state.metrics[f"{self.name}_rejected"] = 1 - float(rows[:, 1].mean())
         if hasattr(engine.state, "metric_details"):
             engine.state.metric_details[self.name] = detached(rows).cpu()

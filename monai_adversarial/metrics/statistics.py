@@ -12,6 +12,10 @@ import numpy as np
 __all__ = ["Summary", "bootstrap_interval", "summarize"]
 
 
+#: patients that are drawn in one call of the generator: 16 MB, whatever the numbers of patients and of resamples
+_DRAWN_AT_ONCE = 2**20
+
+
 class Summary(TypedDict):
     """Mean over ``n`` patients and the ends of its bootstrap interval; NaN where they are not defined.
 
@@ -32,7 +36,7 @@ def _defined(values: Iterable[float | None]) -> np.ndarray:
 
 
 def bootstrap_interval(
-    values: Iterable[float | None], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    values: Iterable[float | None], confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean over patients (Efron 1979).
 
@@ -46,7 +50,7 @@ def bootstrap_interval(
     Args:
         values: one value per patient; None and NaN are left out.
         confidence: coverage of the interval.
-        resamples: bootstrap samples.
+        resamples: bootstrap samples, drawn some at a time, so that the memory does not grow with them.
         seed: of the generator; the global generators are not touched.
 
     Returns:
@@ -66,8 +70,12 @@ def bootstrap_interval(
     defined = _defined(values)
     if len(defined) < 2:
         return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).integers(len(defined), size=(resamples, len(defined)))
-    low, high = np.quantile(defined[drawn].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    generator, means = np.random.default_rng(seed), np.empty(resamples)
+    rows = max(1, _DRAWN_AT_ONCE // len(defined))
+    for start in range(0, resamples, rows):
+        part = means[start : start + rows]
+        part[:] = defined[generator.integers(len(defined), size=(len(part), len(defined)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 

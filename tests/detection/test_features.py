@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from monai_adversarial.detection import NetworkFeatures, RadialSpectrum
+from monai_adversarial.detection import GaussianDensity, NetworkFeatures, OrganFeatures, RadialSpectrum
 from monai_adversarial.detection.answers import predictor_of
 from monai_adversarial.detection.features import encoder_layers
 from monai_adversarial.models import AttackedModel
@@ -66,9 +66,24 @@ def test_a_network_that_is_called_once_needs_no_windows(cases) -> None:
     assert torch.allclose(NetworkFeatures(whole)(image, image), NetworkFeatures(one_window)(image, image), atol=1e-6)
 
 
-def test_layers_that_are_not_there_are_refused(windowed, cases) -> None:
-    with pytest.raises(ValueError, match="layers must be names of the network's layers such as .* got 'encoder'"):
-        NetworkFeatures(windowed, ["encoder"])(cases[0], cases[0])
+@pytest.mark.parametrize("kind", [NetworkFeatures, OrganFeatures])
+def test_layers_that_are_not_there_are_refused_at_once_with_near_names(kind, windowed) -> None:
+    with pytest.raises(ValueError, match=r"layers must be names .* got 'model.0.conw': did you mean 'model.0.conv'"):
+        kind(windowed, ["model.0.conv", "model.0.conw"])
+    with pytest.raises(ValueError, match="got 'encoder': did you mean 'model' or 'model.0'"):
+        GaussianDensity(windowed, layers=["encoder"])
+
+
+def test_layers_of_networks_that_are_known_late_are_refused_on_the_first_image(windowed, cases) -> None:
+    class Served:
+        """Finds its network when it is asked."""
+
+        def __call__(self, image):
+            return windowed.network(image)
+
+    features = NetworkFeatures(AttackedModel(Served()), ["encoder"])
+    with pytest.raises(ValueError, match="got 'encoder': did you mean another network, this one has none"):
+        features(cases[0], cases[0])
 
 
 def test_a_wave_is_in_its_band() -> None:

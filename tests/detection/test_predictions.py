@@ -10,7 +10,12 @@ import torch
 
 from monai_adversarial.attacks import PGD
 from monai_adversarial.data.example import example_case
-from monai_adversarial.detection import FeatureSqueezing, OrientationConsistency, PredictionEntropy
+from monai_adversarial.detection import (
+    EnsembleDisagreement,
+    FeatureSqueezing,
+    OrientationConsistency,
+    PredictionEntropy,
+)
 from monai_adversarial.metrics import organ_dice
 from monai_adversarial.models import AttackedModel, predict
 from monai_adversarial.transforms import BitDepthReduction, GaussianDenoise, MedianDenoise
@@ -63,6 +68,23 @@ def test_orientation_consistency_by_hand() -> None:
         turned.score(torch.rand(1, 1, 4, 6, 8))
     with pytest.raises(ValueError, match="not both be False"):
         OrientationConsistency(AttackedModel(Tilted()), flips=False, rotations=False)
+
+
+def test_the_image_itself_is_segmented_once() -> None:
+    model, image, _ = example_case(16)
+    FeatureSqueezing(model, [MedianDenoise()]).score(image)  # what its answers are is known from now on
+    seen = []
+    hook = model.network.register_forward_hook(lambda module, inputs, output: seen.append(module))
+    for detector, passes in (
+        (OrientationConsistency(model), 7),  # three flips and three quarter turns of a cube
+        (OrientationConsistency(model, rotations=False), 4),
+        (FeatureSqueezing(model, [MedianDenoise(), GaussianDenoise()]), 3),
+        (EnsembleDisagreement(model, [model, model]), 3),
+    ):
+        seen.clear()
+        detector.score(image)
+        assert len(seen) == passes
+    hook.remove()
 
 
 def test_entropy_by_hand_and_two_sided() -> None:

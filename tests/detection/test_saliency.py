@@ -10,7 +10,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from monai_adversarial.data.example import example_case
-from monai_adversarial.detection import Detector, SaliencyConcentration, SaliencyNumbers
+from monai_adversarial.detection import Detector, SaliencyConcentrationDetector, SaliencyNumbers
 from monai_adversarial.detection.saliency import concentration
 from monai_adversarial.models import AttackedModel
 from tests.detection.conftest import scores_of_attacks, slope_along
@@ -41,7 +41,7 @@ def test_gradient_through_windows_differentiates_twice() -> None:
 def test_the_attacker_lowers_the_score(tmp_path) -> None:
     pytest.importorskip("sklearn")
     model, image, label = example_case(16)
-    detector = SaliencyConcentration(model).fit(example_case(16, seed)[1] for seed in range(1, 9))
+    detector = SaliencyConcentrationDetector(model).fit(example_case(16, seed)[1] for seed in range(1, 9))
     detector.calibrate((example_case(16, seed)[1] for seed in range(9, 13)), 0.2)
     unaware, adaptive = scores_of_attacks(detector, model, image, label)
     assert adaptive < unaware

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A detector in a real evaluator flags cases, or empties their predictions before anything is made of them."""
+"""A detector in a real evaluator flags cases, or empties their predictions before anything is made of them. Run as a
+script by torchrun, it is one of two processes of which the second has no cases."""
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,22 +40,32 @@ class Above(torch.nn.Module):
         return torch.cat([self.level - image, image - self.level], dim=1)
 
 
-@pytest.fixture
-def detector() -> Detector:
+def brightness() -> Detector:
     made = Brightness(AttackedModel(Above(), output_values="logits"))
     made.calibrate(torch.linspace(0.1, 0.9, 9).view(9, 1, 1, 1).expand(9, 1, 4, 4).clone(), 0.1)
     return made
 
 
-def evaluator(detector, handlers) -> SupervisedEvaluator:
-    levels = (0.7, 2.0, 0.6)
+@pytest.fixture
+def detector() -> Detector:
+    return brightness()
+
+
+LEVELS = (0.7, 2.0, 0.6)
+
+
+def mean_dice() -> dict[str, MeanDice]:
+    return {"dice": MeanDice(include_background=False, output_transform=from_engine(["pred", "label"]))}
+
+
+def evaluator(detector, handlers, levels=LEVELS, metrics=None) -> SupervisedEvaluator:
     items = [{"image": torch.full((1, 4, 4), level), "label": torch.ones(1, 4, 4)} for level in levels]
     return SupervisedEvaluator(
         torch.device("cpu"),
         DataLoader(Dataset(items), batch_size=2),
         detector.model.network,
         postprocessing=AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=2),
-        key_val_metric={"dice": MeanDice(include_background=False, output_transform=from_engine(["pred", "label"]))},
+        key_val_metric=metrics,
         val_handlers=handlers,
     )
 
@@ -59,7 +73,7 @@ def evaluator(detector, handlers) -> SupervisedEvaluator:
 @pytest.mark.parametrize(("action", "dice"), [("flag", 1.0), ("reject", 2 / 3)])
 def test_suspicious_cases_are_flagged_or_emptied(detector, action, dice, caplog) -> None:
     seen = []
-    made = evaluator(detector, [DetectionHandler(detector, action, "seen")])
+    made = evaluator(detector, [DetectionHandler(detector, action, "seen")], metrics=mean_dice())
     made.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.extend(engine.state.output))
     with caplog.at_level(logging.WARNING):
         made.run()
@@ -94,3 +108,45 @@ def test_what_cannot_work_is_refused(detector) -> None:
         DetectionHandler(detector, name="my detector")
     with pytest.raises(RuntimeError, match="must hold the image 'scan'"):
         evaluator(detector, [DetectionHandler(detector, image_key="scan")]).run()
+
+
+def reported(levels) -> dict[str, object]:
+    """What the handler says of cases of these levels and of those of the other processes."""
+    made = evaluator(brightness(), [DetectionHandler(brightness())], levels or LEVELS)
+    if levels:
+        made.run()
+    else:  # MONAI does not run an evaluator whose loader is empty; an engine of its own may
+        made.state.metrics, made.state.metric_details = {}, {}
+        made.fire_event(Events.EPOCH_STARTED)
+        made.fire_event(Events.EPOCH_COMPLETED)
+    return {
+        "rejected": made.state.metrics["detection_rejected"],
+        "rows": made.state.metric_details["detection"].tolist(),
+    }
+
+
+@pytest.mark.slow
+def test_two_processes_report_all_cases_also_where_one_has_none(tmp_path) -> None:
+    from tests.handlers.trainers import run_two_processes  # not in the processes, which it would slow down
+
+    run_two_processes(__file__, tmp_path)
+    expected = reported(LEVELS)
+    assert expected["rejected"] == pytest.approx(1 / 3)
+    for rank in (0, 1):
+        shared, alone = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert shared == alone == expected
+
+
+def test_an_engine_that_shows_nothing_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="fired no FORWARD_COMPLETED event, so DetectionHandler has seen no image"):
+        reported(())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    found = [reported(shares[rank]) for shares in ((LEVELS[:1], LEVELS[1:]), (LEVELS, ()))]
+    (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(found))
+    torch.distributed.barrier()  # nobody leaves while the other still talks
+    torch.distributed.destroy_process_group()

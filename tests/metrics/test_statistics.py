@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from monai_adversarial.metrics import bootstrap_interval, summarize
 
@@ -24,6 +26,27 @@ def test_the_interval_is_reproducible_and_does_not_touch_the_global_generator() 
     first = bootstrap_interval([0.1, 0.5, 0.9], seed=3)
     assert first == bootstrap_interval([0.1, 0.5, 0.9], seed=3) != bootstrap_interval([0.1, 0.5, 0.7], seed=3)
     assert np.array_equal(state, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_the_interval_is_that_of_scipy_however_many_are_drawn_at_once(monkeypatch) -> None:
+    values = np.random.default_rng(1).beta(8, 2, 30)
+    found = bootstrap_interval(values, seed=5)
+    monkeypatch.setattr("monai_adversarial.metrics.statistics._DRAWN_AT_ONCE", 100)
+    assert bootstrap_interval(values, seed=5) == found
+    expected = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="percentile", random_state=np.random.default_rng(9)
+    ).confidence_interval
+    width = found[1] - found[0]
+    assert found == pytest.approx((expected.low, expected.high), abs=0.05 * width)
+
+
+def test_memory_does_not_grow_with_the_patients() -> None:
+    values = np.linspace(0, 1, 2000)
+    tracemalloc.start()
+    bootstrap_interval(values, resamples=3000)  # 48 MB of indices if drawn in one go
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
 
 
 def test_undefined_values_are_left_out_and_counted_out() -> None:
