@@ -189,8 +189,6 @@ CONTESTANTS = (
     Contestant("elastic", WARP, True, _attack(lambda e, n: ElasticAttack(steps=n))),
     *_loops(WARP, lambda model, e: ElasticAttack().perturbation),
 )
-# Passes take seconds on real networks.
-FEWER = {"abdominal": (5, 10, 20)}
 
 
 def rows(wanted: Iterable[Network], known: Iterable[Row] = (), passes: Sequence[int] = PASSES) -> Iterator[Row]:
@@ -198,8 +196,7 @@ def rows(wanted: Iterable[Network], known: Iterable[Row] = (), passes: Sequence[
     there = {(row.network, row.group, row.attack, row.passes) for row in known}
     for network in wanted:
         load = cache(network.load)
-        fewer = next((few for part, few in FEWER.items() if part in network.name), passes)
-        for number in [one for one in passes if one in fewer]:
+        for number in passes:
             for one in CONTESTANTS:
                 if (network.name, one.group, one.name, number) in there:
                     continue
