@@ -222,7 +222,9 @@ def summary(measured: Sequence[Row]) -> str:
     cells: dict[tuple[str, str, int], list[Row]] = {}
     for row in measured:
         cells.setdefault((row.network, row.group, row.passes), []).append(row)
-    for (network, group, passes), own in cells.items():
+    names = list(dict.fromkeys(row.network for row in measured))
+    for network, group, passes in sorted(cells, key=lambda cell: (names.index(cell[0]), cell[2])):
+        own = cells[network, group, passes]
         others = [row for row in own if (row.group, row.attack) not in ours]
         if not others:
             continue
