@@ -14,10 +14,12 @@ from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["AttackResult"]
+__all__ = ["LOW_CLEAN", "AttackResult", "low_clean_caution"]
 
 # Streams of random numbers: restarts use 0, 1, 2, ...
 CONTROL_STREAM = 1_000_000
+#: clean Dice with the label below which what an attack leaves says little
+LOW_CLEAN = 0.5
 
 
 def _numbers(values: torch.Tensor) -> str:
@@ -43,6 +45,21 @@ def _measured(name: str, found: Measurement) -> str:
     sample = int((-margins if found.at_least else margins).argmax())
     side = "at least" if found.at_least else "at most"
     return f"{name} {float(values[sample]):.4f} {found.units} ({side} {limits[sample]:g})"
+
+
+def low_clean_caution(clean_dice: torch.Tensor) -> str:
+    """Why a small loss is no robustness where the clean Dice with the label is low; empty where none is.
+
+    Args:
+        clean_dice: of each sample, (batch,); NaN does not count.
+    """
+    low, known = int((clean_dice < LOW_CLEAN).sum()), int((~clean_dice.isnan()).sum())
+    if not low:
+        return ""
+    return (
+        f"caution: the clean Dice is below {LOW_CLEAN} in {low} of {known}, so that little can be lost: check class "
+        "numbers, orientation, voxel spacing and intensity map before a small loss is taken for robustness"
+    )
 
 
 @dataclass
@@ -173,9 +190,17 @@ class AttackResult:
         assert classes is not None
         return Reference.read(self.model, self.clean_label, classes).score(self.prediction)
 
+    @property
+    def caution(self) -> str:
+        """Why a small loss here is no robustness: the network does not segment the clean images. Empty where it does,
+        and where nothing says so: against its own prediction, and of classifiers and targeted attacks."""
+        if self.metric != "Dice" or self.reference_is_prediction or self.iou is not None:
+            return ""
+        return low_clean_caution(self.clean_score)
+
     def __str__(self) -> str:
         """Three lines: what was attacked within which budget, what it did, what it cost. A targeted attack has one more
-        of the wanted and the true segmentation."""
+        of the wanted and the true segmentation, and where there is a caution, it is the last."""
         behind = "" if self.model is None else f" on {self.model!r}"
         budgets = [_measured(name, found) for name, found in self.budgets.items() if found.limit is not None]
         reference = "clean prediction" if self.reference_is_prediction else "label"
@@ -203,6 +228,7 @@ class AttackResult:
                 *(["; ".join(wanted)] if wanted else []),
                 f"{self.forwards} forward and {self.backwards} backward passes of one sample, {self.queries} of them "
                 f"queries without a backward pass{followed}{zeros}{facts}",
+                *([self.caution] if self.caution else []),
             ]
         )
 

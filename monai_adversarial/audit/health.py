@@ -9,6 +9,7 @@ from typing import Any
 
 from scipy.stats import betabinom
 
+from monai_adversarial.attacks.result import LOW_CLEAN
 from monai_adversarial.studies.measurement import LABEL
 
 __all__ = ["health_checks"]
@@ -19,9 +20,7 @@ Record = Mapping[str, Any]
 MOST_ZERO = 0.9
 #: Dice that a stronger attacker may stay behind a weaker one before it is said
 ROOM = 0.02
-#: clean Dice with the label below which robustness means little
-LOW_CLEAN = 0.5
-#: and below which nothing follows from any row: there is nothing to lose
+#: clean Dice with the label below which nothing follows from any row: there is nothing to lose
 NO_CLEAN = 0.2
 #: probability below which more rejected clean images are no chance
 UNLIKELY = 0.05

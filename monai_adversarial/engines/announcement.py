@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an attack in an engine says before its first batch."""
+"""What an attack in an engine says before its first batch and after its last."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from monai_adversarial.attacks import Attack
+import torch
+
+from monai_adversarial.attacks import Attack, AttackResult
+from monai_adversarial.attacks.result import low_clean_caution
 from monai_adversarial.models import AttackedModel, ReadIntensity
 
-__all__ = ["announce", "budget_sentence", "check_budget_units"]
+__all__ = ["Outcome", "announce", "budget_sentence", "check_budget_units"]
 
 
 def check_budget_units(attack: Attack, model: AttackedModel) -> None:
@@ -61,6 +64,39 @@ def announce(engine: Any, attacks: Sequence[Attack], model: AttackedModel) -> No
     budgets = " or ".join(f"{type(attack).__name__} {budget_sentence(attack, model)}" for attack in attacks)
     facts = ", ".join(model.facts) or repr(model)
     sentence = f"{facts}, {budgets or 'no attack: batches stay clean'}"
+    _say(engine, sentence)
+
+
+class Outcome:
+    """What the attacks of one run did, kept for a sentence at its end."""
+
+    def __init__(self) -> None:
+        self._scores: dict[tuple[str, str], list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = {}
+
+    def add(self, result: AttackResult) -> None:
+        """Keep the scores of a batch, on their device."""
+        reference = "clean prediction" if result.reference_is_prediction else "label"
+        if result.iou is not None and not result.reference_is_prediction:
+            reference = "wanted segmentation"
+        kept = self._scores.setdefault((result.metric, reference), [])
+        kept.append((result.clean_score, result.adversarial_score, result.success))
+
+    def announce(self, engine: Any) -> None:
+        """Say what is left of the scores; nothing where none were taken, as in training."""
+        for (metric, reference), kept in self._scores.items():
+            clean, adversarial, success = (torch.cat(values).cpu() for values in zip(*kept, strict=True))
+            _say(
+                engine,
+                f"attacked {len(success)} image{'' if len(success) == 1 else 's'}: mean {metric} with the {reference} "
+                f"{float(clean.double().nanmean()):.3f} -> {float(adversarial.double().nanmean()):.3f}, success in "
+                f"{int(success.sum())} of {len(success)}",
+            )
+            caution = low_clean_caution(clean) if (metric, reference) == ("Dice", "label") else ""
+            if caution:
+                engine.logger.warning(caution)
+
+
+def _say(engine: Any, sentence: str) -> None:
     logger = engine.logger
     if logger.isEnabledFor(logging.INFO) and logger.hasHandlers():
         logger.info(sentence)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An attack that has joined an engine: it reads what is attacked, says so, and counts that no iteration is left out."""
+"""An attack that has joined an engine: it reads what it attacks, says so, counts iterations, and says what is left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
-from monai_adversarial.engines.announcement import announce, check_budget_units
+from monai_adversarial.engines.announcement import Outcome, announce, check_budget_units
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.engine_parts import check_engine
 
@@ -59,6 +59,7 @@ class Installed:
         self._made: list[tuple[str, Any, Any]] = []
         self._attacked = 0
         self._before = self._done = 0
+        self._outcome = Outcome()
         self._removable = [
             engine.add_event_handler(Events.STARTED, self._start),
             engine.add_event_handler(Events.ITERATION_STARTED, self._begin),
@@ -108,7 +109,7 @@ class Installed:
                 f"the engine's prepare_batch was replaced by {type(engine.prepare_batch).__name__} after "
                 f"{type(self.attacker).__name__} had joined: its batches would stay clean. Set prepare_batch first."
             )
-        self._before, self._done = engine.state.iteration, 0
+        self._before, self._done, self._outcome = engine.state.iteration, 0, Outcome()
         if not self._announced:
             self._announced = True
             assert self.attacker.model is not None
@@ -124,12 +125,15 @@ class Installed:
                 "neither to prepare_batch nor to its inferer, so its scores are those of clean images."
             )
         self._done += 1
+        if self.attacker.last_result is not None:
+            self._outcome.add(self.attacker.last_result)
         self._held, self._made = None, []
 
     def _finish(self, engine: Any) -> None:
         ran = engine.state.iteration - self._before
         if self._done != ran:
             raise RuntimeError(f"{self._done} of {ran} iterations of {type(engine).__name__} were attacked.")
+        self._outcome.announce(engine)
 
     def inputs(self, image: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         """What the inferer of an engine with an iteration of its own is to see."""

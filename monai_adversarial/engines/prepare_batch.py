@@ -39,9 +39,9 @@ class PrepareBatchAdversarial(PrepareBatch):
     The attack runs on the collated batch, on the engine's device, with the current weights, in a ``SupervisedTrainer``
     or ``SupervisedEvaluator``. ``engine.state.batch`` stays clean; ``engine.state.output`` holds the adversarial image.
     Given the ``engine``, it reads from it what is attacked (``AttackedModel.from_engine``), wraps the ``prepare_batch``
-    that is there, says once what it found, and raises where an iteration was not attacked. An engine with an
-    ``_iteration`` of its own that does not prepare its batch is attacked where it calls its inferer. As an overlay for
-    an existing bundle, with no numbers but the budget::
+    that is there, says once what it found, and raises where an iteration was not attacked. At the end of a run it says
+    what is left of the scores. An engine with an ``_iteration`` of its own that does not prepare its batch is attacked
+    where it calls its inferer. As an overlay for an existing bundle, with no numbers but the budget::
 
         adversary:
           _target_: monai_adversarial.engines.PrepareBatchAdversarial

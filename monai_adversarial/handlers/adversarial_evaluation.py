@@ -18,6 +18,7 @@ from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.reference import Reference
+from monai_adversarial.attacks.result import low_clean_caution
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.engines.batch import batch_region
 from monai_adversarial.handlers.engine_model import (
@@ -188,6 +189,7 @@ class AdversarialEvaluation(RobustEvaluation):
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._evaluate)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._say_unlabeled)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._say_low)
         engine.add_event_handler(Events.COMPLETED, forgets_batches)
         engine.add_event_handler(Events.TERMINATE, forgets_batches)
         if hasattr(engine, "network"):
@@ -408,6 +410,14 @@ class AdversarialEvaluation(RobustEvaluation):
                 "finds them, so that they count 0: where the data set does not label them, name the labeled classes in "
                 "scored_classes of model=."
             )
+
+    def _say_low(self, engine: SupervisedEvaluator) -> None:
+        """Few successes are no robustness where the clean images are not segmented either."""
+        assert self.model is not None
+        if self._clean and not self.model.classifies:
+            caution = low_clean_caution(torch.cat(self._clean).nanmean(dim=1))
+            if caution:
+                engine.logger.warning(f"{type(self).__name__} {self.name!r}: {caution}.")
 
     def _valid(self, reference: torch.Tensor) -> torch.Tensor | None:
         """Voxels of one case's label that are not ignored."""

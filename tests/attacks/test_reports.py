@@ -135,6 +135,11 @@ def lines(result: Any) -> list[str]:
     return str(result).split("\n")
 
 
+def own_label(model: Any, image: torch.Tensor) -> torch.Tensor:
+    """What the network itself says of an image: a label that it gets right."""
+    return PGD(0.01, steps=1)(model, image).clean_prediction
+
+
 def test_a_result_is_three_lines() -> None:
     window = {"a_min": -160, "a_max": 240}
     model = AttackedModel(
@@ -145,7 +150,7 @@ def test_a_result_is_three_lines() -> None:
         facts=("window read from preprocessing#2",),
     )
     image = random_image(SHAPE) * 300 - 100
-    result = PGD(8, "HU", steps=3)(model, image, random_label(SHAPE))
+    result = PGD(8, "HU", steps=3)(model, image, own_label(model, image))
     first, second, third = lines(result)
     assert first.startswith("PGD(8, 'HU', steps=3) on AttackedModel(Sequential, SlidingWindowInferer, intensity=")
     assert "noise_linf 8.0000 HU (at most 8)" in first and "rms" not in first
@@ -174,9 +179,25 @@ def test_a_large_batch_is_summed_up_and_nan_is_counted() -> None:
     result = PGD(0.1, steps=1)(tiny_segmentation_network(), image, label)
     result.clean_score = torch.tensor([0.2, 0.4, 0.6, 0.8, 0.5, torch.nan])
     assert "0.500 (mean of 5, 0.200 to 0.800, 1 nan) ->" in lines(result)[1]
-    assert len(lines(result)) == 3
+    assert len(lines(result)) == 4
+    assert lines(result)[3].startswith("caution: the clean Dice is below 0.5 in 2 of 5, ")
+
+
+def test_a_network_that_does_not_segment_the_clean_images_is_no_robust_one() -> None:
+    """Class numbers of another table: nothing can be lost, and no success says nothing for the network."""
+    model, image = AttackedModel(tiny_segmentation_network()), random_image(SHAPE)
+    label = own_label(model, image)
+    other = (label + 1) % model.found_classes
+    fits, misfit = (PGD(0.001, steps=1)(model, image, one) for one in (label, other))
+    assert float(misfit.clean_dice.max()) < 0.5 and not bool(misfit.success.any())
+    assert misfit.caution.startswith("caution: the clean Dice is below 0.5 in 2 of 2, so that little can be lost")
+    assert lines(misfit)[-1] == misfit.caution
+    assert fits.caution == "" and len(lines(fits)) == 3
+    assert PGD(0.001, steps=1)(model, image).caution == ""  # against its own prediction nothing says so
+    assert PGD(0.001, steps=1, targeted=True)(model, image, other).caution == ""
 
 
 def test_a_result_of_arrays_prints_as_well() -> None:
-    image, label = random_image(SHAPE).numpy(), random_label(SHAPE).numpy()
-    assert len(lines(PGD(0.1, steps=1)(tiny_segmentation_network(), image, label))) == 3
+    image, network = random_image(SHAPE), tiny_segmentation_network()
+    label = own_label(network, image)
+    assert len(lines(PGD(0.1, steps=1)(network, image.numpy(), label.numpy()))) == 3

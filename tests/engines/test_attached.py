@@ -78,9 +78,34 @@ def test_the_budget_in_hounsfield_units_needs_no_number_but_itself(capsys: pytes
         "attacks `Sequential` behind `SlidingWindowInferer`, -160..240 HU -> 0..1 from `preprocessing#0` "
         "(ScaleIntensityRanged), softmax from `postprocessing#0` (Activationsd), PGD budget 8 HU = 0.0200\n"
     )
-    assert capsys.readouterr().out.count(sentence) == 1  # once, not for each run
+    printed = capsys.readouterr().out
+    assert printed.count(sentence) == 1  # once, not for each run
+    assert printed.count("attacked 2 images: mean Dice with the label ") == 2  # for each run
     assert prepare.last_result is not None and prepare.last_result.facts == prepare.model.facts  # type: ignore[union-attr]
     assert prepare.last_result.reference_is_prediction is False and prepare.last_result.reference_reason == ""
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+def test_a_run_says_at_its_end_what_the_attack_left(labeled: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The means of what the batches' results hold, and a caution where the clean images are not segmented either."""
+    engine = evaluator()
+    told = {} if labeled else {"reference": "prediction"}
+    prepare = PrepareBatchAdversarial(PGD(0.1, steps=1), engine=engine, **told)
+    found: list[Any] = []
+    engine.add_event_handler(IterationEvents.MODEL_COMPLETED, lambda: found.append(prepare.last_result))
+    with caplog.at_level(logging.INFO):
+        engine.run()
+    clean, attacked = (
+        float(torch.cat([getattr(result, f"{kind}_score") for result in found]).mean())
+        for kind in ("clean", "adversarial")
+    )
+    reference = "label" if labeled else "clean prediction"
+    assert (
+        f"attacked 2 images: mean Dice with the {reference} {clean:.3f} -> {attacked:.3f}, success in " in caplog.text
+    )
+    low = sum(int((result.clean_score < 0.5).sum()) for result in found)
+    assert (f"caution: the clean Dice is below 0.5 in {low} of 2" in caplog.text) == (labeled and low > 0)
+    assert low > 0 or not labeled
 
 
 def test_detaching_leaves_the_engine_as_it_was() -> None:

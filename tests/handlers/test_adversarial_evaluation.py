@@ -461,6 +461,22 @@ def test_organs_that_no_label_holds_are_named(caplog: pytest.LogCaptureFixture):
         assert ("adversarial_dice_class_2" in engine.state.metrics) == warned
 
 
+def test_few_successes_on_images_that_are_not_segmented_are_no_robustness(caplog: pytest.LogCaptureFixture):
+    """Class numbers of another table leave nothing to lose: the rate of success is low for the wrong reason."""
+    network = tiny_segmentation_network()
+    data = items(network, 2)
+    for shift, warned in ((0, False), (1, True)):
+        for item in data:
+            item["label"] = (item["label"] + shift) % 3
+        engine = evaluator(network, data, val_handlers=[AdversarialEvaluation(pgd())])
+        caplog.clear()
+        engine.run()
+        metrics = engine.state.metrics
+        assert (metrics["adversarial_clean_mean_dice"] < 0.5) == warned
+        said = "AdversarialEvaluation 'adversarial': caution: the clean Dice is below 0.5 in 2 of 2, so that little can"
+        assert (said in caplog.text) == warned
+
+
 def test_success_counts_acceptable_cases_and_means_skip_what_is_not_defined():
     nan = math.nan
     clean = torch.tensor([[0.8, 0.6], [0.2, nan], [0.9, 0.9], [nan, nan]], dtype=torch.float64)
