@@ -12,6 +12,7 @@ from monai_adversarial.attacks.drawn_run import DrawnResult
 from monai_adversarial.attacks.ensemble import AttackEnsemble, Member
 from monai_adversarial.attacks.ensemble_run import EnsembleResult
 from monai_adversarial.attacks.flags import Flag
+from monai_adversarial.attacks.grad_cam import grad_cam
 from monai_adversarial.attacks.gradients import (
     SAGM,
     BackwardPassSubstitute,
@@ -34,6 +35,7 @@ from monai_adversarial.attacks.gradients import (
     WrappedEstimator,
     transferable,
 )
+from monai_adversarial.attacks.loss_landscape import LossLandscape, loss_landscape
 from monai_adversarial.attacks.minimal_attack import MinimalNormAttack
 from monai_adversarial.attacks.minimal_run import MinimalNormResult
 from monai_adversarial.attacks.objectives import (
@@ -343,7 +345,10 @@ __all__ = [
     "SteepestAscent",
     "VoxelwiseObjective",
     "get_objective",
+    "grad_cam",
     "input_saliency",
+    "LossLandscape",
+    "loss_landscape",
     "DrawnResult",
     "HardDice",
     "NATURAL_VARIATIONS",

@@ -32,7 +32,8 @@ class Flag:
 
     Args:
         name: one of ``"zero_gradients"``, ``"queries_beat_gradients"``, ``"no_ascent"``, ``"random_answers"``,
-            ``"saturated_output"``.
+            ``"saturated_output"`` of ensembles, and ``"random_direction"``, ``"plateau"``, ``"jagged_way"`` of loss
+            landscapes.
         text: what was seen, in one sentence.
     """
 

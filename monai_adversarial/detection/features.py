@@ -6,7 +6,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -15,10 +14,11 @@ from torch.utils.checkpoint import checkpoint
 
 from monai_adversarial.detection.answers import predictor_of
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.layers import check_layers, encoder_layers
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.modules import modules_of, unwrap
 
-__all__ = ["Features", "Kept", "NetworkFeatures", "RadialSpectrum", "encoder_layers", "layers_in_order"]
+__all__ = ["Features", "Kept", "NetworkFeatures", "RadialSpectrum"]
 
 #: of one layer, (window, ...) each
 Kept = tuple[torch.Tensor, ...]
@@ -82,7 +82,7 @@ class NetworkFeatures(Features):
         self.layers = None if layers is None else tuple(layers)
         networks = modules_of(unwrap(model.network))
         if self.layers is not None and networks:
-            _check_layers(self.layers, networks)
+            check_layers(self.layers, networks)
         self._widths: list[int] = []
 
     def groups(self, width: int) -> list[slice]:
@@ -169,7 +169,7 @@ class NetworkFeatures(Features):
     @contextmanager
     def _watched(self, predictor: Predictor, smooth: bool) -> Iterator[list[Kept]]:
         """What each pass of the network inside is pooled to."""
-        known = _check_layers(self.layers or (), predictor.networks)
+        known = check_layers(self.layers or (), predictor.networks)
         kept: dict[str, Kept] = {}
         passes: list[Kept] = []
         with ExitStack() as stack:
@@ -193,23 +193,6 @@ class NetworkFeatures(Features):
             yield passes
 
 
-def _check_layers(layers: Sequence[str], networks: Sequence[nn.Module]) -> dict[str, nn.Module]:
-    """Layers of the networks by name, if they have all that are asked for.
-
-    Raises:
-        ValueError: for a name that they do not have.
-    """
-    known = {name: module for network in networks for name, module in network.named_modules() if name}
-    for name in layers:
-        if name not in known:
-            near = get_close_matches(str(name), known, n=3) or list(known)[:3]
-            raise ValueError(
-                f"layers must be names of the network's layers as in named_modules(), got {name!r}: did you mean "
-                f"{' or '.join(map(repr, near)) or 'another network, this one has none'}?"
-            )
-    return known
-
-
 def _moments(output: torch.Tensor) -> Kept:
     """Mean and mean square over the voxels of each channel, (sample, channel), float64."""
     if output.ndim == 3:  # tokens, (sample, token, channel)
@@ -223,59 +206,6 @@ def _moments(output: torch.Tensor) -> Kept:
     variance, mean = torch.var_mean(output.to(wide).flatten(2), dim=2, correction=0)
     mean = mean.double()
     return mean, variance.double() + mean.square()
-
-
-def encoder_layers(predictor: Predictor, image: torch.Tensor) -> tuple[str, ...]:
-    """The last layer at each resolution on the way down, and the last one at the coarsest: encoder stages and
-    bottleneck of a U-Net, the stages of a classifier.
-
-    Args:
-        predictor: the model.
-        image: of which one window is looked at.
-    """
-    order = layers_in_order(predictor, image)
-    coarsest = min(size for _, size, _ in order)
-    first = next(place for place, (_, size, _) in enumerate(order) if size == coarsest)
-    stages = {size: name for name, size, _ in order[:first]}  # the last one of each resolution stays
-    bottleneck = [name for name, size, _ in order if size == coarsest][-1]
-    return (*stages.values(), bottleneck)
-
-
-def layers_in_order(predictor: Predictor, image: torch.Tensor) -> list[tuple[str, int, int]]:
-    """Name, voxels and channels of what each layer without parts returns, in the order in which they run.
-
-    Args:
-        predictor: the model.
-        image: of which one window is looked at.
-
-    Raises:
-        ValueError: where no layer returns a map.
-    """
-    order: list[tuple[str, int, int]] = []
-    hooks = []
-    for network in predictor.networks:
-        for name, module in network.named_modules():
-            if name and not any(True for _ in module.children()):
-
-                def note(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-                    if isinstance(output, torch.Tensor) and output.ndim == image.ndim:
-                        order.append((name, output[0, 0].numel(), output.shape[1]))
-
-                hooks.append(module.register_forward_hook(note))
-    try:
-        with torch.no_grad():
-            run = predictor.windows(image[:1].detach())
-            if run is None:
-                predictor(image[:1].detach())
-            else:
-                where = run.batches()[0][:1]
-                run.outputs([run.plan.image[index] for index in where], where)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not order:
-        raise ValueError("layers: no layer of the network could be watched; pass their names.")
-    return order
 
 
 class RadialSpectrum(Features):

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from monai_adversarial.detection.features import Kept, NetworkFeatures, layers_in_order
+from monai_adversarial.detection.features import Kept, NetworkFeatures
 from monai_adversarial.metrics.dice import hard_prediction
+from monai_adversarial.models.layers import layers_in_order
 from monai_adversarial.models.predictor import Predictor
 
 __all__ = ["OrganFeatures", "decoder_layers"]

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from monai_adversarial.metrics.attention import AttentionOverlap, attention_overlap
 from monai_adversarial.metrics.boundary_distance import BoundaryDistance, local_lipschitz
 from monai_adversarial.metrics.budget_curve import BudgetCurve, normalized_area
 from monai_adversarial.metrics.calibration import CalibrationUnderAttack, brier_score, expected_calibration_error
 from monai_adversarial.metrics.case_metric import CaseMetric
-from monai_adversarial.metrics.certified_dice import CertifiedDice, certified_dice
-from monai_adversarial.metrics.certified_information import CertifiedInformation, certified_information
+from monai_adversarial.metrics.certified_dice import CertifiedDice, CertifiedDiceMetric, certified_dice
+from monai_adversarial.metrics.certified_information import (
+    CertifiedInformation,
+    CertifiedInformationMetric,
+    certified_information,
+)
 from monai_adversarial.metrics.certified_recall import CertifiedRecall, CertifiedRecallMetric, certified_recall
 from monai_adversarial.metrics.class_hierarchy import ClassHierarchy
 from monai_adversarial.metrics.deformation import DeformationStatistics, deformation_statistics
@@ -17,6 +22,7 @@ from monai_adversarial.metrics.detection import AdversarialRisk, DetectionMetric
 from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice, organ_dice
 from monai_adversarial.metrics.enhancement import AdvantageCheck, EnhancementGain, check_advantages
 from monai_adversarial.metrics.organ_drop import OrganDrop
+from monai_adversarial.metrics.organ_errors import OrganErrors
 from monai_adversarial.metrics.organ_metric import OrganMetric
 from monai_adversarial.metrics.organ_presence import OrganPresence
 from monai_adversarial.metrics.organs import organ_channels, organ_names
@@ -38,12 +44,15 @@ from monai_adversarial.metrics.volume_change import VolumeChange
 __all__ = [
     "AdvantageCheck",
     "AdversarialRisk",
+    "AttentionOverlap",
     "BoundaryDistance",
     "BudgetCurve",
     "CalibrationUnderAttack",
     "CaseMetric",
     "CertifiedDice",
+    "CertifiedDiceMetric",
     "CertifiedInformation",
+    "CertifiedInformationMetric",
     "CertifiedRecall",
     "CertifiedRecallMetric",
     "ClassHierarchy",
@@ -52,6 +61,7 @@ __all__ = [
     "DetectionMetric",
     "EnhancementGain",
     "OrganDrop",
+    "OrganErrors",
     "OrganMetric",
     "OrganPresence",
     "OrganScores",
@@ -66,6 +76,7 @@ __all__ = [
     "TargetIoU",
     "TransferMatrix",
     "VolumeChange",
+    "attention_overlap",
     "bootstrap_interval",
     "brier_score",
     "by_patient",

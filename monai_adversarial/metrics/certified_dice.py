@@ -8,10 +8,14 @@ from typing import Any, TypedDict
 
 import torch
 
+from monai_adversarial.metrics.certified_metric import CertifiedMetric
 from monai_adversarial.metrics.organs import organ_names
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["CertifiedDice", "certified_dice", "certified_maps"]
+__all__ = ["CertifiedDice", "CertifiedDiceMetric", "certified_dice", "certified_maps"]
+
+#: of :class:`CertifiedDice`, what is kept of a case
+_COLUMNS = ("lower_bound", "upper_bound", "abstentions_wrong")
 
 
 class CertifiedDice(TypedDict):
@@ -137,3 +141,41 @@ def _scores(table: torch.Tensor, index: int) -> CertifiedDice:
 
 def _ratio(numerator: int, denominator: int) -> float:
     return numerator / denominator if denominator else float("nan")
+
+
+class CertifiedDiceMetric(CertifiedMetric):
+    """:func:`certified_dice` of cases that come batch by batch, from all processes.
+
+    ``aggregate`` gives ``{organ}_lower_bound``, ``{organ}_upper_bound`` and ``{organ}_abstentions_wrong``, means over
+    the cases where they are defined.
+
+    >>> import torch
+    >>> from monai_adversarial.metrics import CertifiedDiceMetric
+    >>> metric = CertifiedDiceMetric(["background", "liver"])
+    >>> _ = metric(torch.tensor([[[1, -1, 0]]]), torch.tensor([[[1, 1, 0]]]))
+    >>> _ = metric(torch.tensor([[[1, 1, 0]]]), torch.tensor([[[1, 1, 0]]]))
+    >>> round(metric.aggregate()["liver_lower_bound"], 3), metric.cases()["liver_upper_bound"]
+    (0.833, [1.0, 1.0])
+
+    Args:
+        class_names: see :func:`certified_dice`.
+
+    Raises:
+        ValueError: as :func:`certified_dice`, and for no data.
+
+    Source: own.
+
+    Survey entry: X16 (adapted).
+    """
+
+    def __init__(self, class_names: Sequence[str] | Mapping[Any, str]) -> None:
+        super().__init__()
+        self.class_names = class_names
+        self.names = tuple(organ_names(class_names).values())
+        self.columns = tuple(f"{name}_{column}" for name in self.names for column in _COLUMNS)
+
+    def rows(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """See the class."""
+        scores = certified_dice(y_pred, self.label(y), self.class_names)
+        rows = [[case[name][column] for name in self.names for column in _COLUMNS] for case in scores]  # type: ignore[literal-required]
+        return torch.tensor(rows, dtype=torch.float64)

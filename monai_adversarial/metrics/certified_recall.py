@@ -14,8 +14,8 @@ from scipy.ndimage import generate_binary_structure
 from scipy.ndimage import label as connected_components
 
 from monai_adversarial.metrics.certified_dice import certified_maps
+from monai_adversarial.metrics.certified_metric import CertifiedMetric
 from monai_adversarial.metrics.dice import mean_of_defined
-from monai_adversarial.metrics.gathered_rows import GatheredRows
 from monai_adversarial.metrics.organs import organ_names
 from monai_adversarial.utils.scene import spacing_of
 from monai_adversarial.utils.validation import check_fraction, check_positive
@@ -183,18 +183,16 @@ def _per_component(organ: np.ndarray, *maps_and_structure: np.ndarray) -> tuple[
     return tuple(np.bincount(components[where], minlength=count + 1)[1:] for where in (organ, *maps))
 
 
-class CertifiedRecallMetric(GatheredRows):
+class CertifiedRecallMetric(CertifiedMetric):
     """:func:`certified_recall` of cases that come batch by batch, from all processes.
-
-    Called with certified predictions and labels, batches or lists of (1, spatial...) as MONAI's metrics are.
 
     >>> import torch
     >>> from monai_adversarial.metrics import CertifiedRecallMetric
     >>> metric = CertifiedRecallMetric(["background", "liver"], spacing=10.0)
     >>> _ = metric(torch.tensor([[[1, -1, 0]]]), torch.tensor([[[1, 1, 0]]]))
     >>> _ = metric(torch.tensor([[[1, 1, 0]]]), torch.tensor([[[1, 1, 0]]]))
-    >>> found = metric.aggregate()["liver"]
-    >>> found["found_ml"], found["least_recall"], found["missed_lesion_rate"]
+    >>> found = metric.aggregate()
+    >>> found["liver_found_ml"], found["liver_least_recall"], found["liver_missed_lesion_rate"]
     (0.015, 0.5, 0.0)
 
     Args:
@@ -222,50 +220,47 @@ class CertifiedRecallMetric(GatheredRows):
     ) -> None:
         super().__init__()
         self.names = tuple(organ_names(class_names).values())
-        self.row_shape = (len(self.names), len(_COLUMNS))
+        self.columns = tuple(f"{name}_{column}" for name in self.names for column in _COLUMNS)
         self.class_names, self.spacing, self.connectivity = class_names, spacing, connectivity
         self.found_share = check_fraction("found_share", found_share)
         self.smallest_ml = check_positive("smallest_ml", smallest_ml, allow_zero=True)
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        if not isinstance(y, torch.Tensor):
-            raise ValueError(f"y must be the label, a class map like the prediction, got {type(y).__name__}.")
+    def rows(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """See the class."""
         scores = certified_recall(
-            y_pred, y, self.class_names, self.spacing, self.found_share, self.smallest_ml, self.connectivity
+            y_pred,
+            self.label(y),
+            self.class_names,
+            self.spacing,
+            self.found_share,
+            self.smallest_ml,
+            self.connectivity,
         )
-        rows = [[[case[name][column] for column in _COLUMNS] for name in self.names] for case in scores]  # type: ignore[literal-required]
+        rows = [[case[name][column] for name in self.names for column in _COLUMNS] for case in scores]  # type: ignore[literal-required]
         return torch.tensor(rows, dtype=torch.float64)
 
-    def _compute_list(self, y_pred: Any, y: Any = None, **kwargs: Any) -> torch.Tensor:
-        if not isinstance(y, (list, tuple)) or len(y) != len(y_pred):
-            raise ValueError("y must hold one label for each prediction.")
-        return torch.cat([self._compute_tensor(p[None], q[None]) for p, q in zip(y_pred, y, strict=True)])
-
-    def aggregate(self, *args: Any, **kwargs: Any) -> dict[str, dict[str, float]]:
+    def aggregate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Per organ: means over the cases, the worst case, and lesions pooled over all cases.
 
         Returns:
-            ``{organ: {...}}`` with the means ``reference_ml``, ``found_ml``, ``possible_ml``, ``recall``,
-            ``invented_ml``, the smallest recall ``least_recall``, the sums ``lesions``, ``lesions_found``,
-            ``lesions_possible``, and the ``missed_lesion_rate`` of the sums. Means are over cases that have the organ,
-            for ``invented_ml`` over all; NaN where there is none.
+            ``{organ}_...``: the means ``reference_ml``, ``found_ml``, ``possible_ml``, ``recall``, ``invented_ml``, the
+            smallest recall ``least_recall``, the sums ``lesions``, ``lesions_found``, ``lesions_possible``, and the
+            ``missed_lesion_rate`` of the sums. Means are over cases that have the organ, for ``invented_ml`` over all;
+            NaN where there is none.
         """
-        data = self.get_buffer()
-        if not len(data):
-            raise ValueError("there are no cases yet: call the metric before aggregate.")
-        found = {}
-        for place, name in enumerate(self.names):
-            column = dict(zip(_COLUMNS, data[:, place].T, strict=True))
+        found: dict[str, float] = {}
+        for name in self.names:
+            column = {key: self.column(f"{name}_{key}") for key in _COLUMNS}
             present = column["reference_ml"] > 0
             scores = {
                 key: mean_of_defined(column[key][present].tolist())
                 for key in ("reference_ml", "found_ml", "possible_ml", "recall")
             }
             scores["least_recall"] = float(column["recall"][present].min()) if bool(present.any()) else math.nan
-            scores["invented_ml"] = float(column["invented_ml"].mean())
+            scores["invented_ml"] = mean_of_defined(column["invented_ml"].tolist())
             for key in ("lesions", "lesions_found", "lesions_possible"):
-                scores[key] = float(column[key].sum())
+                scores[key] = float(column[key].nansum())
             lesions = scores["lesions"]
             scores["missed_lesion_rate"] = 1 - scores["lesions_found"] / lesions if lesions else math.nan
-            found[name] = scores
+            found |= {f"{name}_{key}": value for key, value in scores.items()}
         return found

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,12 +20,16 @@ __all__ = ["AdversarialRisk", "DetectionMetric", "detection_scores"]
 Values = torch.Tensor | Sequence[float] | Sequence[bool]
 
 
+#: sensitivity at which the false positives are counted
+SENSITIVITY = 0.95
+
+
 def detection_scores(clean: Values, attacked: Values, false_positive_rate: float = 0.05) -> dict[str, float]:
-    """Area under the ROC curve, average precision and sensitivity of a detector.
+    """Area under the ROC curve, average precision, sensitivity and false positives of a detector.
 
     >>> from monai_adversarial.metrics import detection_scores
     >>> detection_scores(clean=[0.1, 0.2, 0.3, 0.4], attacked=[0.25, 0.5, 0.6, 0.7], false_positive_rate=0.25)
-    {'auroc': 0.875, 'aupr': 0.9166..., 'true_positive_rate': 0.75}
+    {'auroc': 0.875, 'aupr': 0.9166..., 'true_positive_rate': 0.75, 'false_positive_rate_at_95': 0.5}
 
     Args:
         clean: scores of clean images, (case,); higher is more suspicious.
@@ -33,8 +38,9 @@ def detection_scores(clean: Values, attacked: Values, false_positive_rate: float
             are counted as found.
 
     Returns:
-        ``auroc`` (ties count half), ``aupr`` (average precision, attacked images being the positive ones) and
-        ``true_positive_rate``.
+        ``auroc`` (ties count half), ``aupr`` (average precision, attacked images being the positive ones),
+        ``true_positive_rate``, and ``false_positive_rate_at_95``: the share of the clean images that are at or above
+        the score from which on at least 95 % of the attacked ones are.
 
     Raises:
         ValueError: for no scores, and for NaN.
@@ -48,11 +54,13 @@ def detection_scores(clean: Values, attacked: Values, false_positive_rate: float
     y_pred = torch.cat([negative, positive])
     y = torch.cat([torch.zeros_like(negative), torch.ones_like(positive)])
     allowed = int(rate * len(negative) + 1e-9)
+    least = positive.sort(descending=True).values[math.ceil(SENSITIVITY * len(positive) - 1e-9) - 1]
     limit = negative.sort(descending=True).values[allowed] if allowed < len(negative) else -torch.inf
     return {
         "auroc": float(np.asarray(compute_roc_auc(y_pred, y))),
         "aupr": float(np.asarray(compute_average_precision(y_pred, y))),
         "true_positive_rate": float((positive > limit).double().mean()),
+        "false_positive_rate_at_95": float((negative >= least).double().mean()),
     }
 
 
@@ -113,7 +121,7 @@ class DetectionMetric(GatheredRows):
         return self._compute_tensor(y_pred, y)
 
     def aggregate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """``auroc``, ``aupr`` and ``true_positive_rate`` over everything so far."""
+        """The numbers of :func:`detection_scores` over everything so far."""
         data = self.get_buffer()
         if not len(data):
             raise ValueError("there are no scores yet: call the metric before aggregate.")

@@ -11,6 +11,7 @@ from monai_adversarial.studies.displacement import displacement_in_mm
 from monai_adversarial.studies.gain import gain_in_percent
 from monai_adversarial.studies.measurement import measurement_record
 from monai_adversarial.studies.purification_study import PurificationStudy
+from monai_adversarial.studies.reader_study import ReaderResult, analyze_reader_study, export_reader_study
 from monai_adversarial.studies.study import Cell, SettingsError, Study, StudyError
 from monai_adversarial.studies.training_study import TrainingStudy
 from monai_adversarial.utils.weights import load_weights
@@ -19,12 +20,15 @@ __all__ = [
     "AttackStudy",
     "Cell",
     "PurificationStudy",
+    "ReaderResult",
     "SettingsError",
     "Study",
     "StudyError",
     "TrainingStudy",
+    "analyze_reader_study",
     "check_purifier_name",
     "displacement_in_mm",
+    "export_reader_study",
     "find_cases",
     "gain_in_percent",
     "load_weights",

@@ -11,8 +11,8 @@ from monai.inferers import SlidingWindowInferer
 
 from monai_adversarial.detection import GaussianDensity, NetworkFeatures, OrganFeatures, RadialSpectrum
 from monai_adversarial.detection.answers import predictor_of
-from monai_adversarial.detection.features import encoder_layers
 from monai_adversarial.models import AttackedModel
+from monai_adversarial.models.layers import encoder_layers
 from tests.detection.conftest import tiny_network
 
 

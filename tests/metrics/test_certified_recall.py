@@ -104,14 +104,17 @@ def test_metric_pools_lesions_and_averages_volumes_over_cases_that_have_the_orga
     metric = CertifiedRecallMetric(NAMES, spacing=10.0, found_share=1.0)
     metric(row(2, -1, 0, 2), row(2, 2, 0, 2))  # recall 2/3; one lesion of two
     metric([row(2, 0, 0)[0], row(0, 0, -1)[0]], [row(2, 0, 0)[0], row(0, 0, 0)[0]])  # recall 1; no lesion there
-    found = metric.aggregate()["lesion"]
-    assert found["recall"] == pytest.approx((2 / 3 + 1) / 2) and found["least_recall"] == pytest.approx(2 / 3)
-    assert (found["lesions"], found["lesions_found"], found["lesions_possible"]) == (3, 2, 3)
-    assert found["missed_lesion_rate"] == pytest.approx(1 / 3)
-    assert found["found_ml"] == pytest.approx(0.015) and found["invented_ml"] == pytest.approx(0.01 / 3)
-    assert math.isnan(metric.aggregate()["liver"]["least_recall"])
+    found = metric.aggregate()
+    assert found["lesion_recall"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["lesion_least_recall"] == pytest.approx(2 / 3)
+    assert [found[f"lesion_{key}"] for key in ("lesions", "lesions_found", "lesions_possible")] == [3, 2, 3]
+    assert found["lesion_missed_lesion_rate"] == pytest.approx(1 / 3)
+    assert found["lesion_found_ml"] == pytest.approx(0.015)
+    assert found["lesion_invented_ml"] == pytest.approx(0.01 / 3)
+    assert math.isnan(found["liver_least_recall"])
+    assert metric.cases()["lesion_recall"] == pytest.approx([2 / 3, 1, math.nan], nan_ok=True)
     metric.reset()
-    with pytest.raises(ValueError, match="no cases yet"):
+    with pytest.raises(ValueError, match="CertifiedRecallMetric has no cases yet"):
         metric.aggregate()
 
 

@@ -26,7 +26,8 @@ def test_scores_by_hand() -> None:
 
 
 def test_order_and_direction() -> None:
-    assert detection_scores([1, 2], [3, 4]) == {"auroc": 1.0, "aupr": 1.0, "true_positive_rate": 1.0}
+    perfect = {"auroc": 1.0, "aupr": 1.0, "true_positive_rate": 1.0, "false_positive_rate_at_95": 0.0}
+    assert detection_scores([1, 2], [3, 4]) == perfect
     assert detection_scores([3, 4], [1, 2])["auroc"] == 0.0
     assert detection_scores([1, 1], [1, 1])["auroc"] == 0.5
     with pytest.raises(ValueError, match="clean must hold at least one score and no NaN"):
@@ -56,3 +57,10 @@ def test_risk_counts_what_is_wrong_and_accepted() -> None:
         risk(torch.tensor([True]), torch.tensor([True, False]))
     with pytest.raises(ValueError, match="booleans of the same images"):
         risk(torch.tensor([0.3]), torch.tensor([1.0]))
+
+
+def test_false_positives_at_a_sensitivity_of_95_percent_by_hand() -> None:
+    attacked = [float(score) for score in range(21, 1, -1)]  # 19 of 20 are at or above 3
+    assert detection_scores([1.0, 2.0, 3.0, 4.0], attacked)["false_positive_rate_at_95"] == 0.5
+    assert detection_scores([1.0, 2.0, 3.0, 4.0], attacked[:-1])["false_positive_rate_at_95"] == 0.5  # all 19
+    assert detection_scores([5.0], [5.0])["false_positive_rate_at_95"] == 1.0  # a tie is a false positive

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from monai_adversarial.data.example import EXAMPLE_CLASSES
-from monai_adversarial.metrics import OrganDrop, OrganPresence, SuccessRate, VolumeChange, organ_dice
+from monai_adversarial.metrics import OrganDrop, OrganErrors, OrganPresence, SuccessRate, VolumeChange, organ_dice
 from tests.metrics.attacked import moved, targeted
 
 NAMES = ["background", "liver", "spleen"]
@@ -84,6 +84,36 @@ def test_drop_by_hand() -> None:
     invented = OrganDrop(NAMES)(line(0, 2, 0, 0), line(0, 0, 0, 0), clean=line(0, 0, 0, 0)).view(2, 5)
     assert bool(invented[0].isnan().all())
     assert invented[1, 1] == 0.0 and bool(invented[1, [0, 2, 3, 4]].isnan().all())
+
+
+def test_errors_by_hand() -> None:
+    metric = OrganErrors(NAMES)
+    row = metric(line(0, 0, 1, 1), line(1, 1, 1, 0), spacing=SPACING, clean=line(1, 1, 1, 0))
+    assert metric.columns[:6:5] == ("liver_precision", "liver_clean_precision")
+    # from the prediction 0 and 1 voxels to the nearest of the organ, from the organ 2, 1 and 0
+    assert row[0, :5].tolist() == pytest.approx([1 / 2, 1 / 3, 2 * 0.005, 0.005, 5.0 * 4 / 5])
+    assert row[0, 5:10].tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
+    nothing = row[0, 10:15].tolist()
+    assert [math.isnan(value) for value in nothing] == [True, True, False, False, True] and nothing[2:4] == [0, 0]
+    missed = metric(line(0, 0, 0, 2), line(1, 0, 0, 0), spacing=SPACING)
+    assert missed[0, 1:4].tolist() == [0.0, 0.005, 0.0] and bool(missed[0, 5:10].isnan().all())
+    assert missed[0, 10] == 0.0 and missed[0, 13] == 0.005 and math.isnan(missed[0, 11])
+
+
+def test_errors_of_a_moved_anatomy_are_against_its_own_label() -> None:
+    result = moved()
+    metric = OrganErrors(EXAMPLE_CLASSES)
+    metric.add(result)
+    numbers = metric.aggregate()
+    for when, found, true in (
+        ("", result.prediction, result.label),
+        ("clean_", result.clean_prediction, result.clean_label),
+    ):
+        right = int(((found == 2) & (true == 2)).sum())
+        assert numbers[f"liver_{when}precision"] == pytest.approx(right / int((found == 2).sum()))
+        assert numbers[f"liver_{when}missed_ml"] == pytest.approx((int((true == 2).sum()) - right) * 6**3 / 1000)
+    with pytest.raises(ValueError, match="spacing must be given in mm"):
+        metric(line(1), line(1))
 
 
 def test_ignored_voxels_count_in_no_metric() -> None:
