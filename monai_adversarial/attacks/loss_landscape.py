@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LossLandscape", "loss_landscape"]
 
-#: share of the rise that the first step of the way must bring, if a gradient at the image is to say anything
+#: share of the rise that a quarter of the way must bring, if a gradient at the image is to say anything
 LEAST_START = 0.01
 #: ups and downs on the way, as a multiple of the largest of them end to end, from which on they are said
 MOST_DETOUR = 2.0
@@ -89,7 +90,7 @@ class LossLandscape:
         """See the class. No flag does not mean that nothing is masked."""
         way = self.values[:, self._middle, self._middle :]
         moves = way.diff(dim=1)
-        rises = self.rise > 0
+        quarter = math.ceil((way.shape[1] - 1) / 4)  # the same place on a finer grid
         span = (way.amax(dim=1) - way.amin(dim=1)).clamp_min(1e-300)
         signs = {
             "random_direction": (
@@ -97,8 +98,8 @@ class LossLandscape:
                 "a random change of the same size raises the loss at least as much as the attack's",
             ),
             "plateau": (
-                rises & (moves[:, 0].abs() < LEAST_START * self.rise) & (moves.shape[1] > 1),
-                f"the first step of the attack's way brings less than {LEAST_START:.0%} of its rise",
+                (self.rise > 0) & ((way[:, quarter] - self.center).abs() < LEAST_START * self.rise),
+                f"a quarter of the attack's way brings less than {LEAST_START:.0%} of its rise",
             ),
             "jagged_way": (
                 moves.abs().sum(dim=1) > MOST_DETOUR * span,
@@ -119,6 +120,7 @@ class LossLandscape:
         """
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.patheffects import Normal, Stroke
 
         figure = Figure(figsize=(9.0, 3.8), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
@@ -127,9 +129,11 @@ class LossLandscape:
         drawn = plane.pcolormesh(steps, steps, values, cmap="viridis", shading="gouraud")
         if values.max() > values.min():
             plane.contour(steps, steps, values, colors="white", linewidths=0.6)
-        plane.plot([0, 1], [0, 0], "o-", color="#D55E00", ms=5, lw=1.5)
-        for where, text in ((0, "clean"), (1, "attacked")):
-            plane.annotate(text, (where, 0), (0, 7), textcoords="offset points", ha="center", color="white", fontsize=8)
+        plane.plot([0, 1], [0, 0], "o-", color="#D55E00", ms=5, lw=1.5, clip_on=False)
+        outline = [Stroke(linewidth=2, foreground="black"), Normal()]
+        for where, text, side in ((0, "clean", "center"), (1, "attacked", "right")):
+            label = plane.annotate(text, (where, 0), (0, 7), textcoords="offset points", ha=side, fontsize=8)
+            label.set(color="white", path_effects=outline)
         plane.set(xlabel="along the attack's change", ylabel="along a random change of the same size")
         figure.colorbar(drawn, ax=plane, label=self.objective.replace("_", " "))
         lines.plot(steps, values[self._middle], "o-", color="#D55E00", ms=4, label="attack's change")

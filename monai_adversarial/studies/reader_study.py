@@ -72,7 +72,8 @@ def export_reader_study(
 
     Two-alternative forced choice: of each trial a reader sees the pictures A and B, the same slice of the clean and of
     the attacked image, and answers which one was attacked. The slice is the one that the attack changed most within the
-    window, so that the reader gets the best chance. Order of the trials and sides are drawn at random.
+    window, so that the reader gets the best chance. Slices are turned as radiologists look at a volume in RAS; images
+    with two spatial dimensions stay as they are. Order of the trials and sides are drawn at random.
 
     Everything in the folder ``for_readers`` may be handed out: pictures without metadata, all of one size in bytes for
     one size in pixels and with one time stamp, named by trial alone, and ``answers.csv``, which people fill in.
@@ -179,7 +180,8 @@ def _slices(
         before, after = before.movedim(axis, 0), after.movedim(axis, 0)
         change = (after.double() - before.double()).square().flatten(1).sum(dim=1)
         place = int(change.argmax())
-        before, after = before[place], after[place]
+        # as radiologists look at an axial slice of a volume in RAS: anterior above, the patient's right on the left
+        before, after = (volume[place].flip(0, 1).T for volume in (before, after))
     if torch.equal(before, after):
         raise ValueError(
             "pairs must differ in the window that is shown, but the pictures of one are equal in every slice: nobody "

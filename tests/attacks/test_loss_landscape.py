@@ -78,6 +78,9 @@ def test_plateaus_and_jagged_ways_are_flagged() -> None:
     steps = torch.linspace(-1, 1, 9, dtype=torch.float64)
     flat = (10 * (steps - 0.6)).sigmoid().expand(1, 9, 9) ** 4
     assert [flag.name for flag in LossLandscape(flat, steps, "dice").flags] == ["plateau"]
+    fine = torch.linspace(-1, 1, 41, dtype=torch.float64)
+    convex = fine.clamp(min=0).square().expand(1, 41, 41)  # as of many networks: a sixteenth at a quarter of the way
+    assert LossLandscape(convex, fine, "dice").flags == []
     waves = (1 + steps + (torch.arange(9) % 2)).expand(1, 9, 9)
     assert "jagged_way" in [flag.name for flag in LossLandscape(waves, steps, "dice").flags]
     straight = (1 + steps).expand(1, 9, 9)

@@ -50,9 +50,11 @@ def test_pictures_are_the_windowed_slices_that_were_changed_most(tmp_path) -> No
         images = pairs[int(row["case"]) - 1]
         for side in "AB":
             volume = images[1 if side == row["attacked"] else 0]
-            expected = (volume[0, 0, ..., 2].double().clamp(*WINDOW) + 160) / 400 * 255
+            # anterior (the end of the second axis) above, the patient's right (the end of the first) on the left
+            shown = np.rot90(volume[0, 0, ..., 2].double().numpy()[::-1])
+            expected = (shown.clip(*WINDOW) + 160) / 400 * 255
             picture = Image.open(tmp_path / "study" / "for_readers" / f"trial_{int(row['trial']):02d}_{side}.png")
-            assert np.array_equal(np.asarray(picture), expected.round().numpy())
+            assert np.array_equal(np.asarray(picture), expected.round())
 
 
 def test_nothing_but_the_picture_tells_which_one_it_is(tmp_path) -> None:
@@ -136,3 +138,11 @@ def test_what_is_no_study_is_refused(tmp_path, pairs, options, message) -> None:
     with pytest.raises(ValueError, match=message):
         export_reader_study(pairs, tmp_path, WINDOW, **options)
     assert not (tmp_path / "key.csv").exists()
+
+
+def test_a_radiograph_is_shown_as_it_is(tmp_path) -> None:
+    clean = torch.arange(12.0).view(1, 3, 4)
+    (row,) = rows_of(export_reader_study([(clean, clean + 1)], tmp_path, (0.0, 255.0)))
+    other = {"A": "B", "B": "A"}[row["attacked"]]
+    picture = Image.open(tmp_path / "for_readers" / f"trial_1_{other}.png")
+    assert np.asarray(picture).tolist() == clean[0].tolist()
