@@ -14,7 +14,7 @@ from monai.bundle import ConfigWorkflow
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 
-from benchmarks import readme_table
+from benchmarks import readme_example, readme_table
 from benchmarks.doc_tables import replace_table
 from tests.readme_parts import BEFORE, ROOT, blocks, bright_organ, engine_parts, network, write_bundle, write_files
 
@@ -68,6 +68,15 @@ def test_what_the_readme_shows_as_printed_has_the_words_that_are_printed(ran: li
         return re.findall(r"[A-Za-z_]{3,}", text.replace("UNet", "LinearNetwork"))
 
     assert words(shown) == words(ran[0][1])
+
+
+def test_what_the_readme_shows_as_printed_was_printed_by_a_run_of_it() -> None:
+    found = json.loads(readme_example.SOURCE.read_text(encoding="utf-8"))
+    assert readme_example.with_printed(TEXT, found) == TEXT
+    found["printed"][-1] = found["printed"][-1].replace("12 forward", "13 forward")
+    assert readme_example.with_printed(TEXT, found) != TEXT
+    with pytest.raises(ValueError, match="one block of text, found 0"):
+        readme_example.with_printed("no block", found)
 
 
 def test_the_pipeline_attacks_a_file(ran: list[tuple[dict[str, Any], str]]) -> None:
