@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -159,3 +160,27 @@ def test_it_runs_in_fast_mode(script: Path) -> None:
     assert "mode: fast" in "".join(outputs(notebook, "stdout"))
     assert outputs(notebook, "text/markdown")[-1].startswith("**Conclusion.**")
     assert outputs(notebook, "image/png")
+
+
+@pytest.mark.slow
+def test_a_bundle_that_is_named_is_audited_beside_that_of_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tutorial 5 on a folder as the Model Zoo has them, with an override and scans without labels."""
+    from monai_adversarial.data import write_ct_phantoms
+
+    bundle = tmp_path / "named_bundle"
+    shutil.copytree(REPOSITORY / "bundles" / "ct_abdomen_unet", bundle, ignore=shutil.ignore_patterns("data", "eval"))
+    phantoms = tmp_path / "phantoms"
+    write_ct_phantoms(phantoms, count=1, seed=1001, progress=False, size=(32, 32, 24), spacing=(6.0, 6.0, 6.0))
+    shutil.rmtree(phantoms / "labels")
+    (phantoms / "datalist.json").unlink()
+    script = next(script for script in SCRIPTS if script.stem.startswith("05_"))
+    for name, value in (("BUNDLE", bundle), ("SCANS", phantoms), ("OVERRIDES", '{"inferer#overlap": 0.1}')):
+        monkeypatch.setenv(f"MONAI_ADVERSARIAL_TUTORIAL_{name}", str(value))
+    notebook = RENDER.run(RENDER.read_script(script), fast=True)
+    printed = "".join(outputs(notebook, "stdout"))
+    assert "bundle that you named: named_bundle" in printed and "override: inferer#overlap = 0.1" in printed
+    assert "skipped" not in printed and "stability 1.00 →" in printed
+    conclusion = outputs(notebook, "text/markdown")[-1]
+    assert "inferer#overlap overridden: " in conclusion and "1 scan(s) behind those about the bundle" in conclusion
