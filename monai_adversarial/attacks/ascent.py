@@ -315,7 +315,7 @@ class Ascent:
                 assert self.predictor.model.found_classes is not None
                 target = self.target_of(self.predictor.model.found_classes)
                 values, ranks = self.windowed(changed, target, progress)
-                return *self._with_image(changed, sign * values, sign * ranks), None
+                return *self._with_terms(changed, parameters, sign * values, sign * ranks), None
             seen = changed if view is None else view.image(changed)
             answers = [one(seen) if view is None else view.logits(one(seen)) for one in predict]
             if followed and attack.gradient.surrogate_average != "loss":
@@ -324,18 +324,24 @@ class Ascent:
             found = [value_and_rank(self.objective, one, target, progress, attack.targeted) for one in answers]
             values, ranks = (torch.stack(column).mean(dim=0) for column in zip(*found, strict=True))
             return (
-                *self._with_image(changed, sign * values, sign * ranks),
+                *self._with_terms(changed, parameters, sign * values, sign * ranks),
                 answers[0] if attack.early_stop or self.judge is not None else None,
             )
 
         return function
 
-    def _with_image(
-        self, image: torch.Tensor, values: torch.Tensor, ranks: torch.Tensor
+    def _with_terms(
+        self, image: torch.Tensor, parameters: Parameters, values: torch.Tensor, ranks: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Value and rank as the attacker maximizes them, with what it wants of the image itself."""
-        extra = self.objective.image_term(self.bound, image)
-        return (values, ranks) if extra is None else (values + extra, ranks + extra.detach())
+        """Value and rank as the attacker maximizes them, with what it wants of the image and the parameters
+        themselves."""
+        for extra in (
+            self.objective.image_term(self.bound, image),
+            self.objective.parameter_term(self.bound, parameters),
+        ):
+            if extra is not None:
+                values, ranks = values + extra, ranks + extra.detach()
+        return values, ranks
 
     def _target_at(self, parameters: Parameters, classes: int) -> Target:
         """The reference, moved as the image is: what a classifier says of an image stays where that goes."""
@@ -372,7 +378,7 @@ class Ascent:
                 target = self._target_at(self.parameters, classes)
                 answer, ranks = self.windowed.answer_and_ranks(image, target, Progress(attack.steps, attack.steps))
                 ranks = -ranks if attack.targeted else ranks
-                return answer, self._with_image(image, ranks, ranks)[1]
+                return answer, self._with_terms(image, self.parameters, ranks, ranks)[1]
             answer, _, ranks = self._judged(image, self.parameters, attack.steps)
             return answer, ranks
 
@@ -411,4 +417,4 @@ class Ascent:
             values = ranks = self.decide(self.bound, parameters, answer.prediction).to(values)
             return answer, values, ranks
         values, ranks = (-values, -ranks) if attack.targeted else (values, ranks)
-        return answer, *self._with_image(image, values, ranks)
+        return answer, *self._with_terms(image, parameters, values, ranks)

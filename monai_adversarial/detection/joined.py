@@ -15,7 +15,7 @@ from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objecti
 from monai_adversarial.attacks.objectives.clean_batch import CleanBatch
 from monai_adversarial.attacks.objectives.registry import get_objective
 from monai_adversarial.attacks.objectives.target import Target
-from monai_adversarial.attacks.perturbations.base import BoundPerturbation
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 from monai_adversarial.detection.base import Detector
 from monai_adversarial.utils.modules import frozen
 
@@ -93,6 +93,10 @@ class JoinedObjective(AdditiveObjective):
         term = self._term(changed, clean_with_affine(bound)).to(changed.dtype)
         inner = self.objective.image_term(bound, changed)
         return term if inner is None else term + inner
+
+    def parameter_term(self, bound: BoundPerturbation, parameters: Parameters) -> torch.Tensor | None:
+        """What the inner objective wants of the parameters."""
+        return self.objective.parameter_term(bound, parameters)
 
 
 def clean_with_affine(bound: BoundPerturbation) -> torch.Tensor:

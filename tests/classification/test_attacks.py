@@ -41,6 +41,7 @@ from monai_adversarial.attacks import (
     SegPGD,
     SquareAttack,
     SSIMPenalized,
+    StAdv,
     WorstOf,
 )
 from monai_adversarial.inferers import PurifiedInferer
@@ -227,6 +228,7 @@ ATTACKS = [
     BiasFieldAttack(steps=2),
     ElasticAttack(2.0, control_spacing=4.0, steps=2),
     AffineAttack(steps=2),
+    StAdv(2.0, steps=2),
     SquareAttack(EPSILON, queries=6),
     WorstOf(RandGaussianNoise(prob=1.0, std=0.05), draws=3),
 ]

@@ -16,6 +16,7 @@ from monai_adversarial.attacks.objectives.dice_ce import DiceCE
 from monai_adversarial.attacks.objectives.dlr import DLR
 from monai_adversarial.attacks.objectives.easiest_margin import EasiestMargin
 from monai_adversarial.attacks.objectives.feature_distance import FeatureDistance
+from monai_adversarial.attacks.objectives.flow_penalized import FlowPenalized
 from monai_adversarial.attacks.objectives.hard_dice import HardDice
 from monai_adversarial.attacks.objectives.jensen_shannon import JensenShannon
 from monai_adversarial.attacks.objectives.margin import Margin
@@ -29,6 +30,7 @@ from monai_adversarial.attacks.objectives.target import ACTIVATIONS, Target
 from monai_adversarial.attacks.objectives.unmatched_logits import UnmatchedLogits
 
 __all__ = [
+    "FlowPenalized",
     "AdditiveObjective",
     "ACTIVATIONS",
     "AnnealedDice",

@@ -19,7 +19,7 @@ from monai_adversarial.attacks.objectives.target import Target
 from monai_adversarial.utils.calls import ShownAsCall
 
 if TYPE_CHECKING:
-    from monai_adversarial.attacks.perturbations.base import BoundPerturbation
+    from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 
 __all__ = ["AdditiveObjective", "Objective", "Parts", "Progress", "VoxelwiseObjective"]
 
@@ -158,6 +158,16 @@ class Objective(ShownAsCall, ABC):
 
         Returns:
             (batch,), differentiable in ``changed``; None, the default, for nothing.
+        """
+        return None
+
+    def parameter_term(self, bound: BoundPerturbation, parameters: Parameters) -> torch.Tensor | None:
+        """What the attacker wants of the perturbation's parameters, for example that a flow is smooth: as
+        ``image_term``, differentiable in ``parameters``.
+
+        Args:
+            bound: the perturbation on its clean batch.
+            parameters: of the perturbation.
         """
         return None
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Parts, Progress
-from monai_adversarial.attacks.objectives.registry import get_objective
-from monai_adversarial.attacks.objectives.target import Target
+from monai_adversarial.attacks.objectives.base import Objective
+from monai_adversarial.attacks.objectives.penalized import PenalizedObjective
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation
 from monai_adversarial.metrics.structural_similarity import structural_similarity
 from monai_adversarial.utils.shown_window import check_shown_window, shown_window, window_share
@@ -18,7 +17,7 @@ from monai_adversarial.utils.validation import check_count, check_positive
 __all__ = ["SSIMPenalized"]
 
 
-class SSIMPenalized(AdditiveObjective):
+class SSIMPenalized(PenalizedObjective):
     """``weight * objective - ssim_weight * (1 - SSIM(changed, clean))``, in the network's intensity window.
 
     >>> from monai_adversarial.attacks import PGD, SSIMPenalized
@@ -53,38 +52,15 @@ class SSIMPenalized(AdditiveObjective):
         window_size: int = 7,
         window: Sequence[float] | None = None,
     ) -> None:
-        inner = get_objective(objective)
-        if not isinstance(inner, AdditiveObjective):
-            raise TypeError(f"objective must be a sum over voxels (AdditiveObjective), got {type(inner).__name__}.")
-        self.objective = inner
-        self.comparable, self.follows_progress = inner.comparable, inner.follows_progress
-        self.weight = check_positive("weight", weight)
+        super().__init__(objective, weight)
         self.ssim_weight = check_positive("ssim_weight", ssim_weight, allow_zero=True)
         self.window_size = check_count("window_size", window_size, minimum=3)
         if self.window_size % 2 == 0:
             raise ValueError(f"window_size must be odd, got {window_size}.")
         self.window = check_shown_window(window)
 
-    def parts(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool) -> Parts:
-        return self.objective.parts(logits, target, progress, targeted)
-
-    def parts_of_reference(self, target: Target, dtype: torch.dtype) -> Parts:
-        return self.objective.parts_of_reference(target, dtype)
-
-    def support(self, target: Target) -> torch.Tensor | None:
-        return self.objective.support(target)
-
-    def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of the objective, weighted."""
-        value, rank = self.objective.combine(parts, target)
-        return self.weight * value, self.weight * rank
-
-    def for_classifier(self) -> Objective:
-        """The same of what takes its objective's place."""
-        inner = self.objective.for_classifier()
-        if inner is self.objective:
-            return self
-        return SSIMPenalized(inner, self.weight, self.ssim_weight, self.window_size, self.window)
+    def _around(self, objective: Objective) -> SSIMPenalized:
+        return SSIMPenalized(objective, self.weight, self.ssim_weight, self.window_size, self.window)
 
     def image_term(self, bound: BoundPerturbation, changed: torch.Tensor) -> torch.Tensor | None:
         """The loss of similarity, negative."""

@@ -35,6 +35,7 @@ from monai_adversarial.attacks.perturbations.chain import BoundChain, Chain
 from monai_adversarial.attacks.perturbations.coarse_grid import CoarseGrid
 from monai_adversarial.attacks.perturbations.cubes import BoundCubes, Cubes
 from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation, ElasticDeformation
+from monai_adversarial.attacks.perturbations.flow import BoundFlowField, FlowField
 from monai_adversarial.attacks.perturbations.frequency_quantization import (
     BoundFrequencyQuantization,
     FrequencyQuantization,
@@ -51,6 +52,8 @@ from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_li
 from monai_adversarial.utils.jacobian import jacobian_determinant, lowest_corner_determinant
 
 __all__ = [
+    "BoundFlowField",
+    "FlowField",
     "MATERIALS",
     "BoundLocalizedPatch",
     "LocalizedPatch",

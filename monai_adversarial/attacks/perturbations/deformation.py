@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -18,13 +19,11 @@ from monai_adversarial.attacks.perturbations.base import (
 from monai_adversarial.attacks.perturbations.geometric import (
     NORMS,
     BoundGeometric,
-    intensity_changes,
     match_size,
     per_axis,
     shared_spacing,
-    unexplained_change,
 )
-from monai_adversarial.attacks.perturbations.warp import warp_linear
+from monai_adversarial.attacks.perturbations.warp import inverted, warp_linear
 from monai_adversarial.utils.jacobian import jacobian_determinant, lowest_corner_determinant
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.smooth_basis import bspline_matrix, evaluate_separable, linear_matrix
@@ -36,7 +35,6 @@ __all__ = ["BoundElasticDeformation", "ElasticDeformation"]
 NODES_PER_CONTROL = 8
 # Share of the allowed logarithm of the Jacobian determinant that is used; the rest is room for the integration's error.
 CERTIFICATE_MARGIN = 0.9
-INVERSE_ITERATIONS = 20
 # Corrections of a velocity whose measured Jacobian determinant breaks the bound, by these factors at least and at most.
 CORRECTIONS, SMALLEST_CORRECTION, LARGEST_CORRECTION = 3, 0.98, 0.5
 
@@ -299,7 +297,7 @@ class BoundElasticDeformation(BoundGeometric):
         controls = -parameters[0] if inverse and self.diffeomorphic else parameters[0]
         moved = evaluate_separable(controls, self.matrices) * self.nodes_per_mm
         if not self.diffeomorphic:
-            return _invert(moved) if inverse else moved
+            return inverted(moved) if inverse else moved
         moved = moved / 2**self.integration_steps
         for _ in range(self.integration_steps):
             moved = moved + warp_linear(moved, moved)
@@ -311,31 +309,11 @@ class BoundElasticDeformation(BoundGeometric):
     ) -> dict[str, Measurement]:
         """Largest displacement in the budget's norm and Jacobian determinant of the full-resolution deformation, and
         whether it explains the finished image."""
-        with torch.no_grad():
-            moved = self.displacement_mm(parameters)
-            expected = self.finished(image, parameters)
-            determinant = jacobian_determinant(moved, self.spacing).flatten(1)
-            lowest = torch.minimum(determinant.amin(dim=1), lowest_corner_determinant(moved, self.spacing))
-        largest = moved.abs().flatten(2).amax(dim=2)
         euclidean = self.norm == "euclidean"
-        found = {
-            "displacement_euclidean": Measurement(
-                moved.norm(dim=1).flatten(1).amax(dim=1), "mm", self.limits[0] if euclidean else None
-            )
-        }
-        for axis, limit in enumerate(() if euclidean else self.limits):
-            found[f"displacement_axis_{axis}"] = Measurement(largest[:, axis], "mm", limit)
-        bound = self.min_jacobian if self.diffeomorphic else None
-        found["jacobian_minimum"] = Measurement(lowest, "ratio", bound, at_least=True)
-        found["jacobian_maximum"] = Measurement(determinant.amax(dim=1), "ratio")
-        found["folded_fraction"] = Measurement((determinant <= 0).double().mean(dim=1), "fraction")
-        found["unexplained_change"] = unexplained_change(self.scene, image, adversarial, expected, rounding)
-        return {**found, **intensity_changes(self.scene, image, adversarial)}
-
-
-def _invert(displacement: torch.Tensor) -> torch.Tensor:
-    """The field ``w`` with ``w(p) = -displacement(p + w(p))``."""
-    inverse = -displacement
-    for _ in range(INVERSE_ITERATIONS):
-        inverse = -warp_linear(displacement, inverse)
-    return inverse
+        measured = self.measured_motion(image, adversarial, parameters, self.limits[0] if euclidean else None, rounding)
+        if not euclidean:
+            for axis, along in enumerate(self.largest_displacement(parameters).unbind(dim=1)):
+                measured[f"displacement_axis_{axis}"] = Measurement(along, "mm", self.limits[axis])
+        if self.diffeomorphic:
+            measured["jacobian_minimum"] = replace(measured["jacobian_minimum"], limit=self.min_jacobian)
+        return measured

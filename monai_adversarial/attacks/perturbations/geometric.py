@@ -16,6 +16,7 @@ from monai_adversarial.attacks.perturbations.base import (
     Parameters,
 )
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
+from monai_adversarial.utils.jacobian import jacobian_determinant, lowest_corner_determinant
 from monai_adversarial.utils.scene import Scene
 from monai_adversarial.utils.validation import check_choice, check_positive
 
@@ -183,3 +184,35 @@ class BoundGeometric(BoundPerturbation):
     def longest_displacement(self, parameters: Parameters) -> torch.Tensor:
         """Length of the longest displacement in mm, (batch,)."""
         return self.displacement_mm(parameters).detach().norm(dim=1).flatten(1).amax(dim=1)
+
+    def measured_motion(
+        self,
+        image: torch.Tensor,
+        adversarial: torch.Tensor,
+        parameters: Parameters,
+        limit: float | None,
+        rounding: float = 0.0,
+    ) -> dict[str, Measurement]:
+        """Longest displacement and Jacobian determinant of the deformation at full resolution, whether it explains the
+        finished image, and by how much voxels change.
+
+        Args:
+            image: the clean image.
+            adversarial: the finished image.
+            parameters: what made it.
+            limit: of the length of a displacement in mm; None for no limit of it.
+            rounding: largest rounding of a voxel that came after the attack, in image units.
+        """
+        with torch.no_grad():
+            moved = self.displacement_mm(parameters)
+            expected = self.finished(image, parameters)
+            determinant = jacobian_determinant(moved, self.spacing).flatten(1)
+            lowest = torch.minimum(determinant.amin(dim=1), lowest_corner_determinant(moved, self.spacing))
+        found = {
+            "displacement_euclidean": Measurement(moved.norm(dim=1).flatten(1).amax(dim=1), "mm", limit),
+            "jacobian_minimum": Measurement(lowest, "ratio", at_least=True),
+            "jacobian_maximum": Measurement(determinant.amax(dim=1), "ratio"),
+            "folded_fraction": Measurement((determinant <= 0).double().mean(dim=1), "fraction"),
+            "unexplained_change": unexplained_change(self.scene, image, adversarial, expected, rounding),
+        }
+        return {**found, **intensity_changes(self.scene, image, adversarial)}

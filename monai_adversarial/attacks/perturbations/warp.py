@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-__all__ = ["warp_class_map", "warp_linear", "warp_nearest"]
+__all__ = ["inverted", "warp_class_map", "warp_linear", "warp_nearest"]
 
 # Voxels per box on the CPU: temporaries stay in the cache, and torch starts no threads for so few elements.
 BOX_VOXELS = 32768
+INVERSE_ITERATIONS = 20
 
 
 class _Box(NamedTuple):
@@ -346,3 +347,16 @@ def warp_class_map(label: torch.Tensor, classes: int, displacement: torch.Tensor
     if label.is_floating_point():
         label = label.long()
     return _ClassMapWarp.apply(displacement, label.long(), classes)
+
+
+def inverted(displacement: torch.Tensor) -> torch.Tensor:
+    """The displacement ``w`` with ``w(p) = -displacement(p + w(p))``, by fixed-point iteration, which only converges
+    where the displacement does not fold.
+
+    Args:
+        displacement: (batch, dimension, spatial...) in voxels.
+    """
+    inverse = -displacement
+    for _ in range(INVERSE_ITERATIONS):
+        inverse = -warp_linear(displacement, inverse)
+    return inverse

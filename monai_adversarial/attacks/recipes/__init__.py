@@ -10,7 +10,7 @@ from monai_adversarial.attacks.recipes.acquisition import (
 )
 from monai_adversarial.attacks.recipes.auto_attack import AutoAttack3D
 from monai_adversarial.attacks.recipes.frequency import VAFA, AdvDrop, SpectralAttack
-from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack
+from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack, StAdv
 from monai_adversarial.attacks.recipes.geometric_intensity import GeometricIntensityAttack
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
 from monai_adversarial.attacks.recipes.mask_attack import ASMA
@@ -18,6 +18,7 @@ from monai_adversarial.attacks.recipes.minimal_norm import (
     DDN,
     FAB,
     FMN,
+    PDPGD,
     ALMAProx,
     CarliniWagner,
     DeepFool,
@@ -38,6 +39,8 @@ from monai_adversarial.attacks.recipes.universal import UniversalNoise, Universa
 from monai_adversarial.attacks.recipes.worst_of import WorstOf
 
 __all__ = [
+    "PDPGD",
+    "StAdv",
     "PatchAttack",
     "CTAcquisitionAttack",
     "MRIAcquisitionAttack",

@@ -19,6 +19,7 @@ from monai_adversarial.attacks.search import (
     FMNSearch,
     LBFGSSearch,
     MinimalSearch,
+    PrimalDualSearch,
 )
 from monai_adversarial.utils.validation import check_choice
 
@@ -30,6 +31,7 @@ __all__ = [
     "DDN",
     "FAB",
     "FMN",
+    "PDPGD",
     "ALMAProx",
     "CarliniWagner",
     "DeepFool",
@@ -198,6 +200,40 @@ class FMN(MinimalNormAttack):
         **options: Any,
     ) -> None:
         noise, search = MinimalNoise(norm, epsilon, units, block), FMNSearch()
+        super().__init__(noise, search=search, steps=steps, **{"objective": STRONG, **options})
+
+
+class PDPGD(MinimalNormAttack):
+    """Primal-dual proximal gradient descent, in L-infinity, L2, L1 or L0.
+
+    >>> from monai_adversarial.attacks import PDPGD
+    >>> from monai_adversarial.data.example import example_case
+    >>> bool(PDPGD("linf", units="HU", steps=20)(*example_case(16)).success)
+    True
+
+    Args:
+        norm: ``"linf"``, ``"l2"``, ``"l1"`` or ``"l0"``.
+        units, epsilon, options: see :class:`CarliniWagner`.
+        steps: 500 in adv_lib's form for segmentation.
+        block: voxels along each axis of the blocks that L0 counts.
+
+    Source: Matyasko and Chau, "PDPGD: primal-dual proximal gradient descent adversarial attack", 2021, which was not
+    read: after adv_lib's implementation; see :class:`~monai_adversarial.attacks.PrimalDualSearch`.
+    Survey entry: X05 (adapted).
+    """
+
+    fixed_arguments = ("perturbation", "search")
+
+    def __init__(
+        self,
+        norm: str = "linf",
+        units: str = "network",
+        steps: int = 100,
+        epsilon: float | None = None,
+        block: int = 1,
+        **options: Any,
+    ) -> None:
+        noise, search = MinimalNoise(norm, epsilon, units, block), PrimalDualSearch()
         super().__init__(noise, search=search, steps=steps, **{"objective": STRONG, **options})
 
 

@@ -19,6 +19,7 @@ from monai_adversarial.attacks.search.fmn import FMNSearch
 from monai_adversarial.attacks.search.hop_skip_jump import HopSkipJumpSearch
 from monai_adversarial.attacks.search.lbfgs import LBFGSSearch
 from monai_adversarial.attacks.search.minimal import MinimalSearch, MinimalSearchRun
+from monai_adversarial.attacks.search.primal_dual import PrimalDualSearch
 from monai_adversarial.attacks.search.random_search import RandomSearch
 from monai_adversarial.attacks.search.saliency import SaliencySearch
 from monai_adversarial.attacks.search.sigma_zero import SigmaZeroSearch
@@ -27,6 +28,7 @@ from monai_adversarial.attacks.search.square import SquareSearch
 from monai_adversarial.attacks.search.steepest_ascent import SelfAdaptiveMomentum, SteepestAscent
 
 __all__ = [
+    "PrimalDualSearch",
     "AdaptiveMultiplier",
     "SelfAdaptiveMomentum",
     "HopSkipJumpSearch",

@@ -7,10 +7,11 @@ import torch
 
 from monai_adversarial.attacks.perturbations.base import per_sample
 from monai_adversarial.attacks.perturbations.minimal import BoundMinimalNoise
+from monai_adversarial.attacks.perturbations.norms import norm_of
 from monai_adversarial.attacks.search.minimal import MinimalSearch, MinimalSearchRun, cosine, unit
 from monai_adversarial.utils.validation import check_fraction, check_positive
 
-__all__ = ["FMNSearch"]
+__all__ = ["FMNSearch", "dual_length"]
 
 #: a gradient is a change per change: its length is measured in the dual norm
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
@@ -71,7 +72,7 @@ class _FMNRun(MinimalSearchRun):
             larger = torch.maximum(radius + 1, (radius * (1 + gamma)).floor())
             radius = torch.where(success, smaller, larger).clamp_min(1)
         else:
-            slope = self._dual_length(gradient).clamp_min(torch.finfo(noise.dtype).tiny)
+            slope = dual_length(gradient, self.bound.norm).clamp_min(torch.finfo(noise.dtype).tiny)
             seen = norm + gap.abs() / slope
             known = best.isfinite()
             radius = torch.where(known, radius * (1 + gamma), seen)
@@ -82,7 +83,18 @@ class _FMNRun(MinimalSearchRun):
         length = state["step"] * cosine(1.0, 0.01, done)
         return self.bound.within(noise + per_sample(length, noise) * unit(gradient), radius)
 
-    def _dual_length(self, gradient: torch.Tensor) -> torch.Tensor:
-        flat = gradient.flatten(1)
-        dual = DUAL[self.bound.norm]
-        return flat.abs().sum(1) if dual == "l1" else flat.norm(dim=1) if dual == "l2" else flat.abs().amax(1)
+
+def dual_length(gradient: torch.Tensor, norm: str) -> torch.Tensor:
+    """By how much a linear objective rises along its best noise of norm one, (batch,).
+
+    >>> import torch
+    >>> from monai_adversarial.attacks.search.fmn import dual_length
+    >>> slope = torch.tensor([[[3.0, -4.0]]])
+    >>> [dual_length(slope, norm).item() for norm in ("linf", "l2", "l1")]
+    [7.0, 5.0, 4.0]
+
+    Args:
+        gradient: (batch, channel, spatial...).
+        norm: of the noise: ``"linf"``, ``"l2"`` or ``"l1"``.
+    """
+    return norm_of(gradient, DUAL[norm])

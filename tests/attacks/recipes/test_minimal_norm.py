@@ -14,6 +14,7 @@ from monai_adversarial.attacks import (
     FAB,
     FMN,
     JSMA,
+    PDPGD,
     AdditiveNoise,
     ALMAProx,
     Attack,
@@ -30,10 +31,11 @@ from monai_adversarial.attacks import (
     OnePixel,
     SigmaZero,
 )
+from monai_adversarial.attacks.objectives import Progress, Target, get_objective
 from monai_adversarial.attacks.objectives.augmented_lagrangian import penalty, penalty_slope
 from monai_adversarial.attacks.perturbations.norms import into_ball, norm_of
-from monai_adversarial.attacks.search.alma import nearest_with_small_largest
 from monai_adversarial.attacks.search.hyperplane import smallest_raise
+from monai_adversarial.attacks.search.proximal import nearest_with_small_norm
 from monai_adversarial.data.example import example_case
 from monai_adversarial.models import AttackedModel
 from tests.attacks.minimal_cases import distance, linear_case
@@ -46,6 +48,9 @@ EXACT: list[Any] = [
     ("l2", lambda **o: FMN("l2", steps=60, **o), 0.03),
     ("linf", lambda **o: FMN("linf", steps=60, **o), 0.05),
     ("l1", lambda **o: FMN("l1", steps=120, **o), 0.05),
+    ("l2", lambda **o: PDPGD("l2", steps=80, **o), 0.03),
+    ("linf", lambda **o: PDPGD("linf", steps=60, **o), 0.03),
+    ("l1", lambda **o: PDPGD("l1", steps=120, **o), 0.05),
     ("l2", lambda **o: DDN(steps=60, **o), 0.03),
     ("l2", lambda **o: FAB("l2", steps=10, **o), 0.01),
     ("linf", lambda **o: FAB("linf", steps=10, **o), 0.01),
@@ -81,6 +86,9 @@ EVERY: list[Callable[..., MinimalNormAttack]] = [
     lambda **o: FMN("linf", "HU", steps=15, **o),
     lambda **o: FMN("l1", "HU", steps=15, **o),
     lambda **o: FMN("l0", "HU", steps=25, block=4, **o),
+    lambda **o: PDPGD("linf", "HU", steps=25, **o),
+    lambda **o: PDPGD("l1", "HU", steps=25, **o),
+    lambda **o: PDPGD("l0", "HU", steps=40, block=4, **o),
     lambda **o: FAB("linf", "HU", steps=15, **o),
     lambda **o: ALMAProx("HU", steps=40, **o),
     lambda **o: DenseAdversaryGeneration("linf", "HU", steps=40, **o),
@@ -113,7 +121,8 @@ def test_a_batch_gives_what_its_samples_give_alone() -> None:
     model, first, first_label = example_case(16, seed=0)
     _, second, second_label = example_case(16, seed=1)
     image, label = torch.cat([first, second]), torch.cat([first_label, second_label])
-    for attack in (DDN("HU", steps=8), FAB("linf", "HU", steps=4), SigmaZero(4, steps=8)):
+    attacks = (DDN("HU", steps=8), FAB("linf", "HU", steps=4), SigmaZero(4, steps=8), PDPGD("l2", "HU", steps=8))
+    for attack in attacks:
         together = attack(model, image, label)
         alone = [attack(model, image[row : row + 1], label[row : row + 1]) for row in range(2)]
         norms = torch.cat([one.smallest_norm.values for one in alone])
@@ -254,22 +263,67 @@ def test_the_nearest_point_in_a_ball(norm: str) -> None:
         assert bool(((other - noise).flatten(1).norm(dim=1) >= gap * (1 - 1e-5)).all())
 
 
-def test_the_proximal_step_is_a_minimum() -> None:
+@pytest.mark.parametrize(("norm", "block"), [("linf", 1), ("l2", 1), ("l1", 1), ("l0", 1), ("l0", 2)])
+def test_the_proximal_step_is_a_minimum(norm: str, block: int) -> None:
     generator = torch.Generator().manual_seed(5)
     shape = (2, 1, 3, 3, 3)
     noise, metric = torch.randn(shape, generator=generator), 0.1 + torch.rand(shape, generator=generator)
-    weight = torch.tensor([0.5, 2.0])
+    weight = torch.tensor([0.5, 2.0]) if norm in ("linf", "l2") else torch.tensor([0.05, 0.2])
     low, high = -0.8 * torch.ones(shape), 0.9 * torch.ones(shape)
+    if norm == "l2":  # exact without a box
+        low, high = 9 * low, 9 * high
 
     def cost(z: torch.Tensor) -> torch.Tensor:
-        return weight * norm_of(z, "linf") + (metric * (z - noise).square()).flatten(1).sum(dim=1) / 2
+        return weight * norm_of(z, norm, block) + (metric * (z - noise).square()).flatten(1).sum(dim=1) / 2
 
-    best = nearest_with_small_largest(noise, weight, metric, low, high)
+    best = nearest_with_small_norm(noise, weight, metric, low, high, norm, block)
     least = cost(best)
+    assert bool((best != 0).flatten(1).any(dim=1).all()) and bool((best != noise).any())
     for scale in (0.3, 0.03, 0.003):
         for _ in range(100):
             other = (best + scale * torch.randn(shape, generator=generator)).clamp(low, high)
-            assert bool((cost(other) >= least - 1e-5).all())
+            sparse = other * (torch.rand(shape, generator=generator) > 0.2)
+            swapped = torch.where(torch.rand(shape, generator=generator) > 0.1, best, noise.clamp(low, high))
+            assert all(bool((cost(one) >= least - 1e-5).all()) for one in (other, sparse, swapped))
+    nothing = nearest_with_small_norm(noise, torch.full((2,), 1e3), metric, low, high, norm, block)
+    assert float(nothing.abs().max()) < 1e-3
+
+
+def test_the_weight_of_success_rises_at_failures_and_falls_at_successes() -> None:
+    """At a boundary that a step of Adam crosses, the noise settles where norm and objective balance."""
+    network, image, label = linear_case(margin=5.0)
+    exact = float(distance(network, image, "l2"))
+    norms = [
+        float(PDPGD("l2", steps=steps, objective=EasiestMargin())(network, image, label).smallest_norm.values) / exact
+        for steps in (10, 40, 160)
+    ]
+    assert norms[0] >= norms[1] - 1e-3 and norms[1] >= norms[2] - 1e-3 and norms[2] < 1.01
+
+
+def test_primal_dual_steps_are_no_weaker_than_a_loop_of_falling_gradient_steps_at_the_same_cost() -> None:
+    """Ten lines: unit steps along the gradient until success, then back by a share."""
+    model, image, label = example_case(16)
+    steps, whole = 40, 500.0
+
+    def dice_and_slope(noise: torch.Tensor) -> tuple[float, torch.Tensor]:
+        point = noise.clone().requires_grad_()
+        logits = model.network(((image.as_tensor() + point + 160) / whole).clamp(0, 1))
+        value = get_objective("dice").value(logits, Target.from_label(label.as_tensor(), 4), Progress(0, 1)).sum()
+        hard, one_hot = logits.argmax(dim=1, keepdim=True), label.as_tensor()
+        pairs = [(hard == c, one_hot == c) for c in (1, 2, 3)]
+        dice = sum(float(2 * (a & b).sum() / (a.sum() + b.sum())) for a, b in pairs) / 3
+        return dice, torch.autograd.grad(value, point)[0]
+
+    noise, smallest = torch.zeros_like(image.as_tensor()), float("inf")
+    clean = dice_and_slope(noise)[0]
+    for step in range(steps):
+        dice, slope = dice_and_slope(noise)
+        if dice < 0.5 * clean:
+            smallest, noise = min(smallest, float(noise.norm())), 0.9 * noise
+        else:
+            noise = noise + 200 * (1 - step / steps) * slope / slope.norm()
+    result = PDPGD("l2", "HU", steps=steps)(model, image, label)
+    assert bool(result.success) and float(result.smallest_norm.values) <= smallest
 
 
 def test_the_penalty_and_its_slope_agree() -> None:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from monai_adversarial.attacks import Attack, FixedPoint, TiledNoise, UniversalPerturbation
+from monai_adversarial.attacks.objectives import Progress, Target, get_objective
 from monai_adversarial.data.example import example_case
 from monai_adversarial.models import AttackedModel
 from tests.helpers import LinearNetwork, random_image
@@ -22,7 +24,7 @@ def cases(count: int, first: int = 0, size: int = SIZE) -> tuple[AttackedModel, 
 
 
 @pytest.mark.parametrize("block", [None, (8, 8, 8), (6, 16, 5)])
-@pytest.mark.parametrize("method", ["sgd", "uap"])
+@pytest.mark.parametrize("method", ["sgd", "pgd", "uap"])
 def test_held_out_cases_are_worse_off_than_with_random_noise(method: str, block: tuple[int, ...] | None) -> None:
     model, seen = cases(3)
     _, held_out = cases(2, first=50)
@@ -54,6 +56,82 @@ def test_the_same_seed_gives_the_same_noise() -> None:
     model, seen = cases(3)
     made = [UniversalPerturbation(10, "HU", epochs=2, seed=seed).fit(model, seen).noise for seed in (0, 0, 1)]
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+
+
+def test_a_step_of_pgd_is_the_sign_of_the_summed_gradients() -> None:
+    model, seen = cases(3)
+    model = AttackedModel(model.network, intensity=model.intensity, image_units="HU", precision="float32")
+    options: dict[str, Any] = {"epochs": 1, "objective": "dice"}
+    made = UniversalPerturbation(10, "HU", method="pgd", cases_per_step=3, **options).fit(model, seen).noise
+    total = torch.zeros(1, 1, SIZE, SIZE, SIZE)
+    for image, label in seen:
+        still = torch.zeros(1, 1, SIZE, SIZE, SIZE, requires_grad=True)
+        logits = model.network(((image.as_tensor() + still + 160) / 500).clamp(0, 1))
+        value = get_objective("dice").value(logits, Target.from_label(label.as_tensor(), 4), Progress(0, 1))
+        (gradient,) = torch.autograd.grad(value.sum(), still)
+        total += gradient / gradient.abs().mean()
+    # The step begins with half the radius; at a sum near zero its sign is a matter of rounding.
+    assert float(((made - 5 * total[0].sign()).abs() < 1e-3).float().mean()) > 0.995
+    # A batch of cases is the cases.
+    batch = [(torch.cat([image for image, _ in seen]), torch.cat([label for _, label in seen]))]
+    together = UniversalPerturbation(10, "HU", method="pgd", cases_per_step=1, **options).fit(model, batch).noise
+    assert float(((together - made).abs() < 1e-3).float().mean()) > 0.995
+    single = UniversalPerturbation(10, "HU", method="pgd", cases_per_step=1, **options).fit(model, seen).noise
+    by_sgd = UniversalPerturbation(10, "HU", method="sgd", **options).fit(model, seen).noise
+    assert float((single - by_sgd).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("method", ["sgd", "pgd", "uap"])
+def test_a_fit_that_was_interrupted_ends_where_a_whole_one_does(method: str, tmp_path: Path) -> None:
+    model, seen = cases(3)
+    universal = UniversalPerturbation(4, "HU", (8, 8, 8), method, epochs=3, cases_per_step=2, fooling_rate=1.0)
+    whole = universal.fit(model, seen)
+    file = tmp_path / "noise.pt"
+
+    class Broken(list):  # type: ignore[type-arg]
+        left: int
+
+        def __getitem__(self, number: Any) -> Any:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            return super().__getitem__(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted = Broken(seen)
+        interrupted.left = 1 + 3 + 3 * (method == "uap") + 2  # in the second epoch
+        universal.fit(model, interrupted, checkpoint=file)
+    resumed = universal.fit(model, seen, checkpoint=file)
+    assert torch.equal(resumed.noise, whole.noise) and resumed.fooling_rates == whole.fooling_rates
+    again = universal.fit(model, seen, checkpoint=file)
+    assert torch.equal(again.noise, whole.noise), "what is done is not done again"
+    for other, other_cases in (
+        (UniversalPerturbation(13, "HU", (8, 8, 8), method, epochs=3), seen),
+        (universal, seen[:2]),
+    ):
+        with pytest.raises(ValueError, match="checkpoint must be one of these settings, this network and"):
+            other.fit(model, other_cases, checkpoint=file)
+
+
+@pytest.mark.parametrize("method", ["sgd", "pgd"])
+def test_more_budget_and_more_epochs_do_more_harm_to_held_out_cases(method: str) -> None:
+    model, seen = cases(4)
+    _, held_out = cases(2, first=50)
+
+    def dice(epsilon: float, epochs: int) -> float:
+        made = UniversalPerturbation(epsilon, "HU", method=method, epochs=epochs).fit(model, seen)
+        return sum(float(made(model, *case).adversarial_dice) for case in held_out)
+
+    assert dice(4, 4) > dice(10, 4) > dice(20, 4) and dice(20, 1) > dice(20, 4) - 0.02
+
+
+def test_images_of_whole_numbers_get_whole_numbers_inside_the_budget() -> None:
+    model, seen = cases(2)
+    whole = AttackedModel(model.network, intensity=model.intensity, image_units="HU", round_to_integer=True)
+    universal = UniversalPerturbation(9.5, "HU", (8, 8, 8), "pgd", epochs=2).fit(whole, seen)
+    image, label = seen[0][0].round(), seen[0][1]
+    change = (universal(whole, image, label).adversarial - image).as_tensor()
+    assert torch.equal(change, change.round()) and 0 < float(change.abs().max()) <= 9
 
 
 def test_a_block_fits_images_of_other_sizes_and_one_grid_does_not() -> None:
