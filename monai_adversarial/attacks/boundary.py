@@ -14,7 +14,7 @@ from monai.inferers import SimpleInferer, SliceInferer, SlidingWindowInferer
 from torch import nn
 
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.models.first_batch import check_label_shape
+from monai_adversarial.models.first_batch import check_label_shape, check_same_grid
 from monai_adversarial.utils.arrays import StoredAs, as_given, as_tensor, computable
 from monai_adversarial.utils.modules import modules_of, unwrap
 from monai_adversarial.utils.validation import check_image
@@ -64,6 +64,7 @@ class Given:
         if label is not None:
             ready_label = computable(as_tensor("label", label))
             check_label_shape(model, ready_label, ready)
+            check_same_grid(model, image, label)
         return cls(ready, ready_label, StoredAs(plain.dtype), image, label)
 
     def image_back(self, adversarial: torch.Tensor) -> Any:

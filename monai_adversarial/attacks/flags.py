@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.doubts import warn_once
 
-__all__ = ["Flag", "MemberTrace", "find_flags"]
+__all__ = ["MOST_ZERO", "PAGE", "UNBROKEN", "Flag", "MemberTrace", "find_flags", "say_zero_gradients"]
 
 PAGE = "docs/gradient_masking.md"
 #: share of gradient entries that are exactly zero above which signs say little
@@ -115,6 +116,33 @@ def find_flags(traces: Sequence[MemberTrace], clean_dice: torch.Tensor, model: A
             Flag("saturated_output", "the network returns probabilities whose final activation could not be left out.")
         )
     return found
+
+
+def say_zero_gradients(
+    model: AttackedModel, zeros: torch.Tensor, clean: torch.Tensor, left: torch.Tensor, success: torch.Tensor
+) -> None:
+    """Warn, once for a network, of an attack that had no gradient to follow and left the score standing.
+
+    Args:
+        model: what was attacked.
+        zeros: mean share of gradient entries that were exactly zero, (batch,); NaN where nothing was differentiated.
+        clean: score of the clean batch, (batch,).
+        left: score under attack, (batch,).
+        success: boolean (batch,), samples in which the attack succeeded.
+    """
+    blind = (zeros > MOST_ZERO) & ~success & ~((left <= UNBROKEN * clean) | left.isnan())
+    count = int(blind.sum())
+    if not count:
+        return
+    warn_once(
+        model.network,
+        "zero gradients",
+        f"the attack had hardly a gradient to follow: {float(zeros[blind].mean()):.1%} of its entries are exactly zero "
+        f"in {count} of {len(blind)} samples, whose score stays at {float(left[blind].mean()):.3f} of "
+        f"{float(clean[blind].mean()):.3f}. That is no robustness: rounding, a clamp, a detached part or saturated "
+        "logits may hide the gradient. Attack by queries as AutoAttack3D does, or pass "
+        f"gradient=BackwardPassSubstitute() where a purifier hides it; see {PAGE}#zero-gradients.",
+    )
 
 
 def _most(rows: Sequence[torch.Tensor]) -> float:

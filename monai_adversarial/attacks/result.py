@@ -10,16 +10,15 @@ import torch
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
 from monai_adversarial.attacks.reference import Reference
+from monai_adversarial.metrics.clean_score import low_clean_caution
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["LOW_CLEAN", "AttackResult", "low_clean_caution"]
+__all__ = ["AttackResult"]
 
 # Streams of random numbers: restarts use 0, 1, 2, ...
 CONTROL_STREAM = 1_000_000
-#: clean Dice with the label below which what an attack leaves says little
-LOW_CLEAN = 0.5
 
 
 def _numbers(values: torch.Tensor) -> str:
@@ -45,21 +44,6 @@ def _measured(name: str, found: Measurement) -> str:
     sample = int((-margins if found.at_least else margins).argmax())
     side = "at least" if found.at_least else "at most"
     return f"{name} {float(values[sample]):.4f} {found.units} ({side} {limits[sample]:g})"
-
-
-def low_clean_caution(clean_dice: torch.Tensor) -> str:
-    """Why a small loss is no robustness where the clean Dice with the label is low; empty where none is.
-
-    Args:
-        clean_dice: of each sample, (batch,); NaN does not count.
-    """
-    low, known = int((clean_dice < LOW_CLEAN).sum()), int((~clean_dice.isnan()).sum())
-    if not low:
-        return ""
-    return (
-        f"caution: the clean Dice is below {LOW_CLEAN} in {low} of {known}, so that little can be lost: check class "
-        "numbers, orientation, voxel spacing and intensity map before a small loss is taken for robustness"
-    )
 
 
 @dataclass

@@ -12,6 +12,8 @@ from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
 from monai_adversarial.attacks.ascent import Ascent, Judge, Step, check_start, zero_fraction
+from monai_adversarial.attacks.flags import say_zero_gradients
+from monai_adversarial.attacks.frozen_voxels import FrozenPoint, say_frozen_voxels
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.reference import Reference, class_mask, prepared
@@ -19,7 +21,7 @@ from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.metrics.success import success, success_rule
 from monai_adversarial.models.answer import Answer
-from monai_adversarial.models.first_batch import check_classes_fit, check_label_fits, say_random
+from monai_adversarial.models.first_batch import check_classes_fit, check_clean_score, check_label_fits, say_random
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import give_back_excess
 from monai_adversarial.utils.arrays import StoredAs
@@ -123,6 +125,7 @@ class ScoredRun:
         self.preferred = self.objective
         self.solved = torch.zeros(scene.batch, dtype=torch.bool, device=scene.image.device)
         self.zero_fractions: list[torch.Tensor] = []
+        self.frozen_point: FrozenPoint | None = None
         self.history: list[torch.Tensor] = []
         self._search()
 
@@ -138,6 +141,7 @@ class ScoredRun:
             check_classes_fit(model, self.clean_score)
         elif labeled and not self.attack.targeted:
             check_label_fits(model, answer.prediction, reference.label, reference.classes, self.activation)
+            check_clean_score(model, self.clean_score)
         if self.predictor.drew_random_numbers and not self.attack.gradient.averages:
             again = self.predictor.answer(self.scene.image)
             if not again.summary.equals(answer.summary):
@@ -182,12 +186,17 @@ class ScoredRun:
             decide=lambda bound, parameters, prediction: self._decide(bound, parameters, prediction, left),
             judge=self._judge(),
         )
+        done = 0  # enumerate would hold a step beyond its turn
         for step in ascent:
+            done += 1
             self.backwards += step.found.backwards * len(left)
             self._look_at(ascent.bound, step, left)
             ranks = step.found.ranks.detach()
             self._keep_best(left, step.parameters, ranks, ascent.search.preference(step.parameters, ranks))
-            self.zero_fractions.append(self._spread(left, zero_fraction(ascent.bound, step.found)))
+            zeros = zero_fraction(ascent.bound, step.found)
+            self.zero_fractions.append(self._spread(left, zeros))
+            if done == attack.steps and len(left) == self.scene.batch:
+                self.frozen_point = FrozenPoint.of(step, zeros)
             bar.update()
             if attack.early_stop:
                 prediction = step.found.prediction
@@ -364,14 +373,21 @@ class ScoredRun:
             score = reference.score(prediction)
             moved = self._as_given(reference.with_ignored(self.predictor.model.ignore_index), label)
             whole = self.predictor.model.whole_image(adversarial, detached(image))
+            succeeded = self._succeeded(score, self.clean_score, prediction, self.target)
+            zeros = torch.stack(self.zero_fractions).nanmean(dim=0)
         followed = self.predictor.surrogates or ()
+        if not followed and self.objective_region is None:  # elsewhere a surrogate or most voxels have none to give
+            seen = zeros, self.clean_score, score, succeeded
+            say_zero_gradients(self.predictor.model, *seen)
+            if self.frozen_point is not None:
+                say_frozen_voxels(self.frozen_point, self.bound, self.predictor, self.reference, *seen)
         return AttackResult(
             adversarial=convert_to_dst_type(whole, dst=image)[0],
             label=moved if label is None else convert_to_dst_type(moved, dst=label)[0],
             parameters=self.parameters,
             objective=self.objective,
             objective_history=torch.stack(self.history),
-            success=self._succeeded(score, self.clean_score, prediction, self.target),
+            success=succeeded,
             clean_score=self.clean_score,
             adversarial_score=score,
             metric=self.reference.metric,
@@ -383,7 +399,7 @@ class ScoredRun:
             queries=self.predictor.forwards - (0 if followed else self.backwards),
             surrogate_forwards=sum(one.forwards for one in followed),
             surrogate_backwards=self.backwards * len(followed),
-            zero_gradient_fraction=torch.stack(self.zero_fractions).nanmean(dim=0),
+            zero_gradient_fraction=zeros,
             reference_is_prediction=label is None,
             reference_reason="no label was given" if label is None else "",
             attack=repr(self.given),

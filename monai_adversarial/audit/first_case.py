@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
-from monai_adversarial.audit.facts import FOLLOWS_IMAGE, SAME_ANSWER, Fact, TargetError
+from monai_adversarial.audit.facts import FOLLOWS_IMAGE, INPUT_FITS, SAME_ANSWER, Fact, TargetError
 from monai_adversarial.audit.segmentation import Segmentation, on_grid, same_grid
 from monai_adversarial.audit.target import AuditCase, AuditTarget
 from monai_adversarial.data.saving import read_back
+from monai_adversarial.models import explain_clean_score
 from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.validation import LabelMisfit
 
 __all__ = ["LEAST_EQUAL", "check_first_case"]
 
@@ -50,6 +52,7 @@ def check_first_case(target: AuditTarget, entry: Mapping[str, Any]) -> list[Fact
         same = "on the label's grid" if same_grid(case.reference, prediction) else "brought onto the prediction's grid"
         found.append(Fact("label", f"{sorted(case.reference.values.unique().tolist())}, {same}", "first case"))
     found += _probes(target, case, prediction)
+    found += _other_readings(target, case)
     run = target.parts.reference_prediction
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the deployment
         deployed = None if run is None else run(entry["image"])
@@ -84,6 +87,20 @@ def _probes(target: AuditTarget, case: AuditCase, prediction: Segmentation) -> l
     ignored = all(torch.equal(target.deploy(case, other).values, prediction.values) for other in others)
     value = "no: mirrored and inverted images get the same segmentation" if ignored else "yes"
     return [*found, Fact(FOLLOWS_IMAGE, value, "first case")]
+
+
+def _other_readings(target: AuditTarget, case: AuditCase) -> list[Fact]:
+    """Whether the first case would score far better mirrored, with other axes, intensities or voxel sizes.
+
+    One forward pass, and 21 more where the score is low. A label whose values are no classes is named later.
+    """
+    if case.label is None:
+        return []
+    try:
+        found = explain_clean_score(target.model_for(case), case.image, case.label)
+    except LabelMisfit:
+        return []
+    return [Fact(INPUT_FITS, f"no: {found}", "first case")] if found.is_explained else []
 
 
 def _agreement(prediction: Segmentation, deployed: Any, file: str) -> float:

@@ -9,19 +9,16 @@ from typing import Any
 
 from scipy.stats import betabinom
 
-from monai_adversarial.attacks.result import LOW_CLEAN
+from monai_adversarial.attacks.flags import MOST_ZERO
+from monai_adversarial.metrics.clean_score import LOW_CLEAN, NO_CLEAN
 from monai_adversarial.studies.measurement import LABEL
 
 __all__ = ["health_checks"]
 
 Record = Mapping[str, Any]
 
-#: share of gradient entries that are exactly zero above which signs say little
-MOST_ZERO = 0.9
 #: Dice that a stronger attacker may stay behind a weaker one before it is said
 ROOM = 0.02
-#: clean Dice with the label below which nothing follows from any row: there is nothing to lose
-NO_CLEAN = 0.2
 #: probability below which more rejected clean images are no chance
 UNLIKELY = 0.05
 #: Dice that the network's own answer loses where the deployed segmentation loses less than ``ROOM``

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_adversarial.audit.facts import FOLLOWS_IMAGE, SAME_ANSWER
+from monai_adversarial.audit.facts import FOLLOWS_IMAGE, INPUT_FITS, SAME_ANSWER
 
 __all__ = ["run_checks"]
 
@@ -91,4 +91,7 @@ def _first_case(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if fact["what"] == FOLLOWS_IMAGE and str(fact["value"]).startswith("no"):
             text = "the segmentation of the first case is the same for other images: it is not made of the image, and "
             found.append(_check("follows the image", "fail", f"{text}what does not change under attack is not robust."))
+        if fact["what"] == INPUT_FITS and str(fact["value"]).startswith("no"):
+            text = str(fact["value"]).removeprefix("no: ")
+            found.append(_check("input as the network was built for", "fail", f"the first case: {text}"))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -301,7 +302,8 @@ def save_adversarial_nifti(
 
     What an attack adds beyond the range of an integer file's type is cut off there where ``clean`` shows that the
     image began inside. A cut only brings a voxel nearer to its clean value, so that every budget still holds.
-    Everything else outside, for example an image in other units, is refused.
+    A warning says how many are cut: scores of the image before are not those of the file. Everything else outside, for
+    example an image in other units, is refused.
 
     Returns:
         The path.
@@ -330,7 +332,15 @@ def save_adversarial_nifti(
         )
         values = round_to_stored(values, original, None if clean is None else epsilon, *scaling)
         _check_range(original.numpy(), dtype, scaling, "the adversarial image" if clean is None else "the clean image")
-        stored = np.rint((values.numpy() - scaling[1]) / scaling[0]).clip(*_type_range(dtype)).astype(dtype)
+        wanted = np.rint((values.numpy() - scaling[1]) / scaling[0])
+        stored = wanted.clip(*_type_range(dtype)).astype(dtype)
+        cut = int((stored != wanted).sum())
+        if cut:
+            warnings.warn(
+                f"{cut} of {stored.size} voxels lie beyond what the file's {dtype} holds and are cut there: what "
+                "was scored before is another image; give the AttackedModel stored_grid=stored_grid(file).",
+                stacklevel=2,
+            )
     else:
         # A scaling would move what float32 holds; floating point needs none.
         stored, scaling = voxels.astype(dtype), (1.0, 0.0)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from monai_adversarial.attacks import Attack, AttackResult
-from monai_adversarial.attacks.result import low_clean_caution
+from monai_adversarial.metrics.clean_score import low_clean_caution
 from monai_adversarial.models import AttackedModel, ReadIntensity
 
 __all__ = ["Outcome", "announce", "budget_sentence", "check_budget_units"]

@@ -18,7 +18,6 @@ from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.reference import Reference
-from monai_adversarial.attacks.result import low_clean_caution
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.engines.batch import batch_region
 from monai_adversarial.handlers.engine_model import (
@@ -41,6 +40,7 @@ from monai_adversarial.handlers.evaluation_engine import (
     remembers_batches,
 )
 from monai_adversarial.metrics.case_metric import CaseMetric
+from monai_adversarial.metrics.clean_score import low_clean_caution
 from monai_adversarial.metrics.dice import hard_prediction, organ_dice
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.metrics.robust_dice import RobustDice

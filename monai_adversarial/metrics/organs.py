@@ -58,7 +58,8 @@ def organ_channels(
         network_classes: output channels of the network.
         activation: ``"softmax"`` (channel 0 is the background) or ``"sigmoid"`` (every channel is an organ).
         class_names: one name for each channel, in order, or a mapping of some channels to names, which are scored then;
-            with softmax the background comes first. None: ``"class_1"``, ``"class_2"``, ...
+            with softmax the background comes first. None: ``"class_1"``, ``"class_2"``, ... by the number of the
+            channel, which with sigmoid begin at ``"class_0"``; one sigmoid channel is the label's ``"class_1"``.
         classes: the channels or names to score; None for all organs.
 
     Raises:

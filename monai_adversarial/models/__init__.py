@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.explain_clean_score import CleanScore, explain_clean_score
 from monai_adversarial.models.prediction import predict, predict_probabilities
 from monai_adversarial.models.read_intensity import (
     ReadIntensity,
@@ -17,10 +18,12 @@ from monai_adversarial.models.transfer_oracle import TransferOracle
 
 __all__ = [
     "AttackedModel",
+    "CleanScore",
     "ReadIntensity",
     "TransferOracle",
     "UnknownIntensity",
     "check_agrees",
+    "explain_clean_score",
     "install_recorders",
     "map_of_batch",
     "predict",

@@ -74,8 +74,8 @@ class AttackedModel:
         activation: ``"softmax"`` (exclusive classes) or ``"sigmoid"`` (independent channels). None: sigmoid for one
             output channel, softmax otherwise, unless the answer or the label shows that channels overlap.
         class_names: names of the output channels (with softmax the background first), or a mapping of channel to
-            name, of which the named ones are scored; None for ``class_1``, ``class_2``, ... The classes of a classifier
-            have no background.
+            name, of which the named ones are scored; None for ``class_1``, ``class_2``, ... by the number of the
+            channel (from ``class_0`` where channels overlap). The classes of a classifier have no background.
         scored_classes: channels or names of the classes that scores count; None for all foreground classes. The
             exclusive classes of a classifier are always all scored.
         ignore_index: value of label voxels (of a classifier: of images) that count in no objective and no score, for
@@ -248,6 +248,15 @@ class AttackedModel:
     @found_random.setter
     def found_random(self, random: bool) -> None:
         self._found["random"] = random
+
+    @property
+    def frozen_batches(self) -> int:
+        """Batches in which voxels without a gradient were changed, to see whether they matter."""
+        return int(self._found.get("frozen_batches", 0))
+
+    @frozen_batches.setter
+    def frozen_batches(self, count: int) -> None:
+        self._found["frozen_batches"] = count
 
     @property
     def checked(self) -> bool:

@@ -4,11 +4,15 @@ network that is random."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from monai.data import MetaTensor
 
+from monai_adversarial.metrics.clean_score import low_clean_caution
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.doubts import warn_once
 from monai_adversarial.utils.slabs import slabs
@@ -17,8 +21,10 @@ from monai_adversarial.utils.validation import check_class_label, check_label, c
 __all__ = [
     "check_answer",
     "check_classes_fit",
+    "check_clean_score",
     "check_label_fits",
     "check_label_shape",
+    "check_same_grid",
     "random_state",
     "refuse_boxes",
     "say_random",
@@ -31,6 +37,12 @@ LEAST_SHARE = 0.05
 LEAST_ALLOWED = 0.1
 #: Dice from which a label value is taken to mean another class of the network
 CLEARLY_THE_SAME = 0.5
+#: and where the right class has voxels in common too: large masks have much in common by chance
+SURELY_THE_SAME = 0.8
+#: and by which it exceeds that of the class itself
+CLEARLY_BETTER = 0.3
+#: mean clean Dice of a batch below which there is next to nothing to lose; random labels have more
+LEAST_CLEAN = 0.1
 #: images of which at least one is classified as labeled, or the label does not belong to the network
 LEAST_IMAGES = 8
 
@@ -98,6 +110,38 @@ def check_label_shape(model: AttackedModel, label: Any, image: torch.Tensor) -> 
         check_label(label, image)
 
 
+def check_same_grid(model: AttackedModel, image: Any, label: Any) -> None:
+    """Warn, once, where image and label say by their affines that their voxels do not lie on each other.
+
+    An affine that is the identity says nothing: it is what MONAI gives to a tensor that came without one.
+
+    Args:
+        model: what is attacked.
+        image, label: as they were handed over; only ``MetaTensor`` has an affine.
+    """
+    if not isinstance(image, MetaTensor) or not isinstance(label, MetaTensor) or image.ndim != label.ndim:
+        return
+    first, second = (torch.as_tensor(volume.affine).detach().cpu().double() for volume in (image, label))
+    rank = image.ndim - 2
+    if first.shape != second.shape or first.shape[-1] != rank + 1:
+        return
+    identity = torch.eye(rank + 1, dtype=torch.float64).expand_as(first)
+    if any(not bool(torch.isfinite(one).all()) or torch.equal(one, identity) for one in (first, second)):
+        return
+    ends = torch.tensor([[0.0] * rank, [float(size - 1) for size in image.shape[2:]]], dtype=torch.float64)
+    corners = torch.cat([ends, torch.ones(2, 1, dtype=torch.float64)], dim=1).T
+    apart = float(((first - second) @ corners).norm(dim=-2).max())
+    voxel = float(first[..., :rank, :rank].norm(dim=-2).min())
+    if apart > voxel / 2:
+        warn_once(
+            model.network,
+            "grid",
+            f"the affines of image and label differ: voxels of the same index lie up to {apart:.3g} mm apart. The "
+            "label is of another orientation, voxel size or place: bring both onto one grid (Orientationd, Spacingd, "
+            "ResampleToMatchd), or the scores compare different places.",
+        )
+
+
 def check_classes_fit(model: AttackedModel, scores: torch.Tensor) -> None:
     """Warn where not one of many images is classified as labeled.
 
@@ -115,10 +159,22 @@ def check_classes_fit(model: AttackedModel, scores: torch.Tensor) -> None:
         )
 
 
+def check_clean_score(model: AttackedModel, scores: torch.Tensor) -> None:
+    """Warn where there is next to nothing to lose; what ``check_label_fits`` has said already is not said again.
+
+    Args:
+        model: what is attacked.
+        scores: mean Dice with the label of each clean sample, (batch,); NaN does not count.
+    """
+    if float(scores.nanmean()) < LEAST_CLEAN:  # NaN is not
+        warn_once(model.network, "label", f"{low_clean_caution(scores)}; models.explain_clean_score compares.")
+
+
 def check_label_fits(
     model: AttackedModel, prediction: torch.Tensor, label: torch.Tensor, classes: int, activation: str
 ) -> None:
-    """Warn where the label has hardly a voxel in common with the clean prediction although both have foreground.
+    """Warn where the label has hardly a voxel in common with the clean prediction although both have foreground, and
+    where its values are other classes of the network.
 
     Args:
         model: what is attacked.
@@ -127,30 +183,52 @@ def check_label_fits(
         classes: number of the network's output channels.
         activation: ``"softmax"`` (class 0 is background) or ``"sigmoid"``.
     """
+    if classes == 1:  # one sigmoid channel: two classes that exclude each other
+        label, classes, activation = (label > 0).to(prediction.dtype), 2, "softmax"
     names = list(range(1 if activation == "softmax" else 0, classes))
-    common, labeled, predicted = _overlaps(prediction, label, classes, activation)
-    common, labeled, predicted = (table[names] for table in (common[:, names], labeled, predicted))
+    table, in_label, in_prediction = _overlaps(prediction, label, classes, activation)
+    common, labeled, predicted = table[names][:, names], in_label[names], in_prediction[names]
     total = (labeled[:, None] + predicted[None, :]).clamp_min(1)
-    dice = 2 * common / total
-    own = dice.diagonal()
+    own = (2 * common / total).diagonal()
     allowed = 2 * torch.minimum(labeled, predicted) / total.diagonal()
     present = (labeled > 0) & (predicted > 0) & (allowed >= LEAST_ALLOWED)
-    if not bool(present.any()) or bool((own > LEAST_SHARE * allowed)[present].any()):
+    apart = bool(present.any()) and not bool((own > LEAST_SHARE * allowed)[present].any())
+    permuted = _permuted(table, in_label, in_prediction, names, CLEARLY_THE_SAME if apart else SURELY_THE_SAME)
+    if not apart and not permuted:
         return
-    hints = []
-    for row in (labeled > 0).nonzero().flatten().tolist():
-        best = int(dice[row].argmax())
-        if best != row and float(dice[row, best]) > CLEARLY_THE_SAME:
-            number = names[row] if classes > 1 else 1
-            hints.append(f"label value {number} is the network's class {names[best]} (Dice {dice[row, best]:.2f})")
-    hint = f"; {', '.join(hints)}: label values are permuted" if hints else ""
+    # Without an overlap to speak of nothing is lost by saying how little; a swap alone has overlaps by chance.
+    counted = present if bool(present.any()) else labeled > 0
+    hint = f"; {', '.join(permuted)}: label values or output channels are permuted" if permuted else ""
     warn_once(
         model.network,
         "label",
-        f"the label does not fit the network: the clean Dice is at most {float(own[present].max()):.3f} where the "
-        f"volumes of label and prediction allow {float(allowed[present].max()):.3f}{hint}. Check label values, "
+        f"the label does not fit the network: the clean Dice is at most {float(own[counted].max()):.3f} where the "
+        f"volumes of label and prediction allow {float(allowed[counted].max()):.3f}{hint}. Check label values, "
         "orientation, grid and weights: an attack has nothing to take from such a segmentation.",
     )
+
+
+def _permuted(
+    table: torch.Tensor, labeled: torch.Tensor, predicted: torch.Tensor, names: list[int], least: float
+) -> list[str]:
+    """For each label value that is another class of the network, a sentence part that says which.
+
+    The background counts as such a class where it is itself found in another one: a network that finds nothing answers
+    background everywhere, which is no permutation.
+    """
+    dice = 2 * table / (labeled[:, None] + predicted[None, :]).clamp_min(1)
+
+    def other(row: int) -> int | None:
+        best = int(dice[row].argmax())
+        clearly = float(dice[row, best]) > max(least, float(dice[row, row]) + CLEARLY_BETTER)
+        return best if best != row and clearly else None
+
+    found = []
+    for row in (name for name in names if float(labeled[name]) > 0):
+        best = other(row)
+        if best is not None and (best in names or other(best) is not None):
+            found.append(f"label value {row} is the network's class {best} (Dice {dice[row, best]:.2f})")
+    return found
 
 
 def _overlaps(
@@ -168,7 +246,7 @@ def _overlaps(
         return common, common.sum(dim=1), common.sum(dim=0)
     common = torch.zeros(classes, classes, dtype=torch.float64)
     labeled, predicted = torch.zeros(classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64)
-    masks = label.shape[1] > 1 or classes == 1
+    masks = label.shape[1] > 1
     for row in range(classes):
         true = label[:, row] > 0 if masks else label[:, 0] == row
         labeled[row], predicted[row] = float(true.sum()), float((prediction[:, row] > 0).sum())
@@ -178,8 +256,14 @@ def _overlaps(
 
 
 def random_state(device: torch.device) -> tuple[torch.Tensor, ...]:
-    """The state of the generators that dropout draws from."""
-    states = (torch.get_rng_state(),)
+    """The state of the generators that networks draw from: torch's, as dropout does, NumPy's and Python's own."""
+    # The old global generator, which networks of others still draw from.
+    drawn = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    states = (
+        torch.get_rng_state(),
+        torch.tensor([*drawn["key"].tolist(), drawn["pos"]]),
+        torch.tensor(random.getstate()[1]),
+    )
     return (*states, torch.cuda.get_rng_state(device)) if device.type == "cuda" else states
 
 

@@ -17,7 +17,8 @@ from monai.data import list_data_collate
 
 from monai_adversarial.attacks import Attack
 from monai_adversarial.data.saving import read_back, read_reference
-from monai_adversarial.models import AttackedModel
+from monai_adversarial.metrics.clean_score import low_clean_caution
+from monai_adversarial.models import AttackedModel, explain_clean_score
 from monai_adversarial.studies.attack_unit import LoadedCase, Unit, UnitSettings, unit_files
 from monai_adversarial.studies.labeled_classes import label_of, scored_where_labeled, values_of
 from monai_adversarial.studies.measurement import (
@@ -149,6 +150,8 @@ class AttackStudy(Study):
         self._unlabeled: list[str] = []
         self._label_values: dict[tuple[str, str], frozenset[int]] = {}
         self._networks: list[str] = []
+        self._looked = False
+        _one_file_each(self.dataset, image_key)
 
     @property
     def cases(self) -> list[dict[str, Any]]:
@@ -164,13 +167,7 @@ class AttackStudy(Study):
                 f"dataset must be a MONAI Dataset whose data are dictionaries with a file path under "
                 f"{self.image_key!r}, got {type(self.dataset).__name__}."
             )
-        several = [entry[self.image_key] for entry in data if isinstance(entry[self.image_key], (list, tuple))]
-        if several:
-            raise SettingsError(
-                f"every case needs its image in one file, but {len(several)} of {len(data)} cases have one file for "
-                f"each channel ({', '.join(Path(file).name for file in several[0])}): AttackStudy cannot save "
-                "adversarial images of several files; attack such images in a script or with Adv* transforms."
-            )
+        _one_file_each(self.dataset, self.image_key)
         return [{"case_id": f"case_{index:03d}"} | dict(entry) for index, entry in enumerate(data)]
 
     def run(self) -> dict[str, Any]:
@@ -307,7 +304,22 @@ class AttackStudy(Study):
         attack.progress = attack.progress or (self.progress and sys.stderr.isatty())  # of steps, not into log files
         reference = self._reference_of(cell.case)
         record = Unit(self._models[reference], attack, self.unit_settings, cell, case).run(self.output_dir)
+        self._look_at_clean_score(record, case)
         return record | {"unlabeled_classes": self._unlabeled if reference == LABEL else []}
+
+    def _look_at_clean_score(self, record: Mapping[str, Any], case: LoadedCase) -> None:
+        """Say after the first cell with a label, and not after the last, that there is little to lose, and whether the
+        image comes as the network was built for."""
+        if self._looked or record["reference"] != LABEL:
+            return
+        self._looked = True
+        dice = record["mean"]["clean"]["dice"]
+        caution = "" if dice is None else low_clean_caution(torch.tensor([float(dice)]))
+        if not caution or case.label is None:
+            return
+        print(printable(f"{record['case']}: {caution}."), flush=True)
+        found = explain_clean_score(self._models[LABEL], case.image, case.label)
+        print(printable(f"{record['case']}: {found}"), flush=True)
 
     def write_report(self, records: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
         """Write the tables and the overview."""
@@ -326,6 +338,19 @@ class AttackStudy(Study):
             if key in entry:
                 sentence = sentence.replace(str(entry[key]), f"<{key} of {failure.cell.case}>")
         return sentence
+
+
+def _one_file_each(dataset: Any, image_key: str) -> None:
+    """Refuse images in several files when the study is made; what else is wrong with the data is said when it runs."""
+    data = getattr(dataset, "data", None)
+    entries = [entry for entry in data if isinstance(entry, Mapping)] if isinstance(data, Sequence) else []
+    several = [entry[image_key] for entry in entries if isinstance(entry.get(image_key), (list, tuple))]
+    if several:
+        raise SettingsError(
+            f"every case needs its image in one file, but {len(several)} of {len(entries)} cases have one file for "
+            f"each channel ({', '.join(Path(file).name for file in several[0])}): AttackStudy cannot save "
+            "adversarial images of several files; attack such images in a script or with Adv* transforms."
+        )
 
 
 def _in_file_values(model: AttackedModel) -> AttackedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -357,6 +358,21 @@ def test_an_attack_on_a_saturated_file_is_never_refused_after_the_work(
         assert torch.equal(saved.as_tensor(), torch.as_tensor(result.adversarial))
     if known or kind != "bias":  # a field that does not know the file's end is not explained there
         result.verify(saved, rounding=0.5)
+
+
+def test_values_that_are_cut_at_the_end_of_the_type_are_said(tmp_path: Path) -> None:
+    source, path = tmp_path / "case.nii.gz", tmp_path / "case_adversarial.nii.gz"
+    voxels = np.full((4, 4, 4), 250, dtype=np.uint8)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), source)
+    clean = read_back(source)[None]
+    changed = clean.as_tensor() + 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_adversarial_nifti(changed, source, path, clean=clean)
+    changed[..., 0] += 3
+    with pytest.warns(UserWarning, match="16 of 64 voxels lie beyond what the file's uint8 holds and are cut there"):
+        save_adversarial_nifti(changed, source, path, clean=clean)
+    assert float(read_back(path).max()) == 255.0
 
 
 @pytest.mark.parametrize("scaling", [(1.0, 0.0), (2.0, -1024.0), (0.5, 0.25), (37.5, -1024.0)])

@@ -28,13 +28,20 @@ WITH_EXAMPLES = [
 #: extras that the examples of a module may need
 EXTRAS = ("einops", "itk", "pydicom", "highdicom", "nnunetv2", "onnx", "onnxruntime", "torchio", "ptwt", "pywt")
 #: extras that are imported when a class is made, not when its module is imported
-EXTRA_OF = {"monai_adversarial.purifiers.n4": "itk", "monai_adversarial.purifiers.wavelet": "ptwt"}
+EXTRA_OF = {"monai_adversarial.purifiers.n4": ("itk",), "monai_adversarial.purifiers.wavelet": ("ptwt",)}
+DICOM = ("monai_adversarial.data.dicom", "monai_adversarial.data.example_series")
+
+
+def extras_of(name: str) -> tuple[str, ...]:
+    """The extras that the examples of a module need when they run."""
+    return ("pydicom", "highdicom") if name.startswith(DICOM) else EXTRA_OF.get(name, ())
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name in EXTRA_OF and importlib.util.find_spec(EXTRA_OF[name]) is None:
-        pytest.skip(f"{EXTRA_OF[name]} is not installed")
+    missing = [extra for extra in extras_of(name) if importlib.util.find_spec(extra) is None]
+    if missing:
+        pytest.skip(f"{missing[0]} is not installed")
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -608,3 +608,14 @@ def test_one_case_has_no_interval(tmp_path: Path, good: Path) -> None:
     ended = run(tmp_path / "out", good, CLEAN, "--limit", "1")
     mean = ended.summary["results"][0]["mean"]["clean"]["dice"]
     assert ended.summary["results"][0]["n"] == 1 and mean["low"] is None and mean["high"] is None
+
+
+def test_an_image_of_inverted_brightness_is_named(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    save(data / "a.nii", 320 - IMAGE)
+    save(data / "a_seg.nii", LABEL)
+    ended = run(tmp_path / "out", data, CLEAN)
+    (found,) = [one for one in ended.summary["health"] if one["check"] == "input as the network was built for"]
+    assert found["verdict"] == "fail" and "when the image is inverted (dark for bright)" in found["text"]
+    assert found["text"] in ended.shown

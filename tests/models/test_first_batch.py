@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import nn
 
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute, ExpectationOverTransformation
@@ -165,3 +168,63 @@ def test_doubts_end_no_training_and_are_said_once_for_each_network() -> None:
     assert said(lambda: [doubt(one, "other topic", "strange", training=True)]) == ["strange"]
     assert warn_once(nn.DataParallel(one), "topic", "odd") is False
     assert said(lambda: warn_once(other, "topic", "odd")) == ["odd"]
+
+
+def test_output_channels_that_are_swapped_are_said_although_they_overlap_by_chance() -> None:
+    image = torch.linspace(0, 1, 8**3).view(1, 1, 8, 8, 8)
+    label = (image > 0.8).long()
+    # The background channel of this network is the organ's, and it takes a few voxels of the organ for background.
+    network = LinearNetwork((1.0, -1.0), (-0.82, 0.82))
+    said_of = said(lambda: PGD(0.01, steps=1)(network, image, label))
+    assert any("label value 1 is the network's class 0 (Dice 0.9" in sentence for sentence in said_of)
+    one_channel = LinearNetwork((-1.0,), (0.82,))
+    said_of = said(lambda: PGD(0.01, steps=1)(one_channel, image, label))
+    assert any("label value 1 is the network's class 0 (Dice 0.9" in sentence for sentence in said_of)
+
+
+def test_a_network_that_finds_nothing_has_no_swapped_channels() -> None:
+    image = torch.linspace(0, 1, 8**3).view(1, 1, 8, 8, 8)
+    label = (image > 0.2).long()  # an organ that fills the crop: the background has most of it in common
+    said_of = said(lambda: PGD(0.01, steps=1)(LinearNetwork((-1.0, 1.0), (2.0, -2.0)), image, label))
+    assert len(said_of) == 1 and "permuted" not in said_of[0]
+    assert "the clean Dice is below 0.5 in 1 of 1, so that little can be lost" in said_of[0]
+
+
+@pytest.mark.parametrize("library", ["numpy", "python"])
+def test_a_network_that_draws_from_other_generators_is_random(library: str) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = tiny_segmentation_network()
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            drawn = np.random.normal() if library == "numpy" else random.gauss(0, 1)  # noqa: NPY002
+            return self.network(image + drawn)
+
+    image = random_image((1, 1, 8, 8, 8))
+    said_of = said(lambda: PGD(0.1, steps=1)(Noisy(), image, random_label((1, 1, 8, 8, 8))))
+    assert any("draws random numbers in evaluation mode" in sentence for sentence in said_of)
+
+
+@pytest.mark.parametrize("change", ["mirrored", "voxel size", "moved"])
+def test_affines_of_image_and_label_that_differ_are_said_once(change: str) -> None:
+    network = tiny_segmentation_network()
+    affine = torch.diag(torch.tensor([-2.0, 2.0, 3.0, 1.0], dtype=torch.float64))
+    other = affine.clone()
+    if change == "mirrored":
+        other[0, 0], other[0, 3] = 2.0, -14.0
+    elif change == "voxel size":
+        other[2, 2] = 2.5
+    else:
+        other[1, 3] = 4.0
+    image, label = random_image((1, 1, 8, 8, 8)), random_label((1, 1, 8, 8, 8))
+
+    def grids(first: torch.Tensor, second: torch.Tensor) -> list[str]:
+        images = MetaTensor(image, affine=first), MetaTensor(label, affine=second)
+        return [one for one in said(lambda: PGD(0.1, steps=1)(network, *images)) if "affines" in one]
+
+    assert grids(affine, affine) == [] and grids(affine, affine + 1e-4) == []
+    assert grids(affine, torch.eye(4)) == []  # a label that lost its affine says nothing
+    (sentence,) = grids(affine, other)
+    assert "voxels of the same index lie up to" in sentence
+    assert grids(affine, other) == []

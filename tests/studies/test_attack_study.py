@@ -546,9 +546,8 @@ def test_images_of_several_files_are_refused_before_any_work(tmp_path: Path) -> 
     (tmp_path / "data" / "labels" / "a_0001.nii.gz").unlink()
     for kind in ("images", "labels"):
         (tmp_path / "data" / kind).rename(tmp_path / "data" / f"{kind}Tr")
-    made = make_study(tmp_path / "data", tmp_path / "out", one_step())
     with pytest.raises(SettingsError, match="1 of 1 cases have one file for each channel .a_0000.nii.gz, a_0001.nii"):
-        made.run()
+        make_study(tmp_path / "data", tmp_path / "out", one_step())
     assert not (tmp_path / "out").exists()
 
 
@@ -763,3 +762,47 @@ def test_the_displacement_of_a_chain_composes_its_members() -> None:
     assert 0.1 < float(found.abs().max()) <= 4.1
     noise = PGD(epsilon=5, units="HU", steps=1)(Threshold(), image)
     assert displacement_in_mm(noise) is None
+
+
+def test_a_mirrored_scan_is_said_after_its_first_cell_and_below_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class KnowsTheSide(Threshold):
+        """Finds liver on one side alone and bone on the other, where they lie in these scans."""
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            none, liver, bone = super().forward(image).split(1, dim=1)
+            side = torch.arange(image.shape[2]).view(1, 1, -1, 1, 1) < 15
+            return torch.cat([none, torch.where(side, liver, -9.0), torch.where(side, -9.0, bone)], dim=1)
+
+    for seed, name in enumerate(("a", "b")):
+        write_case(tmp_path / "data", name, seed)
+        for kind in ("images", "labels"):  # both are mirrored, their headers are not
+            file = tmp_path / "data" / kind / f"{name}.nii.gz"
+            volume = nibabel.load(file)
+            values = np.asarray(volume.dataobj)[::-1]
+            nibabel.save(nibabel.Nifti1Image(values.copy(), volume.affine), file)
+    model = AttackedModel(KnowsTheSide(), image_units="HU")
+    made = make_study(tmp_path / "data", tmp_path / "out", one_step(), model=model, panels=False)
+    summary = made.run()
+    printed = capsys.readouterr().out
+    assert printed.count("when the image is mirrored along axis 0") == 1
+    (doubt,) = summary["doubts"]
+    assert doubt.startswith("caution: the clean Dice is below 0.5 in 2 of 2, so that little can be lost")
+    assert f"Doubt: {doubt}" in (tmp_path / "out" / "summary.txt").read_text(encoding="utf-8")
+
+
+def test_an_attack_without_a_gradient_is_said_below_the_table(tmp_path: Path) -> None:
+    class Rounds(Threshold):
+        """The scanner's own steps of 4 HU, through which no gradient goes."""
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return super().forward((image / 4).round() * 4)
+
+    write_case(tmp_path / "data", "a", 0)
+    model = AttackedModel(Rounds(), image_units="HU")
+    summary = make_study(tmp_path / "data", tmp_path / "out", one_step(), model=model, panels=False).run()
+    assert summary["doubts"] == [
+        "pgd had hardly a gradient to follow in 1 of 1 cases, and left their score standing: that is no robustness; "
+        "see docs/gradient_masking.md#zero-gradients."
+    ]

@@ -11,6 +11,7 @@ from typing import Any
 from monai_adversarial.metrics import summarize
 from monai_adversarial.studies.measurement import CLEAN_PREDICTION, by_reference
 from monai_adversarial.studies.records import without_nan, write_json
+from monai_adversarial.studies.reports.doubts import study_doubts
 from monai_adversarial.studies.reports.measurements import worst_measurements, worst_value
 from monai_adversarial.studies.reports.overview import SECTIONS, save_overview
 from monai_adversarial.studies.reports.tables import cell
@@ -98,6 +99,7 @@ class AttackReport:
                 for reference, section in SECTIONS.items()
             },
             "failed": [dict(one) for one in self.failed],
+            "doubts": study_doubts(self.records),
         }
 
     def _entry(self, records: Sequence[Record]) -> dict[str, Any]:
@@ -201,6 +203,7 @@ class AttackReport:
         if self.failed:
             names = sorted({shown_name(f"{one['case']} {one['attack']}") for one in self.failed})
             text += [f"Failed and in no number above: {', '.join(names)}."]
+        text += [f"Doubt: {doubt}" for doubt in summary["doubts"]]
         return "\n".join(text)
 
     def _lines(self, attack: str, found: Mapping[str, Any]) -> list[list[str]]:

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When the score before an attack is so low that the score under attack says nothing."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["LOW_CLEAN", "NO_CLEAN", "low_clean_caution"]
+
+#: clean Dice with the label below which what an attack leaves says little
+LOW_CLEAN = 0.5
+#: and below which nothing follows from any attack: there is nothing to lose
+NO_CLEAN = 0.2
+
+
+def low_clean_caution(clean_dice: torch.Tensor) -> str:
+    """Why a small loss is no robustness where the clean Dice with the label is low; empty where none is.
+
+    Args:
+        clean_dice: of each sample, (batch,); NaN does not count.
+    """
+    low, known = int((clean_dice < LOW_CLEAN).sum()), int((~clean_dice.isnan()).sum())
+    if not low:
+        return ""
+    return (
+        f"caution: the clean Dice is below {LOW_CLEAN} in {low} of {known}, so that little can be lost: check class "
+        "numbers, orientation, voxel spacing and intensity map before a small loss is taken for robustness"
+    )
