@@ -82,6 +82,7 @@ class Attack(ShownAsCall):
     """
 
     _warned_of_nan = False
+    _blind_batches = 0
     #: an attack whose outcome counts; recipes that report more than the best point have their own
     _run_type: type[ScoredRun] = ScoredRun
     #: arguments of ``Attack`` that a recipe sets itself and does not take

@@ -11,6 +11,7 @@ import torch
 from monai.utils import convert_to_dst_type
 
 from monai_adversarial.attacks.ascent import Ascent, zero_fraction
+from monai_adversarial.attacks.flags import PAGE
 from monai_adversarial.attacks.objectives import Objective, Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.reference import Reference, class_mask, prepared
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["REFERENCES", "Perturbed", "perturb_batch"]
 
 REFERENCES = ("label", "prediction", "probabilities")
+#: batches in a row without any gradient that are no crops of padding any more
+MOST_BLIND = 5
 
 
 @dataclass
@@ -103,7 +106,7 @@ def perturb_batch(
         del step  # before the next one needs the memory
     if predictor.drew_random_numbers and not attack.gradient.averages:
         say_random(predictor.model)
-    parameters = _without_lost(attack, bound, ascent.parameters, lost)
+    parameters = _without_lost(attack, predictor, bound, ascent.parameters, lost, frozen)
     with torch.no_grad():
         adversarial = bound.apply(scene.image, parameters)
         untouched = bound.untouched(scene.image)
@@ -130,12 +133,29 @@ def _prepared(attack: Attack, predictor: Predictor, bound: BoundPerturbation, ta
     return prepared(attack, target, bound, predictor, predictor.read_clean(bound.scene.image).prediction)
 
 
-def _without_lost(attack: Attack, bound: BoundPerturbation, parameters: Parameters, lost: torch.Tensor) -> Parameters:
+def _without_lost(
+    attack: Attack,
+    predictor: Predictor,
+    bound: BoundPerturbation,
+    parameters: Parameters,
+    lost: torch.Tensor,
+    frozen: torch.Tensor,
+) -> Parameters:
     """Parameters with those of the clean image for samples at which the network was NaN: training goes on, and its own
-    loss shows what is wrong."""
+    loss shows what is wrong. Batch after batch without any gradient is said, too: such a training is none."""
     for parameter in parameters:
         lost = lost | ~parameter.isfinite().flatten(1).all(dim=1)
-    count = int(lost.sum())  # the only time that a training attack waits for the device
+    # The only time that a training attack waits for the device.
+    count, blind = torch.stack([lost.sum(), (frozen == 1).all().long()]).tolist()
+    attack._blind_batches = attack._blind_batches + 1 if blind else 0
+    if attack._blind_batches == MOST_BLIND:
+        warn_once(
+            predictor.model.network,
+            "zero gradients",
+            f"every entry of the gradient was exactly zero in {MOST_BLIND} batches in a row: what the network is "
+            "trained on is not adversarial. Rounding, a clamp, a detached part or saturated logits hide the gradient: "
+            f"see {PAGE}#zero-gradients.",
+        )
     if not count:
         return parameters
     if not attack._warned_of_nan:

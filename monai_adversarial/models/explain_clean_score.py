@@ -32,6 +32,11 @@ IMAGE = "the image is"
 class CleanScore:
     """What a clean image scores as it is, and in the best of other readings.
 
+    >>> from monai_adversarial.models import CleanScore
+    >>> found = CleanScore(score=0.1, best=0.9, reading="the image is mirrored along axis 0", passes=7)
+    >>> found.is_explained, str(found).split(":")[0]
+    (True, 'the clean Dice is 0.100, but 0.900 when the image is mirrored along axis 0')
+
     Args:
         score: mean foreground Dice with the label as it is, 0 to 1; NaN where it is not defined.
         best: that of the best reading; ``score`` where none is better.
