@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What scripts that test claims have in common: a JSON file that keeps what was tested, and a page made of it."""
+"""What scripts that test claims have in common: a verdict by numbers, a JSON file that keeps what was tested, and a
+page made of it."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -14,7 +16,52 @@ import torch
 from benchmarks.doc_tables import DOCS
 from monai_adversarial.utils.files import replace_when_complete
 
-__all__ = ["run_claims"]
+__all__ = ["CONFIRMED", "REFUTED", "UNDECIDED", "outcome", "over_seeds", "run_claims", "summary", "verdict"]
+
+CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
+
+
+def verdict(comparisons: Sequence[bool]) -> tuple[str, str]:
+    """Confirmed in every comparison, refuted in every one, undecided in between; and how many hold.
+
+    Raises:
+        ValueError: for no comparison, of which nothing follows.
+    """
+    if not comparisons:
+        raise ValueError("comparisons must hold at least one, got none: no verdict follows.")
+    held = sum(map(bool, comparisons))
+    found = CONFIRMED if held == len(comparisons) else REFUTED if not held else UNDECIDED
+    return found, f"{held} of {len(comparisons)} comparisons"
+
+
+def outcome(
+    claim: str, source: str, comparisons: Sequence[bool], seen: str, data: str, numbers: Any = None
+) -> dict[str, Any]:
+    """What is kept of a claim: its verdict, and the numbers of which it was made."""
+    found, count = verdict(comparisons)
+    return {
+        "claim": claim,
+        "source": source,
+        "verdict": found,
+        "seen": f"{count}; {seen}",
+        "data": data,
+        "numbers": numbers,
+    }
+
+
+def over_seeds(values: Iterable[float], digits: int = 2) -> str:
+    """Mean, and in brackets the smallest and the largest value."""
+    known = list(values)
+    return f"{mean(known):.{digits}f} ({min(known):.{digits}f} to {max(known):.{digits}f})"
+
+
+def summary(found: Mapping[str, dict[str, Any]], order: Iterable[str]) -> str:
+    """Markdown: one row for each claim that was tested, in the given order."""
+    lines = ["| claim | source | verdict | seen | data |", "|---|---|---|---|---|"]
+    for one in (found[name] for name in order if name in found):
+        cells = (one["claim"], one["source"], f"**{one['verdict']}**", one["seen"], one["data"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def run_claims(

@@ -6,7 +6,7 @@
 
 A public class, function or module says ``Survey entry: A06 (published), X07 (adapted).`` and ``Source: ...`` in its
 docstring. Signature and defaults are those of the code, the test is the nearest file that
-names the class.
+names the class. Experiments are functions of the scripts that test claims; their verdict is that of the record.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import json
 import re
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,6 +36,9 @@ PACKAGE = ROOT / "monai_adversarial"
 TESTS = ROOT / "tests"
 ENTRIES = Path(__file__).with_name("survey_entries.yaml")
 MISSING = DOCS / "methods_missing.yaml"
+SCRIPTS = tuple(ROOT / "benchmarks" / name for name in ("survey_claims.py", "survey_defense_claims.py", "experiments"))
+#: by function
+RECORDS = ("survey_claims.json", "survey_defense_claims.json", "survey_experiments.json")
 MARKS = {
     "published": "formula and defaults as printed",
     "adapted": "published formula, in our form for 3D or segmentation",
@@ -68,6 +73,7 @@ class Method:
         source: paper and place, "" where none is named.
         marks: mark of each entry.
         test: nearest file that names it, "" where none does.
+        verdict: of an experiment, with what was seen, "" for what is no claim.
     """
 
     name: str
@@ -77,6 +83,7 @@ class Method:
     source: str
     marks: dict[str, str] = field(default_factory=dict)
     test: str = ""
+    verdict: str = ""
 
 
 @cache
@@ -113,10 +120,21 @@ def marks_of(docstring: str, where: str) -> dict[str, str]:
 
 
 @cache
+def verdicts() -> dict[str, str]:
+    """What the records say of each claim, by the name of its function."""
+    found = {}
+    for file in (DOCS / name for name in RECORDS):
+        for name, one in json.loads(file.read_text(encoding="utf-8")).items() if file.is_file() else ():
+            found[name] = f"**{one['verdict']}**: {one['claim']}. Seen: {one['seen']}. Data: {one['data']}."
+    return found
+
+
+@cache
 def _trees() -> dict[str, ast.Module]:
     """The parsed file of each module."""
     found = {}
-    for file in sorted(PACKAGE.rglob("*.py")):
+    scripts = [file for one in SCRIPTS for file in ([one] if one.suffix else sorted(one.rglob("*.py")))]
+    for file in [*sorted(PACKAGE.rglob("*.py")), *scripts]:
         parts = file.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         found[name] = ast.parse(file.read_text(encoding="utf-8"))
@@ -186,7 +204,8 @@ def _names_in_tests() -> dict[str, Counter[str]]:
 def _test_of(name: str, module: str) -> str:
     """Of the test files that name it, one nearest to the module's own place, and there the one that does so most."""
     last = name.rpartition(".")[2]
-    rooms = module.split(".")[1:]
+    parts = module.split(".")
+    rooms = parts if parts[0] == "benchmarks" else parts[1:]
     counts = {file: names[last] for file, names in _names_in_tests().items() if last in names}
 
     def order(file: str) -> tuple[int, int, str]:
@@ -215,6 +234,7 @@ def find_methods() -> list[Method]:
                         source=_plain(source.group(1)) if source else "",
                         marks=marks,
                         test=_test_of(name, module),
+                        verdict=verdicts().get(name, "") if module.startswith("benchmarks.") else "",
                     )
                 )
     return sorted(found, key=lambda method: (method.module, method.name))
@@ -232,7 +252,8 @@ def _row(entry: str, methods: list[Method], absent: dict[str, str]) -> str:
     card = f"[{entry}](methods/{FAMILIES[letter][0]}.md#{entry.lower()})"
     if not methods:
         return f"| {card} | {entries()[entry]} | not built. {absent.get(entry, '')} | | |"
-    names = ", ".join(f"`{method.name}`" for method in methods)
+    said = {method.name: f" ({method.verdict.split('**')[1]})" for method in methods if method.verdict}
+    names = ", ".join(f"`{method.name}`{said.get(method.name, '')}" for method in methods)
     marks = ", ".join(dict.fromkeys(method.marks[entry] for method in methods))
     tests = ", ".join(
         dict.fromkeys(f"[{Path(method.test).stem}](../{method.test})" for method in methods if method.test)
@@ -251,6 +272,8 @@ def _card(entry: str, methods: list[Method], absent: dict[str, str]) -> str:
         lines += [f"- Mark: {method.marks[entry]} ({MARKS[method.marks[entry]]})"]
         lines += [f"- Source: {method.source}"] if method.source else []
         lines += [f"- Module: `{method.module}`", f"- Test: {test}"]
+        said = f"- Verdict: {method.verdict}"
+        lines += textwrap.wrap(said, 118, subsequent_indent="  ", break_on_hyphens=False) if method.verdict else []
     return "\n".join(lines)
 
 
@@ -313,6 +336,11 @@ def problems() -> list[str]:
         f"{method.module}.{method.name} has an entry, and neither a line 'Source: ...' nor (Author year)."
         for method in methods
         if not method.source and set(method.marks.values()) != {"own"}
+    ]
+    found += [
+        f"{method.module}.{method.name} has an entry and no verdict in {' or '.join(RECORDS)}."
+        for method in methods
+        if method.module.startswith("benchmarks.") and not method.verdict
     ]
     return found
 

@@ -23,22 +23,21 @@ from monai.engines import SupervisedTrainer
 from monai.networks.nets import DenseNet, ViT
 from torch import nn
 
-from benchmarks.claims import run_claims
-from benchmarks.classifier_objectives import chest_xrays, hippocampus_patches, trained
+from benchmarks.claims import outcome, run_claims, summary
+from benchmarks.classifier_objectives import chest_xrays, trained
 from benchmarks.csv_rows import read_rows
 from benchmarks.data_folder import data_folder
 from benchmarks.detector_subjects import UNIT
 from benchmarks.detector_table import TABLE as DETECTOR_TABLE
 from benchmarks.detector_table import AttackRow
 from benchmarks.doc_tables import DOCS, replace_table
-from benchmarks.survey_claims import CONFIRMED, REFUTED, UNDECIDED
 from monai_adversarial.attacks import FGSM, PGD, BackwardPassSubstitute, SquareAttack, SurrogateGradient
 from monai_adversarial.detection import GaussianMixtureDensity, evaluate_detector
 from monai_adversarial.handlers import SemiSupervisedAdversarialTraining
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks import SeedEnsemble, SignActivationHead, train_by_coordinate_descent
 
-__all__ = ["CLAIMS", "summary", "verdict", "with_table"]
+__all__ = ["ATTACKED", "CLAIMS", "SEEDS", "Images", "accuracy", "attacked_model", "dense_net", "with_table", "xrays"]
 
 PAGE, FILE = "survey_claims.md", "survey_defense_claims.json"
 SEEDS = (0, 1, 2)
@@ -57,25 +56,6 @@ ROOM = 0.01
 Images = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def verdict(comparisons: list[bool]) -> tuple[str, str]:
-    """Confirmed in every comparison, refuted in every one, undecided in between; and how many hold."""
-    held = sum(comparisons)
-    found = CONFIRMED if held == len(comparisons) else REFUTED if not held else UNDECIDED
-    return found, f"{held} of {len(comparisons)} comparisons"
-
-
-def _result(claim: str, source: str, comparisons: list[bool], seen: str, data: str, numbers: Any) -> dict[str, Any]:
-    found, count = verdict(comparisons)
-    return {
-        "claim": claim,
-        "source": source,
-        "verdict": found,
-        "seen": f"{count}; {seen}",
-        "data": data,
-        "numbers": numbers,
-    }
-
-
 @cache
 def xrays(seed: int) -> Images:
     """Disjoint parts of the collection that the classifiers are trained on; another split for each seed."""
@@ -91,11 +71,13 @@ def xrays(seed: int) -> Images:
     return found | {"clean": (images[rest], labels[rest])}
 
 
-def _attacked_model(network: nn.Module) -> AttackedModel:
+def attacked_model(network: nn.Module) -> AttackedModel:
+    """A classifier of images from 0 to 1."""
     return AttackedModel(network.eval(), task="classification", **UNIT)
 
 
-def _accuracy(network: nn.Module, part: tuple[torch.Tensor, torch.Tensor]) -> float:
+def accuracy(network: nn.Module, part: tuple[torch.Tensor, torch.Tensor]) -> float:
+    """Share of a part's images that are answered right."""
     with torch.no_grad():
         return round(float((network(part[0]).argmax(dim=1) == part[1]).float().mean()), 4)
 
@@ -142,7 +124,7 @@ def risks() -> list[dict[str, Any]]:
     for seed in SEEDS:
         data = xrays(seed)
         for training in ("standard", "SSAT"):
-            model = _attacked_model(semi_supervised(seed, training == "SSAT"))
+            model = attacked_model(semi_supervised(seed, training == "SSAT"))
             detector = GaussianMixtureDensity(model).fit(list(data["fit"][0].split(100)))
             detector.calibrate(list(data["calibrate"][0].split(100)))
             for budget in RISK_BUDGETS:
@@ -153,7 +135,7 @@ def risks() -> list[dict[str, Any]]:
                         "seed": seed,
                         "training": training,
                         "budget": budget,
-                        "clean": _accuracy(model.network, data["clean"]),
+                        "clean": accuracy(model.network, data["clean"]),
                         "clean_rejected": round(1 - float(detector.accept(data["clean"][0]).float().mean()), 4),
                         "no detector": round(numbers["unaware_wrong"], 4),
                         "UAD, unaware": round(numbers["unaware_adversarial_risk"], 4),
@@ -183,10 +165,15 @@ def _mean(training: str, name: str) -> float:
 
 
 def training_helps() -> dict[str, Any]:
-    """Li 2021, first finding."""
+    """Li 2021, first finding.
+
+    Source: Li et al. 2021 in the survey, there images of optical coherence tomography.
+
+    Survey entry: R11 (adapted).
+    """
     comparisons = [ssat[ALONE] < standard[ALONE] for standard, ssat in _pairs() if standard[ALONE]]
     comparisons += [ssat["clean"] >= standard["clean"] - ROOM for standard, ssat in _pairs()]
-    return _result(
+    return outcome(
         "semi-supervised adversarial training (SSAT) lowers the adversarial risk and costs no clean accuracy",
         "Li 2021 in the survey",
         comparisons,
@@ -198,14 +185,19 @@ def training_helps() -> dict[str, Any]:
 
 
 def detection_helps() -> dict[str, Any]:
-    """Li 2021, second finding, and what is left of it when the attacker knows the detector."""
+    """Li 2021, second finding, and what is left of it when the attacker knows the detector.
+
+    Source: Li et al. 2021 in the survey; the adaptive attacker is ours.
+
+    Survey entry: R11 (adapted).
+    """
     comparisons = [row[who] < row[ALONE] for row in risks() for who in (UNAWARE, ADAPTIVE) if row[ALONE]]
     seen = "; ".join(
         f"{training}: {_mean(training, ALONE):.2f} without, {_mean(training, UNAWARE):.2f} with it, "
         f"{_mean(training, ADAPTIVE):.2f} against an attacker who knows it"
         for training in ("standard", "SSAT")
     )
-    return _result(
+    return outcome(
         "unsupervised detection (UAD) lowers the adversarial risk of every training",
         "Li 2021 in the survey; the adaptive attacker is ours",
         comparisons,
@@ -216,13 +208,18 @@ def detection_helps() -> dict[str, Any]:
 
 
 def both_are_lowest() -> dict[str, Any]:
-    """Li 2021, third finding."""
+    """Li 2021, third finding.
+
+    Source: Li et al. 2021 in the survey; the adaptive attacker is ours.
+
+    Survey entry: R11 (adapted).
+    """
     comparisons, lowest = [], []
     for who in (UNAWARE, ADAPTIVE):
         for standard, ssat in _pairs():
             comparisons.append(ssat[who] <= min(standard[ALONE], standard[who], ssat[ALONE]))
         lowest.append(f"{_mean('SSAT', who):.2f} ({who.split(', ')[1]})")
-    return _result(
+    return outcome(
         "SSAT and UAD together have the lowest adversarial risk of the four systems, or share it",
         "Li 2021 in the survey; the adaptive attacker is ours",
         comparisons,
@@ -261,10 +258,10 @@ def _perceptron(images: torch.Tensor, labels: torch.Tensor, seed: int) -> nn.Mod
     torch.manual_seed(seed)
     features = Standardized(images)
     network = nn.Sequential(features, nn.Linear(features.center.numel(), 20), nn.ReLU(), nn.Linear(20, 2))
-    return _fit(network, images, labels, epochs=6, rate=3e-3)
+    return fitted(network, images, labels, epochs=6, rate=3e-3)
 
 
-def _fit(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int, rate: float) -> nn.Module:
+def fitted(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int, rate: float) -> nn.Module:
     optimizer = torch.optim.AdamW(network.parameters(), rate)
     for _ in range(epochs):
         network.train()
@@ -283,7 +280,12 @@ def dense_net(seed: int) -> nn.Module:
 
 
 def sign_activation() -> dict[str, Any]:
-    """Table 1, Yang 2022: black box as there, and an attacker who differentiates a stand-in."""
+    """Table 1, Yang 2022: black box as there, and an attacker who differentiates a stand-in.
+
+    Source: table 1 of the survey, Yang et al. 2022.
+
+    Survey entry: R12 (adapted).
+    """
     rows = []
     for seed in SEEDS:
         data = xrays(seed)
@@ -292,9 +294,9 @@ def sign_activation() -> dict[str, Any]:
             "MLP": _perceptron(*data["train"], seed),
             "CNN": dense_net(seed),
         }
-        other = _attacked_model(dense_net((seed + 1) % len(SEEDS)))
+        other = attacked_model(dense_net((seed + 1) % len(SEEDS)))
         for name, network in networks.items():
-            model, epsilon = _attacked_model(network), 4 / 255
+            model, epsilon = attacked_model(network), 4 / 255
             attacks = {
                 "transfer": PGD(epsilon, gradient=SurrogateGradient(other)),
                 "queries": SquareAttack(epsilon, queries=100),
@@ -303,7 +305,7 @@ def sign_activation() -> dict[str, Any]:
                 if name == "sign"
                 else PGD(epsilon),
             }
-            row: dict[str, Any] = {"seed": seed, "network": name, "clean": _accuracy(network, data["clean"])}
+            row: dict[str, Any] = {"seed": seed, "network": name, "clean": accuracy(network, data["clean"])}
             for title, attack in attacks.items():
                 row[title] = round(float(attack(model, *data["attacked"]).adversarial_score.mean()), 4)
             rows.append(row)
@@ -316,7 +318,7 @@ def sign_activation() -> dict[str, Any]:
         return f"{kind}: " + ", ".join(f"{name} {value:.2f}" for name, value in means.items())
 
     kinds = ("clean", "transfer", "queries", "white box")
-    return _result(
+    return outcome(
         "networks of sign units keep more accuracy on adversarial examples than an MLP and a CNN (Table 1)",
         "Yang 2022 in the survey, black box: 88.89 % against 81.48 % (MLP, LeNet) and 38.89 % (ResNet18)",
         comparisons,
@@ -327,7 +329,12 @@ def sign_activation() -> dict[str, Any]:
 
 
 def gaussian_density() -> dict[str, Any]:
-    """Table 1, Li and Zhu 2020: from the rows of the table of detectors."""
+    """Table 1, Li and Zhu 2020: from the rows of the table of detectors.
+
+    Source: table 1 of the survey, Li and Zhu 2020.
+
+    Survey entry: R12 (adapted).
+    """
     wanted = ("FGSM", "PGD", "Auto-PGD", "black box")
     rows = [
         row
@@ -338,7 +345,7 @@ def gaussian_density() -> dict[str, Any]:
         raise ValueError(f"{DETECTOR_TABLE} must have the rows of GaussianDensity on X-rays, got {len(rows)}.")
     comparisons = [row.unaware_auroc >= 0.9 for row in rows]
     comparisons += [row.adaptive_risk <= row.unaware_wrong / 2 for row in rows if row.unaware_wrong]
-    return _result(
+    return outcome(
         "a Gaussian over features finds white-box and black-box attacks on chest X-rays (Table 1), "
         "here: AUROC of 0.9, and half of the wrong answers rejected, by an attacker who knows it too",
         "Li and Zhu 2020 in the survey; bounds and the adaptive attacker are ours",
@@ -381,20 +388,25 @@ def vision_transformer(seed: int, epochs: int = 8) -> nn.Module:
         spatial_dims=2,
         post_activation="none",
     )
-    return _fit(Logits(network), *xrays(seed)["train"], epochs=epochs, rate=1e-3)
+    return fitted(Logits(network), *xrays(seed)["train"], epochs=epochs, rate=1e-3)
 
 
 def architectures() -> dict[str, Any]:
-    """Table 1, Ghaffari Laleh 2022."""
+    """Table 1, Ghaffari Laleh 2022.
+
+    Source: table 1 of the survey, Ghaffari Laleh et al. 2022.
+
+    Survey entry: R12 (adapted).
+    """
     rows, comparisons = [], []
     for seed in SEEDS:
         data = xrays(seed)
         pair = {"CNN": dense_net(seed), "ViT": vision_transformer(seed)}
-        row: dict[str, Any] = {"seed": seed} | {f"clean {n}": _accuracy(one, data["clean"]) for n, one in pair.items()}
+        row: dict[str, Any] = {"seed": seed} | {f"clean {n}": accuracy(one, data["clean"]) for n, one in pair.items()}
         for title, make in (("PGD", PGD), ("FGSM", FGSM)):
             for budget in (*BUDGETS, LARGE):
                 scores = {
-                    name: float(make(budget / 255)(_attacked_model(one), *data["attacked"]).adversarial_score.mean())
+                    name: float(make(budget / 255)(attacked_model(one), *data["attacked"]).adversarial_score.mean())
                     for name, one in pair.items()
                 }
                 row[f"{title} {budget}"] = {name: round(score, 4) for name, score in scores.items()}
@@ -410,7 +422,7 @@ def architectures() -> dict[str, Any]:
         f"PGD {budget}/255: ViT {average('ViT', budget)}, CNN {average('CNN', budget)}" for budget in (*BUDGETS, LARGE)
     )
     clean = ", ".join(f"{name} {mean(row[f'clean {name}'] for row in rows):.3f}" for name in ("ViT", "CNN"))
-    return _result(
+    return outcome(
         "a vision transformer keeps more accuracy under attack than a CNN, both trained plainly (Table 1)",
         "Ghaffari Laleh 2022 in the survey",
         comparisons,
@@ -420,62 +432,18 @@ def architectures() -> dict[str, Any]:
     )
 
 
-def _concentration(model: AttackedModel, image: torch.Tensor, label: torch.Tensor) -> float:
-    """Mean Gini coefficient of the loss gradient's absolute value over an image: 0 for all pixels equal."""
-    leaf = image.clone().requires_grad_(True)
-    loss = nn.functional.cross_entropy(model.network(leaf), label, reduction="sum")
-    sizes = torch.autograd.grad(loss, leaf)[0].abs().flatten(1).double().sort(dim=1).values
-    count = sizes.shape[1]
-    rank = torch.arange(1, count + 1, dtype=torch.float64)
-    gini = (2 * (rank * sizes).sum(dim=1) / (count * sizes.sum(dim=1)) - (count + 1) / count)[sizes.sum(dim=1) > 0]
-    return float(gini.mean())
-
-
-def flipped_diagnoses() -> dict[str, Any]:
-    """Figure 2: in two modalities of the three, since no pictures of skin or fundus are here."""
-    rows, comparisons = [], []
-    for seed in SEEDS:
-        patches = hippocampus_patches(data_folder(), seed=seed)
-        sets = {
-            "chest X-ray": (dense_net(seed), *xrays(seed)["attacked"]),
-            "hippocampus MRI": (trained(patches, 3, seed)[0], patches[2][:ATTACKED], patches[3][:ATTACKED]),
-        }
-        for name, (network, image, label) in sets.items():
-            model = _attacked_model(network)
-            row: dict[str, Any] = {"seed": seed, "modality": name}
-            for budget in (1, 2, 4, 8):
-                result = PGD(budget / 255)(model, image, label)
-                right = result.clean_score > 0
-                row[f"flipped at {budget}"] = round(float(result.success[right].float().mean()), 4)
-            row["gradient Gini"] = round(_concentration(model, image, label), 4)
-            comparisons.append(row["flipped at 8"] >= 0.9)
-            rows.append(row)
-            print(row, flush=True)
-    seen = "; ".join(
-        f"{name}: "
-        + ", ".join(
-            f"{mean(row[f'flipped at {budget}'] for row in rows if row['modality'] == name):.2f} at {budget}/255"
-            for budget in (1, 2, 4, 8)
-        )
-        for name in ("chest X-ray", "hippocampus MRI")
-    )
-    return _result(
-        "small noise flips nearly all right diagnoses in each modality (Fig. 2), here: 90 % at 8 of 255",
-        "Ma 2021 in the survey; the bound is ours, and skin and fundus are not tested",
-        comparisons,
-        seen,
-        f"{ATTACKED} images of each modality, 3 seeds",
-        rows,
-    )
-
-
 def transfer_of_pretraining() -> dict[str, Any]:
-    """Figure 9: from the record of docs/transfer.md."""
+    """Figure 9: from the record of docs/transfer.md.
+
+    Source: figure 9 of the survey, after Bortsova et al. 2021; the study is benchmarks/transfer_study.py.
+
+    Survey entry: R10 (adapted), A21 (adapted).
+    """
     record = json.loads((DOCS / "transfer.json").read_text(encoding="utf-8"))
     wanted = [one for one in record["claims"] if one["claim"].startswith("Pre-training")]
     comparisons = [value > 0 for one in wanted for value in one["values"]]
     seen = "; ".join(f"{one['claim'].split(', ')[1].split(' (')[0]}: {mean(one['values']):+.3f} Dice" for one in wanted)
-    return _result(
+    return outcome(
         "pre-training of surrogate and target raises transfer, within and across architectures (Fig. 9)",
         "Bortsova 2021 in the survey",
         comparisons,
@@ -492,23 +460,13 @@ CLAIMS: dict[str, Callable[[], dict[str, Any]]] = {
     "sign_activation": sign_activation,
     "gaussian_density": gaussian_density,
     "architectures": architectures,
-    "flipped_diagnoses": flipped_diagnoses,
     "transfer_of_pretraining": transfer_of_pretraining,
 }
 
 
-def summary(found: dict[str, dict[str, Any]]) -> str:
-    """Markdown: one row for each claim."""
-    lines = ["| claim | source | verdict | seen | data |", "|---|---|---|---|---|"]
-    for one in (found[name] for name in CLAIMS if name in found):
-        cells = (one["claim"], one["source"], f"**{one['verdict']}**", one["seen"], one["data"])
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def with_table(text: str, folder: Path) -> str:
     """The page with its table made anew from the JSON file in ``folder``."""
-    return replace_table(text, FILE, summary(json.loads((folder / FILE).read_text(encoding="utf-8"))))
+    return replace_table(text, FILE, summary(json.loads((folder / FILE).read_text(encoding="utf-8")), CLAIMS))
 
 
 def main() -> int:
