@@ -192,6 +192,7 @@ def test_windows_that_nothing_touches_are_left_out_without_a_change_to_the_bit(w
     def run(skips: bool) -> tuple[Any, int]:
         network = Counting()
         model = AttackedModel(network, inferer, **options)
+        model.frozen_batches = 3  # as after the first batches: whether voxels without a gradient matter was looked at
         with pytest.MonkeyPatch.context() as patch:
             if not skips:
                 patch.setattr("monai_adversarial.attacks.window_objective._touched", lambda r, b, m: [True] * len(b))

@@ -258,6 +258,9 @@ def test_a_label_is_cast_or_replaced_by_the_clean_prediction_and_that_is_said(ki
     )
     returned: list[Any] = []
     messages = said(lambda: returned.extend(prepare({"image": image, "label": label})))
+    messages = [
+        sentence for sentence in messages if not sentence.startswith("caution: the clean Dice")
+    ]  # random labels
     assert returned[1] is label
     result = prepare.last_result
     assert result is not None and result.reference_is_prediction == (reason is not None)
