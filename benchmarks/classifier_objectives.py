@@ -36,11 +36,11 @@ OBJECTIVES: dict[str, Objective] = {
 Data = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def chest_xrays(folder: Path) -> Data:
-    """Images from 0 to 1 and classes: train, then test."""
+def chest_xrays(folder: Path, second: str = "test") -> Data:
+    """Images from 0 to 1 and classes: train, then ``second``, which may be "val"."""
     with np.load(folder / "pneumonia_xray" / "pneumoniamnist_28.npz") as stored:
-        images = [torch.from_numpy(stored[f"{part}_images"]).float()[:, None] / 255 for part in ("train", "test")]
-        labels = [torch.from_numpy(stored[f"{part}_labels"]).long().flatten() for part in ("train", "test")]
+        images = [torch.from_numpy(stored[f"{part}_images"]).float()[:, None] / 255 for part in ("train", second)]
+        labels = [torch.from_numpy(stored[f"{part}_labels"]).long().flatten() for part in ("train", second)]
     return images[0], labels[0], images[1], labels[1]
 
 
@@ -80,11 +80,19 @@ def hippocampus_patches(folder: Path, size: int = 16, each: int = 6, seed: int =
     )
 
 
-def trained(data: Data, epochs: int, seed: int = 0) -> tuple[nn.Module, float]:
-    """A small DenseNet and its test accuracy."""
+def trained(data: Data, epochs: int, seed: int = 0, dropout: float = 0.0) -> tuple[nn.Module, float]:
+    """A small DenseNet and its test accuracy.
+
+    Args:
+        data: see :func:`chest_xrays`.
+        epochs: passes over the images.
+        seed: of weights and batches.
+        dropout: share of the channels that each layer drops while it is trained.
+    """
     torch.manual_seed(seed)
     images, labels, test_images, test_labels = data
-    network = DenseNet(images.ndim - 2, 1, int(labels.max()) + 1, init_features=12, growth_rate=8, block_config=(2, 2))
+    size: dict[str, Any] = {"init_features": 12, "growth_rate": 8, "block_config": (2, 2), "dropout_prob": dropout}
+    network = DenseNet(images.ndim - 2, 1, int(labels.max()) + 1, **size)
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     for _ in range(epochs):
         network.train()

@@ -5,29 +5,56 @@ that it has not seen."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose, Orientationd, ScaleIntensityRanged, Spacingd
 from torch.nn import functional
 
 from benchmarks.classifier_objectives import chest_xrays, trained
 from benchmarks.hippocampus_networks import hippocampus_volumes, trained_unet
-from benchmarks.strength import WINDOW, bundle_network
+from benchmarks.strength import BUNDLE, WINDOW, bundle_network
 from monai_adversarial.attacks import APGD, FGSM, PGD, Attack, BiasFieldAttack, ElasticAttack, SquareAttack
+from monai_adversarial.data import CTPhantomDataset
 from monai_adversarial.models import AttackedModel
-from monai_adversarial.transforms import BitDepthReduction, MedianDenoise, Purifier
+from monai_adversarial.networks.denoising_unet import DenoisingUNet
+from monai_adversarial.transforms import AutoencoderDenoise, BitDepthReduction, MedianDenoise, Purifier
 
-__all__ = ["SUBJECTS", "Subject", "attacks_on", "kept"]
+__all__ = ["LONG", "SUBJECTS", "Effort", "Subject", "attacks_on", "kept", "without_repetitions"]
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 #: of noise and gains that stand for another scanner; the same for every detector
 SEED = 0
 #: images that are scaled from 0 to 1 already
 UNIT: dict[str, Any] = {"intensity": {"a_min": 0.0, "a_max": 1.0}, "image_units": "network"}
-PHANTOM_SPACING = (4.0, 4.0, 5.0)
+GRAY_VALUES: dict[str, Any] = {"a_min": 0.0, "a_max": 255.0}
+#: the attack that follows where a detector stands against Auto-PGD
+LONG = "Auto-PGD, long"
+#: of the CT bundle, of which a small part of the body is generated
+PHANTOM_SPACING, PHANTOM_SIZE, PHANTOM_SEED = (3.2, 3.2, 4.0), (48, 48, 48), 7000
+#: what is looked at of a phantom: 102 x 102 x 192 mm in the middle of the body, where all organs are
+MIDDLE = (..., slice(8, 40), slice(8, 40), slice(None))
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard the attackers who know a detector try.
+
+    Args:
+        weights: of the detector in their objective.
+        attackers: who they are; see ``evaluate_detector``.
+    """
+
+    weights: tuple[float, ...]
+    attackers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Both, for a CSV file."""
+        return f"{' '.join(self.attackers)}, weight {' '.join(f'{weight:g}' for weight in self.weights)}"
 
 
 @dataclass(frozen=True)
@@ -39,11 +66,15 @@ class Subject:
         fit, calibrate, held_out: clean batches of different cases.
         attacked: held-out cases with their label, one batch.
         shifted: what stands for another scanner -> its batches.
-        attacks: name -> attack.
+        attacks: name -> attack; :data:`LONG` among them follows where a detector stands.
+        effort: of those who know the detector.
+        long_effort: the same of :data:`LONG`.
         purifiers: of feature squeezing.
+        autoencoder: makes the one of MagNet, trained on other cases; None where there is none.
+        others: makes networks of other trainings, for an ensemble; None where there are none.
         rate: share of clean cases that may be rejected.
-        weights: of the detector in the attacker's objective.
-        attackers: who know the detector; see ``evaluate_detector``.
+        every: of the clean cases every so manieth is shown to detectors that take many passes.
+        left_out: detectors that take too long on this network.
     """
 
     model: AttackedModel
@@ -53,18 +84,36 @@ class Subject:
     attacked: tuple[torch.Tensor, torch.Tensor]
     shifted: dict[str, list[torch.Tensor]]
     attacks: dict[str, Attack]
+    effort: Effort
+    long_effort: Effort
     purifiers: tuple[Purifier, ...] = field(
         default=(
-            BitDepthReduction(16.0, intensity={"a_min": 0.0, "a_max": 255.0}),
+            BitDepthReduction(16.0, intensity=GRAY_VALUES),
             MedianDenoise(3),
         )
     )
+    autoencoder: Callable[[], Purifier] | None = None
+    others: Callable[[], list[AttackedModel]] | None = None
     rate: float = 0.05
-    weights: tuple[float, ...] = (2.0, 10.0)
-    attackers: tuple[str, ...] = ("evading",)
+    every: int = 1
+    left_out: tuple[str, ...] = ()
+
+    def thinned(self) -> Subject:
+        """With every so manieth of its clean cases, for a detector that takes many passes."""
+
+        def thin(batches: list[torch.Tensor]) -> list[torch.Tensor]:
+            size = len(batches[0])
+            return list(torch.cat(batches)[:: self.every].split(size))
+
+        if self.every == 1:
+            return self
+        fewer = {name: thin(batches) for name, batches in self.shifted.items()}
+        return replace(
+            self, fit=thin(self.fit), calibrate=thin(self.calibrate), held_out=thin(self.held_out), shifted=fewer
+        )
 
 
-def attacks_on(epsilon: float, steps: int, queries: int, millimeters: float) -> dict[str, Attack]:
+def attacks_on(epsilon: float, steps: int, queries: int, millimeters: float, long: int) -> dict[str, Attack]:
     """The attacks of the table.
 
     Args:
@@ -72,6 +121,7 @@ def attacks_on(epsilon: float, steps: int, queries: int, millimeters: float) -> 
         steps: gradients.
         queries: of the black box.
         millimeters: largest displacement; a voxel without spacing is 1 mm wide.
+        long: gradients of :data:`LONG`.
     """
     return {
         "FGSM": FGSM(epsilon),
@@ -80,6 +130,7 @@ def attacks_on(epsilon: float, steps: int, queries: int, millimeters: float) -> 
         "bias field": BiasFieldAttack(0.3, steps=steps),
         "elastic": ElasticAttack(millimeters, control_spacing=8.0, steps=steps),
         "black box": SquareAttack(epsilon, queries=queries),
+        LONG: APGD(epsilon, steps=long),
     }
 
 
@@ -98,6 +149,22 @@ def coarser(image: torch.Tensor) -> torch.Tensor:
     mode = "bilinear" if image.ndim == 4 else "trilinear"
     small = functional.interpolate(image, scale_factor=0.75, mode=mode, align_corners=False)
     return functional.interpolate(small, size=image.shape[2:], mode=mode, align_corners=False)
+
+
+def softer(image: torch.Tensor) -> torch.Tensor:
+    """A softer kernel: half of each voxel is the mean of its neighborhood."""
+    mean = functional.avg_pool3d(image, 3, stride=1, padding=1, count_include_pad=False)
+    return (image + mean) / 2
+
+
+def sharper(image: torch.Tensor) -> torch.Tensor:
+    """A sharper kernel: half of what sets a voxel apart from its neighborhood is added."""
+    return (2 * image - softer(image)).clamp(0, 1)
+
+
+def thicker(image: torch.Tensor) -> torch.Tensor:
+    """Slices twice as thick: each is the mean of itself and the next one."""
+    return (image + torch.cat([image[..., 1:], image[..., -1:]], dim=-1)) / 2
 
 
 def other_contrast(image: torch.Tensor) -> torch.Tensor:
@@ -130,28 +197,80 @@ def kept(file: Path, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     return made
 
 
-def chest_xray(data: Path, cache: Path) -> Subject:
-    """A small DenseNet on 2400 of 3882 chest X-rays; the official test set is the other scanner."""
+def without_repetitions(images: torch.Tensor, differ: float = 1 / 255) -> torch.Tensor:
+    """Places of the images that no earlier one is like.
+
+    Args:
+        images: (case, ...), from 0 to 1.
+        differ: root of the mean square of the difference from which on two are different.
+    """
+    flat = images.flatten(1)
+    apart = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / flat.shape[1] ** 0.5
+    return (~torch.tril(apart < differ, diagonal=-1).any(dim=1)).nonzero()[:, 0]
+
+
+def chest_xray(data: Path, cache: Path, copies: bool = False) -> Subject:
+    """A small DenseNet on 2400 chest X-rays, and others that are no copies; the official test set is the other
+    scanner."""
     images, labels, test, _ = chest_xrays(data)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SEED))
     train, fit, calibrate, held_out = order.split([2400, 400, 400, len(order) - 3200])
-    network = kept(
-        cache / "chest_xray.pt",
-        lambda: trained((images[train], labels[train], images[held_out], labels[held_out]), 4)[0],
-    )
+    if not copies:
+        more, their_labels = chest_xrays(data, second="val")[2:]
+        held_out = torch.cat([held_out, len(labels) + torch.arange(len(more))])
+        images, labels = torch.cat([images, more]), torch.cat([labels, their_labels])
+        # what a network was trained on, or a detector fitted to, is no new case
+        used = torch.cat([train, fit, calibrate])
+        once = without_repetitions(images[torch.cat([used, held_out])])
+        held_out = torch.cat([used, held_out])[once[once >= len(used)]]
+        test = test[without_repetitions(test)]
+    data_of = images[train], labels[train], images[held_out], labels[held_out]
+
+    def network(seed: int) -> AttackedModel:
+        made = kept(cache / f"chest_xray_{seed}.pt", lambda: trained(data_of, 4, seed)[0])
+        return AttackedModel(made, task="classification", **UNIT)
+
+    def autoencoder() -> Purifier:
+        made = kept(cache / "chest_xray_autoencoder.pt", lambda: trained_autoencoder(images[train]))
+        return AutoencoderDenoise(network=made, window=(0.0, 255.0), intensity=GRAY_VALUES)
+
     batches = list(images[held_out].split(128))
+    few = batches[:5]
     return Subject(
-        AttackedModel(network, task="classification", **UNIT),
+        network(0),
         list(images[fit].split(100)),
         list(images[calibrate].split(100)),
         batches,
         (_with_spacing(images[held_out][:64], (1.0, 1.0)), labels[held_out][:64]),
-        _changed(batches, {"noise of 2 %": noisy(0.02), "coarser pixels": coarser, "exponent 0.8": other_contrast})
+        _changed(few, {"noise of 2 %": noisy(0.02), "coarser pixels": coarser, "exponent 0.8": other_contrast})
         | {"the official test set": list(test.split(128))},
-        attacks_on(4 / 255, steps=8, queries=60, millimeters=1.5),
-        weights=(0.3, 2.0, 10.0),
-        attackers=("evading", "hiding", "orthogonal"),
+        attacks_on(4 / 255, steps=8, queries=60, millimeters=1.5, long=40),
+        Effort((0.3, 2.0, 10.0), ("evading", "hiding", "orthogonal")),
+        Effort((0.3, 2.0, 10.0, 50.0), ("evading", "hiding", "orthogonal")),
+        autoencoder=autoencoder,
+        others=lambda: [network(1), network(2)],
     )
+
+
+def trained_autoencoder(images: torch.Tensor, epochs: int = 12, noise: float = 0.05) -> torch.nn.Module:
+    """MagNet's denoising autoencoder for images of 2 dimensions.
+
+    Args:
+        images: (case, 1, height, width), from 0 to 1.
+        epochs: passes over them.
+        noise: largest standard deviation of what is added.
+    """
+    torch.manual_seed(SEED)
+    network = DenoisingUNet(2, channels=(8, 16, 32))
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(images)).split(64):
+            clean = images[rows]
+            strength = noise * torch.rand(len(clean), *[1] * (clean.ndim - 1))
+            optimizer.zero_grad()
+            (network(clean + strength * torch.randn_like(clean)) - clean).abs().mean().backward()
+            optimizer.step()
+    return network
 
 
 def hippocampus(data: Path, cache: Path) -> Subject:
@@ -159,52 +278,95 @@ def hippocampus(data: Path, cache: Path) -> Subject:
     images, labels = hippocampus_volumes(data)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
     train, fit, calibrate, held_out = order.split([80, 40, 40, len(order) - 160])
-    network = kept(cache / "hippocampus.pt", lambda: trained_unet(images[train], labels[train]))
+
+    def network(seed: int) -> AttackedModel:
+        made = kept(cache / f"hippocampus_{seed}.pt", lambda: trained_unet(images[train], labels[train], seed=seed))
+        return AttackedModel(made, **UNIT)
+
     batches = list(images[held_out].split(8))
     return Subject(
-        AttackedModel(network, **UNIT),
+        network(0),
         list(images[fit].split(8)),
         list(images[calibrate].split(8)),
         batches,
         (_with_spacing(images[held_out][:6], (1.0, 1.0, 1.0)), labels[held_out][:6]),
         _changed(batches, {"noise of 2 %": noisy(0.02), "coarser voxels": coarser, "coil's shading": shaded}),
-        attacks_on(0.04, steps=5, queries=20, millimeters=3.0),
-        weights=(10.0,),
-        attackers=("evading", "hiding", "orthogonal"),
+        attacks_on(0.04, steps=5, queries=20, millimeters=3.0, long=20),
+        Effort((10.0,), ("evading", "hiding", "orthogonal")),
+        Effort((1.0, 3.0, 10.0), ("evading", "misplacing")),
+        others=lambda: [network(1)],
     )
+
+
+def phantom_volumes(cache: Path, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Phantoms on the grid and in the window of the CT bundle's pipeline, from their file where they were made before.
+
+    Args:
+        cache: folder of the file.
+        first: seed of the first one.
+        count: of them.
+
+    Returns:
+        images (case, 1, *PHANTOM_SIZE) and labels.
+    """
+    file = cache / f"phantoms_{first}_{count}.pt"
+    if not file.is_file():
+        keys = ("image", "label")
+        prepare = Compose(
+            [
+                Orientationd(keys, axcodes="RAS", labels=None),
+                Spacingd(keys, pixdim=PHANTOM_SPACING, mode=("bilinear", "nearest")),
+                ScaleIntensityRanged("image", **WINDOW),
+            ]
+        )
+        made = CTPhantomDataset(
+            count, seed=first, transform=prepare, size=PHANTOM_SIZE, spacing=PHANTOM_SPACING, oblique=False
+        )
+        items = [made[number] for number in range(count)]
+        stacked = {key: torch.stack([item[key].as_tensor() for item in items]) for key in keys}
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.save({"image": stacked["image"], "label": stacked["label"].byte()}, file)
+    found = torch.load(file, weights_only=True)
+    return found["image"], found["label"].long()
 
 
 def phantom(data: Path, cache: Path) -> Subject:
-    """The CT bundle's U-Net on small phantoms."""
-    from monai.transforms import Compose, Orientationd, ScaleIntensityRanged
+    """The CT bundle's U-Net on small phantoms: the purifier's autoencoder and the hardened network are the bundle's."""
+    parts = [phantom_volumes(cache, PHANTOM_SEED + first, 100) for first in range(0, 600, 100)]
+    images, labels = (torch.cat([part[number][MIDDLE] for part in parts]) for number in range(2))
+    fit, calibrate, held_out = images.split([50, 250, 300])
+    batches, few = list(held_out.split(10)), list(held_out[:100].split(10))
+    gray = 1 / (WINDOW["a_max"] - WINDOW["a_min"])
 
-    from monai_adversarial.data import CTPhantomDataset
+    def network(weights: str) -> AttackedModel:
+        return AttackedModel(bundle_network("cpu", weights), intensity=WINDOW, image_units="network")
 
-    keys = ("image", "label")
-    turn = Compose([Orientationd(keys, axcodes="RAS", labels=None), ScaleIntensityRanged("image", **WINDOW)])
-    count = {"fit": 24, "calibrate": 19, "held out": 20}
-    cases = CTPhantomDataset(
-        sum(count.values()), seed=7000, transform=turn, size=(48, 48, 32), spacing=PHANTOM_SPACING, oblique=False
-    )
-    items = [cases[number] for number in range(sum(count.values()))]
-    images = torch.stack([item["image"].as_tensor() for item in items])
-    labels = torch.stack([item["label"].as_tensor().long() for item in items])
-    fit, calibrate, held_out = images.split(list(count.values()))
-    batches = list(held_out.split(4))
-    epsilon = 8 / (WINDOW["a_max"] - WINDOW["a_min"])
+    changes = {
+        "noise of 10 HU": noisy(10 * gray),
+        "softer kernel": softer,
+        "sharper kernel": sharper,
+        "slices of 8 mm": thicker,
+    }
     return Subject(
-        AttackedModel(bundle_network("cpu"), intensity=WINDOW, image_units="network"),
-        list(fit.split(4)),
-        list(calibrate.split(4)),
+        network("model.pt"),
+        list(fit.split(10)),
+        list(calibrate.split(10)),
         batches,
-        (_with_spacing(held_out[:4], PHANTOM_SPACING), labels[-count["held out"] :][:4]),
-        _changed(batches, {"noise of 10 HU": noisy(10 / 400), "softer kernel": coarser}),
-        attacks_on(epsilon, steps=3, queries=10, millimeters=5.0),
+        (_with_spacing(held_out[:8], PHANTOM_SPACING), labels[-len(held_out) :][:8]),
+        _changed(few, changes),
+        attacks_on(8 * gray, steps=4, queries=15, millimeters=8.0, long=6),
+        Effort((10.0,), ("evading",)),
+        Effort((1.0, 3.0, 10.0), ("evading", "misplacing")),
+        autoencoder=lambda: AutoencoderDenoise(BUNDLE / "models" / "purifier_autoencoder.pt", intensity=WINDOW),
+        others=lambda: [network("hardened.pt")],
+        every=3,
+        left_out=("AttributionReconstruction", "NoiseSensitivity"),
     )
 
 
 SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {
-    "chest X-ray classifier": chest_xray,
+    "chest X-ray classifier": partial(chest_xray, copies=True),
+    "chest X-ray classifier, no copies": chest_xray,
     "hippocampus U-Net, real MRI": hippocampus,
-    "CT phantom, U-Net": phantom,
+    "CT phantom, the bundle's U-Net": phantom,
 }

@@ -10,22 +10,27 @@ and from others. Rows that the files have already are not measured again; networ
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from scipy.stats import binomtest
+from scipy.stats import betabinom, binomtest
+from torch.nn.modules.dropout import _DropoutNd
 
 from benchmarks.csv_rows import read_rows, write_rows
 from benchmarks.data_folder import REPOSITORY, data_folder
-from benchmarks.detector_subjects import SUBJECTS, Subject, attacks_on
+from benchmarks.detector_subjects import LONG, SUBJECTS, Subject, attacks_on
 from benchmarks.doc_tables import DOCS, replace_table
 from monai_adversarial import detection
-from monai_adversarial.detection import Detector, evaluate_detector
+from monai_adversarial.detection import Detector, FeatureDetector, evaluate_detector
+from monai_adversarial.purifiers import Purifier
 
 __all__ = ["DETECTORS", "AttackRow", "CleanRow", "attack_rows", "attack_table", "clean_rows", "clean_table"]
 
@@ -47,6 +52,22 @@ def _of_organs(make: Callable[[Subject], Detector]) -> Callable[[Subject], Detec
     return lambda subject: None if subject.model.task == "classification" else make(subject).fit(subject.fit)
 
 
+def _rebuilt(kind: Callable[[Any, Purifier], Detector]) -> Callable[[Subject], Detector | None]:
+    """Nothing where there is no autoencoder."""
+    return lambda subject: None if subject.autoencoder is None else kind(subject.model, subject.autoencoder())
+
+
+def _dropout(subject: Subject) -> Detector | None:
+    """Nothing for a network without dropout."""
+    drops = any(isinstance(module, _DropoutNd) and module.p > 0 for module in subject.model.network.modules())
+    return detection.DropoutUncertainty(subject.model, passes=10) if drops else None
+
+
+def _ensemble(subject: Subject) -> Detector | None:
+    """Nothing without other networks."""
+    return detection.EnsembleDisagreement(subject.model, subject.others()) if subject.others else None
+
+
 #: name -> a fitted detector, None where it does not apply
 DETECTORS: dict[str, Callable[[Subject], Detector | None]] = {
     "GaussianDensity": lambda s: detection.GaussianDensity(s.model).fit(s.fit),
@@ -58,12 +79,19 @@ DETECTORS: dict[str, Callable[[Subject], Detector | None]] = {
     "FeatureClassifier, has seen PGD": _classifier,
     "FrequencyProfile": lambda s: detection.FrequencyProfile(s.model).fit(s.fit),
     "FeatureSqueezing": lambda s: detection.FeatureSqueezing(s.model, s.purifiers).fit(s.fit),
-    "OrientationConsistency": lambda s: detection.OrientationConsistency(s.model).fit(s.fit),
     "PredictionEntropy": lambda s: detection.PredictionEntropy(s.model).fit(s.fit),
-    "NoiseSensitivity": lambda s: detection.NoiseSensitivity(s.model).fit(s.fit),
-    "SaliencyConcentrationDetector": lambda s: detection.SaliencyConcentrationDetector(s.model).fit(s.fit),
     "SegmentationPlausibility": _of_organs(lambda s: detection.SegmentationPlausibility(s.model)),
+    "EnsembleDisagreement": _ensemble,
+    "ReconstructionError, MagNet": _rebuilt(detection.ReconstructionError),
+    "ReconstructionDivergence, MagNet": _rebuilt(detection.ReconstructionDivergence),
+    "SaliencyConcentrationDetector": lambda s: detection.SaliencyConcentrationDetector(s.model).fit(s.fit),
+    "OrientationConsistency": lambda s: detection.OrientationConsistency(s.model).fit(s.fit),
+    "DropoutUncertainty": _dropout,
+    "NoiseSensitivity": lambda s: detection.NoiseSensitivity(s.model).fit(s.fit),
+    "AttributionReconstruction": lambda s: detection.AttributionReconstruction(s.model, steps=4).fit(s.fit),
 }
+#: those that take more than three passes of an image
+MANY_PASSES = ("OrientationConsistency", "DropoutUncertainty", "NoiseSensitivity", "AttributionReconstruction")
 
 
 @dataclass(frozen=True)
@@ -96,6 +124,16 @@ class CleanRow:
         found = binomtest(self.rejected, self.cases).proportion_ci(0.95)
         return float(found.low), float(found.high)
 
+    def allowed(self) -> tuple[float, float]:
+        """Between which shares 95 % of all calibrations and draws of clean cases lie, if all come from one source.
+
+        The rejection rate of one calibration on n cases has a Beta distribution, and the count a Beta-binomial one
+        (Vovk 2012): whatever the detector is, if no two scores are equal.
+        """
+        above = self.calibrated + 1 - math.ceil((1 - self.asked) * (self.calibrated + 1) - 1e-9)
+        low, high = betabinom(self.cases, above, self.calibrated + 1 - above).interval(0.95)
+        return float(low) / self.cases, float(high) / self.cases
+
 
 @dataclass(frozen=True)
 class AttackRow:
@@ -108,7 +146,9 @@ class AttackRow:
         unaware_auroc, adaptive_auroc: of both attackers' images against clean ones.
         unaware_wrong, adaptive_wrong: share of successful attacks.
         unaware_risk, adaptive_risk: share that is wrong and accepted.
-        weights: of the detector in the adaptive attacker's objective, and which further attackers were tried.
+        steps: of one attack, over all its restarts; queries of one without gradients.
+        effort: who knew the detector, with which weights of it in the objective; each ran twice.
+        strongest: whose image it is that the adaptive columns count, most frequent first.
         cpu_seconds: of all attacks together.
     """
 
@@ -123,7 +163,9 @@ class AttackRow:
     adaptive_wrong: float
     unaware_risk: float
     adaptive_risk: float
-    weights: str
+    steps: int
+    effort: str
+    strongest: str
     cpu_seconds: float
 
 
@@ -144,33 +186,59 @@ def clean_rows(subject: Subject, network: str, name: str, detector: Detector) ->
 
 
 def attack_rows(
-    subject: Subject, network: str, name: str, detector: Detector, wanted: Sequence[str]
+    subject: Subject,
+    network: str,
+    name: str,
+    detector: Detector,
+    wanted: Sequence[str],
+    known: Sequence[AttackRow] = (),
 ) -> Iterator[AttackRow]:
-    """The attacks of these names."""
+    """The attacks of these names; the long one where the detector stands by these and the known rows."""
+    found = list(known)
     clean = torch.cat([detector.score(batch) for batch in subject.held_out]).cpu()
+    density = None if isinstance(detector, FeatureDetector) else detection.GaussianDensity(subject.model)
     for attack in wanted:
+        if attack == LONG and not stands(found):
+            continue
         begin = time.process_time()
+        used = subject.attacks[attack]
+        effort = subject.long_effort if attack == LONG else subject.effort
+        hides = attack == LONG and density is not None and "hiding" in effort.attackers
+        hidden = density.fit(subject.fit) if density is not None and hides else None
         row = evaluate_detector(
-            detector, subject.attacks[attack], [subject.attacked], subject.weights, attack, subject.attackers
+            detector, used, [subject.attacked], effort.weights, attack, effort.attackers, density=hidden
         )
         numbers = replace(row, clean_scores=clean, clean_accepted=detector.accepts(clean)).numbers(subject.rate)
         keys = ("auroc", "wrong", "adversarial_risk")
         values = [round(numbers[f"{who}_{key}"], 4) for key in keys for who in ("unaware", "adaptive")]
         seconds = round(time.process_time() - begin, 1)
-        weights = " ".join(f"{weight:g}" for weight in subject.weights)
-        weights += "".join(f", {one}" for one in subject.attackers if one != "evading")
-        yield AttackRow(network, name, attack, len(subject.attacked[0]), len(clean), *values, weights, seconds)
+        assert row.adaptive is not None
+        steps = used.steps * used.restarts
+        counts = (network, name, attack, len(subject.attacked[0]), len(clean))
+        found.append(AttackRow(*counts, *values, steps, str(effort), _most_frequent(row.adaptive.attackers), seconds))
+        yield found[-1]
+
+
+def _most_frequent(names: Sequence[str]) -> str:
+    """Names with how often each is there."""
+    return "; ".join(f"{name}: {count}" for name, count in Counter(names).most_common())
+
+
+def stands(rows: Iterable[AttackRow]) -> bool:
+    """Whether a detector rejects at least half of what is wrong after Auto-PGD by an attacker who knows it."""
+    return any(row.attack == "Auto-PGD" and row.adaptive_risk <= row.adaptive_wrong / 2 for row in rows)
 
 
 def attack_table(measured: Sequence[AttackRow], network: str) -> str:
     """Markdown of one network: a row for each detector, for each attack ``unaware / adaptive``, AUROC and risk."""
     own = [row for row in measured if row.network == network]
-    order = list(attacks_on(1.0, 1, 1, 1.0))
+    order = list(attacks_on(1.0, 1, 1, 1.0, 1))
     attacks = sorted(dict.fromkeys(row.attack for row in own), key=order.index)
     found = {(row.detector, row.attack): row for row in own}
     lines = []
     wrong = ", ".join(f"{attack} {max(r.unaware_wrong for r in own if r.attack == attack):.2f}" for attack in attacks)
-    counts = f"**{network}**: {own[0].cases} attacked cases, {own[0].clean_cases} clean ones."
+    cases, clean = (_span(getattr(row, name) for row in own) for name in ("cases", "clean_cases"))
+    counts = f"**{network}**: {cases} attacked cases, {clean} clean ones."
     lines += [*textwrap.wrap(f"{counts} Share of wrong answers by the unaware attacker: {wrong}.", 120), ""]
     for title, kind, digits in (("AUROC", "auroc", 2), ("Wrong and accepted", "risk", 2)):
         lines += [f"| {title}, unaware / adaptive | {' | '.join(attacks)} |", "|---|" + "---|" * len(attacks)]
@@ -182,7 +250,28 @@ def attack_table(measured: Sequence[AttackRow], network: str) -> str:
                 cells.append(" / ".join(f"{value:.{digits}f}" for value in values))
             lines.append(f"| {detector} | {' | '.join(cells)} |")
         lines.append("")
+    lines += textwrap.wrap(_efforts(own), 120, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines).rstrip()
+
+
+def _span(counts: Iterable[int]) -> str:
+    """One number, or the lowest and highest of several."""
+    found = sorted(set(counts))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def _efforts(rows: Sequence[AttackRow]) -> str:
+    """What those who know the detector did, and which of them made the images that count."""
+    tried = Counter(row.effort for row in rows)
+    text = f"Who knew the detector: {'; '.join(f'{effort} ({count} cells)' for effort, count in tried.most_common())}."
+    whose: Counter[str] = Counter()
+    for one in "; ".join(row.strongest for row in rows if row.strongest).split("; "):
+        name, _, count = one.rpartition(": ")
+        whose[name.partition(",")[0]] += int(count or 0)
+    if whose.total():
+        shares = ", ".join(f"{name} {count / whose.total():.2f}" for name, count in whose.most_common() if count)
+        text += f" Whose image it is, of {whose.total()} that were noted: {shares}."
+    return text
 
 
 def clean_table(measured: Sequence[CleanRow]) -> str:
@@ -193,17 +282,23 @@ def clean_table(measured: Sequence[CleanRow]) -> str:
         shifts = [name for name in dict.fromkeys(row.images for row in own) if name != HELD_OUT]
         first = own[0]
         lines += [
-            f"**{network}**: calibrated on {first.calibrated} cases at {first.asked:.0%}, measured on "
-            f"{first.cases} others.",
+            f"**{network}**: calibrated at {first.asked:.0%}.",
             "",
-            f"| rejected | held out, 95 % interval | within {ROOM:.0%} of the asked rate | {' | '.join(shifts)} |",
-            "|---|---|---|" + "---|" * len(shifts),
+            "| rejected | calibrated, measured | held out, 95 % interval | what chance allows | "
+            f"within {ROOM:.0%} of the asked rate | {' | '.join(shifts)} |",
+            "|---|---|---|---|---|" + "---|" * len(shifts),
         ]
         for detector in dict.fromkeys(row.detector for row in own):
             of = {row.images: row for row in own if row.detector == detector}
             low, high = of[HELD_OUT].interval()
             share = of[HELD_OUT].share
-            cells = [f"{share:.3f} [{low:.3f}, {high:.3f}]", _verdict(of[HELD_OUT])]
+            lowest, highest = of[HELD_OUT].allowed()
+            cells = [
+                f"{of[HELD_OUT].calibrated}, {of[HELD_OUT].cases}",
+                f"{share:.3f} [{low:.3f}, {high:.3f}]",
+                f"{lowest:.3f} to {highest:.3f}",
+                _verdict(of[HELD_OUT]),
+            ]
             for shift in shifts:
                 moved = of[shift].share
                 cells.append(f"{moved:.2f}" if moved <= TIMES * max(share, first.asked) else f"**{moved:.2f}**")
@@ -249,23 +344,27 @@ def main() -> int:
     for network, load in SUBJECTS.items():
         if arguments.only and not any(part in network for part in arguments.only):
             continue
-        subject = None
+        subject = load(data_folder(), arguments.cache)
         for name in arguments.detectors:
-            there = {row.attack for row in attacked if (row.network, row.detector) == (network, name)}
+            if name in subject.left_out:
+                continue
+            own = [row for row in attacked if (row.network, row.detector) == (network, name)]
             has_clean = any((row.network, row.detector) == (network, name) for row in clean)
-            subject = subject or load(data_folder(), arguments.cache)
             missing = [
-                one for one in arguments.attacks or subject.attacks if one in subject.attacks and one not in there
+                one
+                for one in subject.attacks
+                if one not in {row.attack for row in own} and (not arguments.attacks or one in arguments.attacks)
             ]
             if has_clean and not missing:
                 continue
-            detector = fitted(subject, name)
+            seen = subject.thinned() if name in MANY_PASSES else subject
+            detector = fitted(seen, name)
             if detector is None:
                 continue
             if not has_clean:
-                clean += clean_rows(subject, network, name, detector)
+                clean += clean_rows(seen, network, name, detector)
                 write_rows(beside, clean, CleanRow)
-            for row in attack_rows(subject, network, name, detector, missing):
+            for row in attack_rows(seen, network, name, detector, missing, own):
                 attacked.append(row)
                 write_rows(arguments.output, attacked, AttackRow)
                 print(row, flush=True)

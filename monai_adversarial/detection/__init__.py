@@ -17,6 +17,7 @@ from monai_adversarial.detection.frequency import FrequencyProfile
 from monai_adversarial.detection.gaussian import GaussianDensity, MahalanobisDistance
 from monai_adversarial.detection.hiding import HidingFeatures
 from monai_adversarial.detection.learned import FeatureClassifier
+from monai_adversarial.detection.misplacing import MisplacedAnatomy
 from monai_adversarial.detection.mixture import GaussianMixtureDensity
 from monai_adversarial.detection.neighbors import KernelDensity, LocalIntrinsicDimensionality
 from monai_adversarial.detection.noise_sensitivity import NoiseChanges, NoiseSensitivity
@@ -48,6 +49,7 @@ __all__ = [
     "KernelDensity",
     "LocalIntrinsicDimensionality",
     "MahalanobisDistance",
+    "MisplacedAnatomy",
     "NetworkFeatures",
     "NoiseChanges",
     "NoiseSensitivity",

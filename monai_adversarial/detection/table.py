@@ -12,11 +12,13 @@ import torch
 
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.attacks.objectives.base import AdditiveObjective
+from monai_adversarial.attacks.objectives.dice_ce import DiceCE
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.detection.base import Detector
 from monai_adversarial.detection.density import FeatureDetector
 from monai_adversarial.detection.evading import Evading
 from monai_adversarial.detection.hiding import HidingFeatures
+from monai_adversarial.detection.misplacing import MisplacedAnatomy
 from monai_adversarial.detection.orthogonal import OrthogonalGradient
 from monai_adversarial.metrics.detection import AdversarialRisk, detection_scores
 from monai_adversarial.models.attacked_model import AttackedModel
@@ -24,7 +26,7 @@ from monai_adversarial.utils.validation import check_choice, check_instance, che
 
 __all__ = ["ATTACKERS", "DetectionRow", "DetectionTable", "Outcome", "adaptive_attacks", "evaluate_detector"]
 
-ATTACKERS = ("evading", "hiding", "orthogonal")
+ATTACKERS = ("evading", "hiding", "orthogonal", "misplacing")
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,8 @@ def evaluate_detector(
     The attacker who knows it is the strongest of several, each of which runs twice: from where the unaware attack
     ended, and from a start of its own. For each case it keeps the best of all images: wrong with the lowest score, or
     where none is wrong the lowest score. The unaware image is among them, so that to know more never makes it weaker in
-    the adversarial risk. ``adaptive.attackers`` names whose image it is.
+    the adversarial risk. ``adaptive.attackers`` names whose image it is. Where the attack's objective changes from step
+    to step (``AnnealedDice``, the default of PGD and Auto-PGD), those who know the detector maximize ``DiceCE``.
 
     >>> from monai_adversarial.attacks import PGD
     >>> from monai_adversarial.data.example import example_case
@@ -186,9 +189,11 @@ def evaluate_detector(
         cases: (image, label) batches that neither ``fit`` nor ``calibrate`` has seen.
         weights: of the detector in the attacker's objective, at least one.
         name: of the attack; None for its class.
-        attackers: ``"evading"`` (:class:`Evading`, once per weight), ``"hiding"`` (:class:`HidingFeatures`, with the
-            largest weight, where there is a density to hide in) and ``"orthogonal"`` (:class:`OrthogonalGradient`, with
-            the largest weight, where the attack follows gradients). ``"evading"`` must be among them.
+        attackers: ``"evading"`` must be among them (:class:`Evading`, once per weight). ``"hiding"``
+            (:class:`HidingFeatures`, with the largest weight) needs a density to hide in. ``"orthogonal"``
+            (:class:`OrthogonalGradient`, with the largest weight) needs an attack that follows gradients.
+            ``"misplacing"`` (:class:`MisplacedAnatomy` and the detector's score with the smallest weight) needs a
+            segmentation that stays in its place, and Dice as the rule of success.
         density: of clean features, in which ``"hiding"`` hides; None for the detector itself if it is one.
 
     Raises:
@@ -215,12 +220,14 @@ def evaluate_detector(
     unaware: list[Seen] = []
     adaptive: list[Seen] = []
     whose: list[str] = []
-    names = ["unaware", *(label for label, _ in knowing for _ in range(2))]
     for image, label in cases:
         if bool(detector.has_seen(image).any()):
             raise ValueError("cases holds images that the detector was fitted to or calibrated on: pass held-out ones.")
         clean.append(detector.score(image).cpu())
-        found = [_seen(detector, result) for _, result in _everyone(attack, knowing, detector.model, image, label)]
+        names, found = [], []
+        for one, result in _everyone(attack, knowing, detector.model, image, label):
+            names.append(one)
+            found.append(_seen(detector, result))
         unaware.append(found[0])
         best, chosen = _best(found)
         adaptive.append(best)
@@ -277,6 +284,8 @@ def _everyone(
     first = attack(model, image, label)
     yield "unaware", first
     for name, aware in knowing:
+        if name.startswith("misplacing") and (first.metric != "Dice" or first.bound.geometric):
+            continue  # what a classifier says has no place, and a deformation moves the truth along
         for start in (first.parameters, None):
             yield name, aware(model, image, label, start=start)
 
@@ -290,6 +299,9 @@ def _knowing(
 ) -> list[tuple[str, Attack]]:
     """Name and attack of everyone who knows the detector."""
     strongest = max(weights)
+    # A value that changes its scale from step to step cannot be weighed against a score that does not.
+    changes = isinstance(attack.objective, AdditiveObjective) and attack.objective.follows_progress
+    objective = DiceCE() if changes else attack.objective
     made: list[tuple[str, Attack]] = []
 
     def add(name: str, **parts: Any) -> None:
@@ -299,16 +311,19 @@ def _knowing(
         made.append((name, aware))
 
     for weight in weights:
-        add(f"evading, weight {weight:g}", objective=Evading(attack.objective, detector, weight))
+        add(f"evading, weight {weight:g}", objective=Evading(objective, detector, weight))
     hidden = detector if density is None and isinstance(detector, FeatureDetector) else density
     if "hiding" in attackers and hidden is not None:
-        add(f"hiding, weight {strongest:g}", objective=HidingFeatures(attack.objective, hidden, strongest))
+        add(f"hiding, weight {strongest:g}", objective=HidingFeatures(objective, hidden, strongest))
     if "orthogonal" in attackers and attack.search.uses_gradients and not attack.by_queries:
         add(
             "orthogonal",
-            objective=Evading(attack.objective, detector, strongest),
+            objective=Evading(objective, detector, strongest),
             gradient=OrthogonalGradient(detector, attack.gradient),
         )
+    if "misplacing" in attackers and not attack.objective.directed and not attack.targeted:
+        weakest = min(weights)
+        add(f"misplacing, weight {weakest:g}", objective=Evading(MisplacedAnatomy(), detector, weakest))
     return made
 
 

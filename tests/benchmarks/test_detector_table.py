@@ -7,19 +7,46 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import detector_table, network_defenses, survey_defense_claims
-from benchmarks.detector_subjects import Subject, attacks_on, coarser, noisy, other_contrast, shaded
-from benchmarks.detector_table import AttackRow, CleanRow, attack_rows, attack_table, clean_rows, clean_table, fitted
+from benchmarks.detector_subjects import (
+    LONG,
+    Effort,
+    Subject,
+    attacks_on,
+    coarser,
+    noisy,
+    other_contrast,
+    shaded,
+    sharper,
+    softer,
+    thicker,
+    trained_autoencoder,
+    without_repetitions,
+)
+from benchmarks.detector_table import (
+    MANY_PASSES,
+    AttackRow,
+    CleanRow,
+    attack_rows,
+    attack_table,
+    clean_rows,
+    clean_table,
+    fitted,
+    stands,
+)
 from benchmarks.doc_tables import DOCS
 from benchmarks.hippocampus_networks import small_unet, trained_unet
 from monai_adversarial.attacks import PGD
 from monai_adversarial.data.example import example_case
 
 CLEAN = CleanRow("net", "one", "held out", 0.05, 400, 1000, 50)
-ATTACK = AttackRow("net", "one", "PGD", 8, 40, 0.9, 0.8, 1.0, 1.0, 0.25, 0.75, "1", 1.0)
+ATTACK = AttackRow(
+    "net", "one", "PGD", 8, 40, 0.9, 0.8, 1.0, 1.0, 0.25, 0.75, 5, "evading, weight 1", "evading: 8", 1.0
+)
 
 
 @pytest.mark.parametrize("module", [detector_table, network_defenses, survey_defense_claims])
@@ -46,6 +73,23 @@ def test_a_shift_that_is_called_an_attack_too_often_is_bold() -> None:
     assert clean_table([CLEAN, *shifts]).endswith("| 0.10 | **0.10** |")
 
 
+def test_chance_alone_moves_the_rate_of_one_calibration() -> None:
+    def spread(calibrated: int) -> tuple[float, float]:
+        return replace(CLEAN, calibrated=calibrated, cases=100_000).allowed()
+
+    (low, high), (lower, higher) = spread(10_000), spread(400)
+    assert lower < low < CLEAN.asked < high < higher
+    assert higher - lower > 0.03  # with 400 cases one calibration is a point off, whatever the detector is
+
+    # the same of random scores
+    draw = np.random.default_rng(0)
+    scores = draw.random((4000, 400 + 500))
+    threshold = np.sort(scores[:, :400], axis=1)[:, 380]
+    shares = (scores[:, 400:] > threshold[:, None]).mean(axis=1)
+    expected = replace(CLEAN, calibrated=400, cases=500).allowed()
+    assert expected == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])), abs=0.004)
+
+
 def test_both_attackers_stand_side_by_side() -> None:
     text = attack_table([ATTACK], "net")
     assert "| one | 0.90 / 0.80 |" in text and "| one | 0.25 / 0.75 |" in text
@@ -54,7 +98,8 @@ def test_both_attackers_stand_side_by_side() -> None:
 @pytest.mark.parametrize("shape", [(2, 1, 12, 12), (2, 1, 12, 12, 12)])
 def test_shifts_keep_the_grid_and_are_the_same_each_time(shape: tuple[int, ...]) -> None:
     image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    for change in (noisy(0.02), coarser, other_contrast, shaded):
+    volumes = (softer, sharper, thicker) if len(shape) == 5 else ()
+    for change in (noisy(0.02), coarser, other_contrast, shaded, *volumes):
         moved = change(image)
         assert moved.shape == image.shape and not torch.equal(moved, image)
         assert torch.equal(moved, change(image))
@@ -71,6 +116,8 @@ def test_rows_of_a_toy_have_the_counts_of_its_cases() -> None:
         (image, label),
         {"noise": clean[:3]},
         {"PGD": PGD(8, "HU", steps=2)},
+        Effort((1.0,), ("evading",)),
+        Effort((1.0,), ("evading",)),
     )
     detector = fitted(subject, "FrequencyProfile")
     assert detector is not None and detector.false_positive_rate == subject.rate
@@ -78,11 +125,50 @@ def test_rows_of_a_toy_have_the_counts_of_its_cases() -> None:
     assert (held_out.calibrated, held_out.cases, noise.cases) == (21, 6, 3)
     (row,) = attack_rows(subject, "toy", "FrequencyProfile", detector, ["PGD"])
     assert row.adaptive_risk >= row.unaware_risk and row.clean_cases == 6
+    assert row.effort == "evading, weight 1" and row.strongest.endswith(": 1") and row.steps == 2
+
+
+def test_the_long_attack_follows_where_half_is_found() -> None:
+    found = [replace(ATTACK, attack="Auto-PGD", adaptive_wrong=0.8, adaptive_risk=risk) for risk in (0.4, 0.5)]
+    assert [stands([ATTACK, row]) for row in found] == [True, False]
+    assert not stands([replace(ATTACK, adaptive_risk=0.0)])  # it is not known yet
+
+
+def test_fewer_cases_for_a_detector_of_many_passes() -> None:
+    batches = [torch.arange(4.0).view(4, 1, 1, 1), torch.arange(4.0, 7.0).view(3, 1, 1, 1)]
+    model, image, label = example_case(16)
+    effort = Effort((1.0,), ("evading",))
+    subject = Subject(model, batches, batches, batches, (image, label), {"noise": batches}, {}, effort, effort, every=3)
+    thin = subject.thinned()
+    for kept in (thin.fit, thin.calibrate, thin.held_out, thin.shifted["noise"]):
+        assert torch.cat(kept).flatten().tolist() == [0, 3, 6]
+    assert set(MANY_PASSES) < set(detector_table.DETECTORS)
+
+
+def test_an_image_that_is_there_twice_is_kept_once() -> None:
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[4] = images[1]
+    images[5] = images[2] + 0.001  # less than a gray value
+    assert without_repetitions(images).tolist() == [0, 1, 2, 3]
+
+
+def test_the_autoencoder_takes_noise_away() -> None:
+    draw = torch.Generator().manual_seed(0)
+    clean = torch.nn.functional.interpolate(torch.rand(128, 1, 4, 4, generator=draw), 16, mode="bilinear")
+    network = trained_autoencoder(clean[:96], epochs=8).eval()
+    noise = 0.05 * torch.randn(32, 1, 16, 16, generator=draw)
+    with torch.no_grad():
+        left = network(clean[96:] + noise) - clean[96:]
+    assert float(left.square().mean()) < float(noise.square().mean())
 
 
 def test_attacks_of_the_table_stay_in_their_budgets() -> None:
-    found = attacks_on(0.02, steps=1, queries=2, millimeters=1.0)
-    assert len(found) == 6 and len({type(attack.perturbation).__name__ for attack in found.values()}) == 3
+    found = attacks_on(0.02, steps=1, queries=2, millimeters=1.0, long=9)
+    assert (
+        len(found) == 7
+        and found[LONG].steps == 9
+        and len({type(attack.perturbation).__name__ for attack in found.values()}) == 3
+    )
 
 
 def test_training_lowers_the_loss_and_an_attack_is_part_of_it() -> None:
