@@ -155,6 +155,7 @@ from monai_adversarial.attacks.recipes import (
     UniversalNoise,
     UniversalPerturbation,
     WorstOf,
+    classifier_campaign,
     natural_variation,
     scan_rescan,
 )
@@ -193,6 +194,7 @@ from monai_adversarial.attacks.search import (
 from monai_adversarial.utils.intensity import IntensityMap
 
 __all__ = [
+    "classifier_campaign",
     "PDPGD",
     "PrimalDualSearch",
     "StAdv",

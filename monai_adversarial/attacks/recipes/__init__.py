@@ -9,6 +9,7 @@ from monai_adversarial.attacks.recipes.acquisition import (
     UltrasoundReconstructionAttack,
 )
 from monai_adversarial.attacks.recipes.auto_attack import AutoAttack3D
+from monai_adversarial.attacks.recipes.campaign import classifier_campaign
 from monai_adversarial.attacks.recipes.frequency import VAFA, AdvDrop, SpectralAttack
 from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack, StAdv
 from monai_adversarial.attacks.recipes.geometric_intensity import GeometricIntensityAttack
@@ -39,6 +40,7 @@ from monai_adversarial.attacks.recipes.universal import UniversalNoise, Universa
 from monai_adversarial.attacks.recipes.worst_of import WorstOf
 
 __all__ = [
+    "classifier_campaign",
     "PDPGD",
     "StAdv",
     "PatchAttack",
