@@ -55,7 +55,7 @@ def rows(folder: Path, count: int, epochs: int) -> list[dict[str, Any]]:
 def table(found: list[dict[str, Any]]) -> str:
     """Markdown: one row for each attack."""
     lines = [
-        "| attack | budget | accuracy | under attack | random noise of its size | median L2 norm | passes, all images |",
+        "| attack | budget | accuracy | under attack | random noise of that size | median L2 norm | passes, all |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in found:
