@@ -24,6 +24,7 @@ from monai_adversarial.models.output_values import (
     read_output_values,
 )
 from monai_adversarial.models.window_run import LookAtWindows, WindowRun
+from monai_adversarial.utils.channels_last import with_channels_last
 from monai_adversarial.utils.layer_checkpoints import with_layer_checkpoints
 from monai_adversarial.utils.modules import modules_of, unwrap
 from monai_adversarial.utils.plain import as_plain, detached
@@ -131,8 +132,10 @@ class Predictor:
         self._final.watch = model.found_output_values is None and not self._is_compiled
         # Around the network alone: an inferer's resampling stays in float32, and a backward pass that calls the network
         # again, window by window, does so in the same precision.
-        checkpointed = with_layer_checkpoints(self._final, model.checkpoint_layers, model.graph_sizes)
-        self._network = self.precision.wrap(checkpointed)
+        called = with_layer_checkpoints(self._final, model.checkpoint_layers, model.graph_sizes)
+        if self.precision.fast_kernels and self.precision.dtype == torch.bfloat16:
+            called = with_channels_last(called, network)
+        self._network = self.precision.wrap(called)
         self._scored_network = self.scoring.wrap(self._final)
         self._whole = plain
         self.intensity, self.intensity_doubt = model.intensity_and_doubt(image)
