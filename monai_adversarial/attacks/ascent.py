@@ -277,7 +277,8 @@ class Ascent:
     @property
     def _loss_scale(self) -> float:
         followed = self.predictor.surrogates or (self.predictor,)
-        return max(one.precision.loss_scale for one in followed)
+        # One for all: float32 takes float16's, not the other way round.
+        return min((one.precision.loss_scale for one in followed if one.precision.loss_scale > 1.0), default=1.0)
 
     def last_ranks(self) -> torch.Tensor:
         """What the point where the run ended is compared by, (batch,)."""

@@ -15,13 +15,17 @@ from torch import nn
 from monai_adversarial.utils.fast_kernels import FastKernels
 from monai_adversarial.utils.modules import AroundNetwork
 
-__all__ = ["FLOAT16_LOSS_SCALE", "PRECISIONS", "Precision", "has_native_bfloat16"]
+__all__ = ["FLOAT16_LOSS_SCALE", "FLOAT32_LOSS_SCALE", "PRECISIONS", "Precision", "has_native_bfloat16"]
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 # Input gradients of a mean over a volume are about 1e-7, hardly above float16's smallest number; 65536 times as much is
 # well inside its range.
 FLOAT16_LOSS_SCALE = 65536.0
+
+# Sharp objectives have gradients down to float32's smallest numbers, and CPUs multiply subnormal ones many times more
+# slowly. A power of two changes no bit of the others. bfloat16 hardware takes subnormal numbers for zero.
+FLOAT32_LOSS_SCALE = 2.0**40
 
 
 def has_native_bfloat16(device: torch.device | str) -> bool:
@@ -92,7 +96,7 @@ class Precision:
     Attributes:
         dtype: in which convolutions are computed.
         loss_scale: constant to multiply the objective with before the backward pass and to divide the gradient by
-            afterwards; 1 except in float16.
+            afterwards; a power of two, 1 except in float16 and in float32 with fast kernels.
 
     Raises:
         ValueError: for an unknown mode.
@@ -111,11 +115,12 @@ class Precision:
             self.dtype = torch.bfloat16 if has_native_bfloat16(self.device) else torch.float32
         else:
             self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[mode]
-        self.loss_scale = FLOAT16_LOSS_SCALE if self.dtype == torch.float16 else 1.0
         # "float32" promises torch's own kernels, bit for bit; float64 is for checks.
         self.fast_kernels = (
             fast_kernels and self.device.type == "cpu" and mode != "float32" and self.dtype != torch.float64
         )
+        scales = {torch.float16: FLOAT16_LOSS_SCALE, torch.float32: FLOAT32_LOSS_SCALE if self.fast_kernels else 1.0}
+        self.loss_scale = scales.get(self.dtype, 1.0)
 
     @property
     def is_reduced(self) -> bool:

@@ -23,7 +23,13 @@ from monai_adversarial.utils.allocator import (
     keep_no_large_blocks,
 )
 from monai_adversarial.utils.fast_kernels import FastKernels
-from monai_adversarial.utils.precision import FLOAT16_LOSS_SCALE, PRECISIONS, Precision, has_native_bfloat16
+from monai_adversarial.utils.precision import (
+    FLOAT16_LOSS_SCALE,
+    FLOAT32_LOSS_SCALE,
+    PRECISIONS,
+    Precision,
+    has_native_bfloat16,
+)
 from tests.helpers import random_image, tiny_segmentation_network
 
 
@@ -143,6 +149,24 @@ def test_loss_scale_saves_small_float16_gradients_from_underflow():
     unscaled.loss_scale = 1.0
     assert (_gradient(network, image, scaled, as_in_a_large_volume) == 0).float().mean() < 0.01
     assert (_gradient(network, image, unscaled, as_in_a_large_volume) == 0).float().mean() > 0.2
+
+
+@pytest.mark.parametrize("weight", [1.0, 1e-38])
+def test_float32_with_fast_kernels_is_scaled_out_of_subnormal_numbers(monkeypatch, weight):
+    """Which CPUs compute with many times more slowly; every other number keeps its bits."""
+    monkeypatch.setattr("monai_adversarial.utils.precision.has_native_bfloat16", lambda device: False)
+    network, image = _frozen(tiny_segmentation_network()), random_image()
+    scaled, unscaled = Precision("auto", image), Precision("auto", image)
+    assert scaled.loss_scale == FLOAT32_LOSS_SCALE and Precision("float32", image).loss_scale == 1.0
+    unscaled.loss_scale = 1.0
+    network[2].register_full_backward_pre_hook(lambda module, given: gradients.append(given[0]))
+    gradients: list[torch.Tensor] = []
+    found, plain = (_gradient(network, image, one, weight) for one in (scaled, unscaled))
+    smallest = torch.finfo(torch.float32).tiny
+    subnormal = [bool(((one != 0) & (one.abs() < smallest)).any()) for one in gradients]
+    assert subnormal == [False, weight < 1]
+    if weight == 1.0:
+        assert torch.equal(found, plain)
 
 
 class _Convolutions(nn.Module):
