@@ -439,7 +439,8 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         "Dice is the mean over organs and cases, with the 95 % bootstrap interval over cases where there are several.",
         "*Random* is a change of the same kind and size, without an attacker. *Stability* is Dice against the",
-        "network's own clean prediction: it says nothing about accuracy.",
+        "network's own clean prediction: it says nothing about accuracy. Seconds are wall time on machines that other",
+        "work may have shared.",
         "",
     ]
     for example in EXAMPLES:
