@@ -202,15 +202,16 @@ def _names_in_tests() -> dict[str, Counter[str]]:
 
 
 def _test_of(name: str, module: str) -> str:
-    """Of the test files that name it, one nearest to the module's own place, and there the one that does so most."""
+    """Of the test files that name it, one nearest to the module's own place, there that of the module if there is one,
+    else the one that names it most."""
     last = name.rpartition(".")[2]
     parts = module.split(".")
     rooms = parts if parts[0] == "benchmarks" else parts[1:]
     counts = {file: names[last] for file, names in _names_in_tests().items() if last in names}
 
-    def order(file: str) -> tuple[int, int, str]:
+    def order(file: str) -> tuple[int, bool, int, str]:
         shared = [here == there for here, there in zip(rooms, file.split("/")[1:-1], strict=False)]
-        return len(list(takewhile(bool, shared))), counts[file], file
+        return len(list(takewhile(bool, shared))), Path(file).stem == f"test_{parts[-1]}", counts[file], file
 
     return max(counts, key=order, default="")
 
