@@ -4,13 +4,14 @@
     python benchmarks/real_scan.py --data ../shared/data
 
 An experiment that was interrupted goes on with the rows that are missing; a row whose settings changed is run again.
-Every row is one record below ``--output``.
+Every row is one record below ``--output``; ``--docs`` keeps them in ``docs/real_scan.json`` and makes the page of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import os
 import statistics
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.data_folder import data_folder
+from benchmarks.doc_tables import DOCS
 from monai_adversarial.attacks import PGD, Attack, BiasFieldAttack, ElasticAttack
 from monai_adversarial.attacks.result import CONTROL_STREAM, AttackResult
 from monai_adversarial.data.real_scan import LabelledScan, load_labelled_scan
@@ -177,6 +179,9 @@ ROWS = (
 )
 
 
+PAGE, KEPT = DOCS / "real_scan.md", DOCS / "real_scan.json"
+# What the study needs to go on, and no reader of the page.
+OF_THE_STUDY = ("fingerprint", "seal")
 # The untouched scan is a row of its own.
 CLEAN = "clean"
 SCANNER_GRID, NETWORK_GRID = "scanner_grid", "network_grid"
@@ -581,16 +586,16 @@ def table(found: Mapping[str, Any], rows: Sequence[Row] = ROWS, organ: str = "li
 
 PREFACE = """# A third-party network on a real scan
 
-Written by `python benchmarks/real_scan.py`; the numbers come from its records.
+Written by `python benchmarks/real_scan.py --docs` from its records, [real_scan.json](real_scan.json).
 
-**What was attacked.** The all-convolutional 3D U-Net (884k parameters, 9 classes, raw HU as input) that the authors of
-OBELISK-Net trained on TCIA Pancreas-CT and released (MIT). Nobody here trained or changed it. Two sets of weights: fold
-{fold}, the better one on this scan, is attacked; the other is the target of transfer.
+**What was attacked.** The all-convolutional 3D U-Net ({parameters:,} parameters, 9 classes, raw HU as input) that the
+authors of OBELISK-Net trained on TCIA Pancreas-CT and released (MIT). Nobody here trained or changed it. Two sets of
+weights: fold {fold}, the better one on this scan, is attacked; the other is the target of transfer.
 
 **On what.** One real CT (wasserth/TotalSegmentator, Apache-2.0; 3 mm isotropic, ends in mid-abdomen), from another
 source than the network's training data. Its labels were made by TotalSegmentator, not by hand. One patient: the table
-shows what is possible, not how often. The pancreas is cut off by the end of the scan (695 voxels) and is not found even
-in the untouched scan.
+shows what is possible, not how often. The pancreas is cut off by the end of the scan ({pancreas} voxels) and is not
+found even in the untouched scan.
 
 **Where the budgets hold.** On the scanner's own voxels ({shape} of 3 mm after cropping to abdomen and body).
 Flipping, resizing to the network's 144³ grid and resizing the logits back lie inside the attacked function and are
@@ -598,23 +603,49 @@ differentiated through. The finished image is rounded to integer HU and its budg
 are computed in float32 on the scanner's voxels.
 
 **How.** {steps} gradient evaluations from one random start; the objective is the liver's soft Dice unless the row says
-otherwise. PGD steps are {pgd_step:g} of the budget, those of bias fields a half, the others a quarter. "Random of equal
-size" is the same perturbation with random parameters and the same largest change (random signs for noise) as far as its
-budget lets it, {draws} draws; the last table has what both measured. Deformations are scored against the label moved
-with the image. Bias fields keep the mean of the logarithm of their gain at zero, so that none is a mere change of
-brightness, unless the row says otherwise. Their display window is {low:g} to {high:g} HU; attenuation is HU + 1000, so
-that 3 % are about 32 HU in soft tissue.
+otherwise. PGD steps are all {pgd_step:g} of the budget, those of bias fields a half, the others a quarter ([today's
+defaults](search.md) fall and are stronger). "Random of equal size" is the same perturbation with random parameters and
+the same largest change (random signs for noise) as far as its budget lets it, {draws} draws; the last table has what
+both measured. Deformations are scored against the label moved with the image. Bias fields keep the mean of the
+logarithm of their gain at zero, so that none is a mere change of brightness, unless the row says otherwise. Their
+display window is {low:g} to {high:g} HU; attenuation is HU + 1000, so that 3 % are about 32 HU in soft tissue.
 
 """
 
 
-def document(found: Mapping[str, Any], study: RealScanStudy, steps: int, draws: int) -> str:
-    """The page of the documentation."""
-    shape = " × ".join(str(length) for length in study.scan.image.shape[2:])
+def published(found: Mapping[str, Any], study: RealScanStudy) -> dict[str, Any]:
+    """What ``docs/real_scan.json`` holds: the records, and what the page says about scan, network and effort."""
+    counts = study.scan.label.as_tensor().flatten().bincount(minlength=len(study.class_names)).tolist()
+    weights = study.networks[ROWS[0].fold].parameters()
+    return {
+        "shape": list(study.scan.image.shape[2:]),
+        "voxels": dict(zip(study.class_names, counts, strict=True)),
+        "parameters": sum(one.numel() for one in weights),
+        "steps": study.steps,
+        "draws": study.draws,
+        "organs": found["organs"],
+        "clean": found["clean"],
+        "rows": {
+            name: {key: value for key, value in record.items() if key not in OF_THE_STUDY}
+            for name, record in found["rows"].items()
+        },
+    }
+
+
+def document(kept: Mapping[str, Any]) -> str:
+    """The page of the documentation, from ``docs/real_scan.json``."""
     preface = PREFACE.format(
-        fold=ROWS[0].fold, shape=shape, steps=steps, draws=draws, pgd_step=PGD_STEP, low=WINDOW[0], high=WINDOW[1]
+        parameters=kept["parameters"],
+        fold=ROWS[0].fold,
+        pancreas=kept["voxels"]["pancreas"],
+        shape=" × ".join(map(str, kept["shape"])),
+        steps=kept["steps"],
+        draws=kept["draws"],
+        pgd_step=PGD_STEP,
+        low=WINDOW[0],
+        high=WINDOW[1],
     )
-    return preface + table(found)
+    return preface + table(kept, ROWS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -622,9 +653,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", help="folder with abdomen_ct and abdomen_unet (default: ../shared/data)")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/real_scan"), help="folder")
-    parser.add_argument(
-        "--table", type=Path, default=None, help="markdown file to write, for example docs/real_scan.md"
-    )
+    parser.add_argument("--docs", action="store_true", help="write docs/real_scan.json and docs/real_scan.md")
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], help="only these attacks")
     parser.add_argument("--steps", type=int, default=10, help="gradient evaluations per attack")
     parser.add_argument("--draws", type=int, default=5, help="random controls per attack")
@@ -632,6 +661,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.draws < 1:
         raise ValueError(f"--draws must be >= 1, got {options.draws}.")
+    if options.docs and options.rows is not None:
+        raise ValueError(
+            f"--docs writes a page of all rows, and --rows names {' '.join(options.rows)}: drop one of them."
+        )
     rows = [row for row in ROWS if options.rows is None or row.name in options.rows]
     study = RealScanStudy.from_folder(
         find_data(options.data),
@@ -641,10 +674,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draws=options.draws,
         precision=options.precision,
     )
-    page = document(study.run(), study, options.steps, options.draws)
+    kept = published(study.run(), study)
+    page = document(kept)
     print(page)
-    if options.table is not None:
-        write_text(options.table, page)
+    if options.docs:
+        write_text(KEPT, json.dumps(kept, indent=1) + "\n")
+        write_text(PAGE, page)
 
 
 if __name__ == "__main__":

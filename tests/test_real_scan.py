@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from benchmarks import real_scan
-from benchmarks.real_scan import RealScanStudy, Row, main, table
+from benchmarks.real_scan import RealScanStudy, Row, document, main, published, table
 from monai_adversarial.attacks import PGD, ElasticAttack
 from monai_adversarial.data.real_scan import LabelledScan, load_labelled_scan
 from monai_adversarial.networks import ResampledNetwork
@@ -159,6 +159,39 @@ def test_a_row_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
         run_toy(tmp_path, rows)
     text = (tmp_path / "real_scan.md").read_text()
     assert "| PGD | 40 HU |" in text and "not there" not in text
+
+
+def test_what_the_page_is_made_of_survives_its_file(tmp_path: Path) -> None:
+    study = toy_study(tmp_path, TOY_ROWS)
+    kept = published(study.run(), study)
+    assert (kept["voxels"], kept["shape"]) == ({"background": 816, "liver": 96, "spleen": 48}, [12, 10, 8])
+    assert not {"fingerprint", "seal"} & kept["rows"]["noise"].keys()
+    assert table(json.loads(json.dumps(kept)), TOY_ROWS) == (tmp_path / "real_scan.md").read_text(encoding="utf-8")
+
+
+def test_docs_keep_the_records_and_make_the_page_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def toy(data: Path, folder: Path, rows: tuple[Row, ...], **options: Any) -> RealScanStudy:
+        study = toy_study(folder, rows, **options)
+        study.class_names = ("background", "liver", "pancreas")
+        return study
+
+    monkeypatch.setattr(RealScanStudy, "from_folder", toy)
+    monkeypatch.setattr(real_scan, "find_data", Path)
+    monkeypatch.setattr(real_scan, "ROWS", TOY_ROWS[:1])
+    monkeypatch.setattr(real_scan, "KEPT", tmp_path / "kept.json")
+    monkeypatch.setattr(real_scan, "PAGE", tmp_path / "page.md")
+    options = ["--data", str(tmp_path), "--output", str(tmp_path / "records"), "--steps", "3", "--draws", "2"]
+    main(options)
+    assert not (tmp_path / "page.md").exists()
+    main([*options, "--docs"])
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert document(json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))) == page
+    assert "end of the scan (48 voxels)" in page and "3 gradient evaluations" in page and "| PGD | 40 HU |" in page
+
+
+def test_a_page_of_some_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--docs writes a page of all rows, and --rows names pgd_4"):
+        main(["--docs", "--rows", "pgd_4", "--data", str(tmp_path)])
 
 
 def test_missing_data_is_one_sentence(tmp_path: Path) -> None:
