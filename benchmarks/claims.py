@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from monai_adversarial.utils.files import replace_when_complete
 
 __all__ = ["CONFIRMED", "REFUTED", "UNDECIDED", "outcome", "over_seeds", "run_claims", "summary", "verdict"]
 
+WIDTH = 120
+WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 
 
@@ -56,12 +59,20 @@ def over_seeds(values: Iterable[float], digits: int = 2) -> str:
 
 
 def summary(found: Mapping[str, dict[str, Any]], order: Iterable[str]) -> str:
-    """Markdown: one row for each claim that was tested, in the given order."""
-    lines = ["| claim | source | verdict | seen | data |", "|---|---|---|---|---|"]
-    for one in (found[name] for name in order if name in found):
-        cells = (one["claim"], one["source"], f"**{one['verdict']}**", one["seen"], one["data"])
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """Markdown: verdict, claim and source, what was seen and on what, for each claim that was tested, in the order.
+
+    A list and no table: a cell of some hundred words is a column that nobody reads.
+    """
+    return "\n\n".join(_told(found[name]) for name in order if name in found)
+
+
+def _told(one: Mapping[str, Any]) -> str:
+    """One claim: a line of its verdict, and a point for each thing that was seen."""
+    head = f"**{one['verdict'].capitalize()}:** {one['claim']} ({one['source']})."
+    points = [*one["seen"].split("; "), f"data: {one['data']}"]
+    return "\n".join(
+        [fill(head, WIDTH, **WHOLE), "", *(fill(f"- {x}", WIDTH, subsequent_indent="  ", **WHOLE) for x in points)]
+    )
 
 
 def run_claims(

@@ -13,8 +13,9 @@ from monai.networks.nets import ResNet
 from torch import nn
 
 from benchmarks.claims import outcome, over_seeds
+from benchmarks.class_balance import Images
 from benchmarks.experiments.subjects import Subjects, right_answers, small_network, trained_on
-from benchmarks.survey_defense_claims import Images, attacked_model, xrays
+from benchmarks.survey_defense_claims import attacked_model, xrays
 from monai_adversarial.attacks import BIM, FGSM, MIFGSM, Attack, BiasFieldAttack, CrossEntropy
 
 __all__ = ["VISIBILITY", "bias_field_transfer", "same_visibility"]

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from benchmarks.claims import outcome, over_seeds
+from benchmarks.class_balance import Images, as_many_of_each, balanced, balanced_accuracy
 from benchmarks.experiments.defended import DEFENSES
-from benchmarks.experiments.subjects import Subjects, as_many_of_each, balanced, balanced_accuracy, right_answers
-from benchmarks.survey_defense_claims import Images, attacked_model, xrays
+from benchmarks.experiments.subjects import Subjects, right_answers
+from benchmarks.survey_defense_claims import attacked_model, xrays
 from monai_adversarial.attacks import APGD, FMN, PGD, SquareAttack
 from monai_adversarial.metrics import BoundaryDistance
 

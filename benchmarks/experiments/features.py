@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from benchmarks.claims import outcome, over_seeds
+from benchmarks.class_balance import as_many_of_each, balanced_accuracy
 from benchmarks.experiments.defended import hardened
-from benchmarks.experiments.subjects import Subjects, as_many_of_each, balanced_accuracy, trained_on
+from benchmarks.experiments.subjects import Subjects, trained_on
 from benchmarks.survey_defense_claims import attacked_model, xrays
 from monai_adversarial.attacks import PGD
 

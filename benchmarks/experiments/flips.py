@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from benchmarks.claims import outcome, over_seeds
+from benchmarks.class_balance import Images, accuracy
 from benchmarks.classifier_objectives import digits
 from benchmarks.data_folder import data_folder
 from benchmarks.experiments.reconstruction import livers_of_a_seed
 from benchmarks.experiments.subjects import Subjects, hippocampus, trained_on
-from benchmarks.survey_defense_claims import Images, accuracy, attacked_model, xrays
+from benchmarks.survey_defense_claims import attacked_model, xrays
 from monai_adversarial.attacks import PGD, input_saliency
 from monai_adversarial.metrics import saliency_concentration
 

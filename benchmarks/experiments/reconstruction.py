@@ -11,8 +11,9 @@ import torch
 from torch.nn import functional
 
 from benchmarks.claims import outcome, over_seeds
+from benchmarks.class_balance import Images, accuracy
 from benchmarks.experiments.subjects import trained_on
-from benchmarks.survey_defense_claims import Images, accuracy, attacked_model
+from benchmarks.survey_defense_claims import attacked_model
 from monai_adversarial.attacks import Attack, RandomSearch, UltrasoundReconstruction, UltrasoundReconstructionAttack
 from monai_adversarial.metrics import score_visibility
 

@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from monai.networks.nets import DenseNet
 from torch import nn
 
+from benchmarks.class_balance import Images
 from benchmarks.classifier_objectives import hippocampus_patches
 from benchmarks.data_folder import data_folder
-from benchmarks.survey_defense_claims import Images, fitted
+from benchmarks.survey_defense_claims import fitted
 
 __all__ = [
     "Subjects",
-    "balanced_accuracy",
     "hippocampus",
     "hippocampus_slices",
     "right_answers",
@@ -64,26 +64,6 @@ def trained_on(
     made = small_network(images, int(labels.max()) + 1, seed) if network is None else network
     torch.manual_seed(seed)
     return fitted(made, images, labels, epochs, rate=3e-3)
-
-
-def balanced(right: torch.Tensor, labels: torch.Tensor) -> float:
-    """Mean over the classes of the share that is right: 0.5 for one answer to everything where there are two."""
-    return round(float(torch.stack([right[labels == c].float().mean() for c in labels.unique()]).mean()), 4)
-
-
-def balanced_accuracy(network: nn.Module, part: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """:func:`balanced` of a network's answers."""
-    with torch.no_grad():
-        return balanced(network(part[0]).argmax(dim=1) == part[1], part[1])
-
-
-def as_many_of_each(
-    data: Images, each: int, parts: Sequence[str] = ("attacked", "clean")
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first images of each class of some parts, which no network was trained on unless "train" is one."""
-    images, labels = (torch.cat([data[name][place] for name in parts]) for place in (0, 1))
-    rows = torch.cat([torch.nonzero(labels == c).flatten()[:each] for c in labels.unique()])
-    return images[rows], labels[rows]
 
 
 def right_answers(part: tuple[torch.Tensor, torch.Tensor], *networks: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

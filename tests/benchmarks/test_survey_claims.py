@@ -34,7 +34,9 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def parts(seed: int) -> dict[str, Any]:
         found = squares(seed, 28, train=96, attacked=8, clean=16)
-        return found | {"fit": found["clean"], "calibrate": squares(seed + 50, 28, 2, 2, 24)["clean"]}
+        return found | {
+            name: squares(seed + 50 + n, 28, 2, 2, 24)["clean"] for n, name in enumerate(("fit", "calibrate"))
+        }
 
     def attacked(kind: str) -> Any:
         data = parts(0)
@@ -50,6 +52,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(survey_defense_claims, "RISK_BUDGETS", (8,))
     monkeypatch.setattr(survey_defense_claims, "WEIGHTS", (2.0,))
     monkeypatch.setattr(survey_defense_claims, "LABELED", 48)
+    monkeypatch.setattr(survey_defense_claims, "ATTACKED", 8)
     monkeypatch.setattr(survey_defense_claims, "FILE", "no_record.json")
     survey_defense_claims.risks.cache_clear()
     survey_defense_claims.dense_net.cache_clear()

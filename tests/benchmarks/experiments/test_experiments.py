@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks.claims import CONFIRMED, REFUTED, UNDECIDED, outcome, over_seeds, summary, verdict
+from benchmarks.class_balance import balanced_accuracy
 from benchmarks.doc_tables import DOCS
 from benchmarks.experiments import bias_field, distance, ensemble, features, flips, generated, lesions, masks, queries
 from benchmarks.experiments.bias_field import VISIBILITY, bias_field_transfer, same_visibility
@@ -34,7 +35,7 @@ from benchmarks.experiments.reconstruction import (
 )
 from benchmarks.experiments.records import adversarial_trainings, defense_matrix, queries_on_phantoms
 from benchmarks.experiments.speckle import speckle_training
-from benchmarks.experiments.subjects import balanced_accuracy, right_answers, trained_on
+from benchmarks.experiments.subjects import right_answers, trained_on
 from benchmarks.survey_defense_claims import attacked_model
 from monai_adversarial.attacks import FGSM, PGD
 from monai_adversarial.data.example import example_case
@@ -73,12 +74,11 @@ def test_a_mean_is_shown_with_its_range() -> None:
     assert over_seeds([0.1, 0.2, 0.6]) == "0.30 (0.10 to 0.60)"
 
 
-def test_a_row_has_the_verdict_and_the_order_is_the_scripts() -> None:
-    found = {"b": outcome("b", "s", [True], "x", "d"), "a": outcome("a", "s", [False], "y", "d")}
-    rows = summary(found, ("a", "missing", "b")).splitlines()[2:]
-    assert rows == [
-        "| a | s | **refuted** | 0 of 1 comparisons; y | d |",
-        "| b | s | **confirmed** | 1 of 1 comparisons; x | d |",
+def test_a_claim_is_told_with_its_verdict_and_a_point_for_each_thing_seen_in_the_scripts_order() -> None:
+    found = {"b": outcome("b", "s", [True], "x", "d"), "a": outcome("a", "s", [False], "y; z", "d")}
+    assert summary(found, ("a", "missing", "b")).splitlines() == [
+        *("**Refuted:** a (s).", "", "- 0 of 1 comparisons", "- y", "- z", "- data: d", ""),
+        *("**Confirmed:** b (s).", "", "- 1 of 1 comparisons", "- x", "- data: d"),
     ]
 
 

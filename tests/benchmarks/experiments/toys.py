@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.survey_defense_claims import Images
+from benchmarks.class_balance import Images
 
 
 def squares(seed: int, size: int = 16, train: int = 128, attacked: int = 16, clean: int = 32) -> Images:
