@@ -42,7 +42,8 @@ class Outcome:
     Args:
         scores: the detector's.
         accepted: whether it let them through.
-        wrong: whether the attack succeeded.
+        wrong: whether the attack succeeded; of a classifier, whether the answer is wrong under attack, that to an image
+            included that was misread before: one answer to everything would carry no risk otherwise.
         weights: of the detector in the attacker's objective; empty for an attacker who did not know it.
         attackers: which of several attackers the image of each case is of; empty where there was one.
     """
@@ -227,7 +228,7 @@ def evaluate_detector(
         names, found = [], []
         for one, result in _everyone(attack, knowing, detector.model, image, label):
             names.append(one)
-            found.append(_seen(detector, result))
+            found.append(_seen(detector, attack, result))
         unaware.append(found[0])
         best, chosen = _best(found)
         adaptive.append(best)
@@ -248,9 +249,12 @@ def evaluate_detector(
 Seen = tuple[torch.Tensor, torch.Tensor]
 
 
-def _seen(detector: Detector, result: Any) -> Seen:
-    """Score and success of each image."""
-    return detector.score(result.adversarial).cpu(), result.success.cpu()
+def _seen(detector: Detector, attack: Attack, result: AttackResult) -> Seen:
+    """Score of each image, and whether it ends wrong."""
+    wrong = result.success
+    if result.metric == "accuracy" and not attack.targeted:
+        wrong = wrong | (result.adversarial_score < attack.success_threshold)
+    return detector.score(result.adversarial).cpu(), wrong.cpu()
 
 
 def adaptive_attacks(

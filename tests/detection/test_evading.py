@@ -19,6 +19,7 @@ from monai_adversarial.detection import (
     Outcome,
     evaluate_detector,
 )
+from monai_adversarial.models import AttackedModel
 
 SIZE = 16
 
@@ -95,3 +96,29 @@ def test_what_is_told_wrongly_is_refused(frequency) -> None:
         evaluate_detector(detector, attack, [(image, label)], attackers=["hiding"])
     with pytest.raises(ValueError, match="cases must hold at least one batch"):
         evaluate_detector(detector, attack, [])
+
+
+class OneAnswer(torch.nn.Module):
+    """Class 1, whatever is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.0, 1e-3]))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.mean(dim=(1, 2, 3))[:, None] * self.weight + torch.tensor([0.0, 5.0])
+
+
+def test_an_image_that_was_misread_before_the_attack_is_wrong_under_it() -> None:
+    model = AttackedModel(
+        OneAnswer(),
+        intensity={"a_min": 0, "a_max": 1, "b_min": 0, "b_max": 1},
+        image_units="network",
+        task="classification",
+    )
+    images = torch.rand(26, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    detector = FrequencyProfile(model, bands=4).fit(images[:12].split(4))
+    detector.calibrate(images[12:24].split(4), 0.1)
+    cases = [(images[24:], torch.tensor([0, 1]))]
+    row = evaluate_detector(detector, PGD(0.01, "network", steps=2), cases, weights=[0.1])
+    assert row.unaware.wrong.tolist() == row.adaptive.wrong.tolist() == [True, False]
