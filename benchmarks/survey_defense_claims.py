@@ -272,7 +272,7 @@ def fitted(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, epoch
 def dense_net(seed: int) -> nn.Module:
     """A DenseNet on all labeled X-rays."""
     data = xrays(seed)
-    return trained((*repeated(*data["train"]), *data["attacked"]), 4, seed)[0]
+    return trained((*repeated(*data["train"]), *data["attacked"]), 8, seed)[0]
 
 
 def sign_activation() -> dict[str, Any]:
