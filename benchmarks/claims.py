@@ -68,7 +68,7 @@ def summary(found: Mapping[str, dict[str, Any]], order: Iterable[str]) -> str:
 
 def _told(one: Mapping[str, Any]) -> str:
     """One claim: a line of its verdict, and a point for each thing that was seen."""
-    head = f"**{one['verdict'].capitalize()}:** {one['claim']} ({one['source']})."
+    head = f"**{one['verdict'].capitalize()}:** {one['claim']}. Source: {one['source']}."
     points = [*one["seen"].split("; "), f"data: {one['data']}"]
     return "\n".join(
         [fill(head, WIDTH, **WHOLE), "", *(fill(f"- {x}", WIDTH, subsequent_indent="  ", **WHOLE) for x in points)]

@@ -77,8 +77,8 @@ def test_a_mean_is_shown_with_its_range() -> None:
 def test_a_claim_is_told_with_its_verdict_and_a_point_for_each_thing_seen_in_the_scripts_order() -> None:
     found = {"b": outcome("b", "s", [True], "x", "d"), "a": outcome("a", "s", [False], "y; z", "d")}
     assert summary(found, ("a", "missing", "b")).splitlines() == [
-        *("**Refuted:** a (s).", "", "- 0 of 1 comparisons", "- y", "- z", "- data: d", ""),
-        *("**Confirmed:** b (s).", "", "- 1 of 1 comparisons", "- x", "- data: d"),
+        *("**Refuted:** a. Source: s.", "", "- 0 of 1 comparisons", "- y", "- z", "- data: d", ""),
+        *("**Confirmed:** b. Source: s.", "", "- 1 of 1 comparisons", "- x", "- data: d"),
     ]
 
 
