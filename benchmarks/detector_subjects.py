@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,21 +208,17 @@ def without_repetitions(images: torch.Tensor, differ: float = 1 / 255) -> torch.
     return (~torch.tril(apart < differ, diagonal=-1).any(dim=1)).nonzero()[:, 0]
 
 
-def chest_xray(data: Path, cache: Path, copies: bool = False) -> Subject:
-    """A small DenseNet on 2400 chest X-rays, and others that are no copies; the official test set is the other
-    scanner."""
+def chest_xray(data: Path, cache: Path) -> Subject:
+    """A small DenseNet on 2400 chest X-rays, and others; the official test set is the other scanner. No image is a copy
+    of another one."""
     images, labels, test, _ = chest_xrays(data)
+    more, their_labels = chest_xrays(data, second="val")[2:]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SEED))
+    order = torch.cat([order, len(labels) + torch.arange(len(more))])  # those of the validation set are held out
+    images, labels = torch.cat([images, more]), torch.cat([labels, their_labels])
+    order = order[without_repetitions(images[order])]
     train, fit, calibrate, held_out = order.split([2400, 400, 400, len(order) - 3200])
-    if not copies:
-        more, their_labels = chest_xrays(data, second="val")[2:]
-        held_out = torch.cat([held_out, len(labels) + torch.arange(len(more))])
-        images, labels = torch.cat([images, more]), torch.cat([labels, their_labels])
-        # what a network was trained on, or a detector fitted to, is no new case
-        used = torch.cat([train, fit, calibrate])
-        once = without_repetitions(images[torch.cat([used, held_out])])
-        held_out = torch.cat([used, held_out])[once[once >= len(used)]]
-        test = test[without_repetitions(test)]
+    test = test[without_repetitions(test)]
     data_of = images[train], labels[train], images[held_out], labels[held_out]
 
     def network(seed: int) -> AttackedModel:
@@ -365,8 +360,7 @@ def phantom(data: Path, cache: Path) -> Subject:
 
 
 SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {
-    "chest X-ray classifier": partial(chest_xray, copies=True),
-    "chest X-ray classifier, no copies": chest_xray,
+    "chest X-ray classifier": chest_xray,
     "hippocampus U-Net, real MRI": hippocampus,
     "CT phantom, the bundle's U-Net": phantom,
 }
