@@ -105,6 +105,7 @@ def takes_channels_last(network: nn.Module, image: torch.Tensor, *args: Any, **k
 
     Example:
         >>> import torch
+        >>> from monai_adversarial.utils.channels_last import takes_channels_last
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
         >>> takes_channels_last(network, torch.rand(2, 3, 8, 8))
         True
