@@ -35,12 +35,22 @@ def balanced_accuracy(network: nn.Module, part: tuple[torch.Tensor, torch.Tensor
         return balanced(network(part[0]).argmax(dim=1) == part[1], part[1])
 
 
+def _first_of_each(labels: torch.Tensor, each: int) -> torch.Tensor:
+    """Places of the first images of each class."""
+    return torch.cat([torch.nonzero(labels == c).flatten()[:each] for c in labels.unique()])
+
+
+def _joined(data: Images, parts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = (torch.cat([data[name][place] for name in parts]) for place in (0, 1))
+    return images, labels
+
+
 def as_many_of_each(
     data: Images, each: int, parts: Sequence[str] = ("attacked", "clean")
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The first images of each class of some parts, which no network was trained on unless "train" is one."""
-    images, labels = (torch.cat([data[name][place] for name in parts]) for place in (0, 1))
-    rows = torch.cat([torch.nonzero(labels == c).flatten()[:each] for c in labels.unique()])
+    images, labels = _joined(data, parts)
+    rows = _first_of_each(labels, each)
     return images[rows], labels[rows]
 
 
@@ -59,9 +69,8 @@ def evened(data: Images, attacked: int) -> Images:
         data: with "attacked" and "clean", which no network was trained on.
         attacked: images, of all classes together.
     """
-    images, labels = (torch.cat([data[name][place] for name in ("attacked", "clean")]) for place in (0, 1))
-    classes = labels.unique()
-    rows = torch.cat([torch.nonzero(labels == c).flatten()[: attacked // len(classes)] for c in classes])
+    images, labels = _joined(data, ("attacked", "clean"))
+    rows = _first_of_each(labels, attacked // len(labels.unique()))
     others = torch.ones(len(labels), dtype=torch.bool)
     others[rows] = False
     return data | {"attacked": (images[rows], labels[rows]), "clean": (images[others], labels[others])}

@@ -11,10 +11,10 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Parts, Progress
+from monai_adversarial.attacks.objectives.base import Objective, Parts
 from monai_adversarial.attacks.objectives.clean_batch import CleanBatch
-from monai_adversarial.attacks.objectives.registry import get_objective
 from monai_adversarial.attacks.objectives.target import Target
+from monai_adversarial.attacks.objectives.wrapped import WrappedObjective
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 from monai_adversarial.detection.base import Detector
 from monai_adversarial.utils.modules import frozen
@@ -22,7 +22,7 @@ from monai_adversarial.utils.modules import frozen
 __all__ = ["JoinedObjective", "clean_with_affine"]
 
 
-class JoinedObjective(AdditiveObjective):
+class JoinedObjective(WrappedObjective):
     """Everything but one term is that of another objective.
 
     Args:
@@ -34,11 +34,8 @@ class JoinedObjective(AdditiveObjective):
     """
 
     def __init__(self, objective: str | Objective, detector: Detector) -> None:
-        inner = get_objective(objective)
-        if not isinstance(inner, AdditiveObjective):
-            raise TypeError(f"objective must be a sum over voxels (AdditiveObjective), got {type(inner).__name__}.")
-        self.objective, self.detector = inner, detector
-        self.comparable, self.follows_progress = inner.comparable, inner.follows_progress
+        super().__init__(objective)
+        self.detector, inner = detector, self.objective
         self.directed, self.organs, self.success_rule = inner.directed, inner.organs, inner.success_rule
         self.allows_moving_anatomy = inner.allows_moving_anatomy
 
@@ -51,10 +48,6 @@ class JoinedObjective(AdditiveObjective):
             like: the clean one, with its affine if there is one.
         """
 
-    @abstractmethod
-    def _around(self, objective: Objective) -> Objective:
-        """The same around another objective."""
-
     @contextmanager
     def watching(self, networks: Sequence[nn.Module]) -> Iterator[None]:
         """The detector's networks are frozen with those that are attacked."""
@@ -65,15 +58,6 @@ class JoinedObjective(AdditiveObjective):
                 stack.enter_context(frozen(others))
             yield
 
-    def parts(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool) -> Parts:
-        return self.objective.parts(logits, target, progress, targeted)
-
-    def parts_of_reference(self, target: Target, dtype: torch.dtype) -> Parts:
-        return self.objective.parts_of_reference(target, dtype)
-
-    def support(self, target: Target) -> torch.Tensor | None:
-        return self.objective.support(target)
-
     def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
         return self.objective.combine(parts, target)
 
@@ -82,11 +66,6 @@ class JoinedObjective(AdditiveObjective):
 
     def succeeded(self, prediction: torch.Tensor, target: Target) -> torch.Tensor | None:
         return self.objective.succeeded(prediction, target)
-
-    def for_classifier(self) -> Objective:
-        """The same of what takes its objective's place."""
-        inner = self.objective.for_classifier()
-        return self if inner is self.objective else self._around(inner)
 
     def image_term(self, bound: BoundPerturbation, changed: torch.Tensor) -> torch.Tensor | None:
         """The detector's term with what the inner objective wants of the image."""
