@@ -139,6 +139,7 @@ ENTRIES: tuple[Entry, ...] = (
         lambda e, s: attacks.AffineAttack(steps=s.steps),
         "rotation, translation and scale, moved label",
     ),
+    Entry("stAdv", "other budget", lambda e, s: attacks.StAdv(steps=s.steps), "2 mm for each voxel, moved label"),
     Entry("speckle", "other budget", lambda e, s: attacks.SpeckleAttack(steps=s.steps), "10 % of each value"),
     # Few steps need larger ones to cross the budget.
     Entry(
