@@ -12,6 +12,8 @@ import inspect
 import json
 import sys
 import textwrap
+from collections.abc import Sequence
+from itertools import pairwise
 
 from benchmarks.doc_tables import DOCS
 
@@ -20,14 +22,25 @@ __all__ = ["PICTURE", "STRUCTURE", "draw", "main", "structure"]
 PICTURE = DOCS / "images" / "concepts.png"
 STRUCTURE = DOCS / "concepts.json"
 PARTS = {
-    "Perturbation": "how may the image change, and how far?",
-    "Objective": "what does the attacker want?",
-    "GradientEstimator": "how does it learn a direction?",
-    "Search": "how does it move?",
+    "Perturbation": ("how may the image\nchange, and how far?", "#e8f1fa"),
+    "Objective": ("what does the\nattacker want?", "#fdf0e3"),
+    "GradientEstimator": ("how does it learn\na direction?", "#e9f5ea"),
+    "Search": ("how does it\nmove?", "#f4ecf7"),
 }
-COLORS = ("#e8f1fa", "#fdf0e3", "#e9f5ea", "#f4ecf7")
+#: the parts one above the other, so that both columns are about as long
+COLUMNS = (("Perturbation", "GradientEstimator"), ("Objective", "Search"))
+#: left, width, title, words and color of what an attack stands between
+FLOW = (
+    (8, 204, "AttackedModel", "network, inferer,\nintensity, units,\nchannels", "#eceff1"),
+    (243, 234, "Attack", "one loop: evaluate,\nlearn a direction,\nmove", "#fff8d6"),
+    (508, 204, "AttackResult", "image, Dice,\nmeasured budgets,\ncost", "#eceff1"),
+)
 #: where an attack runs, by room of the package
 PLACES = ("transforms", "engines", "handlers", "studies", "audit")
+# Pixels of a picture as wide as a page of text. A phone shows it at half of that, and halves the letters too.
+WIDTH, EDGE, GAP = 720, 8, 34
+LETTERS, ROW, HEAD, BELOW = 17.5, 22, 46, 12
+FLOW_HEIGHT, QUESTION = 136, 52
 
 
 def structure() -> dict[str, list[str]]:
@@ -46,57 +59,79 @@ def structure() -> dict[str, list[str]]:
 
 
 def draw(found: dict[str, list[str]]) -> None:
-    """Write the picture."""
+    """Write the picture: as wide as a page, and as long as the names need at a size that can be read on a phone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
-    figure = Figure(figsize=(12, 8.6), dpi=110, facecolor="white")
+    inches = 100
+    recipes = textwrap.wrap(", ".join(found["recipes"]), 62, break_long_words=False)
+    places = textwrap.wrap("script, " + ", ".join(f"monai_adversarial.{place}" for place in PLACES), 62)
+    tops, ends = {}, []
+    for parts in COLUMNS:
+        top = EDGE + FLOW_HEIGHT + GAP
+        for part in parts:
+            tops[part] = top
+            top += _height(found[part], QUESTION) + GAP / 2
+        ends.append(top)
+    lists = {"Recipes: attacks of the literature, of these four": recipes, "Where an attack runs": places}
+    height = max(ends) + sum(_height(lines) + GAP / 2 for lines in lists.values())
+
+    figure = Figure(figsize=(WIDTH / inches, height / inches), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, 12), ylim=(0, 8.6))
+    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
     axes.axis("off")
 
-    def box(x: float, y: float, width: float, height: float, color: str, line: str = "#445") -> None:
-        style = "round,pad=0,rounding_size=0.12"
-        axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=color, edgecolor=line, lw=1.2))
+    def box(x: float, y: float, width: float, tall: float, color: str) -> None:
+        style = "round,pad=0,rounding_size=8"
+        axes.add_patch(FancyBboxPatch((x, y), width, tall, boxstyle=style, facecolor=color, edgecolor="#445", lw=1.2))
 
-    def text(x: float, y: float, words: str, size: float = 10, **options: object) -> None:
-        axes.text(x, y, words, fontsize=size, va="top", **{"color": "#223", **options})  # type: ignore[arg-type]
+    def text(x: float, y: float, words: str, pixels: float = LETTERS, **options: object) -> None:
+        # Line by line on its baseline: the tops of words lie where their letters are, and beside others look askew.
+        for place, line in enumerate(words.splitlines()):
+            known = {"color": "#223", "fontsize": pixels * 72 / inches, "va": "baseline"}
+            axes.text(x, y + pixels * (0.9 + 1.25 * place), line, **{**known, **options})  # type: ignore[arg-type]
 
-    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
-        axes.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "color": "#445", "lw": 1.5})
+    def rows(x: float, y: float, lines: Sequence[str]) -> None:
+        for place, line in enumerate(lines):
+            text(x, y + ROW * place, line, LETTERS - 0.5, family="monospace")
 
-    width, gap = 2.8, 0.2
-    for place, (part, question) in enumerate(PARTS.items()):
-        x = 0.1 + place * (width + gap)
-        box(x, 4.35, width, 4.1, COLORS[place])
-        text(x + width / 2, 8.33, part, 13, ha="center", weight="bold")
-        text(x + width / 2, 7.98, question, 8.8, ha="center", style="italic")
-        names = found[part]
-        size = min(9.0, 9.0 * 16 / max(len(names), 16))
-        text(x + 0.15, 7.62, "\n".join(names), size, linespacing=1.35, family="monospace")
-        arrow((x + width / 2, 4.35), (6.0 + (place - 1.5) * 0.9, 3.72))
-    box(3.5, 2.55, 5.0, 1.17, "#fff8d6")
-    text(6.0, 3.6, "Attack", 14, ha="center", weight="bold")
-    text(6.0, 3.24, "one loop: evaluate, learn a direction, move", 10, ha="center")
-    text(6.0, 2.96, "best point of each sample, budget measured on the finished image", 9, ha="center")
-    box(0.1, 2.55, 2.8, 1.17, "#eceff1")
-    text(1.5, 3.6, "AttackedModel", 12, ha="center", weight="bold")
-    text(1.5, 3.26, "network, inferer, intensity map,\nunits, channels, activation", 9, ha="center")
-    arrow((2.9, 3.13), (3.5, 3.13))
-    box(9.1, 2.55, 2.8, 1.17, "#eceff1")
-    text(10.5, 3.6, "AttackResult", 12, ha="center", weight="bold")
-    text(10.5, 3.26, "adversarial image, Dice,\nmeasured budgets, cost", 9, ha="center")
-    arrow((8.5, 3.13), (9.1, 3.13))
-    box(0.1, 0.1, 8.2, 2.2, "#f7f7f7")
-    text(0.25, 2.18, "Recipes: an attack of the literature chooses the four parts", 10.5, weight="bold")
-    lines = textwrap.wrap(", ".join(found["recipes"]), 104)
-    text(0.25, 1.85, "\n".join(lines), min(9.0, 9.0 * 9 / max(len(lines), 9)), linespacing=1.4, family="monospace")
-    box(8.5, 0.1, 3.4, 2.2, "#f7f7f7")
-    text(8.65, 2.18, "Where an attack runs", 10.5, weight="bold")
-    text(8.65, 1.85, "script\n" + "\n".join(f"monai_adversarial.{place}" for place in PLACES), 9, linespacing=1.4)
+    def arrow(start: tuple[float, float], end: tuple[float, float], head: str = "-|>") -> None:
+        line = {"arrowstyle": head, "color": "#445", "lw": 1.5, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", xy=end, xytext=start, arrowprops=line)
+
+    for x, width, title, words, color in FLOW:
+        box(x, EDGE, width, FLOW_HEIGHT, color)
+        text(x + width / 2, EDGE + 12, title, 21, ha="center", weight="bold")
+        text(x + width / 2, EDGE + HEAD + 4, words, ha="center")
+    for (x, width, *_), (after, *_) in pairwise(FLOW):
+        arrow((x + width, EDGE + FLOW_HEIGHT / 2), (after, EDGE + FLOW_HEIGHT / 2))
+    wide = (WIDTH - 2 * EDGE - GAP) / 2
+    # One line between the columns gathers the four parts, and crosses no name.
+    arrow((WIDTH / 2, max(tops.values()) + HEAD / 2), (WIDTH / 2, EDGE + FLOW_HEIGHT))
+    for column, parts in enumerate(COLUMNS):
+        x = EDGE + column * (wide + GAP)
+        for part in parts:
+            question, color = PARTS[part]
+            middle = tops[part] + HEAD / 2
+            arrow((x if column else x + wide, middle), (WIDTH / 2, middle), "-")
+            box(x, tops[part], wide, _height(found[part], QUESTION), color)
+            text(x + wide / 2, tops[part] + 12, part, 21, ha="center", weight="bold")
+            text(x + wide / 2, tops[part] + HEAD - 6, question, ha="center", style="italic")
+            rows(x + 14, tops[part] + HEAD + QUESTION, found[part])
+    top = max(ends)
+    for title, lines in lists.items():
+        box(EDGE, top, WIDTH - 2 * EDGE, _height(lines), "#f7f7f7")
+        text(EDGE + 14, top + 12, title, 19, weight="bold")
+        rows(EDGE + 14, top + HEAD, lines)
+        top += _height(lines) + GAP / 2
     figure.savefig(PICTURE, metadata={"Software": None})
+
+
+def _height(lines: Sequence[str], above: float = 0) -> float:
+    """Of a box with a title, so many lines, and a space above them."""
+    return HEAD + above + ROW * len(lines) + BELOW
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -28,7 +28,6 @@ ROOT = HERE.parent
 FAST = "MONAI_ADVERSARIAL_TUTORIAL_FAST"
 #: seconds for one cell
 LONGEST_CELL = 3600
-# What tells machines apart and nobody reads.
 # What libraries say about parts of them that are not installed; warnings stay.
 NOISE = re.compile(r"^(IProgress not found|nvImageCodec is not available|NvImgCodecPydicomReader:).*\n?", re.MULTILINE)
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

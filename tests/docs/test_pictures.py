@@ -21,6 +21,21 @@ def test_the_picture_of_concepts_has_every_class() -> None:
     assert {"PGD", "BiasFieldAttack"} <= set(drawn["recipes"]) and "AdditiveNoise" in drawn["Perturbation"]
 
 
+def test_the_picture_of_concepts_can_be_read_on_a_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (figures.append(figure), save(figure, *a, **k)))
+    monkeypatch.setattr(concept_picture, "PICTURE", tmp_path / "concepts.png")
+    concept_picture.draw(json.loads(concept_picture.STRUCTURE.read_text(encoding="utf-8")))
+    (figure,) = figures
+    texts = figure.axes[0].texts
+    shown = 360 / figure.bbox.width * figure.dpi / 72  # pixels of a point where the picture is 360 wide
+    assert min(text.get_fontsize() for text in texts if text.get_text()) * shown >= 8
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    assert all(box.x0 > 0 and box.x1 < figure.bbox.x1 and box.y0 > 0 and box.y1 < figure.bbox.y1 for box in boxes)
+    assert not any(box.overlaps(other) for place, box in enumerate(boxes) for other in boxes[place + 1 :])
+
+
 def _entry(dice: float) -> dict[str, Any]:
     return {"mean": dice, "low": dice - 0.05, "high": dice + 0.05}
 
