@@ -173,7 +173,7 @@ def _loops(group: str, make: Callable[[AttackedModel, float], Perturbation]) -> 
 
 
 _PUBLISHED: dict[str, Any] = {"schedule": "constant", "objective": "balanced_masked_cross_entropy"}
-VOXELS, FIELD, WARP = "voxels", "bias field", "elastic"
+GROUPS = VOXELS, FIELD, WARP = "voxels", "bias field", "elastic"
 CONTESTANTS = (
     Contestant("PGD", VOXELS, True, _attack(lambda e, n: PGD(e, "HU", steps=n))),
     Contestant("Auto-PGD", VOXELS, True, _attack(lambda e, n: APGD(e, "HU", steps=n))),
@@ -191,13 +191,18 @@ CONTESTANTS = (
 )
 
 
-def rows(wanted: Iterable[Network], known: Iterable[Row] = (), passes: Sequence[int] = PASSES) -> Iterator[Row]:
+def rows(
+    wanted: Iterable[Network],
+    known: Iterable[Row] = (),
+    passes: Sequence[int] = PASSES,
+    contestants: Sequence[Contestant] = CONTESTANTS,
+) -> Iterator[Row]:
     """Measure what is missing; the attacks with one number of passes follow each other."""
     there = {(row.network, row.group, row.attack, row.passes) for row in known}
     for network in wanted:
         load = cache(network.load)
         for number in passes:
-            for one in CONTESTANTS:
+            for one in contestants:
                 if (network.name, one.group, one.name, number) in there:
                     continue
                 model, cases = load()
@@ -257,12 +262,19 @@ def main() -> int:
     parser.add_argument("output", type=Path, help="CSV file; rows that it has are kept")
     parser.add_argument("--only", nargs="+", help="networks whose name contains one of these")
     parser.add_argument("--passes", type=int, nargs="+", default=PASSES, help="numbers of passes")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="attacks that have one budget")
+    parser.add_argument("--attacks", nargs="+", help="attacks whose name contains one of these")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     measured = read(arguments.output)
     wanted = [n for n in networks() if not arguments.only or any(part in n.name for part in arguments.only)]
-    for row in rows(wanted, measured, arguments.passes):
+    contestants = [
+        one
+        for one in CONTESTANTS
+        if one.group in arguments.groups and (not arguments.attacks or any(p in one.name for p in arguments.attacks))
+    ]
+    for row in rows(wanted, measured, arguments.passes, contestants):
         measured.append(row)
         write_rows(arguments.output, measured, Row)
         print(row, flush=True)

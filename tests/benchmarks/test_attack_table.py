@@ -12,7 +12,7 @@ from benchmarks import attack_table, equal_cost, peer_minimal, primal_dual, surv
 from benchmarks.attack_table import Row, checks, table
 from benchmarks.attack_table_entries import ENTRIES, Setting
 from benchmarks.doc_tables import DOCS
-from benchmarks.equal_cost import loop
+from benchmarks.equal_cost import Contestant, loop
 from benchmarks.steps_to_dice import Network
 from monai_adversarial.attacks import AdditiveNoise, ElasticAttack
 from monai_adversarial.data.example import example_case
@@ -80,3 +80,23 @@ def test_rows_that_some_cases_lack_are_measured() -> None:
     entry = next(one for one in ENTRIES if one.name == "FGSM")
     found = list(attack_table.rows([network], lambda _: Setting(1, 1), measured, [entry]))
     assert [(row.budget_hu, row.case) for row in found] == [(4.0, 2)]
+
+
+def test_attacks_of_equal_cost_that_are_there_or_not_asked_for_are_not_measured() -> None:
+    model, image, label = example_case(16)
+    network = Network("net", 4.0, lambda: (model, [(image, label)]))
+    one = Contestant("one", "voxels", True, lambda model, case, budget, passes: (0.9, 0.1 * passes))
+    two = replace(one, name="two")
+    known = list(equal_cost.rows([network], passes=[5], contestants=[one]))
+    assert [(row.attack, row.passes, row.dice) for row in known] == [("one", 5, 0.5)]
+    found = list(equal_cost.rows([network], known, passes=[5, 6], contestants=[one, two]))
+    assert [(row.attack, row.passes) for row in found] == [("two", 5), ("one", 6), ("two", 6)]
+
+
+def test_norms_that_are_there_are_not_measured_and_those_missing_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image, label = example_case(16)
+    monkeypatch.setattr(primal_dual, "_cases", lambda network, count: (model, [(image, label)] * count))
+    known = [{"network": "net", "norm": "linf", "steps": 3}]
+    (row,) = primal_dual.rows("net", ["linf", "l2"], [3], 2, known)
+    assert (row["norm"], row["cases"], row["fmn_passes"]) == ("l2", 2, row["pdpgd_passes"])
+    assert row["fmn"] > 0 and row["pdpgd"] > 0
