@@ -124,6 +124,17 @@ def test_the_table_names_every_tutorial() -> None:
     assert sorted(set(re.findall(r"\((\d\d_\w+)\.ipynb\)", text))) == [script.stem for script in SCRIPTS]
 
 
+def test_tutorials_and_pages_lead_to_each_other() -> None:
+    rows = [line for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines() if ".ipynb)" in line]
+    for row in rows:
+        number, *_ = re.findall(r"\[(\d+) ", row)
+        named = re.findall(r"\(\.\./(docs/\w+\.md)\)", row)
+        assert named
+        for page in named:
+            text = (REPOSITORY / page).read_text(encoding="utf-8")
+            assert f"[Tutorial {number}](../tutorials/README.md)" in text, page
+
+
 def test_paths_and_noise_are_left_out_of_outputs() -> None:
     import nbformat
 
