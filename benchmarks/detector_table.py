@@ -147,7 +147,7 @@ class AttackRow:
         unaware_wrong, adaptive_wrong: share of successful attacks.
         unaware_risk, adaptive_risk: share that is wrong and accepted.
         steps: of one attack, over all its restarts; queries of one without gradients.
-        effort: who knew the detector, with which weights of it in the objective; each ran twice.
+        effort: who knew the detector and took part, with which weights of it in the objective; each ran twice.
         strongest: whose image it is that the adaptive columns count, most frequent first.
         cpu_seconds: of all attacks together.
     """
@@ -196,17 +196,17 @@ def attack_rows(
     """The attacks of these names; the long one where the detector stands by these and the known rows."""
     found = list(known)
     clean = torch.cat([detector.score(batch) for batch in subject.held_out]).cpu()
-    density = None if isinstance(detector, FeatureDetector) else detection.GaussianDensity(subject.model)
+    hides = "hiding" in (*subject.effort.attackers, *subject.long_effort.attackers)
+    own = isinstance(detector, FeatureDetector)  # such a detector is itself what one hides in
+    density = detection.GaussianDensity(subject.model).fit(subject.fit) if hides and not own else None
     for attack in wanted:
         if attack == LONG and not stands(found):
             continue
         begin = time.process_time()
         used = subject.attacks[attack]
         effort = subject.long_effort if attack == LONG else subject.effort
-        hides = attack == LONG and density is not None and "hiding" in effort.attackers
-        hidden = density.fit(subject.fit) if density is not None and hides else None
         row = evaluate_detector(
-            detector, used, [subject.attacked], effort.weights, attack, effort.attackers, density=hidden
+            detector, used, [subject.attacked], effort.weights, attack, effort.attackers, density=density
         )
         numbers = replace(row, clean_scores=clean, clean_accepted=detector.accepts(clean)).numbers(subject.rate)
         keys = ("auroc", "wrong", "adversarial_risk")
@@ -215,6 +215,7 @@ def attack_rows(
         assert row.adaptive is not None
         steps = used.steps * used.restarts
         counts = (network, name, attack, len(subject.attacked[0]), len(clean))
+        effort = effort.of(row.adaptive.tried)
         found.append(AttackRow(*counts, *values, steps, str(effort), _most_frequent(row.adaptive.attackers), seconds))
         yield found[-1]
 

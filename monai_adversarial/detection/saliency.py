@@ -11,34 +11,18 @@ from monai_adversarial.detection.attributions import gradient_of_answer
 from monai_adversarial.detection.features import Features
 from monai_adversarial.detection.gaussian import GaussianDensity
 from monai_adversarial.detection.windowed import Ask, Numbers, mean_over_windows, recomputed
+from monai_adversarial.metrics.concentration import concentration
 from monai_adversarial.models.attacked_model import AttackedModel
 
-__all__ = ["SaliencyConcentrationDetector", "SaliencyNumbers", "concentration"]
+__all__ = ["SaliencyConcentrationDetector", "SaliencyNumbers"]
 
 _TINY = 1e-30
-#: shares of the voxels whose part in the whole is counted
-TOP = (0.01, 0.05)
 
 
-def concentration(saliency: torch.Tensor) -> torch.Tensor:
-    """Gini coefficient, entropy (as a share of the largest one), part of the top 1 % and 5 % of the voxels, and the
-    logarithm of the mean.
-
-    Args:
-        saliency: (window, voxel), >= 0.
-
-    Returns:
-        (window, 5), float64.
-    """
+def _numbers(saliency: torch.Tensor) -> torch.Tensor:
+    """Concentration and the logarithm of the mean of (window, voxel) above 0: (window, 5), float64."""
     wide = saliency.double() + _TINY
-    voxels = wide.shape[1]
-    share = wide / wide.sum(dim=1, keepdim=True)
-    rising = share.sort(dim=1).values
-    place = torch.arange(1, voxels + 1, dtype=wide.dtype, device=wide.device)
-    gini = ((2 * place - voxels - 1) * rising).sum(dim=1) / voxels
-    entropy = -(share * share.log()).sum(dim=1) / torch.tensor(float(max(voxels, 2)), dtype=wide.dtype).log()
-    parts = [rising[:, voxels - max(1, round(top * voxels)) :].sum(dim=1) for top in TOP]
-    return torch.stack([gini, entropy, *parts, wide.mean(dim=1).log()], dim=1)
+    return torch.stack([*concentration(wide).values(), wide.mean(dim=1).log()], dim=1)
 
 
 class SaliencyNumbers(Features):
@@ -64,7 +48,7 @@ class SaliencyNumbers(Features):
                 # the root has no derivative at 0, its square has
                 saliency = (gradient.square().amax(dim=1).flatten(1) + _TINY).sqrt()
                 counted = any_found.double()
-                return concentration(saliency) * counted[:, None], counted
+                return _numbers(saliency) * counted[:, None], counted
 
             return recomputed(numbers, seen)
 

@@ -46,6 +46,7 @@ class Outcome:
             included that was misread before: one answer to everything would carry no risk otherwise.
         weights: of the detector in the attacker's objective; empty for an attacker who did not know it.
         attackers: which of several attackers the image of each case is of; empty where there was one.
+        tried: everyone whose images were compared, each once.
     """
 
     scores: torch.Tensor
@@ -53,6 +54,7 @@ class Outcome:
     wrong: torch.Tensor
     weights: tuple[float, ...] = ()
     attackers: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,9 @@ def evaluate_detector(
     The attacker who knows it is the strongest of several, each of which runs twice: from where the unaware attack
     ended, and from a start of its own. For each case it keeps the best of all images: wrong with the lowest score, or
     where none is wrong the lowest score. The unaware image is among them, so that to know more never makes it weaker in
-    the adversarial risk. ``adaptive.attackers`` names whose image it is. Where the attack's objective changes from step
-    to step (``AnnealedDice``, the default of PGD and Auto-PGD), those who know the detector maximize ``DiceCE``.
+    the adversarial risk. ``adaptive.attackers`` names whose image it is, and ``adaptive.tried`` who took part. Where
+    the attack's objective changes from step to step (``AnnealedDice``, the default of PGD and Auto-PGD), those who know
+    the detector maximize ``DiceCE``.
 
     >>> from monai_adversarial.attacks import PGD
     >>> from monai_adversarial.data.example import example_case
@@ -221,6 +224,7 @@ def evaluate_detector(
     unaware: list[Seen] = []
     adaptive: list[Seen] = []
     whose: list[str] = []
+    everyone: dict[str, None] = {}
     for image, label in cases:
         if bool(detector.has_seen(image).any()):
             raise ValueError("cases holds images that the detector was fitted to or calibrated on: pass held-out ones.")
@@ -233,6 +237,7 @@ def evaluate_detector(
         best, chosen = _best(found)
         adaptive.append(best)
         whose += [names[number] for number in chosen.tolist()]
+        everyone |= dict.fromkeys(names)
     if not clean:
         raise ValueError("cases must hold at least one batch, got none.")
     scores = torch.cat(clean)
@@ -242,7 +247,7 @@ def evaluate_detector(
         clean_scores=scores,
         clean_accepted=detector.accepts(scores),
         unaware=_outcome(detector, unaware),
-        adaptive=_outcome(detector, adaptive, tried, tuple(whose)),
+        adaptive=_outcome(detector, adaptive, tried, tuple(whose), tuple(everyone)),
     )
 
 
@@ -343,7 +348,12 @@ def _best(found: Sequence[Seen]) -> tuple[Seen, torch.Tensor]:
 
 
 def _outcome(
-    detector: Detector, found: Sequence[Seen], weights: tuple[float, ...] = (), attackers: tuple[str, ...] = ()
+    detector: Detector,
+    found: Sequence[Seen],
+    weights: tuple[float, ...] = (),
+    attackers: tuple[str, ...] = (),
+    tried: tuple[str, ...] = (),
 ) -> Outcome:
     scores = torch.cat([one[0] for one in found])
-    return Outcome(scores, detector.accepts(scores), torch.cat([one[1] for one in found]), weights, attackers)
+    wrong = torch.cat([one[1] for one in found])
+    return Outcome(scores, detector.accepts(scores), wrong, weights, attackers, tried)

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from monai_adversarial.metrics.case_metric import CaseMetric
+from monai_adversarial.metrics.concentration import concentration
 from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["SaliencyConcentration", "saliency_concentration"]
@@ -57,21 +57,12 @@ def saliency_concentration(saliency: torch.Tensor, organ: torch.Tensor) -> dict[
         raise ValueError("saliency must be finite, got NaN or infinite values.")
     flat = values.abs().amax(dim=1).flatten(1).double()
     inside = mask.to(flat.device).flatten(1) > 0
-    voxels = flat.shape[1]
-    total = flat.sum(dim=1)
-    share = flat / total[:, None]  # NaN for a map of zeros
-    ordered = share.sort(dim=1).values
-    places = torch.arange(1, voxels + 1, dtype=torch.float64, device=flat.device)
-    entropy = torch.special.entr(share).sum(dim=1) / (math.log(voxels) if voxels > 1 else 1.0)
-    own = (share * inside).sum(dim=1)
+    own = (flat * inside).sum(dim=1) / flat.sum(dim=1)  # NaN for a map of zeros
     size = inside.double().mean(dim=1)
     has_organ = size > 0
-    top = {f"top_{percent}_percent": ordered[:, -math.ceil(percent * voxels / 100) :].sum(dim=1) for percent in (1, 5)}
     return {
         "mean": flat.mean(dim=1),
-        "gini": 2.0 * (places * ordered).sum(dim=1) / voxels - (voxels + 1) / voxels,
-        "entropy": entropy,
-        **top,
+        **concentration(flat),
         "in_organ": torch.where(has_organ, own, torch.nan),
         "in_organ_ratio": torch.where(has_organ, own / size, torch.nan),
     }

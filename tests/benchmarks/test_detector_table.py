@@ -40,7 +40,7 @@ from benchmarks.detector_table import (
 )
 from benchmarks.doc_tables import DOCS
 from benchmarks.hippocampus_networks import small_unet, trained_unet
-from monai_adversarial.attacks import PGD
+from monai_adversarial.attacks import PGD, SquareAttack
 from monai_adversarial.data.example import example_case
 
 CLEAN = CleanRow("net", "one", "held out", 0.05, 400, 1000, 50)
@@ -126,6 +126,20 @@ def test_rows_of_a_toy_have_the_counts_of_its_cases() -> None:
     (row,) = attack_rows(subject, "toy", "FrequencyProfile", detector, ["PGD"])
     assert row.adaptive_risk >= row.unaware_risk and row.clean_cases == 6
     assert row.effort == "evading, weight 1" and row.strongest.endswith(": 1") and row.steps == 2
+
+
+def test_only_those_who_took_part_are_named() -> None:
+    model, image, label = example_case(16)
+    clean = [example_case(16, seed)[1] for seed in range(1, 40)]
+    everyone = Effort((1.0,), ("evading", "hiding", "orthogonal"))
+    attacks = {"PGD": PGD(8, "HU", steps=1), "black box": SquareAttack(8, "HU", queries=2)}
+    parts = (clean[:12], clean[12:33], clean[33:], (image, label), {}, attacks, everyone, everyone)
+    subject = Subject(model, *parts)
+    detector = fitted(subject, "PredictionEntropy")
+    assert detector is not None
+    rows = attack_rows(subject, "toy", "PredictionEntropy", detector, list(attacks))
+    # the entropy is no density to hide in: one of features is fitted for it
+    assert [row.effort for row in rows] == ["evading hiding orthogonal, weight 1", "evading hiding, weight 1"]
 
 
 def test_the_long_attack_follows_where_half_is_found() -> None:

@@ -53,7 +53,14 @@ def test_who_knows_the_detector_gets_past_it(frequency) -> None:
     assert float(row.adaptive.scores) < float(row.unaware.scores)
     numbers = row.numbers(0.05)
     assert numbers["adaptive_adversarial_risk"] >= numbers["unaware_adversarial_risk"]
-    assert row.adaptive.attackers[0].startswith(("evading", "hiding", "orthogonal"))
+    assert row.adaptive.attackers[0] in row.adaptive.tried and row.unaware.tried == ()
+    assert row.adaptive.tried == (
+        "unaware",
+        "evading, weight 0.1",
+        "hiding, weight 0.1",
+        "orthogonal",
+        "misplacing, weight 0.1",
+    )
     assert "| adaptive |" in str(DetectionTable([row])) and "| unaware |" in str(DetectionTable([row]))
 
 

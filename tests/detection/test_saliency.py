@@ -11,7 +11,7 @@ from monai.inferers import SlidingWindowInferer
 
 from monai_adversarial.data.example import example_case
 from monai_adversarial.detection import Detector, SaliencyConcentrationDetector, SaliencyNumbers
-from monai_adversarial.detection.saliency import concentration
+from monai_adversarial.detection.saliency import _numbers
 from monai_adversarial.models import AttackedModel
 from tests.detection.conftest import scores_of_attacks, slope_along
 
@@ -19,10 +19,10 @@ from tests.detection.conftest import scores_of_attacks, slope_along
 def test_concentration_by_hand() -> None:
     even, one = torch.ones(1, 100), torch.zeros(1, 100)
     one[0, 7] = 2.0
-    gini, entropy, first, fifth, size = concentration(even)[0].tolist()
+    gini, entropy, first, fifth, size = _numbers(even)[0].tolist()
     assert gini == pytest.approx(0, abs=1e-9) and entropy == pytest.approx(1) and size == pytest.approx(0)
     assert first == pytest.approx(0.01) and fifth == pytest.approx(0.05)
-    gini, entropy, first, fifth, size = concentration(one)[0].tolist()
+    gini, entropy, first, fifth, size = _numbers(one)[0].tolist()
     assert (
         gini == pytest.approx(0.99) and entropy == pytest.approx(0, abs=1e-9) and size == pytest.approx(math.log(0.02))
     )

@@ -12,6 +12,7 @@ from torch import nn
 
 from monai_adversarial.attacks import input_saliency
 from monai_adversarial.data.example import example_case
+from monai_adversarial.detection.saliency import _numbers
 from monai_adversarial.metrics import SaliencyConcentration, saliency_concentration
 from tests.helpers import random_image, random_label, tiny_segmentation_network
 from tests.metrics.attacked import moved
@@ -40,6 +41,17 @@ def test_the_largest_channel_counts_and_the_top_is_a_share_of_the_voxels() -> No
     assert found["top_1_percent"].item() == pytest.approx(4 / 12)  # 2 of 200 voxels
     assert found["top_5_percent"].item() == pytest.approx(1.0)
     assert found["in_organ"].item() == pytest.approx(1.0) and found["in_organ_ratio"].item() == pytest.approx(1.0)
+
+
+def test_detector_and_metric_count_the_same() -> None:
+    channel = torch.rand(1, 1, 7, 9, generator=torch.Generator().manual_seed(0))
+    metric = saliency_concentration(channel, torch.ones_like(channel))
+    gini, entropy, first, fifth, size = _numbers(channel.flatten(1))[0]
+    assert first.item() == pytest.approx(channel.flatten().topk(1).values.sum().item() / channel.sum().item())
+    assert fifth.item() == pytest.approx(channel.flatten().topk(4).values.sum().item() / channel.sum().item())
+    for mine, name in ((gini, "gini"), (entropy, "entropy"), (first, "top_1_percent"), (fifth, "top_5_percent")):
+        assert mine.item() == pytest.approx(metric[name].item())
+    assert size.exp().item() == pytest.approx(metric["mean"].item())
 
 
 def test_gradients_are_those_of_the_loss_and_the_network_is_as_it_was() -> None:
