@@ -2,7 +2,7 @@
 """Figures in the sentences of the pages, read from the CSV and JSON files that made them.
 
 ``python -m benchmarks.prose_figures`` writes them anew where they stand, ``--check`` says which are not what the files
-say. Sentences and look-ups are in ``docs/figures/``, a file for each page; ``docs/figures/README.md`` has the form.
+say. Sentences and look-ups are in ``docs/figures/``, a file for each page; ``docs/extending.md`` has the form.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from benchmarks.doc_tables import DOCS
 from benchmarks.figure_sources import LOOKUPS
 from monai_adversarial.utils.files import replace_when_complete
 
-__all__ = ["FOLDER", "Figures", "Sentence", "bound_pages", "figures_of", "read_figures", "result_figures"]
+__all__ = ["FOLDER", "Figures", "Sentence", "bound_pages", "figures_of", "read_figures"]
 
 FOLDER = DOCS / "figures"
 SETTINGS = "settings.yml"  # of every page, and of the pages that have settings alone
 SLOT = re.compile(r"\{(?::([^}]*))?\}")
 NUMBER = r"[-−+]?\d[\d,]*(?:\.\d+)?"
 WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
-#: what counts as a result unless it is bound, a setting or excused: decimals and percentages
+#: what counts as a result unless it is bound or a setting: decimals and percentages
 RESULT = re.compile(r"(?<![\w.])\d[\d,]*\.\d+(?!\.?\d)|(?<![\w.])\d+ ?%")
 #: what is no prose: code, targets of links, comments, and tables that scripts write between their markers
 NO_PROSE = re.compile(
@@ -87,7 +87,6 @@ class Figures:
         claims: words of the page -> whether the files say so ("within 0.02 of no purifier").
         settings: regular expressions of what is no result: budgets, versions, levels of confidence.
         asserted: words with a bound that a test asserts.
-        unbound: results that no file has, text -> the reason.
     """
 
     page: str
@@ -95,7 +94,6 @@ class Figures:
     claims: Mapping[str, bool] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     asserted: tuple[str, ...] = ()
-    unbound: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -120,10 +118,10 @@ class Figures:
         return found
 
     def loose(self, page: str) -> list[str]:
-        """Result figures that are not bound, claimed, a setting or excused, each with its line."""
+        """Result figures that are not bound, claimed or a setting, each with its line."""
         covered = [match.span(place) for match in self._found(page) for place in range(1, len(match.groups()) + 1)]
         settings = map(_spaces, (*_settings()["every page"], *self.settings))
-        patterns = [*settings, *map(_words, (*self.unbound, *self.claims, *self.asserted))]
+        patterns = [*settings, *map(_words, (*self.claims, *self.asserted))]
         for pattern in patterns:
             covered += [match.span() for match in re.finditer(pattern, page)]
         return [
@@ -133,10 +131,9 @@ class Figures:
         ]
 
     def stale(self, page: str) -> list[str]:
-        """Settings and excuses that cover no result figure of the page, and claims that are not in it."""
+        """Settings and asserted words that cover no result figure of the page, and claims that are not in it."""
         figures = [match.start() for match in result_figures(page)]
-        texts = (*self.unbound, *self.asserted)
-        patterns = {one: _spaces(one) for one in self.settings} | {text: _words(text) for text in texts}
+        patterns = {one: _spaces(one) for one in self.settings} | {text: _words(text) for text in self.asserted}
         unused = [
             text
             for text, pattern in patterns.items()
@@ -183,9 +180,8 @@ def read_figures(path: Path) -> Figures:
         expressions = one["of"] if isinstance(one["of"], list) else [one["of"]]
         sentences.append(Sentence(one["text"], tuple(_value(of, names, path) for of in expressions)))
     claims = {one["text"]: bool(_value(one["holds"], names, path)) for one in said.get("claims") or []}
-    excused = {one["text"]: one["why"] for one in said.get("unbound") or []}
     asserted = tuple(_asserted(**one) for one in said.get("asserted") or [])
-    return Figures(said["page"], tuple(sentences), claims, tuple(said.get("settings") or ()), asserted, excused)
+    return Figures(said["page"], tuple(sentences), claims, tuple(said.get("settings") or ()), asserted)
 
 
 def _asserted(text: str, test: str, line: str) -> str:

@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import figure_sources, prose_figures
-from benchmarks.prose_figures import Sentence, bound_pages, figures_of, read_figures, result_figures
+from benchmarks.prose_figures import Sentence, bound_pages, figures_of, read_figures
 from tests.docs.pages import ROOT, pages
 
 #: pages that scripts write as a whole, from JSON files or from docstrings; other tests compare them with these
 WRITTEN = ("docs/audit_examples.md", "docs/methods/")
 #: a page that its script writes from records of a long run on a real scan, which the repository does not hold
 WITHOUT_RECORDS = ("docs/real_scan.md",)
-#: figures that no file has, at most: their reasons stand in docs/figures
-UNBOUND_AT_MOST = 30
 
 
 @pytest.mark.parametrize("page", bound_pages())
@@ -32,11 +30,8 @@ def test_no_result_figure_is_loose(page: str) -> None:
     assert figures.stale(text) == []
 
 
-def test_few_figures_are_excused_and_each_says_why() -> None:
+def test_every_file_of_figures_is_of_a_page() -> None:
     assert set(bound_pages()) <= set(pages())
-    excused = [one for page in bound_pages() for one in figures_of(page).unbound.items()]
-    assert sum(len(result_figures(text)) for text, _ in excused) <= UNBOUND_AT_MOST
-    assert all(len(why.split()) >= 5 for _, why in excused)
 
 
 @pytest.fixture
@@ -54,7 +49,6 @@ sentences:
   - {text: "of {:words} rounds", of: "cell('run.json#t', 'a_b')"}
 claims: [{text: less than FGSM, holds: "pgd(8) < cell('dice.csv', 'dice', attack='FGSM')"}]
 settings: [gain of 30 %]
-unbound: [{text: once it was 0.99, why: it was told by somebody who had seen it}]
 """
     )
     monkeypatch.setattr(figure_sources, "DOCS", tmp_path / "docs")
@@ -63,7 +57,7 @@ unbound: [{text: once it was 0.99, why: it was told by somebody who had seen it}
 
 TEXT = """Of three rounds: PGD leaves 0.26 at 8 HU
   and 0.50 at 4, less than FGSM at a gain of
-30 %; `0.77` is code, and once it was 0.99.
+30 %; `0.77` is code.
 """
 
 
@@ -79,13 +73,13 @@ def test_figures_are_found_wherever_lines_break_and_renewed_where_they_stand(pag
     assert figures.renewed(old) == text
 
 
-def test_a_new_result_an_old_excuse_and_a_lost_sentence_are_refused(page: Path) -> None:
+def test_a_new_result_an_old_setting_and_a_lost_sentence_are_refused(page: Path) -> None:
     figures = read_figures(page)
     text = TEXT.replace("Of three", "of three")
     (loose,) = figures.loose(text + "Auto-PGD leaves 12 %.\n")
     assert loose == "docs/page.md: 12 % in 'Auto-PGD leaves 12 %.'"
     assert figures.loose(text + "Auto-PGD leaves 0.123.\n") and not figures.loose(text + "MONAI 1.6.1, overlap 0.5\n")
-    assert figures.stale(text.replace("once it was 0.99", "")) == ["docs/page.md: once it was 0.99"]
+    assert figures.stale(text.replace("gain of\n30 %", "gain")) == ["docs/page.md: gain of 30 %"]
     with pytest.raises(ValueError, match="must stand once in the page, and stands 0 times"):
         figures.wrong(text.replace("PGD leaves", "PGD keeps"))
 
