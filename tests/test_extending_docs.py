@@ -14,6 +14,7 @@ import torch
 from monai_adversarial.attacks import Attack
 from monai_adversarial.inferers import PurifiedInferer
 from monai_adversarial.models import AttackedModel
+from monai_adversarial.utils.scene import Scene
 from tests.helpers import LinearNetwork
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -59,6 +60,18 @@ def lines_of(*classes: str) -> int:
 )
 def test_parts_are_short(classes: tuple[str, ...], most: int) -> None:
     assert 0 < lines_of(*classes) <= most
+
+
+def test_the_perturbation_of_the_page_does_not_leave_what_a_scanner_holds(page: dict[str, Any]) -> None:
+    image = 1000 * page["image"]
+    image[:, :, 0] = -1024.0
+    scene = Scene(image, (0, 1), image_units="HU")
+    bound = page["Brightness"](60.0).bind(scene)
+    darker = (torch.full((2, 1), -60.0),)
+    finished = bound.finished(image, darker)
+    assert torch.equal(finished[:, :, 0], image[:, :, 0])
+    assert torch.allclose(finished[:, :, 1:], image[:, :, 1:] - 60)
+    bound.verify(image, finished, darker)
 
 
 @pytest.mark.parametrize("name", ["Overlap", "GentlePGD", "black_box", "brighter", "estimated"])
