@@ -140,6 +140,12 @@ ENTRIES: tuple[Entry, ...] = (
         "rotation, translation and scale, moved label",
     ),
     Entry("stAdv", "other budget", lambda e, s: attacks.StAdv(steps=s.steps), "2 mm for each voxel, moved label"),
+    Entry(
+        "ADef",
+        "other budget",
+        lambda e, s: attacks.ADef(steps=s.steps),
+        "the smallest smooth flow that halves Dice, moved label",
+    ),
     Entry("speckle", "other budget", lambda e, s: attacks.SpeckleAttack(steps=s.steps), "10 % of each value"),
     # Few steps need larger ones to cross the budget.
     Entry(

@@ -108,9 +108,8 @@ def robustified(
 def robust_set(
     data: Subjects = xrays,
     seeds: Sequence[int] = (0, 1, 2),
-    epochs: int = 8,
-    size: int = 1200,
-    hardening: int = 6,
+    epochs: int = 10,
+    size: int = 400,
     each: int = 32,
 ) -> dict[str, Any]:
     """Trains plainly on images that hold a robust network's features alone, and attacks the result.

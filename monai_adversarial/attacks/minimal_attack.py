@@ -10,6 +10,7 @@ from monai_adversarial.attacks.gradients import GradientEstimator
 from monai_adversarial.attacks.minimal_run import MinimalRun
 from monai_adversarial.attacks.objectives import Objective
 from monai_adversarial.attacks.perturbations.minimal import MinimalNoise
+from monai_adversarial.attacks.perturbations.minimal_base import MinimalPerturbation
 from monai_adversarial.attacks.perturbed import Perturbed
 from monai_adversarial.attacks.search.minimal import MinimalSearch
 from monai_adversarial.utils.validation import check_count, check_fraction, check_instance
@@ -34,7 +35,7 @@ class MinimalNormAttack(Attack):
     (True, 'HU')
 
     Args:
-        perturbation: the norm, its units, and the largest one that is allowed, if any.
+        perturbation: noise and its norm, or a flow; with the largest one that is allowed, if any.
         objective: see :class:`~monai_adversarial.attacks.Attack`; by default the annealed Dice.
         search: one of those for minimal norms.
         gradient: see :class:`~monai_adversarial.attacks.Attack`.
@@ -47,18 +48,18 @@ class MinimalNormAttack(Attack):
 
     Raises:
         TypeError: for a perturbation or a search that is not for minimal norms.
-        ValueError: for an argument out of range.
+        ValueError: for an argument out of range, and for ``wrong_fraction`` where labels move.
 
     Source: Carlini and Wagner, 2017, and Rony et al., 2019 and 2023, for the problem; the halving on finished images is
         ours, as FAB's final search is for classifiers.
     """
 
-    perturbation: MinimalNoise
+    perturbation: MinimalPerturbation
     _run_type = MinimalRun
 
     def __init__(
         self,
-        perturbation: MinimalNoise,
+        perturbation: MinimalPerturbation,
         objective: str | Objective = "annealed_dice",
         search: MinimalSearch | None = None,
         gradient: GradientEstimator | None = None,
@@ -67,11 +68,17 @@ class MinimalNormAttack(Attack):
         wrong_fraction: float | None = None,
         **options: Any,
     ) -> None:
-        check_instance("perturbation", perturbation, MinimalNoise, "MinimalNoise('l2')")
+        check_instance("perturbation", perturbation, MinimalPerturbation, "MinimalNoise('l2')")
         check_instance("search", search, MinimalSearch, "DDNSearch()")
         super().__init__(perturbation, objective, search, gradient, **{"random_start": False, **options})
         if self.early_stop:
             raise ValueError("early_stop=True would return the first success: a minimal-norm attack needs False.")
+        if wrong_fraction is not None and not isinstance(perturbation, MinimalNoise):
+            kind = type(perturbation).__name__
+            raise ValueError(
+                f"wrong_fraction compares voxels with a label that stays where it is, and {kind} "
+                f"moves it: leave it out, got {wrong_fraction}."
+            )
         self.boundary_queries = check_count("boundary_queries", boundary_queries)
         self.wrong_fraction = None if wrong_fraction is None else check_fraction("wrong_fraction", wrong_fraction)
 

@@ -13,6 +13,7 @@ from monai_adversarial.attacks.gradients.base import Evaluation
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
 from monai_adversarial.attacks.perturbations.minimal import BoundMinimalNoise
+from monai_adversarial.attacks.perturbations.minimal_base import BoundMinimal
 from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.attacks.scored_run import ScoredRun
 from monai_adversarial.metrics.dice import hard_prediction
@@ -46,7 +47,7 @@ class MinimalNormResult(AttackResult):
     Args:
         smallest_norm: norm of each finished image's change, in HU where they are known: measured, not what the search
             believed. Of a sample that did not succeed it is the norm of the point nearest to success.
-        norm: ``"linf"``, ``"l2"``, ``"l1"`` or ``"l0"``.
+        norm: ``"linf"``, ``"l2"``, ``"l1"`` or ``"l0"`` of noise, ``"displacement"`` of a deformation.
 
     The other arguments are those of :class:`AttackResult`.
     """
@@ -63,14 +64,15 @@ class MinimalNormResult(AttackResult):
     def __str__(self) -> str:
         """The lines of an attack, and one about the norm."""
         found = ", ".join(f"{value:.4g}" for value in self.boundary_distance.tolist())
-        return f"{super().__str__()}\nsmallest {self.norm} norm with success: {found} {self.smallest_norm.units}"
+        what = self.norm if self.norm == "displacement" else f"{self.norm} norm"
+        return f"{super().__str__()}\nsmallest {what} with success: {found} {self.smallest_norm.units}"
 
 
 class MinimalRun(ScoredRun):
     """As ``ScoredRun``; of every sample it keeps the smallest success, or the point nearest to one."""
 
     attack: MinimalNormAttack
-    bound: BoundMinimalNoise
+    bound: BoundMinimal
 
     def _search(self) -> None:
         super()._search()
@@ -88,9 +90,11 @@ class MinimalRun(ScoredRun):
     def _wrong(self, prediction: torch.Tensor) -> torch.Tensor:
         return wrong_fraction(prediction, self.reference.label, self.reference.valid)
 
-    def _reached(self, prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Whether predictions succeed, and how near they come, from 0 to 1, each (batch,)."""
-        score = self.reference.score(prediction)
+    def _reached(self, prediction: torch.Tensor, parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
+        """Whether predictions of the images of some parameters succeed, and how near they come, from 0 to 1, each
+        (batch,)."""
+        reference = self.reference if self.attack.targeted else self.reference.moved(self.bound, parameters)
+        score = reference.score(prediction)
         reached = self._succeeded(score, self.clean_score, prediction, self.target)
         right = score.nan_to_num(1.0) if self.attack.wrong_fraction is None else 1.0 - self._wrong(prediction)
         return reached, right if self.attack.targeted else 1.0 - right
@@ -101,12 +105,12 @@ class MinimalRun(ScoredRun):
 
     def _judge(self) -> Judge:
         def judge(bound: BoundPerturbation, parameters: Parameters, found: Evaluation) -> Evaluation:
-            assert isinstance(bound, BoundMinimalNoise)
+            assert isinstance(bound, BoundMinimal)
             prediction = found.prediction
             if prediction is None:
                 assert found.logits is not None
                 prediction = hard_prediction(found.logits, self.activation)
-            reached, near = self._reached(prediction)
+            reached, near = self._reached(prediction, parameters)
             reached = reached & found.values.isfinite()
             return replace(found, success=reached, ranks=self._compared(reached, near, bound.length(parameters[0])))
 
@@ -119,8 +123,8 @@ class MinimalRun(ScoredRun):
         """Keep what the finished image of some parameters shows, in the precision in which it is scored; whether it
         succeeds."""
         image = self._finished(self.bound, parameters)
-        reached, near = self._reached(self.predictor.answer(image).prediction)
-        norm = self.bound.measured(self.scene.image, image).to(self.objective.dtype)
+        reached, near = self._reached(self.predictor.answer(image).prediction, parameters)
+        norm = self.bound.finished_length(self.scene.image, image, parameters).to(self.objective.dtype)
         compared = self._compared(reached, near, norm)
         self._keep_best(left, parameters, compared, compared)
         return reached
@@ -148,15 +152,16 @@ class MinimalRun(ScoredRun):
             )
         return MinimalNormResult(
             **{one.name: getattr(known, one.name) for one in fields(known)},
-            smallest_norm=self._norm_of(known.budgets[f"noise_{self.bound.norm}"], known),
+            smallest_norm=self._norm_of(known.budgets[self.bound.size_name], known),
             norm=self.bound.norm,
         )
 
     def _norm_of(self, measured: Measurement, known: AttackResult) -> Measurement:
         """In HU where samples have one size of it."""
         bound = self.bound
-        if bound.norm == "l0" or not self.scene.one_unit:
+        if not isinstance(bound, BoundMinimalNoise) or bound.norm == "l0" or not self.scene.one_unit:
             return measured
         part = self._finished(bound, known.parameters)
-        in_hounsfield = self.scene.in_hounsfield(bound.measured(self.scene.image, part))
+        length = bound.finished_length(self.scene.image, part, known.parameters)
+        in_hounsfield = self.scene.in_hounsfield(length)
         return measured if in_hounsfield is None else Measurement(in_hounsfield, "HU")

@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import attack_table, equal_cost, peer_minimal, primal_dual, survey_claims, xray_campaign
+from benchmarks import (
+    attack_table,
+    equal_cost,
+    peer_minimal,
+    primal_dual,
+    surface_objective,
+    survey_claims,
+    xray_campaign,
+)
 from benchmarks.attack_table import Row, checks, table
 from benchmarks.attack_table_entries import ENTRIES, Setting
 from benchmarks.doc_tables import DOCS
@@ -24,7 +32,10 @@ ENSEMBLE = replace(ROW, attack="AutoAttack3D", dice=0.2)
 SOUND = [ROW, RANDOM, SQUARE, ENSEMBLE]
 
 
-@pytest.mark.parametrize("module", [attack_table, equal_cost, peer_minimal, primal_dual, survey_claims, xray_campaign])
+@pytest.mark.parametrize(
+    "module",
+    [attack_table, equal_cost, peer_minimal, primal_dual, surface_objective, survey_claims, xray_campaign],
+)
 def test_page_is_what_its_file_says(module) -> None:  # type: ignore[no-untyped-def]
     text = (DOCS / module.PAGE).read_text(encoding="utf-8")
     assert module.with_table(text, DOCS) == text

@@ -26,6 +26,7 @@ from monai_adversarial.attacks.objectives.organ_voxels import BoundaryShift, Cre
 from monai_adversarial.attacks.objectives.registry import OBJECTIVES, get_objective
 from monai_adversarial.attacks.objectives.segpgd import SegPGD
 from monai_adversarial.attacks.objectives.ssim_penalized import SSIMPenalized
+from monai_adversarial.attacks.objectives.surface_dice import SurfaceDice
 from monai_adversarial.attacks.objectives.target import ACTIVATIONS, Target
 from monai_adversarial.attacks.objectives.unmatched_logits import UnmatchedLogits
 
@@ -60,6 +61,7 @@ __all__ = [
     "Progress",
     "SSIMPenalized",
     "SegPGD",
+    "SurfaceDice",
     "Target",
     "UnmatchedLogits",
     "VoxelwiseObjective",

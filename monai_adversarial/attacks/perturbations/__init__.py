@@ -43,6 +43,8 @@ from monai_adversarial.attacks.perturbations.frequency_quantization import (
 from monai_adversarial.attacks.perturbations.geometric import BoundGeometric
 from monai_adversarial.attacks.perturbations.localized_patch import MATERIALS, BoundLocalizedPatch, LocalizedPatch
 from monai_adversarial.attacks.perturbations.minimal import BoundMinimalNoise, MinimalNoise
+from monai_adversarial.attacks.perturbations.minimal_base import BoundMinimal, MinimalPerturbation
+from monai_adversarial.attacks.perturbations.minimal_flow import BoundMinimalFlow, MinimalFlow
 from monai_adversarial.attacks.perturbations.prompt import PromptPerturbation
 from monai_adversarial.attacks.perturbations.random_transform import BoundRandomTransform, RandomTransform
 from monai_adversarial.attacks.perturbations.speckle import BoundSpeckleNoise, SpeckleNoise
@@ -53,7 +55,11 @@ from monai_adversarial.utils.jacobian import jacobian_determinant, lowest_corner
 
 __all__ = [
     "BoundFlowField",
+    "BoundMinimal",
+    "BoundMinimalFlow",
     "FlowField",
+    "MinimalFlow",
+    "MinimalPerturbation",
     "MATERIALS",
     "BoundLocalizedPatch",
     "LocalizedPatch",

@@ -60,7 +60,7 @@ class FlowField(Perturbation):
         ValueError: for a number that is negative or not finite.
     """
 
-    budget_attributes = ("max_displacement",)
+    budget_attributes: tuple[str, ...] = ("max_displacement",)
 
     def __init__(self, max_displacement: float = 3.0) -> None:
         self.max_displacement = check_positive("max_displacement", max_displacement, allow_zero=True)

@@ -10,6 +10,7 @@ import torch
 
 from monai_adversarial.attacks.perturbations.additive import AdditiveNoise, BoundAdditiveNoise
 from monai_adversarial.attacks.perturbations.base import Measurement, Parameters, per_sample
+from monai_adversarial.attacks.perturbations.minimal_base import BoundMinimal, MinimalPerturbation
 from monai_adversarial.attacks.perturbations.norms import NORMS, as_voxels, block_sizes, into_ball, norm_of
 from monai_adversarial.utils.intensity_map import IntensityMap
 from monai_adversarial.utils.scene import UNITS, Scene
@@ -21,7 +22,7 @@ __all__ = ["BoundMinimalNoise", "MinimalNoise"]
 START = 0.01
 
 
-class MinimalNoise(AdditiveNoise):
+class MinimalNoise(AdditiveNoise, MinimalPerturbation):
     """Voxelwise additive noise whose norm an attack makes as small as it can.
 
     >>> from monai_adversarial.attacks import MinimalNoise
@@ -54,7 +55,7 @@ class MinimalNoise(AdditiveNoise):
         return BoundMinimalNoise(self, scene)
 
 
-class BoundMinimalNoise(BoundAdditiveNoise):
+class BoundMinimalNoise(BoundAdditiveNoise, BoundMinimal):
     """Noise on one batch, with what searches for the smallest one need of it.
 
     >>> from monai_adversarial.attacks import FMN
@@ -193,8 +194,13 @@ class BoundMinimalNoise(BoundAdditiveNoise):
         found = self.length(parameters[0].detach())
         return found / self.euclidean_radius if self.capped else torch.zeros_like(found)
 
-    def measured(self, image: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
-        """Norm of a finished image's change in image units, (batch,), float64."""
+    @property
+    def size_name(self) -> str:
+        """The noise's name among the measurements."""
+        return f"noise_{self.norm}"
+
+    def finished_length(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Norm of a finished image's change in image units, (batch,), float64: measured, whatever the parameters."""
         return self.length(adversarial.double() - image.double())
 
     @torch.no_grad()

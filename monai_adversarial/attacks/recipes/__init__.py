@@ -15,6 +15,7 @@ from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAtt
 from monai_adversarial.attacks.recipes.geometric_intensity import GeometricIntensityAttack
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
 from monai_adversarial.attacks.recipes.mask_attack import ASMA
+from monai_adversarial.attacks.recipes.minimal_deformation import ADef
 from monai_adversarial.attacks.recipes.minimal_norm import (
     DDN,
     FAB,
@@ -41,6 +42,7 @@ from monai_adversarial.attacks.recipes.worst_of import WorstOf
 
 __all__ = [
     "classifier_campaign",
+    "ADef",
     "PDPGD",
     "StAdv",
     "PatchAttack",

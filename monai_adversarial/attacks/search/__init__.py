@@ -18,6 +18,7 @@ from monai_adversarial.attacks.search.fixed_point import FixedPoint
 from monai_adversarial.attacks.search.fmn import FMNSearch
 from monai_adversarial.attacks.search.hop_skip_jump import HopSkipJumpSearch
 from monai_adversarial.attacks.search.lbfgs import LBFGSSearch
+from monai_adversarial.attacks.search.linearized_flow import LinearizedFlowSearch
 from monai_adversarial.attacks.search.minimal import MinimalSearch, MinimalSearchRun
 from monai_adversarial.attacks.search.primal_dual import PrimalDualSearch
 from monai_adversarial.attacks.search.random_search import RandomSearch
@@ -28,6 +29,7 @@ from monai_adversarial.attacks.search.square import SquareSearch
 from monai_adversarial.attacks.search.steepest_ascent import SelfAdaptiveMomentum, SteepestAscent
 
 __all__ = [
+    "LinearizedFlowSearch",
     "PrimalDualSearch",
     "AdaptiveMultiplier",
     "SelfAdaptiveMomentum",

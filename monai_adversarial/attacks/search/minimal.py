@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
 from monai_adversarial.attacks.perturbations.minimal import BoundMinimalNoise
+from monai_adversarial.attacks.perturbations.minimal_base import BoundMinimal
 from monai_adversarial.attacks.search.base import Search, SearchRun
 
 #: least guess of what is left of an objective
@@ -57,9 +58,11 @@ class MinimalSearch(Search):
 
     Attributes:
         norms: that it can make small.
+        needs: the perturbation that has them.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
+    needs: ClassVar[str] = "MinimalNoise"
 
     def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
         """Start on a batch.
@@ -67,17 +70,17 @@ class MinimalSearch(Search):
         Raises:
             TypeError: for a perturbation whose norm it cannot make small.
         """
-        if not isinstance(bound, BoundMinimalNoise) or bound.norm not in self.norms:
+        if not isinstance(bound, BoundMinimal) or bound.norm not in self.norms:
             given = type(bound).__name__.removeprefix("Bound")
-            norm = f" with norm={bound.norm!r}" if isinstance(bound, BoundMinimalNoise) else ""
+            norm = f" with norm={bound.norm!r}" if isinstance(bound, BoundMinimal) else ""
             raise TypeError(
-                f"{type(self).__name__} needs MinimalNoise with a norm among {', '.join(map(repr, self.norms))}, got "
+                f"{type(self).__name__} needs {self.needs} with a norm among {', '.join(map(repr, self.norms))}, got "
                 f"{given}{norm}."
             )
         return self.run(bound, steps)
 
     @abstractmethod
-    def run(self, bound: BoundMinimalNoise, steps: int) -> MinimalSearchRun:
+    def run(self, bound: Any, steps: int) -> MinimalSearchRun:
         """The state of one run."""
 
 

@@ -367,7 +367,7 @@ def test_the_easiest_voxels_are_those_nearest_to_being_wrong() -> None:
 
 def test_parts_that_do_not_fit_are_refused() -> None:
     network, image, label = linear_case()
-    with pytest.raises(TypeError, match="perturbation must be a MinimalNoise"):
+    with pytest.raises(TypeError, match="perturbation must be a MinimalPerturbation such as MinimalNoise"):
         MinimalNormAttack(AdditiveNoise(0.1), search=DDNSearch())
     with pytest.raises(TypeError, match="DDNSearch needs MinimalNoise with a norm among 'l2'"):
         MinimalNormAttack(MinimalNoise("linf"), search=DDNSearch(), steps=1)(network, image, label)
