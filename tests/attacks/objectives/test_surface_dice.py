@@ -119,11 +119,11 @@ def test_a_ball_is_in_mm_along_each_axis() -> None:
 
 @pytest.mark.parametrize("region", [False, True])
 def test_gradients_are_those_of_finite_differences(region: bool) -> None:
-    index = blobs(3, shape=(4, 4, 3))
-    weight = torch.rand(1, 4, 4, 3, generator=torch.Generator().manual_seed(1)) > 0.3 if region else None
+    index = blobs(3, shape=(3, 4, 3))
+    weight = torch.rand(1, 3, 4, 3, generator=torch.Generator().manual_seed(1)) > 0.3 if region else None
     objective = SurfaceDice(1.6)
     target = prepared(objective, index, weight=weight)
-    logits = torch.randn(1, 3, 4, 4, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    logits = torch.randn(1, 3, 3, 4, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     assert torch.autograd.gradcheck(
         lambda z: objective.value(z, target, Progress(2, 5)), logits.requires_grad_(), eps=1e-7, atol=1e-5
     )

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from monai.apps.deepedit.transforms import AddGuidanceSignalDeepEditd
+from monai.metrics import compute_surface_dice
 from monai.networks.nets.vista3d import PointMappingSAM
 from torch import nn
 
-from monai_adversarial.attacks import BudgetError, Dice, PromptAttack, PromptPerturbation
+from monai_adversarial.attacks import BudgetError, Dice, PromptAttack, PromptPerturbation, SurfaceDice
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks import PointPromptedNetwork
 from monai_adversarial.utils.point_channel import read_points, write_points
@@ -147,6 +148,27 @@ def test_a_point_moves_by_its_whole_budget_and_costs_what_two_balls_share() -> N
         assert torch.allclose(result.adversarial_dice, dice)
         left.append(float(dice.mean()))
     assert left[0] == 1.0 > left[1] > left[2] > 0
+
+
+def test_the_worst_point_for_the_surface_moves_it_beyond_the_tolerance() -> None:
+    network = PointPromptedNetwork(Ball(), count=1)
+    joined = network.join(torch.zeros(1, 1, SIZE, SIZE, SIZE), torch.tensor([[[12.0, 11.0, 12.0]]]))
+    model = AttackedModel(network, image_channels=[1])
+    left = []
+    for budget in (0.5, 2.0, 4.0):
+        result = PromptAttack(budget, "points", steps=6, objective=SurfaceDice(1.0))(model, joined, spacing=1.0)
+        assert torch.equal(result.adversarial[:, :1], joined[:, :1]), "the image keeps its bits"
+        left.append(
+            compute_surface_dice(
+                result.prediction.float(),
+                result.clean_prediction.float(),
+                [1.0],
+                include_background=True,
+                spacing=[1.0, 1.0, 1.0],
+            ).item()
+        )
+    # Half a voxel stays within the tolerance of 1 mm, and the ball of 4 mm away shares little of its surface.
+    assert left[0] == 1.0 > left[1] > left[2] and left[2] < 0.6, left
 
 
 def test_clicks_by_gradients_and_by_queries_are_worse_than_a_random_click() -> None:
