@@ -386,7 +386,7 @@ def condensed(summary: Mapping[str, Any], example: Example, **more: Any) -> dict
     }
 
 
-def _rounded(value: Any, digits: int = 4) -> Any:
+def _rounded(value: Any, digits: int = 6) -> Any:
     if isinstance(value, Mapping):
         return {name: _rounded(one, digits) for name, one in value.items()}
     return round(value, digits) if isinstance(value, float) else value
