@@ -30,8 +30,7 @@ def with_tables(text: str, folder: Path) -> str:
     """
     for record in read_records(folder).values():
         for table in record.tables:
-            measured = f"Measured on {record.machine}; this part took {record.seconds:.0f} s."
-            text = replace_table(text, table.name, f"{table.markdown()}\n\n{measured}")
+            text = replace_table(text, table.name, record.shown(table))
     return text
 
 

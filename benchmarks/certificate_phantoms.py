@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from benchmarks.csv_rows import read_rows, write_rows
-from benchmarks.doc_tables import DOCS, renew_table
+from benchmarks.doc_tables import measure_missing
 from benchmarks.strength import WINDOW, bundle_network, phantom_cases
 from monai_adversarial.data import CLASS_NAMES
 from monai_adversarial.inferers import CertifiedSegmentationInferer
@@ -180,14 +179,8 @@ def markdown_table(rows: list[PhantomRow]) -> str:
 def main() -> None:
     """Measure what is not there, write the rows and the table."""
     argparse.ArgumentParser(prog="python -m benchmarks.certificate_phantoms", description=__doc__).parse_args()
-    path = DOCS / NAME
-    known = {(row.network, row.variant, row.phantoms): row for row in read_rows(path, PhantomRow)}
-    for cell in CELLS:
-        if cell not in known:
-            known[cell] = measure(*cell)
-            rows = [known[one] for one in CELLS if one in known]
-            write_rows(path, rows, PhantomRow)
-            renew_table(DOCS / "certificates.md", NAME, markdown_table(rows))
+    key = lambda row: (row.network, row.variant, row.phantoms)  # noqa: E731
+    measure_missing(NAME, "certificates.md", PhantomRow, CELLS, key, measure, markdown_table)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from statistics import mean
 from textwrap import fill
 from typing import Any
 
-import torch
-
 from benchmarks.doc_tables import DOCS
+from benchmarks.machine import threads
 from monai_adversarial.utils.files import replace_when_complete
 
 __all__ = ["CONFIRMED", "REFUTED", "UNDECIDED", "outcome", "over_seeds", "run_claims", "summary", "verdict"]
@@ -98,11 +97,11 @@ def run_claims(
     parser.add_argument("output", type=Path, help="JSON file; claims that it has are kept")
     parser.add_argument("--only", nargs="+", choices=tuple(claims), default=tuple(claims), help="claims to test")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     found = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.is_file() else {}
     for name in arguments.only:
         if name not in found:
-            found[name] = claims[name]()
+            with threads(1):
+                found[name] = claims[name]()
             with replace_when_complete(arguments.output) as temporary:
                 temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             print(f"{name}: {found[name]['verdict']}; {found[name]['seen']}", flush=True)

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+from benchmarks.csv_rows import read_rows, write_rows
 from monai_adversarial.utils.files import replace_when_complete
 
-__all__ = ["DOCS", "renew_table", "replace_table"]
+__all__ = ["DOCS", "RecordedTable", "measure_missing", "renew_table", "replace_table"]
+
+RowT = TypeVar("RowT")
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -35,3 +42,72 @@ def renew_table(page: Path, name: str, table: str) -> None:
     text = replace_table(page.read_text(encoding="utf-8"), name, table)
     with replace_when_complete(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class RecordedTable:
+    """A table of a page that is made of the rows of a JSON record.
+
+    Args:
+        page: in ``docs``.
+        name: of the table's markers.
+        file: of the record, below ``docs``.
+        table: from the rows to Markdown.
+    """
+
+    page: str
+    name: str
+    file: str
+    table: Callable[[Sequence[dict[str, Any]]], str]
+
+    @property
+    def path(self) -> Path:
+        """Where the record is that the page shows."""
+        return DOCS / self.file
+
+    def with_table(self, text: str, folder: Path) -> str:
+        """The page with its table made anew from the record below ``folder``."""
+        rows = json.loads((folder / self.file).read_text(encoding="utf-8"))["rows"]
+        return replace_table(text, self.name, self.table(rows))
+
+    def write(self, output: Path, rows: Sequence[dict[str, Any]], **about: Any) -> None:
+        """Write a record, and renew the page where it is the page's own.
+
+        Args:
+            output: file.
+            rows: of the table.
+            about: what is kept besides.
+        """
+        with replace_when_complete(output) as temporary:
+            temporary.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        if output.resolve() == self.path.resolve():
+            renew_table(DOCS / self.page, self.name, self.table(rows))
+
+
+def measure_missing(
+    file: str,
+    page: str,
+    kind: type[RowT],
+    cells: Sequence[tuple[Any, ...]],
+    key: Callable[[RowT], tuple[Any, ...]],
+    measure: Callable[..., RowT],
+    table: Callable[[list[RowT]], str],
+) -> None:
+    """Measure the cells that a CSV file lacks, and write its rows and the table of the same name after each.
+
+    Args:
+        file: CSV file in ``docs``.
+        page: in ``docs``.
+        kind: dataclass of the rows.
+        cells: arguments of ``measure``, in the order of the rows.
+        key: the cell of a row.
+        measure: from a cell's values to its row.
+        table: from the rows to Markdown.
+    """
+    known = {key(row): row for row in read_rows(DOCS / file, kind)}
+    for cell in cells:
+        if cell not in known:
+            known[cell] = measure(*cell)
+            rows = [known[one] for one in cells if one in known]
+            write_rows(DOCS / file, rows, kind)
+            renew_table(DOCS / page, file, table(rows))

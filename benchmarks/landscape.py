@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from monai.inferers import SlidingWindowInferer
 
-from benchmarks.csv_rows import read_rows, write_rows
-from benchmarks.doc_tables import DOCS, renew_table
+from benchmarks.doc_tables import DOCS, measure_missing
 from benchmarks.strength import WINDOW, bundle_network, phantom_cases
 from monai_adversarial.attacks import PGD, grad_cam, loss_landscape
 from monai_adversarial.data import CLASS_NAMES
@@ -128,12 +127,7 @@ def markdown_table(rows: list[LandscapeRow]) -> str:
 def main() -> None:
     """Measure what is not there, write the rows and the table."""
     argparse.ArgumentParser(prog="python -m benchmarks.landscape", description=__doc__).parse_args()
-    rows = read_rows(DOCS / NAME, LandscapeRow)
-    for cell in CELLS:
-        if cell not in [(row.network, row.phantom) for row in rows]:
-            rows.append(measure(*cell))
-            write_rows(DOCS / NAME, rows, LandscapeRow)
-            renew_table(DOCS / PAGE, NAME, markdown_table(rows))
+    measure_missing(NAME, PAGE, LandscapeRow, CELLS, lambda row: (row.network, row.phantom), measure, markdown_table)
 
 
 if __name__ == "__main__":

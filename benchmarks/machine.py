@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -14,9 +16,24 @@ import torch
 from benchmarks.settings import Settings
 from monai_adversarial.utils.precision import Precision
 
-__all__ = ["machine_line"]
+__all__ = ["machine_line", "threads"]
 
 DISTRIBUTIONS = ("torch", "monai", "numpy")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Torch works with so many threads, and afterwards with as many as before.
+
+    Args:
+        count: at least 1.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _processor() -> str:

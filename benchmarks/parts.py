@@ -66,6 +66,10 @@ class Record:
         with replace_when_complete(folder / f"{self.part}.json") as temporary:
             temporary.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
+    def shown(self, table: Table) -> str:
+        """One of its tables as Markdown, with where it was measured below."""
+        return f"{table.markdown()}\n\nMeasured on {self.machine}; this part took {self.seconds:.0f} s."
+
     @classmethod
     def read(cls, path: Path) -> Record:
         """What ``save`` wrote."""

@@ -26,7 +26,7 @@ from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.utils.intensity import as_intensity_map
 
-__all__ = ["Contestant", "first_reaching", "tables"]
+__all__ = ["OURS_DEFAULT", "REFERENCE", "REFERENCE_PASSES", "Contestant", "contestants", "first_reaching", "tables"]
 
 WEIGHTS = BUNDLE / "models" / "model.pt"
 HU = 8.0
@@ -35,6 +35,8 @@ REFERENCE_PASSES = 20
 # ART and foolbox find torchattacks' voxels (tests/benchmarks); their speed is in the table of the peers.
 EQUAL_VOXELS = ("ART PGD", "foolbox PGD")
 OURS_SAME, OURS_DEFAULT = "ours, constant steps, cross-entropy", "ours, PGD default"
+#: whose Dice the others are asked to reach
+REFERENCE = "torchattacks PGD, cross-entropy"
 LOSSES = {"cross_entropy": "cross-entropy", "dice_ce": "Dice + cross-entropy"}
 
 
@@ -152,7 +154,8 @@ def _peer(attack: PeerAttack, library: str, network: torch.nn.Module, loss: str)
     return Contestant(f"{attack.name}, {LOSSES[loss]}", library, run)
 
 
-def _contestants(network: torch.nn.Module) -> tuple[list[Contestant], list[str]]:
+def contestants(network: torch.nn.Module) -> tuple[list[Contestant], list[str]]:
+    """The attacks that are compared, and a line for each library that is not here."""
     model = AttackedModel(network, intensity=WINDOW)
     same = {"step_size": HU / 4, "objective": "cross_entropy", "random_start": False}
     made = [
@@ -168,7 +171,7 @@ def _contestants(network: torch.nn.Module) -> tuple[list[Contestant], list[str]]
     return made, absent
 
 
-def _equal_cost(contestants: list[Contestant], settings: Settings) -> Table:
+def _equal_cost(attacks: list[Contestant], settings: Settings) -> Table:
     table = Table(
         "equal_cost",
         f"Mean organ Dice of {settings.cases} phantom(s) after so many forward + backward passes inside {HU:g} HU "
@@ -180,28 +183,28 @@ def _equal_cost(contestants: list[Contestant], settings: Settings) -> Table:
             Column(f"forward passes of {settings.passes[-1]}", 0),
         ),
     )
-    for one in contestants:
+    for one in attacks:
         costs = [one.cost[passes] for passes in settings.passes]
         table.add(one.name, *(one.dice[passes] for passes in settings.passes), *(c[2] for c in costs), costs[-1][0])
     return table
 
 
 def _equal_strength(
-    contestants: list[Contestant], network: torch.nn.Module, cases: list[Case], settings: Settings, say: Callable
+    attacks: list[Contestant], network: torch.nn.Module, cases: list[Case], settings: Settings, say: Callable
 ) -> Table:
-    by_name = {one.name: one for one in contestants}
+    by_name = {one.name: one for one in attacks}
     # Constant steps on cross-entropy: torchattacks' own PGD where it is, else ours, which is the same search.
-    reference = by_name.get("torchattacks PGD, cross-entropy", by_name[OURS_SAME])
+    reference = by_name.get(REFERENCE, by_name[OURS_SAME])
     goal = reference.measure(network, cases, REFERENCE_PASSES)
     needed: dict[str, int | None] = {}
-    for one in contestants:
+    for one in attacks:
         say(f"passes of {one.name} to a Dice of {goal:.3f}")
         dice = lambda passes, one=one: one.measure(network, cases, passes)  # noqa: E731
         needed[one.name] = first_reaching(dice, goal, settings.most_passes, sorted(one.dice))
-    seconds: dict[str, list[float]] = {one.name: [] for one in contestants}
+    seconds: dict[str, list[float]] = {one.name: [] for one in attacks}
     for number in range(settings.few_rounds):
         say(f"round {number + 1} of {settings.few_rounds} at equal Dice")
-        for one in contestants:
+        for one in attacks:
             passes = needed[one.name]
             if passes is not None:
                 watch = Stopwatch()
@@ -217,7 +220,7 @@ def _equal_strength(
             *(Column("quartiles"), Column("times ours", 2), Column("target")),
         ),
     )
-    for one in contestants:
+    for one in attacks:
         passes = needed[one.name]
         if passes is None:
             best = min(one.dice.values())
@@ -250,16 +253,16 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
         return [empty]
     network = bundle_network(settings.device).requires_grad_(False)
     cases = phantom_cases(settings.cases, settings.device)
-    contestants, absent = _contestants(network)
-    for one in contestants:
+    attacks, absent = contestants(network)
+    for one in attacks:
         say(f"Dice of {one.name}")
         one.run(cases[0], 1)  # what is loaded once
         for passes in settings.passes:
             one.measure(network, cases, passes)
     clean = mean(mean_dice(network, *case) for case in cases)
-    cost = _equal_cost(contestants, settings)
+    cost = _equal_cost(attacks, settings)
     cost.notes = [
         f"Clean Dice {clean:.3f}. {' and '.join(EQUAL_VOXELS)} find torchattacks' voxels.",
         *(f"Not run: {line}" for line in absent),
     ]
-    return [cost, _equal_strength(contestants, network, cases, settings, say)]
+    return [cost, _equal_strength(attacks, network, cases, settings, say)]

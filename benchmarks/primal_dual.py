@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.doc_tables import DOCS, renew_table, replace_table
+from benchmarks.doc_tables import RecordedTable
 from benchmarks.query_cases import phantom_crops
 from benchmarks.steps_to_dice import Case, networks
 from benchmarks.strength import WINDOW, bundle_network
@@ -29,7 +29,7 @@ SEED, CROP = 3000, (32, 32, 16)
 BLOCKS = {"l0": 4}
 PHANTOM = "CT phantom, U-Net"
 PAGE, TABLE = "minimal_norm.md", "primal_dual"
-FILE = DOCS / "benchmarks" / "primal_dual.json"
+FILE = "benchmarks/primal_dual.json"
 
 
 def _cases(network: str, count: int) -> tuple[AttackedModel, list[Case]]:
@@ -92,10 +92,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def with_table(text: str, folder: Path) -> str:
-    """The page with its table made anew from the JSON file in ``folder``."""
-    found = json.loads((folder / "benchmarks" / FILE.name).read_text(encoding="utf-8"))["rows"]
-    return replace_table(text, TABLE, table(found))
+RECORDED = RecordedTable(PAGE, TABLE, FILE, table)
+with_table = RECORDED.with_table
 
 
 def main() -> None:
@@ -105,7 +103,7 @@ def main() -> None:
     parser.add_argument("--norms", nargs="+", default=["linf", "l2", "l1", "l0"])
     parser.add_argument("--steps", nargs="+", type=int, default=[20, 60])
     parser.add_argument("--cases", type=int, default=2, help="crops of phantoms")
-    parser.add_argument("--output", type=Path, default=FILE)
+    parser.add_argument("--output", type=Path, default=RECORDED.path)
     arguments = parser.parse_args()
     names = [PHANTOM, *(one.name for one in networks())]
     network = next((name for name in names if arguments.network in name), None)
@@ -116,10 +114,7 @@ def main() -> None:
     for row in rows(network, arguments.norms, arguments.steps, arguments.cases, measured):
         measured.append(row)
         print(row, flush=True)
-        record = {"torch": torch.__version__, "seed": SEED, "crop": list(CROP), "rows": measured}
-        output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if output.resolve() == FILE.resolve():
-        renew_table(DOCS / PAGE, TABLE, table(measured))
+        RECORDED.write(output, measured, torch=torch.__version__, seed=SEED, crop=list(CROP))
 
 
 if __name__ == "__main__":

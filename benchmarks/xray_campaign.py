@@ -8,7 +8,7 @@ test images; beside each budgeted attack stands random noise of the same size.
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ import torch
 
 from benchmarks.classifier_objectives import chest_xrays, trained
 from benchmarks.data_folder import data_folder
-from benchmarks.doc_tables import DOCS, renew_table, replace_table
+from benchmarks.doc_tables import RecordedTable
 from monai_adversarial.attacks import MinimalNormResult, classifier_campaign
 
 EPSILON = 4 / 255
 PAGE, TABLE = "classification.md", "xray_campaign"
-FILE = DOCS / "benchmarks" / "xray_campaign.json"
+FILE = "benchmarks/xray_campaign.json"
 
 
 def rows(folder: Path, count: int, epochs: int) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def rows(folder: Path, count: int, epochs: int) -> list[dict[str, Any]]:
     return made
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(found: Sequence[dict[str, Any]]) -> str:
     """Markdown: one row for each attack."""
     lines = [
         "| attack | budget | accuracy | under attack | random noise of that size | median L2 norm | passes, all |",
@@ -73,10 +73,8 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def with_table(text: str, folder: Path) -> str:
-    """The page with its table made anew from the JSON file in ``folder``."""
-    found = json.loads((folder / "benchmarks" / FILE.name).read_text(encoding="utf-8"))["rows"]
-    return replace_table(text, TABLE, table(found))
+RECORDED = RecordedTable(PAGE, TABLE, FILE, table)
+with_table = RECORDED.with_table
 
 
 def main() -> None:
@@ -84,13 +82,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=FILE)
+    parser.add_argument("--output", type=Path, default=RECORDED.path)
     arguments = parser.parse_args()
     found = rows(data_folder(), arguments.images, arguments.epochs)
-    record = {"torch": torch.__version__, "epochs": arguments.epochs, "rows": found}
-    arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if arguments.output.resolve() == FILE.resolve():
-        renew_table(DOCS / PAGE, TABLE, table(found))
+    RECORDED.write(arguments.output, found, torch=torch.__version__, epochs=arguments.epochs)
 
 
 if __name__ == "__main__":

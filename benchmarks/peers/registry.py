@@ -12,7 +12,8 @@ from benchmarks.peers.problem import PeerAttack
 
 __all__ = ["PEERS", "Peer", "loaded_attacks"]
 
-EXTRA = 'pip install -e ".[all,benchmarks]" -c constraints.txt -c benchmarks/constraints.txt'
+# In two steps: torchattacks asks for requests 2.25, and the versions of the tests are others.
+EXTRA = 'pip install -e ".[all]" -c constraints.txt && pip install -e ".[benchmarks]" -c benchmarks/constraints.txt'
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ PEERS = (
         "adv-lib",
         "adv_lib.attacks",
         "adv_lib",
-        # visdom, which it imports, is built from source with pkg_resources, which setuptools 81 removed
+        # visdom, which it imports, is built from source with pkg_resources, which setuptools 81 removed. The last step:
+        # the one with torch brings the newest setuptools back.
         'pip install "setuptools<81" wheel && pip install --no-build-isolation -c benchmarks/constraints.txt adv-lib',
     ),
     Peer("secml-torch", "secmlt", "secml_torch"),

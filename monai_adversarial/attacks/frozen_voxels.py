@@ -39,22 +39,26 @@ class FrozenPoint:
     Args:
         parameters: of the perturbation.
         frozen: boolean, for each parameter: whether its gradient was exactly zero.
+        zeros: share of each sample's gradient that was, (batch,).
     """
 
     parameters: Parameters
     frozen: tuple[torch.Tensor, ...]
+    zeros: torch.Tensor
 
     @classmethod
-    def of(cls, step: Step, zeros: torch.Tensor) -> FrozenPoint | None:
-        """The last point of a run; None where little is frozen: it would be held in memory for nothing.
+    def of(cls, step: Step, zeros: torch.Tensor) -> FrozenPoint:
+        """The last point of a run, without asking the device anything: this is in the loop.
 
         Args:
             step: the last one.
             zeros: share of each sample's gradient that is exactly zero, (batch,); NaN where nothing was differentiated.
         """
-        if not bool((zeros >= LEAST_FROZEN).any()):
-            return None
-        return cls(step.parameters, tuple(gradient == 0 for gradient in step.found.gradients))
+        return cls(step.parameters, tuple(gradient == 0 for gradient in step.found.gradients), zeros)
+
+    def matters(self) -> bool:
+        """Whether so much is frozen that it is worth a look. One host synchronization."""
+        return bool((self.zeros >= LEAST_FROZEN).any())
 
 
 def _changes(bound: BoundPerturbation) -> Iterator[Parameters]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from monai_adversarial.attacks.objectives import CleanBatch, Target
+from monai_adversarial.attacks.objectives.wrapped import AroundObjective
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 from monai_adversarial.metrics.accuracy import share_correct
 from monai_adversarial.metrics.dice import class_dice, mean_foreground_dice
@@ -40,7 +41,7 @@ def prepared(
         ValueError: for an objective that does not fit the attack, and what the objective itself refuses.
     """
     objective, scene = attack.objective, bound.scene
-    name = type(objective).__name__
+    name = type(objective.innermost if isinstance(objective, AroundObjective) else objective).__name__
     if objective.directed and attack.targeted:
         raise ValueError(f"targeted must be False with {name}, which says itself what the segmentation shall become.")
     if bound.geometric and not objective.allows_moving_anatomy:

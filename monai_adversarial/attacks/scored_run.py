@@ -186,7 +186,7 @@ class ScoredRun:
             decide=lambda bound, parameters, prediction: self._decide(bound, parameters, prediction, left),
             judge=self._judge(),
         )
-        done = 0  # enumerate would hold a step beyond its turn
+        done, point = 0, None  # enumerate would hold a step beyond its turn
         for step in ascent:
             done += 1
             self.backwards += step.found.backwards * len(left)
@@ -196,7 +196,7 @@ class ScoredRun:
             zeros = zero_fraction(ascent.bound, step.found)
             self.zero_fractions.append(self._spread(left, zeros))
             if done == attack.steps and len(left) == self.scene.batch:
-                self.frozen_point = FrozenPoint.of(step, zeros)
+                point = FrozenPoint.of(step, zeros)
             bar.update()
             if attack.early_stop:
                 prediction = step.found.prediction
@@ -213,6 +213,9 @@ class ScoredRun:
                     scene, target = scene.select(keep), target.select(rows)
                     ascent.select(rows, attack.perturbation.bind(scene), target)
             del step  # before the next one needs the memory
+        if point is not None:  # asked behind the loop; what hardly anything is frozen of is not held during the scores
+            self.frozen_point = point if point.matters() else None
+        del point
         give_back_excess(scene.image.device)  # what comes next works in another precision
         self._close(ascent, left, restart)
 

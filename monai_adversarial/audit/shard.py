@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ Item = TypeVar("Item")
 
 #: how long the first process waits for the others before it reports without them
 LONGEST_WAIT = timedelta(days=2)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Shard:
             return cls()
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+            atexit.register(_leave)  # its threads must not outlive Python: that ends the process with SIGABRT
         return cls(dist.get_rank(), dist.get_world_size(), together=True)
 
     def part(self, items: Sequence[Item]) -> list[Item]:

@@ -12,10 +12,9 @@ from monai.data import MetaTensor
 from torch import nn
 
 from monai_adversarial.attacks.objectives.base import Objective, Parts
-from monai_adversarial.attacks.objectives.clean_batch import CleanBatch
 from monai_adversarial.attacks.objectives.target import Target
 from monai_adversarial.attacks.objectives.wrapped import WrappedObjective
-from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation
 from monai_adversarial.detection.base import Detector
 from monai_adversarial.utils.modules import frozen
 
@@ -35,9 +34,7 @@ class JoinedObjective(WrappedObjective):
 
     def __init__(self, objective: str | Objective, detector: Detector) -> None:
         super().__init__(objective)
-        self.detector, inner = detector, self.objective
-        self.directed, self.organs, self.success_rule = inner.directed, inner.organs, inner.success_rule
-        self.allows_moving_anatomy = inner.allows_moving_anatomy
+        self.detector = detector
 
     @abstractmethod
     def _term(self, changed: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -53,7 +50,7 @@ class JoinedObjective(WrappedObjective):
         """The detector's networks are frozen with those that are attacked."""
         others = [one for one in self.detector.networks if all(one is not network for network in networks)]
         with ExitStack() as stack:
-            stack.enter_context(self.objective.watching(networks))
+            stack.enter_context(super().watching(networks))
             if others:
                 stack.enter_context(frozen(others))
             yield
@@ -61,21 +58,11 @@ class JoinedObjective(WrappedObjective):
     def combine(self, parts: Parts, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
         return self.objective.combine(parts, target)
 
-    def prepare(self, target: Target, clean: CleanBatch) -> Target:
-        return self.objective.prepare(target, clean)
-
-    def succeeded(self, prediction: torch.Tensor, target: Target) -> torch.Tensor | None:
-        return self.objective.succeeded(prediction, target)
-
     def image_term(self, bound: BoundPerturbation, changed: torch.Tensor) -> torch.Tensor | None:
         """The detector's term with what the inner objective wants of the image."""
         term = self._term(changed, clean_with_affine(bound)).to(changed.dtype)
-        inner = self.objective.image_term(bound, changed)
+        inner = super().image_term(bound, changed)
         return term if inner is None else term + inner
-
-    def parameter_term(self, bound: BoundPerturbation, parameters: Parameters) -> torch.Tensor | None:
-        """What the inner objective wants of the parameters."""
-        return self.objective.parameter_term(bound, parameters)
 
 
 def clean_with_affine(bound: BoundPerturbation) -> torch.Tensor:

@@ -14,6 +14,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from monai_adversarial.engines.announcement import Outcome, announce, check_budget_units
+from monai_adversarial.engines.attacked_files import AttackedFiles
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.engine_parts import check_engine
 
@@ -60,6 +61,7 @@ class Installed:
         self._attacked = 0
         self._before = self._done = 0
         self._outcome = Outcome()
+        self._files = AttackedFiles(engine) if isinstance(engine, SupervisedEvaluator) else None
         self._removable = [
             engine.add_event_handler(Events.STARTED, self._start),
             engine.add_event_handler(Events.ITERATION_STARTED, self._begin),
@@ -78,6 +80,7 @@ class Installed:
             self.engine.inferer = self._inner_inferer
         for removable in self._removable:
             removable.remove()
+        self._leave_files()
 
     def hold(self, batchdata: Any, batch: Batch) -> None:
         """A batch that is attacked when the engine hands it to its inferer."""
@@ -110,6 +113,8 @@ class Installed:
                 f"{type(self.attacker).__name__} had joined: its batches would stay clean. Set prepare_batch first."
             )
         self._before, self._done, self._outcome = engine.state.iteration, 0, Outcome()
+        if self._files is not None:
+            self._files.begin(self.attacker.attacks_of())
         if not self._announced:
             self._announced = True
             assert self.attacker.model is not None
@@ -129,7 +134,12 @@ class Installed:
             self._outcome.add(self.attacker.last_result)
         self._held, self._made = None, []
 
+    def _leave_files(self) -> None:
+        if self._files is not None:
+            self._files.end()
+
     def _finish(self, engine: Any) -> None:
+        self._leave_files()
         ran = engine.state.iteration - self._before
         if self._done != ran:
             raise RuntimeError(f"{self._done} of {ran} iterations of {type(engine).__name__} were attacked.")

@@ -40,8 +40,10 @@ class PrepareBatchAdversarial(PrepareBatch):
     or ``SupervisedEvaluator``. ``engine.state.batch`` stays clean; ``engine.state.output`` holds the adversarial image.
     Given the ``engine``, it reads from it what is attacked (``AttackedModel.from_engine``), wraps the ``prepare_batch``
     that is there, says once what it found, and raises where an iteration was not attacked. At the end of a run it says
-    what is left of the scores. An engine with an ``_iteration`` of its own that does not prepare its batch is attacked
-    where it calls its inferer. As an overlay for an existing bundle, with no numbers but the budget::
+    what is left of the scores. What an evaluator's ``SaveImage`` or ``SaveImaged`` writes of attacked images has the
+    attack's name behind its postfix (``scan_seg_pgd.nii.gz``). An engine with an ``_iteration`` of its own that does
+    not prepare its batch is attacked where it calls its inferer. As an overlay for an existing bundle, with no numbers
+    but the budget::
 
         adversary:
           _target_: monai_adversarial.engines.PrepareBatchAdversarial

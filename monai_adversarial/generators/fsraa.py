@@ -13,8 +13,9 @@ from monai.visualize import GradCAM
 from torch import nn
 from torch.nn import functional
 
-from monai_adversarial.attacks import FeatureDistance, Objective, get_objective
+from monai_adversarial.attacks import FeatureDistance, Objective
 from monai_adversarial.attacks.objectives import CleanBatch, Progress, Target
+from monai_adversarial.attacks.objectives.wrapped import AroundObjective
 from monai_adversarial.attacks.perturbations import AdditiveNoise, BoundPerturbation
 from monai_adversarial.generators.generated_attack import GeneratedAttack
 from monai_adversarial.generators.made import Made, shown_to_network
@@ -103,7 +104,7 @@ def grad_cam_focus(network: nn.Module, layer: str, class_index: int | None = Non
     return focus
 
 
-class FeaturesWithin(Objective):
+class FeaturesWithin(AroundObjective):
     """Another objective, less what it costs that a layer's features leave a ball around those of the clean image.
 
     Example:
@@ -133,22 +134,22 @@ class FeaturesWithin(Objective):
     """
 
     def __init__(self, objective: str | Objective, layers: Sequence[str], radius: float, weight: float = 1.0) -> None:
-        self.objective, self.distance = get_objective(objective), FeatureDistance(layers)
+        super().__init__(objective)
+        self.distance = FeatureDistance(layers)
         self.radius = check_positive("radius", radius, allow_zero=True)
         self.weight = check_positive("weight", weight, allow_zero=True)
-        self.comparable, self.directed = self.objective.comparable, self.objective.directed
 
     @contextmanager
     def watching(self, networks: Sequence[nn.Module]) -> Iterator[None]:
         """Both look inside."""
         with ExitStack() as stack:
-            stack.enter_context(self.objective.watching(networks))
+            stack.enter_context(super().watching(networks))
             stack.enter_context(self.distance.watching(networks))
             yield
 
     def prepare(self, target: Target, clean: CleanBatch) -> Target:
         """What both need of the clean batch."""
-        return self.distance.prepare(self.objective.prepare(target, clean), clean)
+        return self.distance.prepare(super().prepare(target, clean), clean)
 
     def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:
         beyond = (self.distance.value(logits, target, progress) - self.radius).clamp_min(0)

@@ -359,6 +359,11 @@ class AdversarialEvaluation(RobustEvaluation):
             finished[key] if isinstance(finished, Mapping) else [case[key] for case in finished]
             for key in (self.prediction_key, self.label_key)
         )
+        if not len(predictions) == len(references) == len(image):
+            raise ValueError(
+                f"postprocessing must return a prediction and a label for each of the {len(image)} cases of the batch, "
+                f"got {len(predictions)} and {len(references)}."
+            )
         rows = []
         for prediction, reference in zip(predictions, references, strict=True):
             prediction, reference = _tensor(prediction), _tensor(reference)

@@ -13,7 +13,16 @@ import torch
 from ignite.engine import Events
 from monai.engines import Evaluator, PrepareBatch, PrepareBatchDefault, SupervisedEvaluator, default_prepare_batch
 from monai.engines.utils import IterationEvents, engine_apply_transform
-from monai.transforms import Compose, Decollated, MapTransform, SaveClassificationd, SaveImage, SaveImaged
+from monai.transforms import (
+    Activationsd,
+    AsDiscreted,
+    Compose,
+    Decollated,
+    MapTransform,
+    SaveClassificationd,
+    SaveImage,
+    SaveImaged,
+)
 
 from monai_adversarial.utils.modules import modules_of
 
@@ -31,6 +40,10 @@ __all__ = [
 
 # They would overwrite the files of the clean prediction.
 WRITERS = (SaveImage, SaveImaged, SaveClassificationd)
+# Where transforms are that take the first axis for the channels.
+CHANNEL_FIRST = tuple(
+    f"monai.transforms.{name}." for name in ("croppad", "intensity", "post", "smooth_field", "spatial")
+)
 
 
 def _handlers(engine: Evaluator, event: Any) -> list[tuple[Callable[..., Any], tuple, dict]]:
@@ -152,6 +165,9 @@ class EnginePostprocessing:
 
     Attributes:
         transform: what is applied, without transforms that write files; None where the evaluator has no postprocessing.
+
+    Raises:
+        ValueError: where a transform of MONAI that works on one case would get whole batches.
     """
 
     def __init__(self, engine: Evaluator, transform: Callable[..., Any] | None = None) -> None:
@@ -165,6 +181,11 @@ class EnginePostprocessing:
             handler = registered["Workflow._register_postprocessing"]
             transform = inspect.getclosurevars(handler).nonlocals["posttrans"]
         self.transform = _without_writers(transform)
+        if not self.decollate and (name := _of_one_case(self.transform)) is not None:
+            raise ValueError(
+                f"the evaluator must have decollate=True, got False: its postprocessing {name} works on one case, "
+                "channel first, and on a batch it would take the cases for channels: no Dice could be made of it."
+            )
 
     def __call__(self, batch: Any, output: dict[str, Any]) -> Any:
         """The finished output: a list of dictionaries (decollated) or one dictionary of batch-first tensors.
@@ -185,6 +206,18 @@ class EnginePostprocessing:
             pairs = zip(batch, finished, strict=False)  # as MONAI does
             return [engine_apply_transform(b, o, self.transform)[1] for b, o in pairs]
         return engine_apply_transform(batch, finished, self.transform)[1]
+
+
+def _of_one_case(transform: Any) -> str | None:
+    """Name of a transform of MONAI's that takes the first axis for the channels; None for no such transform."""
+    if isinstance(transform, Compose):
+        return next((name for name in map(_of_one_case, transform.transforms) if name is not None), None)
+    kind = type(transform)
+    if isinstance(transform, AsDiscreted) and not any(transform.argmax) and not any(transform.to_onehot):
+        return None  # a threshold of single values
+    if isinstance(transform, Activationsd) and not any(transform.softmax) and not any(transform.other):
+        return None
+    return kind.__name__ if kind.__module__.startswith(CHANNEL_FIRST) else None
 
 
 def _without_writers(transform: Any) -> Any:

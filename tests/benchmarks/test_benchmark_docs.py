@@ -28,7 +28,7 @@ def test_every_table_is_on_the_page_and_what_was_not_measured_says_so() -> None:
     measured = {table.name for record in RECORDS.values() for table in record.tables}
     blocks = dict(re.findall(r"<!-- (?!end)(\w+) -->\n(.*?)\n?<!-- end -->", TEXT, flags=re.S))
     assert measured < set(blocks)
-    for name in set(blocks) - measured:
+    for name in set(blocks) - measured - (others - parts):
         assert blocks[name] in ("Not measured yet.", "No GPU was measured."), name
     assert blocks["gpu"] == "No GPU was measured."
 

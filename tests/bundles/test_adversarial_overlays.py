@@ -58,6 +58,31 @@ def test_the_training_overlay_writes_hardened_weights_and_leaves_the_clean_ones(
     assert (tmp_path / "models" / "model.pt").read_bytes() == clean
 
 
+def test_segmentations_of_attacked_images_are_named_as_such(tmp_path: Path) -> None:
+    """In the same folder: nobody takes them for clinical results, and the clean ones stay."""
+    write_ct_phantoms(tmp_path / "data", 1, seed=0, section="test", progress=False, size=(32, 32, 24))
+    options = ["--dataset_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out")]
+    options += ["--roi_size", "[32, 32, 32]", "--pixdim", "[8.0, 8.0, 8.0]"]
+    assert run(["inference.yaml"], *options).returncode == 0
+    (clean,) = (tmp_path / "out").rglob("*.nii.gz")
+    before = clean.read_bytes()
+    (tmp_path / "overlay.yaml").write_text(
+        "adversary:\n"
+        "  _target_: monai_adversarial.engines.PrepareBatchAdversarial\n"
+        "  attack: {_target_: monai_adversarial.attacks.PGD, epsilon: 16, units: HU, steps: 2}\n"
+        '  engine: "@evaluator"\n'
+        '+initialize: ["@adversary"]\n'
+    )
+    done = run(["inference.yaml", str(tmp_path / "overlay.yaml")], *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(file.name for file in (tmp_path / "out").rglob("*.nii.gz")) == [
+        clean.name,
+        clean.name.replace("_seg.", "_seg_pgd."),
+    ]
+    assert clean.name.endswith("_seg.nii.gz") and clean.read_bytes() == before
+    assert clean.with_name(clean.name.replace("_seg.", "_seg_pgd.")).read_bytes() != before
+
+
 @pytest.mark.slow
 def test_the_evaluation_overlay_shows_that_hardened_weights_resist(tmp_path: Path) -> None:
     write_ct_phantoms(tmp_path / "data", 1, seed=1000, section="test", progress=False)

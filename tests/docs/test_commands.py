@@ -18,7 +18,7 @@ SAID = yaml.safe_load((Path(__file__).parent / "commands.yaml").read_text(encodi
 RUN: list[dict[str, Any]] = SAID["run"]
 EXCUSED: list[dict[str, Any]] = SAID["not run"]
 #: commands that no test runs, at most; those of whole pages are not counted
-NOT_RUN_AT_MOST = 18
+NOT_RUN_AT_MOST = 19
 
 
 @pytest.fixture(scope="module")

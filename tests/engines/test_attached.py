@@ -16,6 +16,7 @@ import torch
 from monai.apps.deepgrow.transforms import AddGuidanceSignald
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
+from monai.data.folder_layout import FolderLayoutBase
 from monai.engines import PrepareBatchExtraInput, SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.inferers import SlidingWindowInferer
@@ -23,8 +24,10 @@ from monai.losses import DiceCELoss
 from monai.transforms import (
     Activationsd,
     AsDiscreted,
+    Compose,
     RandScaleIntensityd,
     RandShiftIntensityd,
+    SaveImaged,
     ScaleIntensityRanged,
 )
 from monai.utils import CommonKeys
@@ -456,3 +459,34 @@ def test_one_overlay_for_every_kind_of_config(place: str, kind: str, tmp_path: P
     wrong = workflow(file, overlay)
     with pytest.raises(Exception, match="another"):
         wrong.initialize()
+
+
+def test_files_of_attacked_images_have_names_of_their_own(tmp_path: Path) -> None:
+    """Those of several attacks, too; afterwards, and in another run, the writer has its own name again."""
+    network, case = tiny_segmentation_network(), items(2)
+    nested = SaveImaged("pred", output_dir=tmp_path, output_postfix="seg", separate_folder=False, print_log=False)
+    bare = SaveImaged("pred", output_dir=tmp_path, output_postfix="", separate_folder=False, print_log=False)
+    engine = evaluator(network, postprocessing=[Compose([nested]), bare], data=case)
+    postfix = lambda: [one.saver.folder_layout.postfix for one in (nested, bare)]  # noqa: E731
+    adversary = PrepareBatchAdversarial(PGD(0.1, steps=1), engine=engine)
+    seen: list[list[str]] = []
+    engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, lambda: seen.append(postfix()))
+    assert postfix() == ["seg", ""]
+    engine.run()
+    engine.run()
+    assert seen == [["seg_pgd", "pgd"]] * 4 and postfix() == ["seg", ""]
+    assert len(list(tmp_path.glob("*seg_pgd*"))) == 4 and not list(tmp_path.glob("*seg.*"))
+    adversary.detach(engine)
+    PrepareBatchAttackMixture([FGSM(0.1), PGD(0.1, steps=1)], engine=engine)
+    engine.run()
+    assert seen[4] == ["seg_attacked", "attacked"]
+
+
+def test_a_writer_without_a_postfix_is_named(tmp_path: Path) -> None:
+    class Own(FolderLayoutBase):
+        def filename(self, *args: Any, **options: Any) -> str:
+            return str(tmp_path / "own")
+
+    engine = evaluator(postprocessing=[SaveImaged("pred", folder_layout=Own(), print_log=False)])
+    PrepareBatchAdversarial(PGD(0.1, steps=1), engine=engine)
+    assert [one for one in said(engine.run) if "SaveImaged saves what the network answers to attacked images" in one]

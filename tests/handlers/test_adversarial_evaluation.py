@@ -18,6 +18,7 @@ from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from monai.transforms import (
+    Activationsd,
     AsDiscreted,
     Compose,
     CopyItemsd,
@@ -36,8 +37,8 @@ from monai_adversarial.handlers.evaluation_worst_case import WorstCaseEvaluation
 from monai_adversarial.metrics.dice import organ_dice
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.metrics.robust_dice import RobustDice
-from tests.handlers.trainers import run_two_processes
 from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
+from tests.two_processes import leave, run_two_processes
 
 SIZE = 12
 SHAPE = (1, SIZE, SIZE, SIZE)
@@ -171,6 +172,38 @@ def test_without_postprocessing_the_argmax_is_scored():
         metrics.append(engine.state.metrics)
     assert metrics[0] == metrics[1] == metrics[2]
     assert 0 < metrics[0]["adversarial_mean_dice"] < metrics[0]["adversarial_clean_mean_dice"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize(
+    "transform",
+    [AsDiscreted("pred", argmax=True), AsDiscreted("label", to_onehot=3), Activationsd("pred", softmax=True)],
+    ids=["argmax", "one-hot", "softmax"],
+)
+def test_postprocessing_of_one_case_needs_a_decollated_batch(transform, batch_size: int):
+    """In a batch of one it took the case for a channel, and every organ had a Dice of 0."""
+    network = tiny_segmentation_network()
+    options = {"decollate": False, "batch_size": batch_size, "val_handlers": [AdversarialEvaluation(pgd())]}
+    engine = evaluator(network, items(network, 2), postprocessing=Compose([lambda d: d, transform]), **options)
+    with pytest.raises(ValueError, match=f"decollate=True, got False: its postprocessing {type(transform).__name__} "):
+        engine.run()
+
+
+@pytest.mark.parametrize("decollate", [True, False])
+def test_a_threshold_is_the_same_in_a_batch(decollate: bool):
+    options = {"batch_size": 1, "decollate": decollate, "postprocessing": AsDiscreted("pred", threshold=0.0)}
+    handler = AdversarialEvaluation(PGD(0.1, steps=6, random_start=False), "pgd")
+    engine = evaluator(LinearNetwork((1.0,), (-0.5,)), [threshold_item()], val_handlers=[handler], **options)
+    engine.run()
+    assert engine.state.metrics["pgd_mean_dice"] == pytest.approx(ROBUST[1], abs=1e-6)
+
+
+def test_cases_that_postprocessing_loses_are_counted():
+    network = tiny_segmentation_network()
+    handler = AdversarialEvaluation(pgd(), postprocessing=lambda d: {**d, "pred": d["pred"][:1]})
+    engine = evaluator(network, items(network), postprocessing=None, decollate=False, val_handlers=[handler])
+    with pytest.raises(ValueError, match="for each of the 2 cases of the batch, got 1 and 2"):
+        engine.run()
 
 
 def test_own_postprocessing_replaces_the_evaluators():
@@ -663,5 +696,4 @@ if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     found = distributed_metrics(torch.distributed.get_rank(), 2)
     (Path(sys.argv[1]) / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(found))
-    torch.distributed.barrier()  # nobody leaves while the other still talks
-    torch.distributed.destroy_process_group()
+    leave()

@@ -20,6 +20,7 @@ from monai.transforms import AsDiscreted
 from monai_adversarial.detection import Detector
 from monai_adversarial.handlers import DetectionHandler
 from monai_adversarial.models import AttackedModel
+from tests.two_processes import leave, run_two_processes
 
 
 class Brightness(Detector):
@@ -127,8 +128,6 @@ def reported(levels) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_two_processes_report_all_cases_also_where_one_has_none(tmp_path) -> None:
-    from tests.handlers.trainers import run_two_processes  # not in the processes, which it would slow down
-
     run_two_processes(__file__, tmp_path)
     expected = reported(LEVELS)
     assert expected["rejected"] == pytest.approx(1 / 3)
@@ -148,5 +147,4 @@ if __name__ == "__main__":
     rank = torch.distributed.get_rank()
     found = [reported(shares[rank]) for shares in ((LEVELS[:1], LEVELS[1:]), (LEVELS, ()))]
     (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.barrier()  # nobody leaves while the other still talks
-    torch.distributed.destroy_process_group()
+    leave()

@@ -27,7 +27,8 @@ from monai_adversarial.handlers import (
 )
 from monai_adversarial.losses import TRADESLoss
 from monai_adversarial.networks import convert_dual_normalization
-from tests.handlers.trainers import FLOAT32, items, run_two_processes, trainer
+from tests.handlers.trainers import FLOAT32, items, trainer
+from tests.two_processes import leave, run_two_processes
 
 BATCH, ITERATIONS = 4, 3
 
@@ -166,5 +167,4 @@ if __name__ == "__main__":
     refusals()
     results["stopped"] = {"code": torch.tensor(stops_together(rank))}
     torch.save(results, Path(sys.argv[1]) / f"{rank}.pt")
-    torch.distributed.barrier()  # nobody leaves while the other still talks
-    torch.distributed.destroy_process_group()
+    leave()

@@ -16,7 +16,8 @@ from torch.distributed.algorithms.join import Join
 from monai_adversarial.attacks import PGD
 from monai_adversarial.handlers import AdversarialLossTerm, AdversarialTraining
 from monai_adversarial.losses import TRADESLoss
-from tests.handlers.trainers import SmallNetwork, cross_entropy, items, run_two_processes, trainer
+from tests.handlers.trainers import SmallNetwork, cross_entropy, items, trainer
+from tests.two_processes import leave, run_two_processes
 
 
 def handlers() -> dict[str, Any]:
@@ -80,5 +81,4 @@ if __name__ == "__main__":
         iterations.append(engine.state.iteration)
     results["iterations"] = torch.tensor(iterations)
     torch.save(results, Path(sys.argv[1]) / f"{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave()

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,18 +111,3 @@ def assert_same_weights(networks: list[nn.Module], others: list[nn.Module]) -> N
     for one, other in zip(networks, others, strict=True):
         for name, value in one.state_dict().items():
             assert torch.equal(other.state_dict()[name], value), name
-
-
-def run_two_processes(script: str, folder: Path) -> None:
-    """Run a test file as a script by torchrun, with the folder as its argument."""
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, script, str(folder)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]

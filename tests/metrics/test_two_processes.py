@@ -31,6 +31,7 @@ from monai_adversarial.metrics import (
     TargetIoU,
     VolumeChange,
 )
+from tests.two_processes import leave, run_two_processes
 
 NAMES = ["background", "liver", "spleen"]
 # The cases of each process. Two metrics have none on the second one, where MONAI's own would wait for ever.
@@ -93,8 +94,6 @@ def metrics_of(cases: list[int]) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_two_processes_report_what_one_does(tmp_path: Path) -> None:
-    from tests.handlers.trainers import run_two_processes  # not in the processes, which it would slow down
-
     run_two_processes(__file__, tmp_path)
     expected = json.loads(json.dumps(metrics_of(sum(SHARES, []))))
     for rank in (0, 1):
@@ -110,5 +109,4 @@ if __name__ == "__main__":
     rank = torch.distributed.get_rank()
     reported = metrics_of(SHARES[rank])
     (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(reported))
-    torch.distributed.barrier()  # nobody leaves while the other still talks
-    torch.distributed.destroy_process_group()
+    leave()

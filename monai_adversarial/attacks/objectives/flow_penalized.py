@@ -45,8 +45,10 @@ class FlowPenalized(PenalizedObjective):
         return FlowPenalized(objective, self.weight, self.smoothness)
 
     def parameter_term(self, bound: BoundPerturbation, parameters: Parameters) -> torch.Tensor:
-        """The total variation, negative."""
+        """The total variation, negative, with what the inner objective wants of the parameters."""
         if not isinstance(bound, BoundFlowField):
             given = type(bound).__name__.removeprefix("Bound")
             raise TypeError(f"FlowPenalized charges for the roughness of a FlowField, got {given}.")
-        return -self.smoothness * total_variation(parameters[0], bound.spacing)
+        term = -self.smoothness * total_variation(parameters[0], bound.spacing)
+        inner = super().parameter_term(bound, parameters)
+        return term if inner is None else term + inner

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from monai_adversarial.attacks.objectives.base import Objective, Parts
 from monai_adversarial.attacks.objectives.target import Target
 from monai_adversarial.attacks.objectives.wrapped import WrappedObjective
 from monai_adversarial.utils.validation import check_positive
+
+if TYPE_CHECKING:
+    from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 
 __all__ = ["PenalizedObjective"]
 
@@ -33,3 +38,14 @@ class PenalizedObjective(WrappedObjective):
         """Those of the objective, weighted."""
         value, rank = self.objective.combine(parts, target)
         return self.weight * value, self.weight * rank
+
+    def image_term(self, bound: BoundPerturbation, changed: torch.Tensor) -> torch.Tensor | None:
+        """What the objective wants of the image, weighted."""
+        return self._weighted(super().image_term(bound, changed))
+
+    def parameter_term(self, bound: BoundPerturbation, parameters: Parameters) -> torch.Tensor | None:
+        """What the objective wants of the parameters, weighted."""
+        return self._weighted(super().parameter_term(bound, parameters))
+
+    def _weighted(self, term: torch.Tensor | None) -> torch.Tensor | None:
+        return None if term is None else self.weight * term

@@ -63,10 +63,12 @@ class SSIMPenalized(PenalizedObjective):
         return SSIMPenalized(objective, self.weight, self.ssim_weight, self.window_size, self.window)
 
     def image_term(self, bound: BoundPerturbation, changed: torch.Tensor) -> torch.Tensor | None:
-        """The loss of similarity, negative."""
+        """The loss of similarity, negative, with what the inner objective wants of the image."""
+        inner = super().image_term(bound, changed)
         if self.ssim_weight == 0:
-            return None
+            return inner
         low, high = shown_window(bound.scene, self.window)
         clean = window_share(bound.scene.image, low, high)
         similarity = structural_similarity(window_share(changed, low, high), clean, self.window_size)
-        return -self.ssim_weight * (1 - similarity)
+        term = -self.ssim_weight * (1 - similarity)
+        return term if inner is None else term + inner

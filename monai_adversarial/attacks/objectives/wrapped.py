@@ -3,18 +3,76 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from monai_adversarial.attacks.objectives.base import AdditiveObjective, Objective, Parts, Progress
+from monai_adversarial.attacks.objectives.clean_batch import CleanBatch
 from monai_adversarial.attacks.objectives.registry import get_objective
 from monai_adversarial.attacks.objectives.target import Target
 
-__all__ = ["WrappedObjective"]
+if TYPE_CHECKING:
+    from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+
+__all__ = ["AroundObjective", "WrappedObjective"]
 
 
-class WrappedObjective(AdditiveObjective):
+class AroundObjective(Objective):
+    """Has the goal of another objective: what that wants, refuses, keeps between steps and calls a success.
+
+    Args:
+        objective: name, or an objective.
+    """
+
+    def __init__(self, objective: str | Objective) -> None:
+        self.objective = inner = get_objective(objective)
+        self.comparable, self.directed = inner.comparable, inner.directed
+        self.organs, self.success_rule = inner.organs, inner.success_rule
+        self.allows_moving_anatomy = inner.allows_moving_anatomy
+
+    @property
+    def innermost(self) -> Objective:
+        """The objective whose goal it is."""
+        return self.objective.innermost if isinstance(self.objective, AroundObjective) else self.objective
+
+    @contextmanager
+    def watching(self, networks: Sequence[nn.Module]) -> Iterator[None]:
+        with self.objective.watching(networks):
+            yield
+
+    def prepare(self, target: Target, clean: CleanBatch) -> Target:
+        return self.objective.prepare(target, clean)
+
+    def succeeded(self, prediction: torch.Tensor, target: Target) -> torch.Tensor | None:
+        return self.objective.succeeded(prediction, target)
+
+    def begin(self) -> Objective:
+        inner = self.objective.begin()
+        if inner is self.objective:
+            return self
+        made = copy.copy(self)
+        made.objective = inner
+        return made
+
+    def select(self, rows: torch.Tensor) -> None:
+        self.objective.select(rows)
+
+    def image_term(self, bound: BoundPerturbation, changed: torch.Tensor) -> torch.Tensor | None:
+        """What the inner objective wants of the image."""
+        return self.objective.image_term(bound, changed)
+
+    def parameter_term(self, bound: BoundPerturbation, parameters: Parameters) -> torch.Tensor | None:
+        """What the inner objective wants of the parameters."""
+        return self.objective.parameter_term(bound, parameters)
+
+
+class WrappedObjective(AroundObjective, AdditiveObjective):
     """The sums over voxels of another objective.
 
     Args:
@@ -24,12 +82,14 @@ class WrappedObjective(AdditiveObjective):
         TypeError: for an objective that is no sum over voxels.
     """
 
+    objective: AdditiveObjective
+
     def __init__(self, objective: str | Objective) -> None:
-        inner = get_objective(objective)
-        if not isinstance(inner, AdditiveObjective):
-            raise TypeError(f"objective must be a sum over voxels (AdditiveObjective), got {type(inner).__name__}.")
-        self.objective = inner
-        self.comparable, self.follows_progress = inner.comparable, inner.follows_progress
+        super().__init__(objective)
+        if not isinstance(self.objective, AdditiveObjective):
+            kind = type(self.objective).__name__
+            raise TypeError(f"objective must be a sum over voxels (AdditiveObjective), got {kind}.")
+        self.follows_progress = self.objective.follows_progress
 
     @abstractmethod
     def _around(self, objective: Objective) -> Objective:

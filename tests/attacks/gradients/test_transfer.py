@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from monai.inferers import SlidingWindowInferer
 
+from benchmarks.networks import PlainInferer, unet
 from monai_adversarial.attacks import (
     MIFGSM,
     PGD,
@@ -25,13 +27,17 @@ from monai_adversarial.attacks import (
     SurrogateGradient,
     TranslationInvariance,
     VarianceTuning,
+    WindowwiseGradient,
     transferable,
 )
 from monai_adversarial.attacks.gradients.transfer import _Placed
 from monai_adversarial.data.example import example_case
+from monai_adversarial.inferers.memory_bounded import memory_bounded
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.utils.scene import Scene
 from tests.attacks.black_boxes import SmoothThreshold, bright_boxes
+from tests.helpers import random_image, random_label
+from tests.peak_bytes import PeakBytes
 
 PARTS: dict[str, GradientEstimator] = {
     "InputDiversity": InputDiversity(1.0),
@@ -187,3 +193,34 @@ def test_di_and_ti_also_go_around_the_attacked_network() -> None:
 def test_the_recipe_names_its_own_argument(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=f"^{said} must be"):
         MIFGSM(0.1, **options)
+
+
+def test_memory_behind_windows_is_what_is_documented() -> None:
+    """Live storages, counted: of the default of PGD, of each change, and of plain automatic differentiation."""
+    network = unet((4, 8, 16))
+    image, label = random_image((1, 1, 32, 32, 32)), random_label((1, 1, 32, 32, 32), 3)
+    windows = SlidingWindowInferer((16, 16, 16), 1, 0.25)
+
+    def peak(inferer: Any = windows, **gradient: Any) -> int:
+        with PeakBytes(network) as memory:
+            PGD(0.02, steps=1, **gradient)(AttackedModel(network, inferer, precision="float32"), image, label)
+        return memory.peak
+
+    frugal = memory_bounded(windows, 0)
+    usual, plain = peak(frugal), peak(PlainInferer(windows))
+    found = {
+        name: peak(frugal, gradient=transferable(estimator, **{name: value}))
+        for name, value, estimator in (
+            ("translation", 3, WindowwiseGradient()),
+            ("nesterov", 1.0, WindowwiseGradient()),
+            ("diversity", 1.0, None),
+            ("scales", 2, None),
+            ("variance", 1, None),
+        )
+    }
+    assert found.pop("translation") <= 1.02 * usual and found.pop("nesterov") <= 1.02 * usual
+    assert all(1.5 * usual < bytes_ < 3.2 * usual and bytes_ < 0.5 * plain for bytes_ in found.values()), (
+        found,
+        usual,
+        plain,
+    )
