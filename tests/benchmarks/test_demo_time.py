@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.demo_time import TITLES, table
+from benchmarks.demo_time import PAGE, TABLE, TITLES, table
+from benchmarks.doc_tables import DOCS, replace_table
+from benchmarks.parts import Record
 
 
 def run(seconds: float, dice: float, steps: int, command: float) -> dict[str, Any]:
@@ -38,3 +40,9 @@ def test_attacks_are_summed_over_cases_and_compared_round_by_round() -> None:
 def test_a_weaker_attack_and_a_missed_half_are_said() -> None:
     found = table([run(10, 0.3, 20, 90)], [run(6, 0.4, 10, 40)])
     assert all(row[9] == "<= 0.5: MISSED; Dice is higher" for row in found.rows)
+
+
+def test_the_page_is_what_the_record_says() -> None:
+    record = Record.read(DOCS / "benchmarks" / "demo.json")
+    text = (DOCS / PAGE).read_text(encoding="utf-8")
+    assert replace_table(text, TABLE, record.shown(record.tables[0])) == text
