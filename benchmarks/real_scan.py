@@ -5,6 +5,7 @@
 
 An experiment that was interrupted goes on with the rows that are missing; a row whose settings changed is run again.
 Every row is one record below ``--output``; ``--docs`` keeps them in ``docs/real_scan.json`` and makes the page of them.
+With ``--rows`` these are added to those that are kept.
 """
 
 from __future__ import annotations
@@ -632,6 +633,22 @@ def published(found: Mapping[str, Any], study: RealScanStudy) -> dict[str, Any]:
     }
 
 
+def joined(kept: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was kept, with the rows that were found now.
+
+    Raises:
+        ValueError: where the kept rows are of another scan, network or effort.
+    """
+    for name in ("shape", "voxels", "parameters", "steps", "draws"):
+        if kept[name] != found[name]:
+            raise ValueError(
+                f"the kept rows must be of the same run, but {name} was {kept[name]} and is {found[name]}: remove "
+                f"{KEPT.name}."
+            )
+    rows = {**kept["rows"], **found["rows"]}
+    return {**found, "rows": {row.name: rows[row.name] for row in ROWS if row.name in rows}}
+
+
 def document(kept: Mapping[str, Any]) -> str:
     """The page of the documentation, from ``docs/real_scan.json``."""
     preface = PREFACE.format(
@@ -645,6 +662,10 @@ def document(kept: Mapping[str, Any]) -> str:
         low=WINDOW[0],
         high=WINDOW[1],
     )
+    missing = [f"- {row.title}, {row.budget}" for row in ROWS if row.name not in kept["rows"]]
+    if missing:
+        lines = ["**Not measured yet:**", "", *missing, "", "`--docs --rows NAME ...` adds rows to the record.", "", ""]
+        preface += "\n".join(lines)
     return preface + table(kept, ROWS)
 
 
@@ -653,7 +674,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", help="folder with abdomen_ct and abdomen_unet (default: ../shared/data)")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/real_scan"), help="folder")
-    parser.add_argument("--docs", action="store_true", help="write docs/real_scan.json and docs/real_scan.md")
+    parser.add_argument("--docs", action="store_true", help="keep the rows in docs/real_scan.json and write the page")
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], help="only these attacks")
     parser.add_argument("--steps", type=int, default=10, help="gradient evaluations per attack")
     parser.add_argument("--draws", type=int, default=5, help="random controls per attack")
@@ -661,10 +682,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.draws < 1:
         raise ValueError(f"--draws must be >= 1, got {options.draws}.")
-    if options.docs and options.rows is not None:
-        raise ValueError(
-            f"--docs writes a page of all rows, and --rows names {' '.join(options.rows)}: drop one of them."
-        )
     rows = [row for row in ROWS if options.rows is None or row.name in options.rows]
     study = RealScanStudy.from_folder(
         find_data(options.data),
@@ -675,6 +692,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         precision=options.precision,
     )
     kept = published(study.run(), study)
+    if options.docs and options.rows is not None and KEPT.exists():
+        kept = joined(json.loads(KEPT.read_text(encoding="utf-8")), kept)
     page = document(kept)
     print(page)
     if options.docs:

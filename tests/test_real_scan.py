@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from benchmarks import real_scan
-from benchmarks.real_scan import RealScanStudy, Row, document, main, published, table
+from benchmarks.real_scan import RealScanStudy, Row, document, joined, main, published, table
 from monai_adversarial.attacks import PGD, ElasticAttack
 from monai_adversarial.data.real_scan import LabelledScan, load_labelled_scan
 from monai_adversarial.networks import ResampledNetwork
@@ -189,9 +189,25 @@ def test_docs_keep_the_records_and_make_the_page_of_them(tmp_path: Path, monkeyp
     assert "end of the scan (48 voxels)" in page and "3 gradient evaluations" in page and "| PGD | 40 HU |" in page
 
 
-def test_a_page_of_some_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--docs writes a page of all rows, and --rows names pgd_4"):
-        main(["--docs", "--rows", "pgd_4", "--data", str(tmp_path)])
+def test_the_page_of_the_repository_is_made_of_its_json_file() -> None:
+    found = json.loads(real_scan.KEPT.read_text(encoding="utf-8"))
+    assert document(found) == real_scan.PAGE.read_text(encoding="utf-8"), "python benchmarks/real_scan.py --docs"
+    assert set(found["rows"]) <= {row.name for row in real_scan.ROWS} and set(found["clean"]) == {"1", "2"}
+
+
+def test_rows_are_added_to_a_page_that_names_those_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real_scan, "ROWS", TOY_ROWS)
+    parts = []
+    for row in TOY_ROWS[:2]:
+        study = toy_study(tmp_path / row.name, (row,))
+        study.class_names = ("background", "liver", "pancreas")
+        parts.append(published(study.run(), study))
+    assert "- elastic, 6 mm\n- PGD on the network's grid, 40 HU\n" in document(parts[0])
+    both = joined(parts[1], parts[0])
+    assert list(both["rows"]) == ["noise", "deformation"]
+    assert "- PGD on the network's grid, 40 HU\n" in document(both) and "- elastic, 6 mm" not in document(both)
+    with pytest.raises(ValueError, match="must be of the same run, but steps was 4 and is 3"):
+        joined({**parts[1], "steps": 4}, parts[0])
 
 
 def test_missing_data_is_one_sentence(tmp_path: Path) -> None:
