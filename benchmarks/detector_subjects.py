@@ -24,7 +24,7 @@ from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks.denoising_unet import DenoisingUNet
 from monai_adversarial.transforms import AutoencoderDenoise, BitDepthReduction, MedianDenoise, Purifier
 
-__all__ = ["LONG", "SUBJECTS", "Effort", "Subject", "attacks_on", "kept", "without_repetitions"]
+__all__ = ["BUDGETS", "LONG", "MRI", "SUBJECTS", "Budget", "Effort", "Subject", "kept", "without_repetitions"]
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 #: of noise and gains that stand for another scanner; the same for every detector
@@ -118,25 +118,61 @@ class Subject:
         )
 
 
-def attacks_on(epsilon: float, steps: int, queries: int, millimeters: float, long: int) -> dict[str, Attack]:
-    """The attacks of the table.
+@dataclass(frozen=True)
+class Budget:
+    """What the attackers of one network may do.
 
     Args:
         epsilon: L-infinity, in network values.
+        noise: the same, in words.
+        displacement: largest, in mm; a voxel without spacing is 1 mm wide.
         steps: gradients.
         queries: of the black box.
-        millimeters: largest displacement; a voxel without spacing is 1 mm wide.
         long: gradients of :data:`LONG`.
+        unit: of the displacement, in words.
     """
-    return {
-        "FGSM": FGSM(epsilon),
-        "PGD": PGD(epsilon, steps=steps),
-        "Auto-PGD": APGD(epsilon, steps=steps),
-        "bias field": BiasFieldAttack(0.3, steps=steps),
-        "elastic": ElasticAttack(millimeters, control_spacing=8.0, steps=steps),
-        "black box": SquareAttack(epsilon, queries=queries),
-        LONG: APGD(epsilon, steps=long),
-    }
+
+    epsilon: float
+    noise: str
+    displacement: float
+    steps: int
+    queries: int
+    long: int
+    unit: str = "mm"
+
+    def attacks(self) -> dict[str, Attack]:
+        """The attacks of the table."""
+        return {
+            "FGSM": FGSM(self.epsilon),
+            "PGD": PGD(self.epsilon, steps=self.steps),
+            "Auto-PGD": APGD(self.epsilon, steps=self.steps),
+            "bias field": BiasFieldAttack(BIAS, steps=self.steps),
+            "elastic": ElasticAttack(self.displacement, control_spacing=8.0, steps=self.steps),
+            "black box": SquareAttack(self.epsilon, queries=self.queries),
+            LONG: APGD(self.epsilon, steps=self.long),
+        }
+
+    def __str__(self) -> str:
+        """A sentence for the page."""
+        return (
+            f"Budgets: noise of {self.noise}, bias fields of {BIAS:.0%}, displacements of {self.displacement:g} "
+            f"{self.unit}; {self.steps} steps, {self.queries} queries, {self.long} steps of the long attack."
+        )
+
+
+#: largest change of the gain
+BIAS = 0.3
+XRAY, PHANTOM = "chest X-ray classifier", "CT phantom, the bundle's U-Net"
+MRI = "hippocampus U-Net with dropout, real MRI"
+#: without dropout: its rows stay until the other network has them all, and none is added
+FORMER_MRI = "hippocampus U-Net, real MRI"
+#: of each network of the page, in its order
+BUDGETS = {
+    XRAY: Budget(4 / 255, "4 of 255 gray values", 1.5, 8, 60, 40, "pixels"),
+    MRI: Budget(0.06, "6 % of the range", 5.0, 6, 30, 20),
+    FORMER_MRI: Budget(0.04, "4 % of the range", 3.0, 5, 20, 20),
+    PHANTOM: Budget(8 / (WINDOW["a_max"] - WINDOW["a_min"]), "8 HU", 8.0, 4, 15, 6),
+}
 
 
 def noisy(amount: float) -> Change:
@@ -245,7 +281,7 @@ def chest_xray(data: Path, cache: Path) -> Subject:
         (_with_spacing(images[held_out][:64], (1.0, 1.0)), labels[held_out][:64]),
         _changed(few, {"noise of 2 %": noisy(0.02), "coarser pixels": coarser, "exponent 0.8": other_contrast})
         | {"the official test set": list(test.split(128))},
-        attacks_on(4 / 255, steps=8, queries=60, millimeters=1.5, long=40),
+        BUDGETS[XRAY].attacks(),
         Effort((0.3, 2.0, 10.0), ("evading", "hiding", "orthogonal")),
         Effort((0.3, 2.0, 10.0, 50.0), ("evading", "hiding", "orthogonal")),
         autoencoder=autoencoder,
@@ -296,7 +332,7 @@ def hippocampus(data: Path, cache: Path) -> Subject:
         batches,
         (_with_spacing(images[held_out][:10], (1.0, 1.0, 1.0)), labels[held_out][:10]),
         _changed(batches, {"noise of 2 %": noisy(0.02), "coarser voxels": coarser, "coil's shading": shaded}),
-        attacks_on(0.06, steps=6, queries=30, millimeters=5.0, long=20),
+        BUDGETS[MRI].attacks(),
         Effort((10.0,), ("evading", "hiding", "orthogonal")),
         Effort((1.0, 3.0, 10.0), ("evading", "misplacing")),
         others=lambda: [network(1)],
@@ -359,7 +395,7 @@ def phantom(data: Path, cache: Path) -> Subject:
         batches,
         (_with_spacing(held_out[:8], PHANTOM_SPACING), labels[-len(held_out) :][:8]),
         _changed(few, changes),
-        attacks_on(8 * gray, steps=4, queries=15, millimeters=8.0, long=6),
+        BUDGETS[PHANTOM].attacks(),
         Effort((10.0,), ("evading", "orthogonal")),
         Effort((1.0, 3.0, 10.0), ("evading", "misplacing")),
         autoencoder=lambda: AutoencoderDenoise(BUNDLE / "models" / "purifier_autoencoder.pt", intensity=WINDOW),
@@ -370,7 +406,7 @@ def phantom(data: Path, cache: Path) -> Subject:
 
 
 SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {
-    "chest X-ray classifier": chest_xray,
-    "hippocampus U-Net, real MRI": hippocampus,
-    "CT phantom, the bundle's U-Net": phantom,
+    XRAY: chest_xray,
+    MRI: hippocampus,
+    PHANTOM: phantom,
 }

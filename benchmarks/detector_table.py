@@ -26,7 +26,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from benchmarks.csv_rows import read_rows, write_rows
 from benchmarks.data_folder import REPOSITORY, data_folder
-from benchmarks.detector_subjects import LONG, SUBJECTS, Subject, attacks_on
+from benchmarks.detector_subjects import BUDGETS, LONG, MRI, SUBJECTS, Subject
 from benchmarks.doc_tables import DOCS, replace_table
 from monai_adversarial import detection
 from monai_adversarial.detection import Detector, FeatureDetector, evaluate_detector
@@ -233,14 +233,16 @@ def stands(rows: Iterable[AttackRow]) -> bool:
 def attack_table(measured: Sequence[AttackRow], network: str) -> str:
     """Markdown of one network: a row for each detector, for each attack ``unaware / adaptive``, AUROC and risk."""
     own = [row for row in measured if row.network == network]
-    order = list(attacks_on(1.0, 1, 1, 1.0, 1))
+    order = list(BUDGETS[MRI].attacks())  # all networks have the same attacks
     attacks = sorted(dict.fromkeys(row.attack for row in own), key=order.index)
     found = {(row.detector, row.attack): row for row in own}
     lines = []
     wrong = ", ".join(f"{attack} {max(r.unaware_wrong for r in own if r.attack == attack):.2f}" for attack in attacks)
     cases, clean = (_span(getattr(row, name) for row in own) for name in ("cases", "clean_cases"))
     counts = f"**{network}**: {cases} attacked cases, {clean} clean ones."
-    lines += [*textwrap.wrap(f"{counts} Share of wrong answers by the unaware attacker: {wrong}.", 120), ""]
+    budget = f"{BUDGETS[network]} " if network in BUDGETS else ""
+    said = f"{counts} {budget}Share of wrong answers by the unaware attacker: {wrong}."
+    lines += [*textwrap.wrap(said, 120), ""]
     for title, kind, digits in (("AUROC", "auroc", 2), ("Wrong and accepted", "risk", 2)):
         lines += [f"| {title}, unaware / adaptive | {' | '.join(attacks)} |", "|---|" + "---|" * len(attacks)]
         for detector in dict.fromkeys(row.detector for row in own):
@@ -323,7 +325,7 @@ def with_table(text: str, folder: Path) -> str:
     """The page with its tables made anew from the CSV files in ``folder``."""
     attacked, clean = read_rows(folder / TABLE, AttackRow), read_rows(folder / CLEAN, CleanRow)
     order = {name: place for place, name in enumerate(DETECTORS)}
-    places = {name: place for place, name in enumerate(SUBJECTS)}
+    places = {name: place for place, name in enumerate(BUDGETS)}
     attacked.sort(key=lambda row: (places[row.network], order[row.detector]))
     clean.sort(key=lambda row: (places[row.network], order[row.detector]))
     whole = "\n\n".join(attack_table(attacked, name) for name in dict.fromkeys(row.network for row in attacked))

@@ -13,10 +13,11 @@ import torch
 
 from benchmarks import detector_table, network_defenses, survey_defense_claims
 from benchmarks.detector_subjects import (
+    BUDGETS,
     LONG,
+    Budget,
     Effort,
     Subject,
-    attacks_on,
     coarser,
     noisy,
     other_contrast,
@@ -177,12 +178,19 @@ def test_the_autoencoder_takes_noise_away() -> None:
 
 
 def test_attacks_of_the_table_stay_in_their_budgets() -> None:
-    found = attacks_on(0.02, steps=1, queries=2, millimeters=1.0, long=9)
+    budget = Budget(0.02, "2 %", 1.0, steps=1, queries=2, long=9)
+    found = budget.attacks()
     assert (
         len(found) == 7
         and found[LONG].steps == 9
         and len({type(attack.perturbation).__name__ for attack in found.values()}) == 3
     )
+
+
+def test_the_page_says_the_budgets_of_each_network() -> None:
+    said = " ".join((DOCS / detector_table.PAGE).read_text(encoding="utf-8").split())
+    assert set(BUDGETS) >= set(detector_table.SUBJECTS)
+    assert all(str(budget) in said for budget in BUDGETS.values())
 
 
 def test_training_lowers_the_loss_and_an_attack_is_part_of_it() -> None:
