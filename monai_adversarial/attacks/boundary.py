@@ -17,7 +17,7 @@ from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.first_batch import check_label_shape, check_same_grid
 from monai_adversarial.utils.arrays import StoredAs, as_given, as_tensor, computable
 from monai_adversarial.utils.modules import modules_of, unwrap
-from monai_adversarial.utils.validation import check_image
+from monai_adversarial.utils.validation import WHOLE_SIZES, check_image
 
 __all__ = ["Given", "axes_explained"]
 
@@ -112,6 +112,11 @@ def _check_axes(model: AttackedModel, image: torch.Tensor) -> None:
         missing, code = "batch and channel axes", "image[None, None]"
     elif channels == 1 and image.shape[0] > 1:
         missing, code = "channel axis", "image[:, None]"
+    elif image.shape[1] == channels and rank == 3:
+        raise ValueError(
+            f"image has {image.ndim} dimensions {tuple(image.shape)}, a batch of slices: a {rank}D network needs whole "
+            f"volumes (batch, channel, {AXES[rank]})."
+        )
     else:
         missing, code = "batch axis", "image[None]"
     raise ValueError(
@@ -127,6 +132,9 @@ def axes_explained(model: AttackedModel, image: torch.Tensor) -> Iterator[None]:
         yield
     except RuntimeError as error:
         known = _convolutions(model)
+        whole = known is not None and not isinstance(model.inferer, SlidingWindowInferer)
+        if whole and re.search(r"[Ss]izes of tensors must match|size of tensor a", str(error)):
+            raise ValueError(f"the network cannot answer an image of {tuple(image.shape)}: {WHOLE_SIZES}.") from error
         if known is None or not re.search(r"conv\dd|to have \d+ channels", str(error)):
             raise
         rank, channels = known

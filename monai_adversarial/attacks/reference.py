@@ -191,6 +191,10 @@ class Reference:
             prediction, self.label, self.classes, self.activation, channels=self.scored, valid=self.valid
         )
 
+    def organ_scores(self, prediction: torch.Tensor) -> torch.Tensor:
+        """Dice of a hard prediction in each of the scored classes, (batch, class); NaN where it is not defined."""
+        return class_dice(prediction, self.label, self.scored, self.classes, self.activation, self.valid)
+
     def iou(self, prediction: torch.Tensor, organs: Sequence[int] | None = None) -> torch.Tensor:
         """Mean intersection over union of a hard prediction over ``organs`` (None: the scored classes), (batch,).
 

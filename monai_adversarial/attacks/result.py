@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
 from monai_adversarial.attacks.reference import Reference
-from monai_adversarial.metrics.clean_score import low_clean_caution
+from monai_adversarial.metrics.clean_score import low_clean_caution, low_organ_caution
+from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.first_batch import unscaled_values
 from monai_adversarial.utils.arrays import as_given, as_tensor
 from monai_adversarial.utils.plain import as_plain
 
@@ -19,6 +22,12 @@ __all__ = ["AttackResult"]
 
 # Streams of random numbers: restarts use 0, 1, 2, ...
 CONTROL_STREAM = 1_000_000
+#: organs that are named when a result is printed
+MOST_ORGANS = 12
+STABILITY = (
+    "caution: there is no label, so this is stability and not accuracy: a network that is wrong, or not trained, can "
+    "be stable"
+)
 
 
 def _numbers(values: torch.Tensor) -> str:
@@ -174,17 +183,56 @@ class AttackResult:
         assert classes is not None
         return Reference.read(self.model, self.clean_label, classes).score(self.prediction)
 
+    @cached_property
+    def organ_dice(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Dice of each scored class: name -> (clean, adversarial), each (batch,), NaN where a class is in neither the
+        reference nor the prediction. Names are the model's ``class_names``, or else ``"class_1"``, ``"class_2"``, ...
+
+        >>> from monai_adversarial.attacks import PGD
+        >>> from monai_adversarial.data.example import EXAMPLE_CLASSES, example_case
+        >>> model, image, label = example_case(16)
+        >>> result = PGD(16, "HU", steps=3)(model.replace(class_names=EXAMPLE_CLASSES), image, label)
+        >>> clean, adversarial = result.organ_dice["liver"]
+        >>> bool(adversarial < clean)
+        True
+
+        Raises:
+            AttributeError: for a classifier, which has no Dice.
+        """
+        if self.metric != "Dice" or self.model is None:
+            raise AttributeError("organ_dice is defined for the segmentations of a known model, not for a classifier.")
+        classes = self.model.found_classes
+        assert classes is not None
+        before, after = (
+            # The label is handed back as it came: an array stays one, a tensor stays on its device.
+            Reference.read(self.model, as_plain(as_tensor("label", label)).to(self.prediction.device), classes)
+            for label in (self.clean_label, self.label)
+        )
+        clean, adversarial = before.organ_scores(self.clean_prediction), after.organ_scores(self.prediction)
+        names = organ_channels(classes, before.activation, self.model.class_names, self.model.scored_classes)
+        return {name: (clean[:, row], adversarial[:, row]) for row, name in enumerate(names.values())}
+
     @property
     def caution(self) -> str:
-        """Why a small loss here is no robustness: the network does not segment the clean images. Empty where it does,
-        and where nothing says so: against its own prediction, and of classifiers and targeted attacks."""
-        if self.metric != "Dice" or self.reference_is_prediction or self.iou is not None:
+        """Why a small loss here is no robustness: the network does not segment the clean images, or not all organs of
+        them, or nothing says whether it does because there is no label. Empty where it does, and of classifiers and
+        targeted attacks."""
+        if self.metric != "Dice" or self.iou is not None:
             return ""
-        return low_clean_caution(self.clean_score)
+        if self.reference_is_prediction:
+            return STABILITY
+        low = low_clean_caution(self.clean_score)
+        if self.model is None:
+            return low
+        if low:
+            return low_clean_caution(self.clean_score, unscaled_values(self.model, self.image))
+        clean = torch.stack([before for before, _ in self.organ_dice.values()], dim=1)
+        return low_organ_caution(list(self.organ_dice), clean)
 
     def __str__(self) -> str:
         """Three lines: what was attacked within which budget, what it did, what it cost. A targeted attack has one more
-        of the wanted and the true segmentation, and where there is a caution, it is the last."""
+        of the wanted and the true segmentation, a model with ``class_names`` one of its organs, and where there is a
+        caution, it is the last."""
         behind = "" if self.model is None else f" on {self.model!r}"
         budgets = [_measured(name, found) for name, found in self.budgets.items() if found.limit is not None]
         reference = "clean prediction" if self.reference_is_prediction else "label"
@@ -210,11 +258,23 @@ class AttackResult:
                 f"{self._metric_name} with the {reference} {_numbers(self.clean_score)} -> "
                 f"{_numbers(self.adversarial_score)}; success in {success} of {len(self.success)}{rule}",
                 *(["; ".join(wanted)] if wanted else []),
+                *self._organ_line(),
                 f"{self.forwards} forward and {self.backwards} backward passes of one sample, {self.queries} of them "
                 f"queries without a backward pass{followed}{zeros}{facts}",
                 *([self.caution] if self.caution else []),
             ]
         )
+
+    def _organ_line(self) -> list[str]:
+        """What is left of each organ, where there are several with names."""
+        if self.metric != "Dice" or self.iou is not None or self.model is None or self.model.class_names is None:
+            return []
+        shown = list(self.organ_dice.items())[:MOST_ORGANS]
+        more = len(self.organ_dice) - len(shown)
+        parts = [
+            f"{name} {_numbers(clean.nanmean())} -> {_numbers(attacked.nanmean())}" for name, (clean, attacked) in shown
+        ]
+        return [f"{', '.join(parts)}{f', and {more} more in organ_dice' if more else ''}"] if len(parts) > 1 else []
 
     @property
     def _metric_name(self) -> str:

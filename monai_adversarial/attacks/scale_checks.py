@@ -34,6 +34,10 @@ LEAST_RANGE = 0.01
 LEAST_CHANGEABLE = 0.05
 #: share of the image's range below which a budget does next to nothing
 LEAST_BUDGET = 1e-4
+#: share of the smallest voxel below which a displacement does next to nothing
+LEAST_DISPLACEMENT = 0.1
+#: gain above which a percentage was probably meant
+LARGEST_GAIN = 1.0
 #: share of voxels at the lowest (highest) value of an image that looks like clipping, and how far inside the window
 PILE, INSIDE = 0.05, 0.05
 
@@ -66,6 +70,8 @@ def _doubts(scene: Scene, perturbation: Perturbation) -> Iterator[tuple[str, boo
     yield from _doubts_of_map(scene)
     if isinstance(perturbation, AdditiveNoise) and 0 < perturbation.epsilon < math.inf:
         yield from _doubts_of_budget(scene, perturbation)
+    for part in getattr(perturbation, "perturbations", (perturbation,)):
+        yield from _doubts_of_size(scene, part)
 
 
 def _doubts_of_map(scene: Scene) -> Iterator[tuple[str, bool, str]]:
@@ -168,6 +174,28 @@ def _doubts_of_budget(scene: Scene, noise: AdditiveNoise) -> Iterator[tuple[str,
                 else "the others are clipped by the intensity map or held by the pipeline; check that the map is the "
                 "one that scaled this image."
             ),
+        )
+
+
+def _doubts_of_size(scene: Scene, perturbation: Perturbation) -> Iterator[tuple[str, bool, str]]:
+    """A displacement or a gain in other units than mm and shares of one."""
+    gain = getattr(perturbation, "max_gain", None)
+    if isinstance(gain, float) and gain > LARGEST_GAIN:
+        yield (
+            "gain",
+            False,
+            f"max_gain is {gain:g}, a gain of {100 * gain:g} %: give {gain / 100:g} if {gain:g} % is meant.",
+        )
+    most = getattr(perturbation, "max_displacement", None)
+    if most is None or scene.spacing is None or not bool(torch.isfinite(scene.spacing).all()):
+        return
+    length, voxel = float(torch.as_tensor(most).max()), float(scene.spacing.min())
+    if 0 < length < LEAST_DISPLACEMENT * voxel:
+        yield (
+            "displacement",
+            False,
+            f"max_displacement is {length:g} mm, {length / voxel:.2g} of a voxel of {voxel:g} mm, which does next to "
+            "nothing: it is a length in mm, not a share of the image.",
         )
 
 

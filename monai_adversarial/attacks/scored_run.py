@@ -21,7 +21,14 @@ from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.metrics.success import success, success_rule
 from monai_adversarial.models.answer import Answer
-from monai_adversarial.models.first_batch import check_classes_fit, check_clean_score, check_label_fits, say_random
+from monai_adversarial.models.first_batch import (
+    check_background,
+    check_classes_fit,
+    check_clean_score,
+    check_label_fits,
+    check_trained,
+    say_random,
+)
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.utils.allocator import give_back_excess
 from monai_adversarial.utils.arrays import StoredAs
@@ -141,7 +148,10 @@ class ScoredRun:
             check_classes_fit(model, self.clean_score)
         elif labeled and not self.attack.targeted:
             check_label_fits(model, answer.prediction, reference.label, reference.classes, self.activation)
-            check_clean_score(model, self.clean_score)
+            check_clean_score(model, self.clean_score, self.scene.image)
+        if self.activation == "sigmoid" and not reference.per_image and not self.attack.targeted:
+            check_background(model, reference.label, reference.scored)
+        check_trained(model)
         if self.predictor.drew_random_numbers and not self.attack.gradient.averages:
             again = self.predictor.answer(self.scene.image)
             if not again.summary.equals(answer.summary):

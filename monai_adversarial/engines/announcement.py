@@ -85,11 +85,12 @@ class Outcome:
         """Say what is left of the scores; nothing where none were taken, as in training."""
         for (metric, reference), kept in self._scores.items():
             clean, adversarial, success = (torch.cat(values).cpu() for values in zip(*kept, strict=True))
+            stability = " (stability, not accuracy: there is no label)" if reference == "clean prediction" else ""
             _say(
                 engine,
                 f"attacked {len(success)} image{'' if len(success) == 1 else 's'}: mean {metric} with the {reference} "
                 f"{float(clean.double().nanmean()):.3f} -> {float(adversarial.double().nanmean()):.3f}, success in "
-                f"{int(success.sum())} of {len(success)}",
+                f"{int(success.sum())} of {len(success)}{stability}",
             )
             caution = low_clean_caution(clean) if (metric, reference) == ("Dice", "label") else ""
             if caution:

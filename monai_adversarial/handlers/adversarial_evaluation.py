@@ -40,7 +40,7 @@ from monai_adversarial.handlers.evaluation_engine import (
     remembers_batches,
 )
 from monai_adversarial.metrics.case_metric import CaseMetric
-from monai_adversarial.metrics.clean_score import low_clean_caution
+from monai_adversarial.metrics.clean_score import low_clean_caution, low_organ_caution
 from monai_adversarial.metrics.dice import hard_prediction, organ_dice
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.metrics.robust_dice import RobustDice
@@ -68,6 +68,7 @@ class AdversarialEvaluation(RobustEvaluation):
     =============================  =====================================================================================
     ``{name}_mean_dice``           mean over the cases of the mean Dice over the organs, under attack
     ``{name}_dice_{organ}``        mean over the cases of one organ's Dice, under attack
+    ``{name}_clean_dice_{organ}``  the same for the clean images: an organ that was lost before has nothing to lose
     ``{name}_success_rate``        share of the cases with a clean Dice above ``acceptable_dice`` whose Dice falls below
                                    ``success_threshold`` times the clean one
     ``{name}_clean_mean_dice``     the same mean for the clean images of the same cases
@@ -420,7 +421,8 @@ class AdversarialEvaluation(RobustEvaluation):
         """Few successes are no robustness where the clean images are not segmented either."""
         assert self.model is not None
         if self._clean and not self.model.classifies:
-            caution = low_clean_caution(torch.cat(self._clean).nanmean(dim=1))
+            clean = torch.cat(self._clean)
+            caution = low_clean_caution(clean.nanmean(dim=1)) or low_organ_caution(list(self._organs.values()), clean)
             if caution:
                 engine.logger.warning(f"{type(self).__name__} {self.name!r}: {caution}.")
 

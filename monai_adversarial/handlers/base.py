@@ -178,6 +178,7 @@ class TrainingHandler(ABC):
         self.prepared_batches = 0
         self.model = model_of(engine, self.told)
         check_sees_as_network(self.model.image_units, self.model.intensity)
+        engine.logger.info(f"{name}: {', '.join(self.model.facts) or repr(self.model)}")
         if not self.attacks_what_is_trained(engine):
             engine.logger.warning(
                 f"{name}: the network of model= is not the one that the trainer trains: the attack is a transfer "

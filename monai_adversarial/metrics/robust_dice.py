@@ -66,14 +66,16 @@ class RobustDice:
         """Means over the cases, as ``engine.state.metrics`` holds them.
 
         Returns:
-            ``{name}_mean_dice``, ``{name}_dice_{organ}``, ``{name}_success_rate``, ``{name}_clean_mean_dice`` and
-            ``{name}_gap`` (clean minus robust mean Dice); of a classifier ``{name}_accuracy``,
-            ``{name}_accuracy_{class}``, ``{name}_success_rate``, ``{name}_clean_accuracy`` and ``{name}_gap``.
+            ``{name}_mean_dice``, ``{name}_dice_{organ}``, ``{name}_clean_dice_{organ}``, ``{name}_success_rate``,
+            ``{name}_clean_mean_dice`` and ``{name}_gap`` (clean minus robust mean Dice); of a classifier
+            ``{name}_accuracy``, ``{name}_accuracy_{class}``, ``{name}_clean_accuracy_{class}``,
+            ``{name}_success_rate``, ``{name}_clean_accuracy`` and ``{name}_gap``.
         """
         clean, robust = (mean_of_defined(dice.nanmean(dim=1).tolist()) for dice in (self.clean, self.robust))
         found = {f"{name}_{self.mean_name}": robust}
         for column, organ in enumerate(self.organs):
             found[f"{name}_{self.metric}_{organ}"] = mean_of_defined(self.robust[:, column].tolist())
+            found[f"{name}_clean_{self.metric}_{organ}"] = mean_of_defined(self.clean[:, column].tolist())
         found[f"{name}_success_rate"] = mean_of_defined(self.success().tolist())
         found[f"{name}_gap"] = clean - robust
         found[f"{name}_clean_{self.mean_name}"] = clean

@@ -5,30 +5,35 @@ network that is random."""
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from monai_adversarial.metrics.clean_score import low_clean_caution
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.doubts import warn_once
+from monai_adversarial.utils.modules import modules_of, unwrap
 from monai_adversarial.utils.slabs import slabs
 from monai_adversarial.utils.validation import check_class_label, check_label, check_logits, is_class_label
 
 __all__ = [
     "check_answer",
+    "check_background",
     "check_classes_fit",
     "check_clean_score",
     "check_label_fits",
     "check_label_shape",
     "check_same_grid",
+    "check_trained",
     "random_state",
     "refuse_boxes",
     "say_random",
     "task_of_answer",
+    "unscaled_values",
 ]
 
 #: a clean Dice below this share of what the volumes of label and prediction allow is no overlap to speak of
@@ -43,6 +48,10 @@ SURELY_THE_SAME = 0.8
 CLEARLY_BETTER = 0.3
 #: mean clean Dice of a batch below which there is next to nothing to lose; random labels have more
 LEAST_CLEAN = 0.1
+#: range of an image's values above which no map has scaled it: networks see 0..1, or some standard deviations
+UNSCALED = 50.0
+#: share of the voxels above which a channel is taken for the background
+MOSTLY = 0.5
 #: images of which at least one is classified as labeled, or the label does not belong to the network
 LEAST_IMAGES = 8
 
@@ -159,15 +168,79 @@ def check_classes_fit(model: AttackedModel, scores: torch.Tensor) -> None:
         )
 
 
-def check_clean_score(model: AttackedModel, scores: torch.Tensor) -> None:
+def check_clean_score(model: AttackedModel, scores: torch.Tensor, image: torch.Tensor) -> None:
     """Warn where there is next to nothing to lose; what ``check_label_fits`` has said already is not said again.
 
     Args:
         model: what is attacked.
         scores: mean Dice with the label of each clean sample, (batch,); NaN does not count.
+        image: the clean images.
     """
     if float(scores.nanmean()) < LEAST_CLEAN:  # NaN is not
-        warn_once(model.network, "label", f"{low_clean_caution(scores)}; models.explain_clean_score compares.")
+        caution = low_clean_caution(scores, unscaled_values(model, image))
+        warn_once(model.network, "label", f"{caution}; models.explain_clean_score compares.")
+
+
+def unscaled_values(model: AttackedModel, image: torch.Tensor) -> str:
+    """What the network sees where no map scales it and its values are far from those that networks are trained with;
+    empty elsewhere.
+
+    Args:
+        model: what is attacked.
+        image: the clean images, (batch, channel, spatial...).
+    """
+    lowest, highest = float(image.min()), float(image.max())
+    if model.intensity is not None or highest - lowest < UNSCALED:
+        return ""
+    seen = f"the network sees values from {lowest:.4g} to {highest:.4g}, because its model has no intensity map"
+    if lowest >= 0 and highest <= 255:
+        return f"{seen}: divide gray values of 8 bits by 255, if it was trained with values from 0 to 1"
+    return f"{seen}: pass intensity= with the window that it was trained with, and image_units='HU'"
+
+
+def check_trained(model: AttackedModel) -> None:
+    """Warn where every BatchNorm still has the statistics that it is made with: nobody trained it, or its weights were
+    not loaded.
+
+    Args:
+        model: what is attacked.
+    """
+    found = [
+        (layer.running_mean, layer.running_var)
+        for network in modules_of(unwrap(model.network))
+        for layer in network.modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None
+    ]
+    if found and not any(bool(mean.any()) or bool((variance != 1).any()) for mean, variance in found):
+        warn_once(
+            model.network,
+            "untrained",
+            f"the network's {len(found)} BatchNorm layers hold the statistics that they are made with: it was never "
+            "trained, or its weights were not loaded, and what an attack leaves of it is no robustness.",
+        )
+
+
+def check_background(model: AttackedModel, label: torch.Tensor, scored: Sequence[int]) -> None:
+    """Warn where independent channels (sigmoid) count the background as an organ, which nothing can take away.
+
+    Args:
+        model: what is attacked.
+        label: class map (batch, 1, spatial...), or masks (batch, class, spatial...).
+        scored: the channels that scores count.
+    """
+    named = model.class_names
+    first = None if named is None else dict(named).get(0) if isinstance(named, Mapping) else list(named)[0]
+    if 0 not in scored or len(scored) < 2 or (first is not None and not str(first).lower().startswith("background")):
+        return
+    share = float((label[:, 0] > 0 if label.shape[1] > 1 else label[:, 0] == 0).float().mean())
+    if share > MOSTLY:
+        warn_once(
+            model.network,
+            "background",
+            f"the network's channels are taken for independent ones (sigmoid), so that channel 0 counts as an organ, "
+            f"but it is {share:.0%} of the label, as a background is: pass activation='softmax' for exclusive classes, "
+            "or scored_classes= without it, or the mean Dice flatters.",
+        )
 
 
 def check_label_fits(
@@ -198,13 +271,18 @@ def check_label_fits(
         return
     # Without an overlap to speak of nothing is lost by saying how little; a swap alone has overlaps by chance.
     counted = present if bool(present.any()) else labeled > 0
-    hint = f"; {', '.join(permuted)}: label values or output channels are permuted" if permuted else ""
+    said = [f"{', '.join(permuted)}: label values or output channels are permuted"] if permuted else []
+    if apart or not bool((own > SURELY_THE_SAME)[counted].any()):  # beside classes that fit, the others are named
+        said.insert(
+            0,
+            f"the clean Dice is at most {float(own[counted].max()):.3f} where the volumes of label and prediction "
+            f"allow {float(allowed[counted].max()):.3f}",
+        )
     warn_once(
         model.network,
         "label",
-        f"the label does not fit the network: the clean Dice is at most {float(own[counted].max()):.3f} where the "
-        f"volumes of label and prediction allow {float(allowed[counted].max()):.3f}{hint}. Check label values, "
-        "orientation, grid and weights: an attack has nothing to take from such a segmentation.",
+        f"the label does not fit the network: {'; '.join(said)}. Check label values, orientation, grid and weights: an "
+        "attack has nothing to take from such a segmentation.",
     )
 
 

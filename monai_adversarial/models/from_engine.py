@@ -25,6 +25,8 @@ from monai_adversarial.models.read_postprocessing import (
     classes_of_postprocessing,
     custom_reading,
 )
+from monai_adversarial.purifiers.base import Purifier
+from monai_adversarial.purifiers.dictionary import Purifierd
 from monai_adversarial.utils.modules import bare_network, describe_callable
 
 __all__ = ["read_engine", "read_parts"]
@@ -64,6 +66,7 @@ def read_parts(
     behind = "" if inferer is None else f" behind `{describe_callable(inferer)}`"
     facts = [f"attacks `{describe_callable(network)}`{behind}"]
     facts += _read_intensity(preprocessing, image_key, told)
+    _say_purified(network, preprocessing)
     facts += _read_activation(network, postprocessing, loss, told, training)
     facts += _read_guidance(preprocessing, image_key, told)
     facts += _read_ignored(loss, told)
@@ -74,6 +77,20 @@ def read_parts(
         facts.append(f"scored in {told['scoring_precision']}")
     told["facts"] = (*facts, *told.get("facts", ()))
     return {"network": network, "inferer": inferer, **told}
+
+
+def _say_purified(network: Any, preprocessing: Any) -> None:
+    """Warn where a purifier comes before the attack: what the attack leaves then says nothing about it."""
+    for number, step in enumerate(steps_of(preprocessing)):
+        if isinstance(step, (Purifier, Purifierd)):
+            form = step.purifier if isinstance(step, Purifierd) else step
+            warn_once(
+                network,
+                "purified",
+                f"`preprocessing#{number}` ({type(step).__name__}) purifies images before they are attacked, so that "
+                "no adversarial change meets it and the scores say nothing about it: to attack it, put it around the "
+                f"inferer, PurifiedInferer(inferer, {type(form).__name__}(intensity=...)).",
+            )
 
 
 def _declared_classes(network: Any) -> int | None:

@@ -44,6 +44,8 @@ from monai.transforms import (
 from monai.transforms.traits import RandomizableTrait
 
 from monai_adversarial.models.guidance import GUIDANCE
+from monai_adversarial.purifiers.base import Purifier
+from monai_adversarial.purifiers.dictionary import Purifierd
 from monai_adversarial.utils.intensity import as_intensity_map, gives_floats, map_of_transform
 from monai_adversarial.utils.intensity_fit import LARGEST_RESIDUAL, Fit, map_of_rows
 from monai_adversarial.utils.intensity_map import IntensityMap
@@ -242,7 +244,7 @@ def read_intensity(preprocessing: Any, image_key: str = "image", name: str = "pr
             label += ", zeros stay zero"
         if step.sources is not None:
             label += _said_of_sources(step.sources)
-        if type(step.transform) in SMOOTHING:
+        if _mixes(step.transform):
             label += ", the budget counts behind it"
         steps.append(IntensityStep(step.index, label, step.exact))
     return ReadIntensity(tuple(steps), None, name)
@@ -362,7 +364,7 @@ def _classify(
             )
             return "unknown", None, why
         return None, None, None
-    if isinstance(transform, RandomizableTrait) or isinstance(transform, (ConcatItemsd, CopyItemsd)):
+    if isinstance(transform, (RandomizableTrait, ConcatItemsd, CopyItemsd)) and not _mixes(transform):
         return None, None, None
     touched = tracked
     if isinstance(transform, GUIDANCE):
@@ -379,7 +381,7 @@ def _classify(
             return None, None, None
     if _leaves_intensities(transform, touched):
         return None, None, None
-    exact = _SAME if type(transform) in SMOOTHING else map_of_transform(transform)
+    exact = _SAME if _mixes(transform) else map_of_transform(transform)
     if len(tracked) > 1 and (exact is None or touched != tracked):
         why = (
             f"{place} ({type(transform).__name__}) changes intensities of images before ConcatItemsd joins them "
@@ -387,9 +389,14 @@ def _classify(
         )
         return "unknown", None, why
     if exact is not None:
-        said = exact != _SAME or type(transform) in SMOOTHING
+        said = exact != _SAME or _mixes(transform)
         return ("exact", exact, None) if said else (None, None, None)
     return "fitted", None, None
+
+
+def _mixes(transform: Any) -> bool:
+    """Whether it mixes neighbors and leaves the units: smoothing, and purifiers of this package."""
+    return type(transform) in SMOOTHING or isinstance(transform, (Purifier, Purifierd))
 
 
 def _leaves_intensities(transform: Any, touched: frozenset[Hashable]) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -254,6 +255,15 @@ class Scene:
                 "each axis)."
             )
         _check_affine(self.spacing, f"{what} is in mm")
+        if self.affine is not None and torch.equal(
+            self.affine, torch.eye(4, dtype=self.affine.dtype).expand_as(self.affine)
+        ):
+            warnings.warn(
+                f"{what} is in mm, but the image's affine is the identity, which MONAI gives to an image that came "
+                "without one: a voxel counts as 1 mm along each axis; pass spacing=(mm along each axis), or keep the "
+                "affine of the file.",
+                stacklevel=2,
+            )
         return self.spacing
 
     @cached_property

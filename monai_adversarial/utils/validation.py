@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 __all__ = [
+    "WHOLE_SIZES",
     "LabelMisfit",
     "check_choice",
     "check_class_label",
@@ -27,6 +28,12 @@ __all__ = [
     "holds_booleans",
     "is_class_label",
 ]
+
+#: what a network that halves and doubles sizes needs, and what gives it
+WHOLE_SIZES = (
+    "the network halves and doubles sizes, so give the AttackedModel the inferer that you predict with, such as "
+    "SlidingWindowInferer((96, 96, 96)), or pad the image (DivisiblePadd)"
+)
 
 
 class LabelMisfit(ValueError):
@@ -136,6 +143,9 @@ def check_label(label: Any, image: torch.Tensor, name: str = "label") -> None:
             hint = f"; its channels come last, move them with {name}.movedim(-1, 1)"
         elif given[2:] == tuple(image.shape[1:-1]):
             hint = "; if the image's channels come last, move them with image.movedim(-1, 1)"
+        elif not hint and given[:1] == (image.shape[0],) and label.ndim in (image.ndim - 1, image.ndim):
+            lacking = "its channel axis is missing (EnsureChannelFirstd), and " if label.ndim < image.ndim else ""
+            hint = f"; {lacking}it lies on another grid: transform it as the image, or use ResampleToMatchd"
         raise LabelMisfit(f"{name} must have shape {expected} to fit the image, got {given}{hint}.")
     _check_whole(label, name, "class indices or one-hot")
 
@@ -219,10 +229,19 @@ def check_logits(logits: Any, image: torch.Tensor) -> None:
     if logits.ndim != image.ndim or logits.shape[0] != image.shape[0] or logits.shape[2:] != image.shape[2:]:
         raise ValueError(
             f"the network must return logits of shape ({image.shape[0]}, classes, "
-            f"{', '.join(map(str, image.shape[2:]))}) on the image's grid, got {tuple(logits.shape)}."
+            f"{', '.join(map(str, image.shape[2:]))}) on the image's grid, got "
+            f"{tuple(logits.shape)}{_of_size(logits, image)}."
         )
     if not logits.is_floating_point():
         raise TypeError(f"the network must return floating point logits, got {logits.dtype} (remove the argmax).")
+
+
+def _of_size(logits: torch.Tensor, image: torch.Tensor) -> str:
+    """What to do where a network answers on a grid of nearly the image's size: it halves and doubles sizes."""
+    if logits.ndim != image.ndim or logits.shape[0] != image.shape[0]:
+        return ""
+    apart = max(abs(got - asked) / asked for got, asked in zip(logits.shape[2:], image.shape[2:], strict=True))
+    return f"; {WHOLE_SIZES}" if apart < 0.5 else ""
 
 
 def check_region(region: torch.Tensor, image: torch.Tensor, name: str = "region") -> torch.Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.inferers import SliceInferer, SlidingWindowInferer
+from monai.networks.nets import UNet
 from torch import nn
 
 from monai_adversarial.attacks import PGD, AffineAttack, ElasticAttack
@@ -210,6 +211,13 @@ OF_VALUES = (
         (SOLID, GRAY, torch.cat([LABEL == 0, LABEL == 1, LABEL == 2], 1) * 255, "one-hot .* divide it by 255"),
         (SOLID, GRAY, LABEL * 1.0000001, "label must hold whole numbers"),
         (lambda x: {"out": SOLID(x)}, GRAY, LABEL, "'out'"),
+        (SOLID, GRAY[:1, :, 0], None, r"image has 4 dimensions \(1, 1, 7, 6\), a batch of slices: a 3D network needs"),
+        (SOLID, GRAY, torch.zeros(2, 1, 4, 5, 6), r"got \(2, 1, 4, 5, 6\); it lies on another grid: transform it as"),
+        (SOLID, GRAY, torch.zeros(2, 4, 5, 6), r"its channel axis is missing \(EnsureChannelFirstd\), and it lies on"),
+        (UNet(3, 1, 2, (4, 8), (2,)), GRAY, None, r"got \(2, 2, 8, 8, 6\); the network halves and doubles sizes, so "
+         r"give the AttackedModel the inferer that you predict with"),
+        (UNet(3, 1, 2, (4, 8, 16), (2, 2)), GRAY, None, r"the network cannot answer an image of \(2, 1, 8, 7, 6\): the "
+         r"network halves and doubles sizes"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("training", [False, True])

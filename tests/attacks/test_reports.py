@@ -193,7 +193,9 @@ def test_a_network_that_does_not_segment_the_clean_images_is_no_robust_one() -> 
     assert misfit.caution.startswith("caution: the clean Dice is below 0.5 in 2 of 2, so that little can be lost")
     assert lines(misfit)[-1] == misfit.caution
     assert fits.caution == "" and len(lines(fits)) == 3
-    assert PGD(0.001, steps=1)(model, image).caution == ""  # against its own prediction nothing says so
+    stable = PGD(0.001, steps=1)(model, image)
+    assert stable.caution.startswith("caution: there is no label, so this is stability and not accuracy")
+    assert lines(stable)[-1] == stable.caution
     assert PGD(0.001, steps=1, targeted=True)(model, image, other).caution == ""
 
 
@@ -201,3 +203,41 @@ def test_a_result_of_arrays_prints_as_well() -> None:
     image, network = random_image(SHAPE), tiny_segmentation_network()
     label = own_label(network, image)
     assert len(lines(PGD(0.1, steps=1)(network, image.numpy(), label.numpy()))) == 3
+
+
+def test_a_result_says_what_is_left_of_each_organ() -> None:
+    """A mean above half hides an organ that is gone."""
+    model = AttackedModel(tiny_segmentation_network(), class_names=["background", "liver", "spleen"])
+    image = random_image(SHAPE)
+    label = own_label(model, image)
+    result = PGD(0.3, steps=2)(model, image, label)
+    assert list(result.organ_dice) == ["liver", "spleen"]
+    for when, scores in enumerate((result.clean_dice, result.adversarial_dice)):
+        organs = torch.stack([dice[when] for dice in result.organ_dice.values()], dim=1)
+        assert torch.equal(organs.nanmean(dim=1), scores)
+    found = lines(result)[2]
+    assert found.startswith("liver 1.000 -> 0.") and ", spleen 1.000 -> 0." in found
+    assert "liver" not in "".join(lines(PGD(0.3, steps=2)(model.replace(class_names=None), image, label))[1:])
+    array = PGD(0.3, steps=2)(model, image.numpy(), label.numpy())
+    assert torch.equal(array.organ_dice["liver"][1], result.organ_dice["liver"][1])
+
+
+def test_an_organ_that_was_lost_before_the_attack_is_named() -> None:
+    found = torch.zeros(1, 1, 6, 6, 6, dtype=torch.long)
+    found[..., :2, :], found[..., 4, :] = 1, 2
+    label = found.clone()
+    label[..., 1:, 4, :] = 0  # five rows of six
+    label[..., 1:, 5, :] = 2
+
+    def network(image: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(found[:, 0], 3).movedim(-1, 1) + 0 * image
+
+    model = AttackedModel(network, class_names=["background", "liver", "spleen"])
+    image = random_image((1, 1, 6, 6, 6))
+    result = PGD(0.001, steps=1)(model, image, label)
+    assert float(result.clean_dice) > 0.5
+    assert result.caution.startswith(
+        "caution: the clean Dice of spleen (0.17) is below 0.5, so that little can be lost"
+    )
+    assert "liver" not in result.caution and lines(result)[-1] == result.caution
+    assert PGD(0.001, steps=1)(model, image, found).caution == ""

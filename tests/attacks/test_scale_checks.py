@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import AdjustContrastd, Compose, NormalizeIntensityd, ScaleIntensityd
 
-from monai_adversarial.attacks import PGD
+from monai_adversarial.attacks import PGD, Attack, BiasField, BiasFieldAttack, Chain, ElasticAttack, ElasticDeformation
 from monai_adversarial.models import AttackedModel, install_recorders, map_of_batch, read_intensity
 from tests.helpers import tiny_segmentation_network
 
@@ -170,3 +170,45 @@ def test_an_unknown_map_refuses_hu_with_its_reason_and_leaves_other_units() -> N
         result = PGD(epsilon, units=units, steps=1)(attacked, batch)
         assert result.budgets["noise_linf"].values.tolist() == pytest.approx([epsilon] * 2, rel=1e-3)
         assert "largest_change" not in result.budgets
+
+
+@pytest.mark.parametrize(
+    ("attack", "sentence"),
+    [
+        (BiasFieldAttack(max_gain=10, steps=1), "max_gain is 10, a gain of 1000 %: give 0.1 if 10 % is meant"),
+        (BiasFieldAttack(max_gain=0.1, steps=1), None),
+        (ElasticAttack(max_displacement=0.05, steps=1), "max_displacement is 0.05 mm, 0.025 of a voxel of 2 mm"),
+        (ElasticAttack(max_displacement=1, steps=1), None),
+        (
+            Attack(Chain([BiasField(max_gain=0.1), ElasticDeformation(max_displacement=0.05)]), steps=1),
+            "max_displacement is 0.05 mm",
+        ),
+    ],
+)
+def test_gains_and_displacements_in_other_units_are_said(attack: Attack, sentence: str | None) -> None:
+    image = MetaTensor(torch.rand(1, 1, 16, 16, 16), affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        attack(model(), image)
+    found = [str(one.message) for one in caught if str(one.message).startswith("max_")]
+    assert found == [] if sentence is None else len(found) == 1 and sentence in found[0]
+
+
+def test_an_affine_that_says_nothing_is_said_where_mm_count() -> None:
+    """MONAI gives a tensor without affine the identity: 5 mm were 5 voxels."""
+    values, label = torch.rand(1, 1, 16, 16, 16), torch.zeros(1, 1, 16, 16, 16)
+    label[..., 8:] = 1
+    attack = ElasticAttack(max_displacement=1, steps=1)
+
+    def said(image: torch.Tensor, **options: object) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            attack(model(), image, label, **options)  # type: ignore[arg-type]
+        return [str(one.message) for one in caught if "the identity" in str(one.message)]
+
+    found = said(MetaTensor(values))
+    assert found and "max_displacement is in mm, but the image's affine is the identity" in found[0]
+    assert said(MetaTensor(values), spacing=1.0) == []
+    moved = torch.eye(4)
+    moved[0, 3] = 12.0
+    assert said(MetaTensor(values, affine=moved)) == []

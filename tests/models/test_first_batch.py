@@ -228,3 +228,72 @@ def test_affines_of_image_and_label_that_differ_are_said_once(change: str) -> No
     (sentence,) = grids(affine, other)
     assert "voxels of the same index lie up to" in sentence
     assert grids(affine, other) == []
+
+
+def test_a_background_that_counts_as_an_organ_is_said() -> None:
+    """A softmax network told to be sigmoid: the background is nearly right whatever happens, and lifts the mean."""
+    image = torch.linspace(0, 1, 8**3).view(1, 1, 8, 8, 8)
+    label = (image > 0.8).long()
+    network = LinearNetwork((-1.0, 1.0), (0.82, -0.82))
+
+    def sentences(**facts: Any) -> list[str]:
+        network_of_its_own = LinearNetwork((-1.0, 1.0), (0.82, -0.82))
+        found = said(lambda: PGD(0.01, steps=1)(AttackedModel(network_of_its_own, **facts), image, label))
+        return [one for one in found if "channel 0 counts as an organ" in one]
+
+    (sentence,) = sentences(activation="sigmoid")
+    assert "it is 80% of the label" in sentence and "activation='softmax'" in sentence
+    assert len(sentences(activation="sigmoid", class_names=["background", "liver"])) == 1
+    assert sentences(activation="softmax") == [] and sentences(activation="sigmoid", scored_classes=[1]) == []
+    assert sentences(activation="sigmoid", class_names=["whole body", "liver"]) == []
+    flattered = PGD(0, steps=1)(AttackedModel(network, activation="sigmoid"), image, label)
+    honest = PGD(0, steps=1)(AttackedModel(network), image, label)
+    assert float(flattered.clean_dice) > float(honest.clean_dice)
+
+
+def test_a_network_that_was_never_trained_is_said() -> None:
+    def network() -> nn.Sequential:
+        return nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Conv3d(4, 2, 1))
+
+    fresh, trained = network(), network()
+    trained(IMAGE)  # one batch in training mode moves the statistics
+    label = random_label((1, 1, 8, 8, 8), classes=2)
+
+    def sentences(one: nn.Module) -> list[str]:
+        return [found for found in said(lambda: PGD(0.1, steps=1)(one, IMAGE, label)) if "never trained" in found]
+
+    (sentence,) = sentences(fresh)
+    assert "1 BatchNorm layers hold the statistics that they are made with" in sentence
+    assert sentences(fresh) == [] and sentences(trained) == []
+    fresh = network()
+    assert not [one for one in said(lambda: PGD(0.1, steps=1).perturb(fresh, IMAGE, label)) if "trained" in one]
+
+
+@pytest.mark.parametrize(
+    ("scale", "advice"), [(400.0, "pass intensity= with the window"), (255.0, "divide gray values of 8 bits by 255")]
+)
+def test_values_that_nothing_scaled_are_named_where_the_clean_score_is_low(scale: float, advice: str) -> None:
+    image = torch.linspace(0, 1, 8**3).view(1, 1, 8, 8, 8)
+    label = (image > 0.8).long()
+    low = 160.0 if scale == 400 else 0.0
+    result = PGD(0.02, steps=1)(LinearNetwork((-1.0, 1.0), (-500.0, 500.0)), image * scale - low, label)
+    assert f"the network sees values from {0 - low:.4g} to {scale - low:.4g}" in result.caution
+    assert advice in result.caution
+    scaled = PGD(0.02, steps=1)(LinearNetwork((-1.0, 1.0), (0.8, -0.8)), image, 1 - label)
+    assert scaled.caution and "the network sees values" not in scaled.caution
+
+
+def test_swapped_classes_beside_one_that_fits_are_named_without_its_dice() -> None:
+    """ "At most 0.97 where the volumes allow 0.99" is no sentence about classes of which two are exchanged."""
+    label = torch.zeros(1, 1, 8, 8, 8, dtype=torch.long)
+    label[..., :2, :], label[..., 3, :], label[..., 5, :] = 1, 2, 3
+
+    class Knows(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.one_hot(label[:, 0], 4).movedim(-1, 1) + 0 * image
+
+    swapped = torch.tensor([0, 1, 3, 2])[label]
+    (sentence,) = [one for one in said(lambda: PGD(0.1, steps=1)(Knows(), IMAGE, swapped)) if "does not fit" in one]
+    assert (
+        "fit the network: label value 2 is the network's class 3 (Dice 1.00)" in sentence and "at most" not in sentence
+    )

@@ -28,6 +28,7 @@ from torch import nn
 
 from monai_adversarial.attacks import PGD
 from monai_adversarial.models import AttackedModel
+from monai_adversarial.transforms import MedianDenoised, RandResizeShiftd
 from tests.helpers import tiny_segmentation_network
 from tests.models.engines import evaluator, hounsfield, items, trainer
 
@@ -215,3 +216,17 @@ def test_what_the_loss_ignores_is_ignored() -> None:
     assert AttackedModel.from_parts(network, loss=nn.CrossEntropyLoss()).ignore_index is None
     with pytest.raises(ValueError, match=r"ignore_index=-1 was told, but the loss \(CrossEntropyLoss\) ignores 255"):
         AttackedModel.from_parts(network, loss=nn.CrossEntropyLoss(ignore_index=255), ignore_index=-1)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("purifier", [MedianDenoised("image"), RandResizeShiftd("image")])
+def test_a_purifier_before_the_attack_keeps_the_map_and_is_said(first: bool, purifier: Any) -> None:
+    """It stood in the way of every budget in HU, and with a told map its scores looked like those of the defense."""
+    steps = [purifier, WINDOW] if first else [WINDOW, purifier]
+    engine = evaluator(preprocessing=[EnsureTyped(["image", "label"]), *steps])
+    with pytest.warns(UserWarning, match="purifies images before they are attacked") as caught:
+        model = AttackedModel.from_evaluator(engine)
+    (sentence,) = [str(one.message) for one in caught if "purifies" in str(one.message)]
+    assert f"PurifiedInferer(inferer, {type(purifier.purifier).__name__}(intensity=...))" in sentence
+    assert model.intensity is not None and model.intensity.window == pytest.approx((-57, 164))
+    assert f"({type(purifier).__name__}, the budget counts behind it)" in " ".join(model.facts)
