@@ -34,8 +34,7 @@ def leave() -> NoReturn:
 
     Where there was a ``DistributedDataParallel``, the threads of gloo outlive ``destroy_process_group`` (torch 2.13).
     One that lets go of a tensor, or of a finished operation, while the interpreter is taken down is ended by Python in
-    the middle of C++: "terminate called without an active exception", SIGABRT, about once in a hundred runs of a busy
-    machine.
+    the middle of C++: "terminate called without an active exception", SIGABRT. A busy machine showed it, seldom.
     """
     torch.distributed.barrier()  # nobody leaves while the other still talks
     torch.distributed.destroy_process_group()
