@@ -81,8 +81,9 @@ def audit(
     Args:
         model: ``AuditTarget``; what a reader of ``monai_adversarial.audit.targets`` found; an ``AttackedModel`` that
             takes images as their files hold them; or the folder of a MONAI bundle.
-        cases: a folder, datalist or file (see ``find_cases``), or a list of dictionaries with ``image``, ``case_id``
-            and, where there is one, ``label``.
+        cases: a folder, datalist or file (see ``find_cases``), or a list of dictionaries with ``image`` and, where
+            there is one, ``label``, as of a MONAI dataset. ``case_id`` names a case in the report; without it they are
+            case_000, case_001, ... in their order.
         plan: ``"quick"``, ``"standard"``, ``"thorough"``, a YAML file, its content, or a ``Plan``.
         output_dir: records, pictures, report.
         rows: of the plan, to keep.
@@ -144,9 +145,15 @@ def make_study(
     target = as_target(model)
     if target.missing:
         raise TargetError(missing_sentence(target.name, target.missing))
+    # Names of files often name patients, so that a case without an id is called by its number.
     entries = (
-        find_cases(cases, unlabeled="keep") if isinstance(cases, (str, os.PathLike)) else [dict(case) for case in cases]
+        find_cases(cases, unlabeled="keep")
+        if isinstance(cases, (str, os.PathLike))
+        else [{"case_id": f"case_{number:03d}", **case} for number, case in enumerate(cases)]
     )
+    for entry in entries:
+        if "image" not in entry:
+            raise ValueError(f"cases must name the file of each image as 'image', got the keys {sorted(entry)}.")
     if not entries:
         raise ValueError("cases must hold at least one case, got none.")
     if not isinstance(plan, Plan):

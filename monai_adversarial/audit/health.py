@@ -84,6 +84,11 @@ def _clean_score(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "there.",
             )
         )
+    for check, key in (("trained", "untrained"), ("background", "background")):
+        said = [str(record[key]) for record in records if record.get(key)]
+        if said:
+            cases = "" if check == "trained" else f"in {len(said)} of {len(records)} clean images: "
+            found.append(_check(check, None, "fail" if check == "trained" else "warn", f"{cases}{said[0]}."))
     constant = [record["case"] for record in records if record.get("constant_answer") and _finds_anything(record)]
     if constant:
         found.append(

@@ -23,6 +23,7 @@ from monai_adversarial.metrics import mean_score
 from monai_adversarial.metrics.dice import mean_of_defined
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.models import AttackedModel
+from monai_adversarial.models.first_batch import background_reason, untrained_reason
 from monai_adversarial.studies.measurement import (
     CLEAN_PREDICTION,
     LABEL,
@@ -106,7 +107,12 @@ class AuditUnit:
             cost = {"forwards": 1, "backwards": 0}
             files = {"clean": save_clean(self.case, unit_files(output_dir, self.cell)["clean"])} if self.images else {}
             constant = bool((clean.values == clean.values.flatten()[0]).all())
-            seen = {"constant_answer": constant, "says_voxel_size": says_voxel_size(self.case.file)}
+            seen = {
+                "constant_answer": constant,
+                "says_voxel_size": says_voxel_size(self.case.file),
+                "untrained": untrained_reason(self.target.model),
+                "background": self._background(clean),
+            }
             return self._record(None, scores, seen, cost, began, files, output_dir)
         attack: Attack = self.row.attack
         attacked = self.target.model_for(self.case)
@@ -166,6 +172,13 @@ class AuditUnit:
         names = organ_channels(classes, activation, self.scored.class_names, self.scored.scored_classes)
         # One sigmoid channel: what it finds is class 1 of the class map.
         return {1: names[0]} if classes == 1 else names
+
+    def _background(self, clean: Segmentation) -> str:
+        """Why channel 0 is a background that counts as an organ; empty where it is none."""
+        if not clean.masks:
+            return ""
+        share = float((clean.values[0] > 0).float().mean())
+        return background_reason(self.scored, share, list(self._organs(self.target.model)), "the segmentation")
 
     def _clean(self) -> Segmentation:
         """The deployed segmentation of the clean image, once for all rows."""

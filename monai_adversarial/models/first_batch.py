@@ -198,9 +198,9 @@ def unscaled_values(model: AttackedModel, image: torch.Tensor) -> str:
     return f"{seen}: pass intensity= with the window that it was trained with, and image_units='HU'"
 
 
-def check_trained(model: AttackedModel) -> None:
-    """Warn where every BatchNorm still has the statistics that it is made with: nobody trained it, or its weights were
-    not loaded.
+def untrained_reason(model: AttackedModel) -> str:
+    """Why the network looks as if nobody trained it, or its weights were not loaded: every BatchNorm still has the
+    statistics that it is made with. Empty elsewhere, and of networks without BatchNorm, which show no such sign.
 
     Args:
         model: what is attacked.
@@ -211,36 +211,60 @@ def check_trained(model: AttackedModel) -> None:
         for layer in network.modules()
         if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None
     ]
-    if found and not any(bool(mean.any()) or bool((variance != 1).any()) for mean, variance in found):
-        warn_once(
-            model.network,
-            "untrained",
-            f"the network's {len(found)} BatchNorm layers hold the statistics that they are made with: it was never "
-            "trained, or its weights were not loaded, and what an attack leaves of it is no robustness.",
-        )
+    if not found or any(bool(mean.any()) or bool((variance != 1).any()) for mean, variance in found):
+        return ""
+    return (
+        f"the network's {len(found)} BatchNorm layers hold the statistics that they are made with: it was never "
+        "trained, or its weights were not loaded, and what an attack leaves of it is no robustness"
+    )
+
+
+def check_trained(model: AttackedModel) -> None:
+    """Warn of a network that looks untrained (``untrained_reason``).
+
+    Args:
+        model: what is attacked.
+    """
+    reason = untrained_reason(model)
+    if reason:
+        warn_once(model.network, "untrained", f"{reason}.")
+
+
+def background_reason(model: AttackedModel, share: float, scored: Sequence[int], whose: str = "the label") -> str:
+    """Why the mean Dice flatters where independent channels (sigmoid) count the background as an organ, which nothing
+    can take away; empty where they do not.
+
+    Args:
+        model: what is attacked; its channels are independent.
+        share: of the voxels that channel 0 covers, from 0 to 1.
+        scored: the channels that scores count.
+        whose: what covers them.
+    """
+    named = model.class_names
+    first = None if named is None else dict(named).get(0) if isinstance(named, Mapping) else list(named)[0]
+    if 0 not in scored or len(scored) < 2 or (first is not None and not str(first).lower().startswith("background")):
+        return ""
+    if share <= MOSTLY:
+        return ""
+    return (
+        "the network's channels are taken for independent ones (sigmoid), so that channel 0 counts as an organ, "
+        f"but it is {share:.0%} of {whose}, as a background is: pass activation='softmax' for exclusive classes, "
+        "or scored_classes= without it, or the mean Dice flatters"
+    )
 
 
 def check_background(model: AttackedModel, label: torch.Tensor, scored: Sequence[int]) -> None:
-    """Warn where independent channels (sigmoid) count the background as an organ, which nothing can take away.
+    """Warn where the background counts as an organ (``background_reason``).
 
     Args:
         model: what is attacked.
         label: class map (batch, 1, spatial...), or masks (batch, class, spatial...).
         scored: the channels that scores count.
     """
-    named = model.class_names
-    first = None if named is None else dict(named).get(0) if isinstance(named, Mapping) else list(named)[0]
-    if 0 not in scored or len(scored) < 2 or (first is not None and not str(first).lower().startswith("background")):
-        return
     share = float((label[:, 0] > 0 if label.shape[1] > 1 else label[:, 0] == 0).float().mean())
-    if share > MOSTLY:
-        warn_once(
-            model.network,
-            "background",
-            f"the network's channels are taken for independent ones (sigmoid), so that channel 0 counts as an organ, "
-            f"but it is {share:.0%} of the label, as a background is: pass activation='softmax' for exclusive classes, "
-            "or scored_classes= without it, or the mean Dice flatters.",
-        )
+    reason = background_reason(model, share, scored)
+    if reason:
+        warn_once(model.network, "background", f"{reason}.")
 
 
 def check_label_fits(

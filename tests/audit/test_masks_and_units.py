@@ -90,3 +90,38 @@ def test_values_are_called_hounsfield_units_only_where_they_are(
     found = audit(made, entries, only("pgd"), tmp_path / "out", pictures=False, progress=False)
     attacked = next(one for one in found["results"] if one["row"].startswith("pgd"))
     assert attacked["measurements"]["largest_change"]["units"] == units
+
+
+class BackgroundFirst(torch.nn.Module):
+    """Independent channels of which the first is all that is dark, behind a BatchNorm that saw no image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm3d(1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        bright = 20 * (self.norm(image) - 0.38)
+        return torch.cat([-bright, bright], dim=1)
+
+
+@pytest.mark.parametrize(("names", "trained"), [(None, False), (["background", "all"], False), (["lung", "all"], True)])
+def test_an_untrained_network_and_a_background_that_is_scored_are_no_pass(
+    tmp_path: Path, names: list[str] | None, trained: bool
+) -> None:
+    (entry,) = write_cases(tmp_path / "data", 1)
+    network = BackgroundFirst()
+    if trained:
+        network.norm.running_var.fill_(1.1)  # type: ignore[union-attr, operator]
+    told = {"activation": "sigmoid", **({} if names is None else {"class_names": names})}
+    made = target(network, told=told, postprocessing=None)
+    found = audit(made, [{"image": entry["image"]}], only("pgd"), tmp_path / "out", pictures=False, progress=False)
+    assert found["cases"][0]["case"] == "case_000"
+    verdicts = {check["check"]: check["verdict"] for check in found["health"] if check["verdict"] != "pass"}
+    assert ("trained" in verdicts) is not trained
+    assert ("background" in verdicts) is not trained
+    assert trained or (verdicts["trained"], verdicts["background"]) == ("fail", "warn")
+
+
+def test_a_case_without_an_image_is_named_by_its_keys(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"as 'image', got the keys \['case_id', 'img'\]"):
+        audit(regions(), [{"img": "a.nii.gz"}], only("pgd"), tmp_path, progress=False)
