@@ -59,5 +59,5 @@ if [ "$tests" = 1 ]; then
     fi
     # A process a core, each with one thread: small tensors gain little from two threads, and most of the tests are small.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-    "$PYTHON_BIN" -m pytest -q -n logical --maxprocesses 4 --dist loadfile ${arguments[@]+"${arguments[@]}"}
+    "$PYTHON_BIN" -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder ${arguments[@]+"${arguments[@]}"}
 fi

@@ -23,6 +23,9 @@ def find_shared_data() -> Path | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # The files that take minutes come first: at the end one core would wait for them.
+    items.sort(key=lambda item: not item.path.is_relative_to(REPOSITORY / "tests" / "tutorials"))
+    items.sort(key=lambda item: item.path != REPOSITORY / "tests" / "docs" / "test_build.py")
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:

@@ -99,7 +99,8 @@ steps = 3 if fast else 8
 #
 # `bind` ties it to a clean batch; what is bound is pure functions of explicit parameters with a leading batch
 # dimension. Zero parameters are the identity. `zeros`, `apply` and `radii` are all that it needs: random starts,
-# projection and random controls follow from them. `measure` says in the budget's own units what is verified on the
+# projection and random controls follow from them. An image whose values leave what a scanner or its file can hold is
+# refused at the end, which `into_range` prevents. `measure` says in the budget's own units what is verified on the
 # finished image.
 #
 # Cupping here is a paraboloid along each axis of the slice: two numbers in HU. Its largest change is the sum of both,
@@ -136,7 +137,8 @@ class BoundCupping(BoundPerturbation):
 
     def apply(self, image, parameters):
         first, second = (parameters[0][:, i].view(-1, 1, 1, 1, 1) for i in range(2))
-        return image + first * self.bowls[0] + second * self.bowls[1]
+        # Values that scanner and file can hold: air does not become darker than air.
+        return self.into_range(image + first * self.bowls[0] + second * self.bowls[1], image)
 
     def measure(self, image, adversarial, parameters, rounding=0.0):
         change = (adversarial - image).flatten(1).abs().amax(dim=1)
@@ -300,8 +302,8 @@ axes[2].bar(place - 0.2, [random for random, _ in bars.values()], 0.38, color="#
 axes[2].bar(place + 0.2, [attacked for _, attacked in bars.values()], 0.38, color="#cb181d", label="attack")
 axes[2].axhline(clean_dice, color="#3182bd", linewidth=1, label="clean")
 axes[2].set_xticks(place, list(bars), fontsize=8, rotation=10)
-axes[2].set(ylabel="mean Dice over the organs", ylim=(0, 1))
-axes[2].legend(fontsize=8)
+axes[2].set(ylabel="mean Dice over the organs", ylim=(0, 1.25))
+axes[2].legend(fontsize=8, ncol=3, loc="upper right")
 figure.tight_layout()
 plt.show()
 

@@ -20,8 +20,8 @@ class LinearizedFlowSearch(MinimalSearch):
     """Each step is the smallest flow with which the linearized objective is at the boundary; a sample that has
     succeeded stays where it is.
 
-    With g the gradient of the objective by the displacements and S the Gaussian, the flow S u of the smallest |u| with
-    g . S u = rise is rise * S S g / |S g|^2: least squares, in mm.
+    With g the gradient of the objective by the displacements and S the Gaussian, the flow ``S u`` of the smallest
+    ``|u|`` with ``g . S u = rise`` is ``rise * S S g / |S g|^2``: least squares, in mm.
 
     >>> from monai_adversarial.attacks import LinearizedFlowSearch, MinimalFlow, MinimalNormAttack
     >>> from monai_adversarial.data.example import example_case
