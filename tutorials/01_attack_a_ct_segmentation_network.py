@@ -139,7 +139,8 @@ model = AttackedModel(
 # `print(result)` says what was attacked, within which measured budget, what it did, and what it cost.
 
 # %%
-attack = PGD(epsilon=8, units="HU", steps=2 if fast else 5)
+steps = 2 if fast else 5
+attack = PGD(epsilon=8, units="HU", steps=steps)
 result = attack(model, image, label)
 print(result)
 
@@ -179,7 +180,7 @@ print(f"{'mean':14}" + "".join(f"{value:10.3f}" for value in mean_dice.values())
 budgets = [8] if fast else [2, 8]
 curve, start = [float(result.clean_dice)], None
 for epsilon in budgets:
-    found = PGD(epsilon, units="HU", steps=2 if fast else 4)(model, image, label, start=start)
+    found = PGD(epsilon, units="HU", steps=steps)(model, image, label, start=start)
     curve.append(float(found.adversarial_dice))
     start = found.parameters
     print(f"{epsilon} HU: mean Dice {curve[-1]:.3f}, measured {found.budgets['noise_linf'].values.max():.1f} HU")
