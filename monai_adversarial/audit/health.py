@@ -84,11 +84,13 @@ def _clean_score(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "there.",
             )
         )
-    for check, key in (("trained", "untrained"), ("background", "background")):
-        said = [str(record[key]) for record in records if record.get(key)]
-        if said:
-            cases = "" if check == "trained" else f"in {len(said)} of {len(records)} clean images: "
-            found.append(_check(check, None, "fail" if check == "trained" else "warn", f"{cases}{said[0]}."))
+    untrained = [record["untrained"] for record in records if record.get("untrained")]
+    if untrained:  # said of the network, hence of every case
+        found.append(_check("trained", None, "fail", f"{untrained[0]}."))
+    background = [record["background"] for record in records if record.get("background")]
+    if background:
+        where = f"in {len(background)} of {len(records)} clean images"
+        found.append(_check("background", None, "warn", f"{where}: {background[0]}."))
     constant = [record["case"] for record in records if record.get("constant_answer") and _finds_anything(record)]
     if constant:
         found.append(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +23,7 @@ from monai.transforms import (
     SaveImaged,
 )
 
+from monai_adversarial.models.engine_parts import postprocessing_of
 from monai_adversarial.utils.modules import modules_of
 
 __all__ = [
@@ -172,15 +172,11 @@ class EnginePostprocessing:
 
     def __init__(self, engine: Evaluator, transform: Callable[..., Any] | None = None) -> None:
         registered = {
-            getattr(handler, "__qualname__", "").split(".<locals>")[0]: handler
+            getattr(handler, "__qualname__", "").split(".<locals>")[0]
             for handler, _, _ in _handlers(engine, IterationEvents.MODEL_COMPLETED)
         }
         self.decollate = "Workflow._register_decollate" in registered
-        if transform is None and "Workflow._register_postprocessing" in registered:
-            # MONAI keeps it nowhere else.
-            handler = registered["Workflow._register_postprocessing"]
-            transform = inspect.getclosurevars(handler).nonlocals["posttrans"]
-        self.transform = _without_writers(transform)
+        self.transform = _without_writers(postprocessing_of(engine) if transform is None else transform)
         if not self.decollate and (name := _of_one_case(self.transform)) is not None:
             raise ValueError(
                 f"the evaluator must have decollate=True, got False: its postprocessing {name} works on one case, "

@@ -64,8 +64,7 @@ class AnnealedDice(AdditiveObjective):
 
     def sharpness(self, progress: Progress) -> float:
         """k: that of the last step also at the point where the run ends."""
-        done = min(progress.step / max(progress.steps - 1, 1), 1.0)
-        return self.first_sharpness * (self.last_sharpness / self.first_sharpness) ** done
+        return progress.growing(self.first_sharpness, self.last_sharpness)
 
     def parts(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool) -> Parts:
         sharpness = self.sharpness(progress)

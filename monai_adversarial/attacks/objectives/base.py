@@ -46,6 +46,16 @@ class Progress:
     steps: int
     success: torch.Tensor | None = None
 
+    def growing(self, first: float, last: float) -> float:
+        """A number that grows by the same factor in each step: ``last`` in the last one and where the run ends.
+
+        Args:
+            first: number of the first step, > 0.
+            last: of the last one, > 0.
+        """
+        done = min(self.step / max(self.steps - 1, 1), 1.0)
+        return first * (last / first) ** done
+
 
 class Objective(ShownAsCall, ABC):
     """A loss per sample, never averaged over the batch.

@@ -113,8 +113,7 @@ class SurfaceDice(Objective):
         return made.with_numbers(clean=self._hard(clean.prediction, made))
 
     def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:
-        done = min(progress.step / max(progress.steps - 1, 1), 1.0)
-        sharpness = self.first_sharpness * (self.last_sharpness / self.first_sharpness) ** done
+        sharpness = progress.growing(self.first_sharpness, self.last_sharpness)
         sharp = logits * sharpness
         probabilities = sharp.sigmoid() if target.activation == "sigmoid" else sharp.softmax(dim=1)
         agreeing, total, known = self._sums(self._chosen(probabilities, target), target)
