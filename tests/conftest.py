@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,14 @@ def shared_data() -> Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Every test starts from the same global random state, so that none depends on the ones before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """What a bundle's ``logging.conf`` sets in a test ends with it: sentences would go to its log, not to the screen."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(handler)
