@@ -26,7 +26,7 @@ class Setting:
         steps: gradients.
         queries: of attacks without gradients, random search included; 0 leaves them out.
         surrogate: loads another network of the same task; None where there is none.
-        window: HU in which a bias field acts on a network that has no window.
+        window: HU in which bias field, speckle and frequencies act on a network that has no window.
     """
 
     steps: int
@@ -146,25 +146,35 @@ ENTRIES: tuple[Entry, ...] = (
         lambda e, s: attacks.ADef(steps=s.steps),
         "the smallest smooth flow that halves Dice, moved label",
     ),
-    Entry("speckle", "other budget", lambda e, s: attacks.SpeckleAttack(steps=s.steps), "10 % of each value"),
+    Entry(
+        "speckle",
+        "other budget",
+        lambda e, s: attacks.SpeckleAttack(window=s.window, steps=s.steps),
+        "10 % of each value",
+    ),
     # Few steps need larger ones to cross the budget.
     Entry(
         "VAFA",
         "other budget",
-        lambda e, s: attacks.VAFA(steps=s.steps, step_size=20 / s.steps),
+        lambda e, s: attacks.VAFA(window=s.window, steps=s.steps, step_size=20 / s.steps),
         "quantization steps up to 20 of 255",
     ),
     Entry(
         "AdvDrop",
         "other budget",
-        lambda e, s: attacks.AdvDrop(steps=s.steps, step_size=60 / s.steps),
+        lambda e, s: attacks.AdvDrop(window=s.window, steps=s.steps, step_size=60 / s.steps),
         "quantization steps up to 60 of 255",
     ),
-    Entry("SA2", "other budget", lambda e, s: attacks.SpectralAttack(steps=s.steps), "40 % of each coefficient"),
+    Entry(
+        "SA2",
+        "other budget",
+        lambda e, s: attacks.SpectralAttack(window=s.window, steps=s.steps),
+        "40 % of each coefficient",
+    ),
     Entry(
         "CT acquisition",
         "other budget",
-        lambda e, s: attacks.CTAcquisitionAttack(steps=s.steps),
+        lambda e, s: attacks.CTAcquisitionAttack(window=s.window, steps=s.steps),
         "scanner and protocol, default ranges",
     ),
 )

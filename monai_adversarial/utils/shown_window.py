@@ -48,7 +48,10 @@ def shown_window(scene: Scene, window: Sequence[float] | None = None) -> tuple[V
     if scene.image_units == "HU":
         found = window or (None if intensity is None else intensity.window)
         if found is None:
-            raise ValueError("window is missing: pass window=(low, high) in HU, or intensity= with a clipped window.")
+            raise ValueError(
+                "window is missing: there is no intensity map with a clipped window, so pass window=(low, high) in HU, "
+                "for example the one in which such scans are read."
+            )
         return IntensityMap.like(found[0], image), IntensityMap.like(found[1], image)
     if window is not None:
         if intensity is None:

@@ -150,7 +150,10 @@ def _domain(domain: str, window: tuple[Edge, Edge] | None, scene: Scene) -> tupl
     if scene.image_units == "HU":
         window = window or (None if intensity is None else intensity.window)
         if window is None:
-            raise ValueError("domain='window' needs the intensity window: pass window=(low, high) in HU or intensity=.")
+            raise ValueError(
+                "domain='window' needs the intensity window, but there is no intensity map with one: pass "
+                "window=(low, high) in HU, for example the one in which such scans are read."
+            )
         return domain, IntensityMap.like(window[0], scene.image), IntensityMap.like(window[1], scene.image)
     if intensity is None:
         if window is not None:

@@ -60,6 +60,8 @@ class CTAcquisitionAttack(Attack):
             variables; None for gradients.
         search: another search than steps that fall from the whole range, or than ZOO; with ``queries`` one by values
             alone, such as ``RandomSearch()``.
+        window: (low, high) in HU of the window in use, where no intensity map gives one; see
+            :class:`~monai_adversarial.attacks.CTAcquisition`.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`; gradients have 3 ``restarts``
             and the objective ``"annealed_dice"`` by default, queries one and ``"dice_ce"``.
 
@@ -76,9 +78,10 @@ class CTAcquisitionAttack(Attack):
         steps: int = 10,
         queries: int | None = None,
         search: Search | None = None,
+        window: tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(CTAcquisition(blocks), **_parts(steps, queries, search, options))
+        super().__init__(CTAcquisition(blocks, window), **_parts(steps, queries, search, options))
 
 
 class MRIAcquisitionAttack(Attack):

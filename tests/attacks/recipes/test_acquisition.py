@@ -27,6 +27,7 @@ from monai_adversarial.attacks import (
     WindowShift,
 )
 from monai_adversarial.data.example import example_case
+from monai_adversarial.models import AttackedModel
 
 # Small enough that the example's network keeps some of its Dice.
 CT = (
@@ -103,3 +104,22 @@ def test_attacks_show_as_calls_and_know_their_units() -> None:
     )
     with pytest.raises(ValueError, match="at least one"):
         CTAcquisition([])
+
+
+def test_a_network_without_a_window_is_told_one() -> None:
+    """The map inside of the network or before it: the same attack in the same window."""
+    model, image, label = example_case(16)
+
+    class Windowed(torch.nn.Module):
+        def forward(self, hounsfield: torch.Tensor) -> torch.Tensor:
+            return model.network(((hounsfield + 160) / 500).clamp(0, 1))
+
+    without = AttackedModel(Windowed(), image_units="HU")
+    with pytest.raises(ValueError, match=r"window is missing: .* so pass window=\(low, high\) in HU"):
+        CTAcquisitionAttack(steps=2)(without, image, label)
+    told = CTAcquisitionAttack(steps=2, window=(-160, 340))(without, image, label)
+    known = CTAcquisitionAttack(steps=2)(model, image, label)
+    assert float(told.adversarial_dice) < float(told.clean_dice)
+    torch.testing.assert_close(told.adversarial.as_tensor(), known.adversarial.as_tensor(), atol=0.01, rtol=0)
+    with pytest.raises(ValueError, match="window goes with blocks=None"):
+        CTAcquisitionAttack(CT, window=(-160, 340))

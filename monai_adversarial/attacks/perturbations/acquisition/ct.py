@@ -30,9 +30,11 @@ class CTAcquisition(Acquisition):
     Args:
         blocks: in the order in which they act; None for cupping and rings (from the beam and the detector), noise of a
             lower dose, the kernel, the thickness of slices and the window, each with its defaults.
+        window: (low, high) in HU of the window in use, for a model without a window of its own; None for that of the
+            intensity map. Only with ``blocks=None``: a ``WindowShift`` that is given has its own.
 
     Raises:
-        ValueError: for an empty sequence.
+        ValueError: for an empty sequence, or a window beside blocks.
         TypeError: for a member that is no perturbation.
 
     Survey entry: A15 (own).
@@ -41,7 +43,9 @@ class CTAcquisition(Acquisition):
     :class:`~monai_adversarial.attacks.UltrasoundReconstruction`).
     """
 
-    def __init__(self, blocks: Sequence[Perturbation] | None = None) -> None:
+    def __init__(
+        self, blocks: Sequence[Perturbation] | None = None, window: tuple[float, float] | None = None
+    ) -> None:
         if blocks is None:
             blocks = (
                 Cupping(),
@@ -49,6 +53,8 @@ class CTAcquisition(Acquisition):
                 DoseReduction(),
                 ReconstructionKernel(),
                 SliceThickness(),
-                WindowShift(),
+                WindowShift(window=window),
             )
+        elif window is not None:
+            raise ValueError(f"window goes with blocks=None, got {window!r} and blocks: pass WindowShift(window=...).")
         super().__init__(blocks)
