@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Normalized surface Dice left by PGD along surfaces and along overlap: ``python -m benchmarks.surface_objective``.
 
-The same crops of CT phantoms, the CT bundle's network, steps and budget for all; what counts is MONAI's normalized
-surface Dice, averaged over organs. Nothing was chosen on these phantoms, but on those of
+The same crops of CT phantoms, the CT bundle's network, steps and budget for all, or the scan of another network; what
+counts is MONAI's normalized surface Dice, averaged over organs. Nothing was chosen on these phantoms, but on those of
 seed 3000.
 """
 
@@ -17,21 +17,23 @@ from statistics import mean
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from monai.metrics import compute_surface_dice
 
-from benchmarks.doc_tables import DOCS, renew_table, replace_table
+from benchmarks.doc_tables import RecordedTable
 from benchmarks.query_cases import phantom_crops
-from benchmarks.steps_to_dice import PHANTOM_SPACING
+from benchmarks.steps_to_dice import PHANTOM_SPACING, Case, networks
 from benchmarks.strength import WINDOW, bundle_network
 from monai_adversarial.attacks import PGD, AnnealedDice, Dice, Objective, SurfaceDice
 from monai_adversarial.attacks.objectives import CleanBatch, Progress, Target
 from monai_adversarial.attacks.targets.shapes import distance_outside
 from monai_adversarial.models import AttackedModel
-from monai_adversarial.utils.files import replace_when_complete
+from monai_adversarial.utils.scene import spacing_of
 
-SEED, CROP, STEPS, TOLERANCE = 6000, (48, 48, 32), 10, 4.0
+SEED, CROP, TOLERANCE = 6000, (48, 48, 32), 4.0
+PHANTOM = "CT phantom, U-Net"
 PAGE, TABLE = "targeted.md", "surface_objective"
-FILE = DOCS / "benchmarks" / "surface_objective.json"
+FILE = "benchmarks/surface_objective.json"
 
 
 class BoundaryLoss(Objective):
@@ -85,21 +87,49 @@ def surface_dice(prediction: torch.Tensor, label: torch.Tensor, spacing: Sequenc
     return mean(found)
 
 
-def rows(budgets: Sequence[float], cases: int, known: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
-    """What each objective leaves of each case; what is known is not measured again."""
-    model = AttackedModel(bundle_network("cpu"), intensity=WINDOW)
-    there = {(row["case"], row["budget_hu"], row["objective"]) for row in known}
-    for number, (image, label) in enumerate(phantom_crops(cases, SEED, CROP)):
+def _cases(network: str, count: int) -> tuple[AttackedModel, list[Case]]:
+    """Crops of phantoms, or the whole scans of another network."""
+    if network != PHANTOM:
+        return next(one for one in networks() if one.name == network).load()
+    affine = torch.diag(torch.tensor([*PHANTOM_SPACING, 1.0], dtype=torch.float64))
+    crops = [(MetaTensor(image, affine=affine), label) for image, label in phantom_crops(count, SEED, CROP)]
+    return AttackedModel(bundle_network("cpu"), intensity=WINDOW), list(crops)
+
+
+def rows(
+    network: str,
+    budgets: Sequence[float],
+    steps: int,
+    objectives: Sequence[str],
+    count: int,
+    known: Sequence[dict[str, Any]] = (),
+) -> Iterator[dict[str, Any]]:
+    """What each objective leaves of each case; what is known is not measured again.
+
+    Args:
+        network: as ``benchmarks.steps_to_dice`` calls it.
+        budgets: in HU.
+        steps: of PGD.
+        objectives: names of ``OBJECTIVES``.
+        count: cases, of phantoms.
+        known: rows that are there already.
+    """
+    model, cases = _cases(network, count)
+    there = {(row["network"], row["case"], row["budget_hu"], row["objective"], row["passes"][1]) for row in known}
+    for number, (image, label) in enumerate(cases):
+        spacing = spacing_of(image)
+        assert spacing is not None
         for budget in budgets:
-            for name, make in OBJECTIVES.items():
-                if (number, budget, name) in there:
+            for name in objectives:
+                if (network, number, budget, name, steps) in there:
                     continue
-                result = PGD(budget, "HU", steps=STEPS, objective=make())(model, image, label, spacing=PHANTOM_SPACING)
+                result = PGD(budget, "HU", steps=steps, objective=OBJECTIVES[name]())(model, image, label)
                 clean, left = (
-                    surface_dice(part, result.label, PHANTOM_SPACING, TOLERANCE)
+                    surface_dice(part, result.label, spacing[0].tolist(), TOLERANCE)
                     for part in (result.clean_prediction, result.prediction)
                 )
                 row = {
+                    "network": network,
                     "case": number,
                     "budget_hu": budget,
                     "objective": name,
@@ -113,42 +143,46 @@ def rows(budgets: Sequence[float], cases: int, known: Sequence[dict[str, Any]] =
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Markdown: one row for each objective, two columns for each budget."""
-    budgets = list(dict.fromkeys(row["budget_hu"] for row in found))
+    """Markdown: one row for each network and objective, two columns for each budget."""
+    budgets = sorted({row["budget_hu"] for row in found})
     heads = [f"{what}, {budget:g} HU" for budget in budgets for what in ("NSD", "Dice")]
-    lines = [f"| PGD along | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
-    for name in dict.fromkeys(row["objective"] for row in found):
+    lines = [f"| network | PGD along | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
+    for network, name in dict.fromkeys((row["network"], row["objective"]) for row in found):
         cells = []
         for budget in budgets:
-            own = [row for row in found if row["objective"] == name and row["budget_hu"] == budget]
-            cells += [f"{mean(row[what] for row in own):.3f}" for what in ("nsd", "dice")]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+            own = [
+                row for row in found if (row["network"], row["objective"], row["budget_hu"]) == (network, name, budget)
+            ]
+            cells += [f"{mean(row[what] for row in own):.3f}" if own else "" for what in ("nsd", "dice")]
+        lines.append(f"| {network} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def with_table(text: str, folder: Path) -> str:
-    """The page with its table made anew from the JSON file in ``folder``."""
-    found = json.loads((folder / "benchmarks" / FILE.name).read_text(encoding="utf-8"))["rows"]
-    return replace_table(text, TABLE, table(found))
+RECORDED = RecordedTable(PAGE, TABLE, FILE, table)
+with_table = RECORDED.with_table
 
 
 def main() -> None:
-    """Measure, print and write the file, and renew the page where its own file was written."""
+    """Measure what is missing, write it as it comes, and renew the page where its own file was written."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budgets", nargs="+", type=float, default=[2.0, 4.0, 8.0])
-    parser.add_argument("--cases", type=int, default=4)
-    parser.add_argument("--output", type=Path, default=FILE)
+    parser.add_argument("--network", default=PHANTOM, help="part of a network's name; default the one of phantoms")
+    parser.add_argument("--budgets", nargs="+", type=float, default=[2.0, 4.0, 8.0], help="HU")
+    parser.add_argument("--steps", type=int, default=10, help="of PGD")
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    parser.add_argument("--cases", type=int, default=4, help="crops of phantoms")
+    parser.add_argument("--output", type=Path, default=RECORDED.path)
     arguments = parser.parse_args()
-    file = arguments.output
-    found = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
-    settings = {"seed": SEED, "crop": list(CROP), "steps": STEPS, "tolerance_mm": TOLERANCE}
-    for row in rows(arguments.budgets, arguments.cases, tuple(found)):
+    names = [PHANTOM, *(one.name for one in networks())]
+    network = next((name for name in names if arguments.network in name), None)
+    if network is None:
+        parser.error(f"--network must be part of one of {', '.join(names)}, got {arguments.network!r}.")
+    output = arguments.output
+    found = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.is_file() else []
+    settings = {"seed": SEED, "crop": list(CROP), "tolerance_mm": TOLERANCE}
+    asked = (network, arguments.budgets, arguments.steps, arguments.objectives, arguments.cases)
+    for row in rows(*asked, tuple(found)):
         found.append(row)
-        with replace_when_complete(file) as temporary:
-            record = {"torch": torch.__version__, **settings, "rows": found}
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if file.resolve() == FILE.resolve():
-        renew_table(DOCS / PAGE, TABLE, table(found))
+        RECORDED.write(output, found, torch=torch.__version__, **settings)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,12 @@ PEERS = (
         "not on the package index: git clone https://github.com/cherise215/advchain, its folder on PYTHONPATH, and "
         "pip install opencv-python-headless SimpleITK",
     ),
+    Peer(
+        "autoattack",
+        "autoattack.autopgd_base",
+        "auto_attack",
+        "not on the package index: git clone https://github.com/fra31/auto-attack, its folder on PYTHONPATH",
+    ),
 )
 
 

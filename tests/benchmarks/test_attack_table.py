@@ -15,6 +15,7 @@ from benchmarks import (
     primal_dual,
     surface_objective,
     survey_claims,
+    targeted,
     xray_campaign,
 )
 from benchmarks.attack_table import Row, checks, table
@@ -34,7 +35,7 @@ SOUND = [ROW, RANDOM, SQUARE, ENSEMBLE]
 
 @pytest.mark.parametrize(
     "module",
-    [attack_table, equal_cost, peer_minimal, primal_dual, surface_objective, survey_claims, xray_campaign],
+    [attack_table, equal_cost, peer_minimal, primal_dual, surface_objective, survey_claims, targeted, xray_campaign],
 )
 def test_page_is_what_its_file_says(module) -> None:  # type: ignore[no-untyped-def]
     text = (DOCS / module.PAGE).read_text(encoding="utf-8")
