@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Auto-PGD beside the code of its authors: ``python -m benchmarks.peer_auto_pgd`` writes the table of docs/equal_cost.md.
+"""Auto-PGD beside its authors' code: ``python -m benchmarks.peer_auto_pgd`` writes the table of docs/equal_cost.md.
 
 Crops of CT phantoms and the CT bundle's network in float32, mean cross-entropy over voxels, the clean image as the
 start, as many moves. What counts is the loss of the point that is returned, measured here.
