@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from monai_adversarial.handlers.adaptive_free_adversarial_training import AdaptiveFreeAdversarialTraining
 from monai_adversarial.handlers.adversarial_distillation import (
     AdversarialDistillation,
     adversarially_robust_distillation,
@@ -25,6 +26,7 @@ from monai_adversarial.handlers.schedules import LinearSchedule, UniformSchedule
 from monai_adversarial.handlers.semi_supervised import SemiSupervisedAdversarialTraining
 
 __all__ = [
+    "AdaptiveFreeAdversarialTraining",
     "AdversarialDistillation",
     "AdversarialEvaluation",
     "AdversarialLossTerm",

@@ -115,12 +115,16 @@ class FreeAdversarialTraining(TrainingHandler):
         super().attach(engine)
         assert isinstance(engine, SupervisedTrainer)
         self._removable.append(engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self.backward_completed))
-        replayed = _ReplayedLoader(engine.data_loader, self.replays, engine)
+        replayed = _ReplayedLoader(engine.data_loader, self, engine)
         self._lengths: tuple[int, int] | None = None
         if engine.state.epoch_length is not None and engine.state.epoch_length == _length(engine.data_loader):
             self._lengths = (engine.state.epoch_length, engine.state.epoch_length * self.replays)
             engine.state.epoch_length = self._lengths[1]
         engine.data_loader = replayed  # type: ignore[assignment]
+
+    def replays_done(self, iteration: int) -> int:
+        """How often the batch of the trainer's next iteration was used before, when its loader begins there."""
+        return iteration % self.replays
 
     def detach(self, engine: SupervisedTrainer) -> None:
         """Leave the trainer as it was before ``attach``."""
@@ -225,6 +229,7 @@ class FreeAdversarialTraining(TrainingHandler):
             # GradScaler lets gradients overflow now and then and skips that step of the weights; a perturbation that
             # lives on must not keep the NaN. Its scale is positive and leaves the direction as it is.
             gradients.append(torch.where(leaf.grad.isfinite(), leaf.grad, 0))
+        self.watch(engine, tuple(gradients))
         with torch.no_grad():
             loss = as_plain(engine.state.output[CommonKeys.LOSS]).detach()
             run = SteepestAscent(self.relative_step).begin(bound, 1)
@@ -235,6 +240,9 @@ class FreeAdversarialTraining(TrainingHandler):
                 new if kept is None or len(kept) <= len(new) else torch.cat([new, kept[len(new) :].to(new)])
                 for new, kept in zip(moved, old, strict=True)
             )
+
+    def watch(self, engine: SupervisedTrainer, gradients: Parameters) -> None:
+        """For subclasses: the gradients by which the perturbation moves, as the trainer's scaler scaled them."""
 
     def _fitting(self, like: Parameters) -> tuple[torch.Tensor | None, ...]:
         """The parameters of the batch before, where one sample's shape is that of this batch; None elsewhere."""
@@ -275,16 +283,16 @@ class _ReplayedLoader:
     where the trainer's iteration says.
     """
 
-    def __init__(self, loader: Iterable[Any], replays: int, engine: Engine) -> None:
-        self.loader, self.replays, self.engine = loader, replays, engine
+    def __init__(self, loader: Iterable[Any], handler: FreeAdversarialTraining, engine: Engine) -> None:
+        self.loader, self.handler, self.engine = loader, handler, engine
 
     def __len__(self) -> int:
-        return len(self.loader) * self.replays  # type: ignore[arg-type]
+        return len(self.loader) * self.handler.replays  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        done = self.engine.state.iteration % self.replays
+        done = self.handler.replays_done(self.engine.state.iteration)
         for batch in self.loader:
-            for _ in range(done, self.replays):
+            for _ in range(done, self.handler.replays):
                 # A handler may add keys to or take keys from what it is given.
                 yield copy.copy(batch) if isinstance(batch, (dict, list)) else batch
             done = 0
