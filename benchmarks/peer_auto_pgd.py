@@ -2,7 +2,8 @@
 """Auto-PGD beside its authors' code: ``python -m benchmarks.peer_auto_pgd`` writes the table of docs/equal_cost.md.
 
 Crops of CT phantoms and the CT bundle's network in float32, mean cross-entropy over voxels, the clean image as the
-start, as many moves. What counts is the loss of the point that is returned, measured here.
+start, as many moves. Voxels that the window clips stay as they are for both. What counts is the loss of the point that
+is returned, measured here.
 """
 
 from __future__ import annotations
@@ -17,24 +18,27 @@ from typing import Any
 import torch
 
 from benchmarks.doc_tables import RecordedTable
+from benchmarks.peer_strength import BehindWindow
 from benchmarks.peers.dense_loss import DenseLossClassifier
 from benchmarks.peers.problem import CountedNetwork, Problem
 from benchmarks.query_cases import phantom_crops
-from benchmarks.strength import bundle_network
+from benchmarks.steps_to_dice import Case
+from benchmarks.strength import WINDOW, bundle_network
 from monai_adversarial.attacks import APGD
 from monai_adversarial.models import AttackedModel
 
-#: radius of the window, 8 HU of 400; phantoms from this seed; voxels of a crop
-EPSILON, SEED, CROP = 8 / 400, 3000, (48, 48, 32)
+#: radius in HU; phantoms from this seed; voxels of a crop
+EPSILON, SEED, CROP = 8.0, 3000, (48, 48, 32)
 PAGE, TABLE = "equal_cost.md", "peer_auto_pgd"
-OURS: dict[str, dict[str, Any]] = {"ours, the paper's search": {"schedule": "constant"}, "ours, the default search": {}}
+#: name in the record -> arguments
+OURS: dict[str, dict[str, Any]] = {"paper": {"schedule": "constant"}, "default": {}}
+HEADS = ("clean", "autoattack", "ours, the paper's search", "ours, the default search")
 
 
-def ours(problem: Problem, steps: int, **options: Any) -> torch.Tensor:
+def ours(model: AttackedModel, case: Case, steps: int, **options: Any) -> torch.Tensor:
     """The point of the highest loss that our Auto-PGD finds from the clean image."""
-    attack = APGD(problem.epsilon, steps=steps, objective="cross_entropy", random_start=False, **options)
-    model = AttackedModel(problem.network, precision="float32")
-    return attack(model, problem.image, problem.label).adversarial  # type: ignore[no-any-return]
+    attack = APGD(EPSILON, "HU", steps=steps, objective="cross_entropy", random_start=False, **options)
+    return attack(model, *case).adversarial  # type: ignore[no-any-return]
 
 
 def rows(cases: int, steps: Sequence[int], known: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
@@ -43,14 +47,17 @@ def rows(cases: int, steps: Sequence[int], known: Sequence[dict[str, Any]] = ())
 
     there = {(row["case"], row["steps"]) for row in known}
     network = bundle_network("cpu")
+    model = AttackedModel(network, intensity=WINDOW, precision="float32")
+    assert model.intensity is not None
     for case, (image, label) in enumerate(phantom_crops(cases, SEED, CROP)):
-        problem = Problem(CountedNetwork(network), image, label.long(), EPSILON)
+        behind = CountedNetwork(BehindWindow(network, image))
+        problem = Problem(behind, image, label.long(), model.intensity.scale * EPSILON)
         loss = DenseLossClassifier(problem).loss
         for number in steps:
             if (case, number) in there:
                 continue
             points = {"clean": image, "autoattack": best_point(problem, number, image)}
-            points |= {name: ours(problem, number, **options) for name, options in OURS.items()}
+            points |= {name: ours(model, (image, label), number, **options) for name, options in OURS.items()}
             with torch.no_grad():
                 losses = {name: round(float(loss(point)), 4) for name, point in points.items()}
             yield {"case": case, "steps": number, **losses}
@@ -59,7 +66,7 @@ def rows(cases: int, steps: Sequence[int], known: Sequence[dict[str, Any]] = ())
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Markdown: the mean loss over the cases, one row for each number of moves."""
     names = ["clean", "autoattack", *OURS]
-    lines = [f"| moves | cases | {' | '.join(names)} |", f"|---:|---:|{'---:|' * len(names)}"]
+    lines = [f"| moves | cases | {' | '.join(HEADS)} |", f"|---:|---:|{'---:|' * len(names)}"]
     for steps in sorted({row["steps"] for row in found}):
         own = [row for row in found if row["steps"] == steps]
         cells = [f"{mean(row[name] for row in own):.3f}" for name in names]
@@ -83,7 +90,7 @@ def main() -> None:
     for row in rows(arguments.cases, arguments.steps, tuple(found)):
         found.append(row)
         print(row, flush=True)
-        RECORDED.write(output, found, torch=torch.__version__, seed=SEED, crop=list(CROP), epsilon=EPSILON)
+        RECORDED.write(output, found, torch=torch.__version__, seed=SEED, crop=list(CROP), budget_hu=EPSILON)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from benchmarks import (
     attack_table,
     equal_cost,
+    peer_auto_pgd,
     peer_minimal,
     primal_dual,
     surface_objective,
@@ -35,7 +36,17 @@ SOUND = [ROW, RANDOM, SQUARE, ENSEMBLE]
 
 @pytest.mark.parametrize(
     "module",
-    [attack_table, equal_cost, peer_minimal, primal_dual, surface_objective, survey_claims, targeted, xray_campaign],
+    [
+        attack_table,
+        equal_cost,
+        peer_auto_pgd,
+        peer_minimal,
+        primal_dual,
+        surface_objective,
+        survey_claims,
+        targeted,
+        xray_campaign,
+    ],
 )
 def test_page_is_what_its_file_says(module) -> None:  # type: ignore[no-untyped-def]
     text = (DOCS / module.PAGE).read_text(encoding="utf-8")
