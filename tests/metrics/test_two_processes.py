@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from monai.metrics import CumulativeIterationMetric
 
+from monai_adversarial import metrics as all_metrics
 from monai_adversarial.metrics import (
     AdversarialRisk,
+    AttentionOverlap,
     BoundaryDistance,
     CalibrationUnderAttack,
     CertifiedDiceMetric,
@@ -22,7 +25,9 @@ from monai_adversarial.metrics import (
     DeformationStatistics,
     DestructionRate,
     DetectionMetric,
+    EnhancementGain,
     OrganDrop,
+    OrganErrors,
     OrganPresence,
     RobustDiceCurve,
     SaliencyConcentration,
@@ -42,9 +47,9 @@ def _label(seed: int) -> torch.Tensor:
     return torch.randint(0, 3, (1, 1, 5, 5, 5), generator=torch.Generator().manual_seed(seed))
 
 
-def metrics_of(cases: list[int]) -> dict[str, Any]:
-    """What each metric says of some of the cases."""
-    metrics: dict[str, Any] = {
+def _all_of_them() -> dict[str, Any]:
+    return {
+        "attention": AttentionOverlap(NAMES),
         "boundary": BoundaryDistance(budgets=[0.5]),
         "calibration": CalibrationUnderAttack(NAMES),
         "certified dice": CertifiedDiceMetric(NAMES),
@@ -55,6 +60,8 @@ def metrics_of(cases: list[int]) -> dict[str, Any]:
         "destruction": DestructionRate(),
         "detection": DetectionMetric(0.5),
         "drop": OrganDrop(NAMES),
+        "enhancement": EnhancementGain(),
+        "errors": OrganErrors(NAMES),
         "first only": SuccessRate(),
         "first only, risk": AdversarialRisk(),
         "presence": OrganPresence(NAMES),
@@ -64,12 +71,18 @@ def metrics_of(cases: list[int]) -> dict[str, Any]:
         "target": TargetIoU(NAMES),
         "volume": VolumeChange(NAMES),
     }
+
+
+def metrics_of(cases: list[int]) -> dict[str, Any]:
+    """What each metric says of some of the cases."""
+    metrics = _all_of_them()
     for case in cases:
         random = torch.Generator().manual_seed(100 + case)
         attacked, clean, label = (_label(3 * case + shift) for shift in range(3))
         scores = torch.rand(1, 3, generator=random)
         probabilities = torch.rand(2, 1, 3, 5, 5, 5, generator=random).softmax(dim=2)
         images = torch.rand(1, 3, 1, 8, 8, generator=random)
+        metrics["attention"](probabilities[0, :, 1:], probabilities[1, :, 1:], label=label)
         metrics["boundary"](scores[:, 0])
         metrics["calibration"](probabilities[0], label, clean=probabilities[1])
         metrics["certified dice"](attacked - 1, label)
@@ -80,6 +93,8 @@ def metrics_of(cases: list[int]) -> dict[str, Any]:
         metrics["destruction"](scores[:, 0], scores[:, 1], clean=scores[:, 2])
         metrics["detection"](scores[0, :2], torch.tensor([0, 1]))
         metrics["drop"](attacked, label, clean=clean)
+        metrics["enhancement"](scores[:, 0], scores[:, 1], correlation=scores[:, 2])
+        metrics["errors"](attacked, label, spacing=2.0)
         metrics["presence"](attacked, label)
         metrics["saliency"](images[:, 0], images[:, 2] > 0.5, clean=images[:, 1])
         metrics["ssim"](images[:, :2], images[:, 2])
@@ -90,6 +105,14 @@ def metrics_of(cases: list[int]) -> dict[str, Any]:
             metrics["first only"](scores[:, 0], scores[:, 1])
             metrics["first only, risk"](scores[:, 0] > 0.5, scores[:, 1] > 0.5)
     return {name: metric.aggregate() for name, metric in metrics.items()}
+
+
+def test_every_metric_that_gathers_is_here() -> None:
+    here = tuple({type(metric) for metric in _all_of_them().values()})
+    public = [getattr(all_metrics, name) for name in all_metrics.__all__]
+    gathers = [one for one in public if isinstance(one, type) and issubclass(one, CumulativeIterationMetric)]
+    assert len(gathers) > 20
+    assert not [kind.__name__ for kind in gathers if not any(issubclass(one, kind) for one in here)]
 
 
 @pytest.mark.slow
