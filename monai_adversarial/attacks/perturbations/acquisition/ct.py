@@ -43,9 +43,7 @@ class CTAcquisition(Acquisition):
     :class:`~monai_adversarial.attacks.UltrasoundReconstruction`).
     """
 
-    def __init__(
-        self, blocks: Sequence[Perturbation] | None = None, window: tuple[float, float] | None = None
-    ) -> None:
+    def __init__(self, blocks: Sequence[Perturbation] | None = None, window: tuple[float, float] | None = None) -> None:
         if blocks is None:
             blocks = (
                 Cupping(),
