@@ -85,7 +85,7 @@ def generated_noise(
         + [row["AdvGAN, success"] >= row["PGD, success"] for row in rows],
         f"{seen}; training of the generator {over_seeds((row['seconds of training'] for row in rows), 0)} s; balanced "
         f"accuracy of the network {over_seeds(row['balanced accuracy'] for row in rows)}",
-        "chest X-rays, as many of each class, budget 4 of 255, images one by one on a CPU thread, PGD with its 10 steps, "
-        f"{len(seeds)} seeds",
+        "chest X-rays, as many of each class, budget 4 of 255, images one by one on a CPU thread, PGD with its 10 "
+        f"steps, {len(seeds)} seeds",
         rows,
     )
