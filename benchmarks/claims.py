@@ -13,7 +13,7 @@ from textwrap import fill
 from typing import Any
 
 from benchmarks.doc_tables import DOCS
-from benchmarks.machine import threads
+from benchmarks.machine import MEASURED_ON, measured_on, threads
 from monai_adversarial.utils.files import replace_when_complete
 
 __all__ = ["CONFIRMED", "REFUTED", "UNDECIDED", "outcome", "over_seeds", "run_claims", "summary", "verdict"]
@@ -101,7 +101,7 @@ def run_claims(
     for name in arguments.only:
         if name not in found:
             with threads(1):
-                found[name] = claims[name]()
+                found[name] = claims[name]() | {MEASURED_ON: measured_on()}
             with replace_when_complete(arguments.output) as temporary:
                 temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             print(f"{name}: {found[name]['verdict']}; {found[name]['seen']}", flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measured rows in CSV files: dataclasses of text, floats and integers."""
+"""Measured rows in CSV files: dataclasses of text, floats and integers, and where each was measured."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
+
+from benchmarks.machine import MEASURED_ON, stamps
 
 __all__ = ["read_rows", "write_rows"]
 
@@ -31,16 +33,29 @@ def read_rows(path: Path, kind: type[RowT]) -> list[RowT]:
 
 
 def write_rows(path: Path, rows: Iterable[Any], kind: type[Any]) -> None:
-    """Rows to a CSV file, which appears whole.
+    """Rows to a CSV file, which appears whole; the last column says where a row was measured (``machine.stamps``).
 
     Args:
         path: the file.
         rows: dataclass objects.
         kind: their dataclass.
     """
+    columns = [f.name for f in fields(kind)]
+    made = [asdict(row) for row in rows]
+    cells = [tuple(str(row[column]) for column in columns) for row in made]
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in fields(kind)], lineterminator="\n")
+        writer = csv.DictWriter(stream, [*columns, MEASURED_ON], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        for row, where in zip(made, stamps(cells, _stamped(path, columns)), strict=True):
+            writer.writerow({**row, MEASURED_ON: where})
     os.replace(temporary, path)
+
+
+def _stamped(path: Path, columns: list[str]) -> list[tuple[tuple[str, ...], str]]:
+    """The rows of a file as text, each with where it was measured."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    return [(tuple(line.get(c) or "" for c in columns), line.get(MEASURED_ON) or "") for line in lines]

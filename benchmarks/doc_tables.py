@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.csv_rows import read_rows, write_rows
+from benchmarks.machine import MEASURED_ON, stamps
 from monai_adversarial.utils.files import replace_when_complete
 
 __all__ = ["DOCS", "RecordedTable", "measure_missing", "renew_table", "replace_table"]
@@ -71,17 +72,29 @@ class RecordedTable:
         return replace_table(text, self.name, self.table(rows))
 
     def write(self, output: Path, rows: Sequence[dict[str, Any]], **about: Any) -> None:
-        """Write a record, and renew the page where it is the page's own.
+        """Write a record, and renew the page where it is the page's own. Each row says where it was measured
+        (``machine.stamps``), unless it names its machine itself.
 
         Args:
             output: file.
             rows: of the table.
             about: what is kept besides.
         """
+        known = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.is_file() else []
+        places = stamps([_bare(row) for row in rows], [(_bare(row), row.get(MEASURED_ON, "")) for row in known])
+        kept = [
+            row if not place or "machine" in row else {**row, MEASURED_ON: place}
+            for row, place in zip(rows, places, strict=True)
+        ]
         with replace_when_complete(output) as temporary:
-            temporary.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps({**about, "rows": kept}, indent=1) + "\n", encoding="utf-8")
         if output.resolve() == self.path.resolve():
             renew_table(DOCS / self.page, self.name, self.table(rows))
+
+
+def _bare(row: dict[str, Any]) -> str:
+    """A row as text, without where it was measured."""
+    return json.dumps({key: value for key, value in row.items() if key != MEASURED_ON}, sort_keys=True)
 
 
 def measure_missing(

@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -16,9 +17,11 @@ import torch
 from benchmarks.settings import Settings
 from monai_adversarial.utils.precision import Precision
 
-__all__ = ["machine_line", "threads"]
+__all__ = ["MEASURED_ON", "machine_line", "measured_on", "stamps", "threads"]
 
 DISTRIBUTIONS = ("torch", "monai", "numpy")
+#: what a record calls the processor and the precision of a row
+MEASURED_ON = "measured_on"
 
 
 @contextmanager
@@ -42,6 +45,26 @@ def _processor() -> str:
     except OSError:
         found = None
     return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+@cache
+def measured_on() -> str:
+    """Processor, version of torch and the precision that attacks take where a script names none; of a GPU its name."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    processor = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    return f"{processor}, torch {torch.__version__}, default precision {Precision('auto', device)}"
+
+
+def stamps(rows: Sequence[Hashable], known: Iterable[tuple[Hashable, str]]) -> list[str]:
+    """Where each row was measured: what the record says of rows that it has, which is nothing of old ones, and here
+    for new ones.
+
+    Args:
+        rows: what is written; equal rows are the same row.
+        known: rows of the record that is there, each with what it says.
+    """
+    before = dict(known)
+    return [before.get(row, measured_on()) for row in rows]
 
 
 def machine_line(settings: Settings) -> str:

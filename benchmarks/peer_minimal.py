@@ -9,7 +9,6 @@ counts is the norm of what they return, measured here.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -23,7 +22,7 @@ from benchmarks.torchvision_stub import stub_torchvision
 
 stub_torchvision()  # before adv_lib looks for it
 
-from benchmarks.doc_tables import DOCS, replace_table  # noqa: E402
+from benchmarks.doc_tables import RecordedTable  # noqa: E402
 from benchmarks.peer_strength import BehindWindow  # noqa: E402
 from benchmarks.query_cases import phantom_crops  # noqa: E402
 from benchmarks.strength import bundle_network  # noqa: E402
@@ -44,8 +43,7 @@ from monai_adversarial.models import AttackedModel  # noqa: E402
 WINDOW = {"a_min": 0.0, "a_max": 1.0}
 #: of the dense attacks: phantoms from this seed, voxels of a crop, share of voxels to change, largest change in a step
 SEED, CROP, WRONG, DAG_STEP = 3000, (32, 32, 16), 0.25, 4 / 255
-PAGE, TABLE = "minimal_norm.md", "peer_minimal"
-FILE = DOCS / "benchmarks" / "peer_minimal.json"
+PAGE, TABLE, FILE = "minimal_norm.md", "peer_minimal", "benchmarks/peer_minimal.json"
 
 
 class Decision(torch.nn.Module):
@@ -219,10 +217,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def with_table(text: str, folder: Path) -> str:
-    """The page with its table made anew from the JSON file in ``folder``."""
-    rows = json.loads((folder / "benchmarks" / FILE.name).read_text(encoding="utf-8"))["rows"]
-    return replace_table(text, TABLE, table(rows))
+RECORDED = RecordedTable(PAGE, TABLE, FILE, table)
+with_table = RECORDED.with_table
 
 
 def main() -> None:
@@ -232,7 +228,7 @@ def main() -> None:
     parser.add_argument("--linear-steps", type=int, default=90)
     parser.add_argument("--dense-cases", type=int, default=3)
     parser.add_argument("--dense-steps", type=int, default=100)
-    parser.add_argument("--output", type=Path, default=FILE)
+    parser.add_argument("--output", type=Path, default=RECORDED.path)
     arguments = parser.parse_args()
     rows = linear_rows(arguments.linear_cases, arguments.linear_steps)
     rows += dense_rows(arguments.dense_cases, arguments.dense_steps)
@@ -244,10 +240,7 @@ def main() -> None:
             )
         )
     rows = [{key: None if value == math.inf else value for key, value in row.items()} for row in rows]
-    arguments.output.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    if arguments.output.resolve() == FILE.resolve():
-        page = DOCS / PAGE
-        page.write_text(with_table(page.read_text(encoding="utf-8"), DOCS), encoding="utf-8")
+    RECORDED.write(arguments.output, rows, versions=versions)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """What a bundle's ``logging.conf`` sets in a test ends with it: sentences would go to its log, not to the screen."""
+    """What a bundle's ``logging.conf`` sets in a test ends with it: sentences would go to its log, not the screen."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     yield

@@ -33,7 +33,7 @@ def tiny_segmentation_network(
         convolution = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[spatial_dims]
         network = nn.Sequential(
             convolution(in_channels, features, kernel_size=3, padding=1),
-            nn.PReLU(),
+            nn.PReLU(init=0.2501),  # as after training: the slope that it is made with would be called untrained
             convolution(features, out_channels, kernel_size=3, padding=1),
         )
     return network.eval()

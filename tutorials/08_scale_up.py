@@ -64,7 +64,8 @@ print_config()
 # %% [markdown]
 # ## Setup data directory
 #
-# Small cases with a network that needs no training: this tutorial is about cost, not about robustness.
+# Small cases with networks that need no training: this tutorial is about cost, not about robustness. A warning below
+# says that one was never trained, as it should be.
 
 # %%
 fast = os.environ.get("MONAI_ADVERSARIAL_TUTORIAL_FAST", "0") == "1"

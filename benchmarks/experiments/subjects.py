@@ -10,10 +10,10 @@ import torch
 from monai.networks.nets import DenseNet
 from torch import nn
 
-from benchmarks.class_balance import Images
+from benchmarks.class_balance import Images, evened, repeated
 from benchmarks.classifier_objectives import hippocampus_patches
 from benchmarks.data_folder import data_folder
-from benchmarks.survey_defense_claims import fitted
+from benchmarks.survey_defense_claims import ATTACKED, fitted, xrays
 
 __all__ = [
     "Subjects",
@@ -22,6 +22,7 @@ __all__ = [
     "right_answers",
     "small_network",
     "trained_on",
+    "xrays_of_each",
 ]
 
 #: seed -> parts "train" and "attacked", each images from 0 to 1 and classes
@@ -40,6 +41,16 @@ def hippocampus_slices(seed: int) -> Images:
     """The middle slices of such patches."""
     found = hippocampus(seed)
     return {name: (images[..., images.shape[-1] // 2], labels) for name, (images, labels) in found.items()}
+
+
+@cache
+def xrays_of_each(seed: int) -> Images:
+    """Chest X-rays, of which nine of ten show pneumonia: rare ones are trained on again and again, in random order,
+    and as many of each class are attacked, so that one answer to everything is worth nothing."""
+    found = evened(xrays(seed), ATTACKED)
+    images, labels = repeated(*found["train"])
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    return found | {"train": (images[order], labels[order])}
 
 
 def small_network(images: torch.Tensor, classes: int, seed: int) -> nn.Module:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["LEAST_FROZEN", "FrozenPoint", "say_frozen_voxels"]
 
 #: share of gradient entries that are exactly zero from which four more passes are worth it
-LEAST_FROZEN = 0.2
+LEAST_FROZEN = 0.05
 #: Dice of the segmentations before and after what has no gradient was changed, below which it matters
 SAME = 0.9
 #: stream of the random change; restarts use 0, 1, 2, ... and controls 1,000,000, ...

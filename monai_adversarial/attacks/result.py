@@ -221,11 +221,10 @@ class AttackResult:
             return ""
         if self.reference_is_prediction:
             return STABILITY
-        low = low_clean_caution(self.clean_score)
-        if self.model is None:
+        hint = "" if self.model is None else unscaled_values(self.model, self.image)
+        low = low_clean_caution(self.clean_score, hint)
+        if low or self.model is None:
             return low
-        if low:
-            return low_clean_caution(self.clean_score, unscaled_values(self.model, self.image))
         clean = torch.stack([before for before, _ in self.organ_dice.values()], dim=1)
         return low_organ_caution(list(self.organ_dice), clean)
 

@@ -6,12 +6,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["FOLLOWS_IMAGE", "INPUT_FITS", "SAME_ANSWER", "Fact", "Missing", "TargetError", "missing_sentence"]
+__all__ = [
+    "FOLLOWS_IMAGE",
+    "INPUT_FITS",
+    "SAME_ANSWER",
+    "TRAINED",
+    "Fact",
+    "Missing",
+    "TargetError",
+    "missing_sentence",
+]
 
 #: what the first case shows of the deployment: values that begin with "no" are flagged
 SAME_ANSWER, FOLLOWS_IMAGE = "same answer twice", "answer follows the image"
 #: the same for what is given to it, where the score is low
 INPUT_FITS = "input as the network was built for"
+#: and for the network itself
+TRAINED = "trained"
 
 
 class TargetError(ValueError):

@@ -84,9 +84,6 @@ def _clean_score(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "there.",
             )
         )
-    untrained = [record["untrained"] for record in records if record.get("untrained")]
-    if untrained:  # said of the network, hence of every case
-        found.append(_check("trained", None, "fail", f"{untrained[0]}."))
     background = [record["background"] for record in records if record.get("background")]
     if background:
         where = f"in {len(background)} of {len(records)} clean images"

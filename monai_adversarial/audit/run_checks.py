@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_adversarial.audit.facts import FOLLOWS_IMAGE, INPUT_FITS, SAME_ANSWER
+from monai_adversarial.audit.facts import FOLLOWS_IMAGE, INPUT_FITS, SAME_ANSWER, TRAINED
 
 __all__ = ["run_checks"]
 
@@ -29,7 +29,7 @@ def run_checks(
         cases: how many the audit was asked for; None where nobody said.
         facts: of the target, with what the first case has shown.
     """
-    return [*_missing(records, rows, cases), *_twice(records), *_nothing(records, rows), *_first_case(facts)]
+    return [*_missing(records, rows, cases), *_twice(records), *_nothing(records, rows), *_of_the_target(facts)]
 
 
 def _check(check: str, verdict: str, text: str, row: str | None = None) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _nothing(records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> li
                    "the target is.")]  # fmt: skip
 
 
-def _first_case(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _of_the_target(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for fact in facts:
         if fact["what"] == SAME_ANSWER and str(fact["value"]).startswith("no"):
@@ -94,4 +94,6 @@ def _first_case(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if fact["what"] == INPUT_FITS and str(fact["value"]).startswith("no"):
             text = str(fact["value"]).removeprefix("no: ")
             found.append(_check("input as the network was built for", "fail", f"the first case: {text}"))
+        if fact["what"] == TRAINED and str(fact["value"]).startswith("no"):
+            found.append(_check("trained", "fail", str(fact["value"]).removeprefix("no: ") + "."))
     return found

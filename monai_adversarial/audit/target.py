@@ -18,7 +18,7 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage
 
 from monai_adversarial.audit.case_checks import cause_of, check_image, check_label_covers, is_nifti
-from monai_adversarial.audit.facts import Fact, Missing, TargetError
+from monai_adversarial.audit.facts import TRAINED, Fact, Missing, TargetError
 from monai_adversarial.audit.parts import TargetParts
 from monai_adversarial.audit.segmentation import Segmentation, affine_of, label_on_image, on_grid, same_grid
 from monai_adversarial.audit.targets.bundle_items import SeveralFiles, blank_label
@@ -26,6 +26,7 @@ from monai_adversarial.data.saving import read_back
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.models import AttackedModel, install_recorders
 from monai_adversarial.models.engine_parts import preprocessing_of
+from monai_adversarial.models.first_batch import untrained_reason
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.models.read_intensity import ReadIntensity
 from monai_adversarial.studies.measurement import network_hashes
@@ -176,11 +177,13 @@ class AuditTarget:
         return device_of(self.model)
 
     def facts(self) -> list[Fact]:
-        """What was read, what was told, and what the first batch has shown."""
+        """What was read, what was told, what the first batch has shown, and whether the network looks untrained."""
         known = {str(fact.value) for fact in self.parts.facts}
         read = [Fact("model", text, "live pipeline") for text in self.model.findings if text not in known]
         gradients = "yes" if self.differentiable else "no: attacked by queries alone"
-        return [*self.parts.facts, *read, Fact("gradients", gradients, "network")]
+        untrained = untrained_reason(self.model)
+        doubts = [Fact(TRAINED, f"no: {untrained}", "network")] if untrained else []
+        return [*self.parts.facts, *read, Fact("gradients", gradients, "network"), *doubts]
 
     def settings(self) -> dict[str, Any]:
         """What decides the target's answers, for fingerprints: weights, configs, what was told."""

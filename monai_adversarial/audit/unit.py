@@ -23,7 +23,7 @@ from monai_adversarial.metrics import mean_score
 from monai_adversarial.metrics.dice import mean_of_defined
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.models import AttackedModel
-from monai_adversarial.models.first_batch import background_reason, untrained_reason
+from monai_adversarial.models.first_batch import background_reason
 from monai_adversarial.studies.measurement import (
     CLEAN_PREDICTION,
     LABEL,
@@ -110,7 +110,6 @@ class AuditUnit:
             seen = {
                 "constant_answer": constant,
                 "says_voxel_size": says_voxel_size(self.case.file),
-                "untrained": untrained_reason(self.target.model),
                 "background": self._background(clean),
             }
             return self._record(None, scores, seen, cost, began, files, output_dir)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from monai_adversarial.metrics.clean_score import low_clean_caution
 from monai_adversarial.models.attacked_model import AttackedModel
@@ -21,6 +21,7 @@ from monai_adversarial.utils.slabs import slabs
 from monai_adversarial.utils.validation import check_class_label, check_label, check_logits, is_class_label
 
 __all__ = [
+    "background_reason",
     "check_answer",
     "check_background",
     "check_classes_fit",
@@ -34,6 +35,7 @@ __all__ = [
     "say_random",
     "task_of_answer",
     "unscaled_values",
+    "untrained_reason",
 ]
 
 #: a clean Dice below this share of what the volumes of label and prediction allow is no overlap to speak of
@@ -52,6 +54,10 @@ LEAST_CLEAN = 0.1
 UNSCALED = 50.0
 #: share of the voxels above which a channel is taken for the background
 MOSTLY = 0.5
+#: layers whose scale and shift are made as 1 and 0
+NORMALIZATIONS = (_NormBase, torch.nn.GroupNorm, torch.nn.LayerNorm)
+#: what torch makes every PReLU with
+PRELU_SLOPE = 0.25
 #: images of which at least one is classified as labeled, or the label does not belong to the network
 LEAST_IMAGES = 8
 
@@ -200,23 +206,43 @@ def unscaled_values(model: AttackedModel, image: torch.Tensor) -> str:
 
 def untrained_reason(model: AttackedModel) -> str:
     """Why the network looks as if nobody trained it, or its weights were not loaded: every BatchNorm still has the
-    statistics that it is made with. Empty elsewhere, and of networks without BatchNorm, which show no such sign.
+    statistics that it is made with or, in a network without such statistics, every weight whose first value is the
+    same in all networks (scale and shift of normalizations, slope of PReLU) still has that value. One step of an
+    optimizer moves them. Empty elsewhere, and of networks without any of these layers, which show no such sign.
 
     Args:
         model: what is attacked.
     """
-    found = [
-        (layer.running_mean, layer.running_var)
-        for network in modules_of(unwrap(model.network))
-        for layer in network.modules()
-        if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None
-    ]
-    if not found or any(bool(mean.any()) or bool((variance != 1).any()) for mean, variance in found):
+    layers = [layer for network in modules_of(unwrap(model.network)) for layer in network.modules()]
+    signs = [_statistics_as_made(layer) for layer in layers]
+    what, known = "statistics", [sign for sign in signs if sign is not None]
+    if not known:
+        what, known = "weights", [sign for layer in layers if (sign := _weights_as_made(layer)) is not None]
+    if not known or not all(known):
         return ""
+    where = "BatchNorm" if what == "statistics" else "normalization and PReLU"
     return (
-        f"the network's {len(found)} BatchNorm layers hold the statistics that they are made with: it was never "
-        "trained, or its weights were not loaded, and what an attack leaves of it is no robustness"
+        f"the network's {len(known)} {where} layers hold the {what} that they are made with: it was never trained, or "
+        "its weights were not loaded, and what an attack leaves of it is no robustness"
     )
+
+
+def _statistics_as_made(layer: torch.nn.Module) -> bool | None:
+    """Whether a BatchNorm never saw an image; None of layers without such statistics."""
+    if not isinstance(layer, _BatchNorm) or layer.running_mean is None or layer.running_var is None:
+        return None
+    return not bool(layer.running_mean.any()) and bool((layer.running_var == 1).all())
+
+
+def _weights_as_made(layer: torch.nn.Module) -> bool | None:
+    """Whether the weights of a layer have their first values; None of layers whose first values are random, or that
+    have no weights."""
+    if isinstance(layer, torch.nn.PReLU):
+        return bool((layer.weight == PRELU_SLOPE).all())
+    if not isinstance(layer, NORMALIZATIONS) or layer.weight is None:
+        return None
+    shift = getattr(layer, "bias", None)
+    return bool((layer.weight == 1).all()) and (shift is None or not bool(shift.any()))
 
 
 def check_trained(model: AttackedModel) -> None:

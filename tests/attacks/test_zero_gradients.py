@@ -68,6 +68,18 @@ def test_voxels_that_a_clamp_inside_the_network_freezes_are_said(low: float) -> 
     assert 0.2 < float(result.zero_gradient_fraction) < 0.9 and not bool(result.success)
 
 
+def test_an_eighth_of_the_voxels_that_steers_everything_is_said() -> None:
+    """One slice of eight lies below a clamp, and lifts all logits as soon as it is above."""
+
+    def steered(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        slice_, rest = image[..., :1, :, :].clamp(0.13, 0.87), image[..., 1:, :, :]
+        return network(torch.cat([slice_, rest], dim=-3) + 2.5 * (slice_.mean() - 0.13))
+
+    result, (said,) = attacked(Behind(steered), epsilon=0.1)
+    assert "12% of the gradient's entries are exactly zero in 1 of 1 samples, but a change of these" in said
+    assert float(result.zero_gradient_fraction) == 0.125 and float(result.adversarial_dice) > 0.7
+
+
 def test_voxels_that_the_network_does_not_look_at_are_no_doubt() -> None:
     """Half of the image has no gradient and does nothing."""
 

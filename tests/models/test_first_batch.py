@@ -5,17 +5,23 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.networks.nets import UNETR, SegResNet, UNet
 from torch import nn
 
+from benchmarks.real_scan import load_network
+from benchmarks.strength import bundle_network
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute, ExpectationOverTransformation
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.doubts import doubt, warn_once
+from monai_adversarial.models.first_batch import untrained_reason
 from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
 
 
@@ -267,6 +273,45 @@ def test_a_network_that_was_never_trained_is_said() -> None:
     assert sentences(fresh) == [] and sentences(trained) == []
     fresh = network()
     assert not [one for one in said(lambda: PGD(0.1, steps=1).perturb(fresh, IMAGE, label)) if "trained" in one]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: UNet(3, 1, 2, (4, 8), (2,)),  # its normalization has no weights, its PReLU have
+        lambda: UNet(3, 1, 2, (4, 8), (2,), act="relu", norm=("instance", {"affine": True})),
+        lambda: UNet(3, 1, 2, (4, 8), (2,), act="relu", norm=("group", {"num_groups": 2})),
+        lambda: SegResNet(3, 8, 1, 2, blocks_down=(1, 1), blocks_up=(1,)),
+        lambda: UNETR(1, 2, (16,) * 3, feature_size=4, hidden_size=24, mlp_dim=24, num_heads=2),
+    ],
+)
+def test_one_step_of_an_optimizer_takes_the_sign_of_an_untrained_network_away(make: Callable[[], nn.Module]) -> None:
+    """Also where no layer keeps statistics: the first values of scales, shifts and slopes are the same everywhere."""
+    network = make()
+    found = untrained_reason(AttackedModel(network))
+    assert "normalization and PReLU layers hold the weights that they are made with" in found
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    image, label = torch.rand(1, 1, 16, 16, 16), random_label((1, 16, 16, 16), classes=2)
+    nn.functional.cross_entropy(network(image), label).backward()
+    optimizer.step()
+    assert untrained_reason(AttackedModel(network)) == ""
+
+
+def test_what_was_trained_or_shows_no_sign_is_not_called_untrained() -> None:
+    assert untrained_reason(AttackedModel(bundle_network("cpu"))) == ""
+    assert untrained_reason(AttackedModel(bundle_network("cpu", "hardened.pt"))) == ""
+    assert untrained_reason(AttackedModel(UNet(3, 1, 2, (4, 8), (2,), act="relu"))) == ""  # nothing has weights
+    statistics_alone = nn.Sequential(nn.BatchNorm3d(1), nn.PReLU())
+    statistics_alone(IMAGE)
+    assert untrained_reason(AttackedModel(statistics_alone)) == ""
+
+
+@pytest.mark.real_data
+def test_third_party_networks_are_not_called_untrained(shared_data: Path) -> None:
+    for fold in (1, 2):
+        assert untrained_reason(AttackedModel(load_network(shared_data, fold=fold))) == ""
+    spleen = torch.jit.load(str(shared_data / "spleen_torchscript" / "model.pt"))
+    assert untrained_reason(AttackedModel(spleen)) == ""
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ class PromptPerturbation(Perturbation):
     """Moves each click, point or box corner by at most ``max_displacement`` mm; the image stays as it is.
 
     The model's ``image_channels`` name the channels that hold the prompts, so that the others, the image among them,
-    keep their bits. Prompts stay inside the volume. Handed back are prompts that moved by whole voxels, inside the
-    budget, as a user clicks them.
+    keep their bits. Prompts stay inside the volume. They move by whole voxels, inside the budget, as a user clicks
+    them; gradients pass the rounding by as if it were the identity.
 
     Args:
         max_displacement: largest distance of a prompt from the clean one, Euclidean, in mm; 0 is the identity.
@@ -148,15 +148,20 @@ class BoundPrompts(BoundPerturbation):
         raise NotImplementedError
 
     def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """The prompt channels of the moved prompts, differentiable in the movement."""
-        return self.draw(self._moved(parameters))
+        """The prompt channels of prompts that moved by whole voxels, so that a search compares what is handed back; of
+        a sample that does not move the clean bits. The gradient is that of ``draw`` there, as if nothing were
+        rounded."""
+        moved = self._moved(parameters)
+        with torch.no_grad():
+            clicked = self._clicked(parameters)
+            stays = (clicked == self.places).flatten(1).all(dim=1).view(-1, *[1] * (image.ndim - 1))
+        drawn = self.draw(clicked + (moved - moved.detach()))
+        return torch.where(stays, image + (drawn - drawn.detach()), drawn)
 
     @torch.no_grad()
     def finished(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """The prompt channels of prompts at whole voxels; of a sample that does not move the clean bits."""
-        clicked = self._clicked(parameters)
-        moves = (clicked != self.places).flatten(1).any(dim=1).view(-1, *[1] * (image.ndim - 1))
-        return torch.where(moves, self.draw(clicked), image)
+        """As applied: no file rounds the values of these channels."""
+        return self.apply(image, parameters)
 
     def valid_range(self, image: torch.Tensor) -> tuple[None, None]:
         """Channels of prompts have no range of values."""
