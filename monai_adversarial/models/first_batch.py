@@ -205,10 +205,11 @@ def unscaled_values(model: AttackedModel, image: torch.Tensor) -> str:
 
 
 def untrained_reason(model: AttackedModel) -> str:
-    """Why the network looks as if nobody trained it, or its weights were not loaded: every BatchNorm still has the
-    statistics that it is made with or, in a network without such statistics, every weight whose first value is the
-    same in all networks (scale and shift of normalizations, slope of PReLU) still has that value. One step of an
-    optimizer moves them. Empty elsewhere, and of networks without any of these layers, which show no such sign.
+    """Why the network looks as if nobody trained it, or its weights were not loaded. Empty where nothing says so.
+
+    Every BatchNorm still has the statistics that it is made with. In a network without such statistics the scale and
+    shift of every normalization, and the slope of every PReLU, still have the values that all networks begin with,
+    which one step of an optimizer moves. A network without any of these layers shows no such sign.
 
     Args:
         model: what is attacked.
