@@ -19,7 +19,7 @@ from monai_adversarial.attacks.objectives import Objective, get_objective
 from monai_adversarial.attacks.perturbations.base import Parameters, Perturbation
 from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed, perturb_batch
 from monai_adversarial.attacks.result import AttackResult
-from monai_adversarial.attacks.scale_checks import check_scale
+from monai_adversarial.attacks.scale_checks import check_reach, check_scale
 from monai_adversarial.attacks.scored_run import ScoredRun
 from monai_adversarial.attacks.search import Search, SteepestAscent
 from monai_adversarial.models.attacked_model import AttackedModel
@@ -216,6 +216,8 @@ class Attack(ShownAsCall):
         true = None if truth is None else Given.read(known, image, truth).label
         with axes_explained(known, given.image), self.scope(known, given.image) as (predictor, clean):
             scene = self._scene(predictor, clean, given, _mask("region", region), spacing)
+            if start is None:  # an attack that goes on has its way behind it
+                check_reach(self.perturbation, self.search, self.steps)
             plain_label = None if given.label is None else detached(given.label)
             counted = _mask("objective_region", objective_region)
             plain_truth = None if true is None else detached(true)

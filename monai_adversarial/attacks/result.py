@@ -253,7 +253,7 @@ class AttackResult:
         )
         return "\n".join(
             [
-                f"{self.attack or 'attack'}{behind}: {'; '.join(budgets) or 'no budget measured'}",
+                f"{self.attack or 'attack'}{behind}: {'; '.join(budgets) or 'no budget measured'}{self._inside}",
                 f"{self._metric_name} with the {reference} {_numbers(self.clean_score)} -> "
                 f"{_numbers(self.adversarial_score)}; success in {success} of {len(self.success)}{rule}",
                 *(["; ".join(wanted)] if wanted else []),
@@ -263,6 +263,12 @@ class AttackResult:
                 *([self.caution] if self.caution else []),
             ]
         )
+
+    @property
+    def _inside(self) -> str:
+        """How much of the image was left to the attacker, where a region says it."""
+        region = self.bound.scene.region
+        return "" if region is None else f"; inside a region of {float(region.float().mean()):.2g} of the voxels"
 
     def _organ_line(self) -> list[str]:
         """What is left of each organ, where there are several with names."""

@@ -20,11 +20,12 @@ import torch
 
 from monai_adversarial.attacks.perturbations.additive import AdditiveNoise, BoundAdditiveNoise
 from monai_adversarial.attacks.perturbations.base import Perturbation
+from monai_adversarial.attacks.search import Search, SteepestAscent
 from monai_adversarial.models.doubts import doubt, warn_once
 from monai_adversarial.utils.intensity_map import MOST_OUTSIDE
 from monai_adversarial.utils.scene import Scene
 
-__all__ = ["check_scale"]
+__all__ = ["check_reach", "check_scale"]
 
 #: largest value of an image that is taken to be scaled already, in HU
 SCALED = 10.0
@@ -34,6 +35,10 @@ LEAST_RANGE = 0.01
 LEAST_CHANGEABLE = 0.05
 #: share of the image's range below which a budget does next to nothing
 LEAST_BUDGET = 1e-4
+#: HU below which the file of a CT, which holds whole HU, keeps nothing of a change
+LEAST_HU = 0.5
+#: share of the budget's radius that all steps together must reach
+LEAST_WAY = 0.99
 #: share of the smallest voxel below which a displacement does next to nothing
 LEAST_DISPLACEMENT = 0.1
 #: gain above which a percentage was probably meant
@@ -61,6 +66,25 @@ def check_scale(scene: Scene, perturbation: Perturbation, training: bool, networ
             warn_once(network, kind, sentence)
         else:
             warnings.warn(sentence, stacklevel=4)
+
+
+def check_reach(perturbation: Perturbation, search: Search, steps: int) -> None:
+    """Warn of steps that end before the edge of the budget: what lies behind them was not attacked.
+
+    Args:
+        perturbation: what changes the image.
+        search: how it moves.
+        steps: how often.
+    """
+    if not isinstance(perturbation, AdditiveNoise) or not isinstance(search, SteepestAscent):
+        return
+    way = sum(search.step_at(step, steps) for step in range(steps))
+    if way < LEAST_WAY and 0 < perturbation.epsilon < math.inf:
+        warnings.warn(
+            f"{steps} steps of this size go {way:.2g} of the budget's radius together, and never reach its edge: what "
+            "the attack leaves is not what the budget allows; pass more steps, or step_size=None.",
+            stacklevel=4,
+        )
 
 
 def _doubts(scene: Scene, perturbation: Perturbation) -> Iterator[tuple[str, bool, str]]:
@@ -160,6 +184,13 @@ def _doubts_of_budget(scene: Scene, noise: AdditiveNoise) -> Iterator[tuple[str,
                 False,
                 f"{amount}, {float(shares.max()):.1g} of the range of the image ({float(span.max()):.3g}), which does "
                 "next to nothing: check units and intensity.",
+            )
+        elif noise.units == "HU" and noise.norm == "linf" and noise.epsilon < LEAST_HU:
+            yield (
+                "small",
+                False,
+                f"{amount}, below the half HU that a file of whole HU rounds away, and far below the noise of a scan: "
+                "what the attack leaves is no robustness; pass units='network' or 'fraction' if it is meant so.",
             )
     changeable = bound.changeable
     share = float(changeable.mean())

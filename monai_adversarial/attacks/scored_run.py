@@ -25,6 +25,7 @@ from monai_adversarial.models.first_batch import (
     check_background,
     check_classes_fit,
     check_clean_score,
+    check_ignored,
     check_label_fits,
     check_trained,
     say_random,
@@ -144,6 +145,8 @@ class ScoredRun:
         """What is said once of a model."""
         model, reference = self.predictor.model, self.reference
         model.checked = True
+        if labeled:
+            check_ignored(model, reference.classes)
         if labeled and not self.attack.targeted and reference.per_image:
             check_classes_fit(model, self.clean_score)
         elif labeled and not self.attack.targeted:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 __all__ = [
     "FOLLOWS_IMAGE",
     "INPUT_FITS",
+    "OWN_GRADIENT",
     "SAME_ANSWER",
     "TRAINED",
     "Fact",
@@ -23,6 +24,8 @@ SAME_ANSWER, FOLLOWS_IMAGE = "same answer twice", "answer follows the image"
 INPUT_FITS = "input as the network was built for"
 #: and for the network itself
 TRAINED = "trained"
+#: the same for what attacks by gradients follow
+OWN_GRADIENT = "gradient is that of the network"
 
 
 class TargetError(ValueError):

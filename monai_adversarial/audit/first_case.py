@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from monai_adversarial.audit.facts import FOLLOWS_IMAGE, INPUT_FITS, SAME_ANSWER, Fact, TargetError
+from monai_adversarial.audit.facts import FOLLOWS_IMAGE, INPUT_FITS, OWN_GRADIENT, SAME_ANSWER, Fact, TargetError
 from monai_adversarial.audit.segmentation import Segmentation, on_grid, same_grid
 from monai_adversarial.audit.target import AuditCase, AuditTarget
 from monai_adversarial.data.saving import read_back
-from monai_adversarial.models import explain_clean_score
+from monai_adversarial.models import explain_clean_score, wrong_gradient_reason
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import LabelMisfit
 
@@ -53,6 +53,8 @@ def check_first_case(target: AuditTarget, entry: Mapping[str, Any]) -> list[Fact
         found.append(Fact("label", f"{sorted(case.reference.values.unique().tolist())}, {same}", "first case"))
     found += _probes(target, case, prediction)
     found += _other_readings(target, case)
+    if target.differentiable and (reason := wrong_gradient_reason(target.model_for(case), case.image)):
+        found.append(Fact(OWN_GRADIENT, f"no: {reason}", "first case"))
     run = target.parts.reference_prediction
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the deployment
         deployed = None if run is None else run(entry["image"])

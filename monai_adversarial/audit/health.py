@@ -7,9 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy.stats import betabinom
-
 from monai_adversarial.attacks.flags import MOST_ZERO
+from monai_adversarial.detection.fitting import UNLIKELY, chance_of_rejecting
 from monai_adversarial.metrics.clean_score import LOW_CLEAN, NO_CLEAN
 from monai_adversarial.studies.measurement import LABEL
 
@@ -19,8 +18,6 @@ Record = Mapping[str, Any]
 
 #: Dice that a stronger attacker may stay behind a weaker one before it is said
 ROOM = 0.02
-#: probability below which more rejected clean images are no chance
-UNLIKELY = 0.05
 #: Dice that the network's own answer loses where the deployed segmentation loses less than ``ROOM``
 HIDDEN = 0.1
 
@@ -214,10 +211,7 @@ def _rejection(name: str, records: Sequence[Record]) -> list[dict[str, Any]]:
     first = next(iter(detections.values()))
     asked, cases = float(first["false_positive_rate"]), len(detections)
     rejected = sum(not one["clean"]["accepted"] for one in detections.values())
-    # The rate of a conformal threshold follows a beta distribution over the calibrations.
-    calibrated = int(first["calibration_cases"])
-    below = min(calibrated, math.ceil((1 - asked) * (calibrated + 1) - 1e-9))
-    chance = float(betabinom(cases, calibrated + 1 - below, below).sf(rejected - 1))
+    chance = chance_of_rejecting(rejected, cases, int(first["calibration_cases"]), asked)
     more = chance < UNLIKELY
     return [
         _check(

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_adversarial.audit.facts import FOLLOWS_IMAGE, INPUT_FITS, SAME_ANSWER, TRAINED
+from monai_adversarial.audit.facts import FOLLOWS_IMAGE, INPUT_FITS, OWN_GRADIENT, SAME_ANSWER, TRAINED
 
 __all__ = ["run_checks"]
 
@@ -63,15 +63,18 @@ def _twice(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One scan under two names is one patient counted as two."""
     owners: dict[str, list[str]] = {}
     for record in records:
-        inputs = (record.get("hashes") or {}).get("input")
+        hashes = record.get("hashes") or {}
+        inputs = hashes.get("input")
         image = inputs.get("image") if isinstance(inputs, Mapping) else None
-        if image and record["case"] not in owners.setdefault(str(image), []):
-            owners[str(image)].append(record["case"])
-    doubled = [names for names in owners.values() if len(names) > 1]
+        # The same voxels in a file of another type or compression are the same scan.
+        for mark in {str(found) for found in (hashes.get("voxels"), image) if found}:
+            if record["case"] not in owners.setdefault(mark, []):
+                owners[mark].append(record["case"])
+    doubled = list(dict.fromkeys(tuple(names) for names in owners.values() if len(names) > 1))
     if not doubled:
         return []
     shown = "; ".join(" = ".join(names) for names in doubled[:MOST_NAMES])
-    text = f"image files with equal content are counted as cases of their own ({shown}): intervals are too narrow."
+    text = f"images with equal content are counted as cases of their own ({shown}): intervals are too narrow."
     return [_check("different cases", "fail", text)]
 
 
@@ -96,4 +99,7 @@ def _of_the_target(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             found.append(_check("input as the network was built for", "fail", f"the first case: {text}"))
         if fact["what"] == TRAINED and str(fact["value"]).startswith("no"):
             found.append(_check("trained", "fail", str(fact["value"]).removeprefix("no: ") + "."))
+        if fact["what"] == OWN_GRADIENT and str(fact["value"]).startswith("no"):
+            text = str(fact["value"]).removeprefix("no: ")
+            found.append(_check(OWN_GRADIENT, "fail", f"the first case: {text}."))
     return found

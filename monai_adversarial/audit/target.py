@@ -128,6 +128,8 @@ class AuditTarget:
             raise TargetError(f"{parts.name} cannot be audited: {error}") from error
         self.postprocessing = parts.postprocessing
         self.prepare_batch = parts.prepare_batch or default_prepare_batch
+        # Before any case goes through: transforms may keep what they have seen.
+        self._pipeline = describe([parts.preprocessing, parts.postprocessing, parts.prepare_batch, parts.label_masks])
         self._hashes: dict[str, Any] | None = None
         self._channels: int | None = None  # of the images, once one of them went through
 
@@ -186,7 +188,8 @@ class AuditTarget:
         return [*self.parts.facts, *read, Fact("gradients", gradients, "network"), *doubts]
 
     def settings(self) -> dict[str, Any]:
-        """What decides the target's answers, for fingerprints: weights, configs, what was told."""
+        """What decides the target's answers, for fingerprints: weights, configs, what was told, and the pipeline around
+        the network."""
         if self._hashes is None:
             told = {name: value for name, value in self.parts.told.items() if name != "facts"}
             self._hashes = {
@@ -195,6 +198,7 @@ class AuditTarget:
                 "hashes": dict(self.parts.hashes),
                 "told": describe(told),
                 "inferer": describe(self.model.inferer),
+                "pipeline": self._pipeline,
             }
         return self._hashes
 

@@ -33,7 +33,7 @@ from monai_adversarial.studies.measurement import (
 )
 from monai_adversarial.studies.records import safe_name
 from monai_adversarial.studies.study import Cell
-from monai_adversarial.utils.hashing import file_hash
+from monai_adversarial.utils.hashing import file_hash, tensor_hash
 from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["AuditUnit", "unit_files"]
@@ -185,6 +185,12 @@ class AuditUnit:
             self.case.clean["prediction"] = self.target.deploy(self.case)
         return self.case.clean["prediction"]
 
+    def _voxel_hash(self) -> str:
+        """SHA-256 of what the network gets, once for all rows: one scan in two files is one patient."""
+        if "voxels" not in self.case.clean:
+            self.case.clean["voxels"] = tensor_hash(as_plain(self.case.image))
+        return self.case.clean["voxels"]
+
     def _reference(self, clean: Segmentation) -> Segmentation:
         found = self.target.reference_of(self.case, clean)
         if found is not None and clean.masks and not found.masks:
@@ -291,6 +297,7 @@ class AuditUnit:
             cost={**cost, "total_seconds": round(time.perf_counter() - began, 3)},
             hashes={
                 "input": self.case.clean.get("hashes", {}),
+                "voxels": self._voxel_hash(),
                 "files": {kind: file_hash(path) for kind, path in files.items()},
             },
             mean=mean,

@@ -12,7 +12,7 @@ from monai_adversarial.detection.ensemble import EnsembleDisagreement
 from monai_adversarial.detection.entropy import PredictionEntropy
 from monai_adversarial.detection.evading import Evading
 from monai_adversarial.detection.features import Features, NetworkFeatures, RadialSpectrum
-from monai_adversarial.detection.fitting import fit_and_calibrate, least_calibration_cases
+from monai_adversarial.detection.fitting import chance_of_rejecting, fit_and_calibrate, least_calibration_cases
 from monai_adversarial.detection.frequency import FrequencyProfile
 from monai_adversarial.detection.gaussian import GaussianDensity, MahalanobisDistance
 from monai_adversarial.detection.hiding import HidingFeatures
@@ -66,6 +66,7 @@ __all__ = [
     "SaliencyConcentrationDetector",
     "SaliencyNumbers",
     "SegmentationPlausibility",
+    "chance_of_rejecting",
     "evaluate_detector",
     "fit_and_calibrate",
     "least_calibration_cases",

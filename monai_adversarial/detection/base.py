@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import nn
 from monai_adversarial.detection.files import read_state, write_state
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.utils.calls import ShownAsCall, shown
+from monai_adversarial.utils.hashing import weights_hash
 from monai_adversarial.utils.modules import frozen, modules_of, unwrap
 from monai_adversarial.utils.plain import detached
 from monai_adversarial.utils.scene import case_seeds
@@ -141,8 +143,8 @@ class Detector(ShownAsCall, ABC):
             the scores of the cases, (case,).
 
         Raises:
-            ValueError: for cases that ``fit`` has seen, and for too few: the smallest rate that n cases allow is
-                1 / (n + 1).
+            ValueError: for cases that ``fit`` has seen or that come twice, and for too few: the smallest rate that n
+                cases allow is 1 / (n + 1).
         """
         rate = check_fraction("false_positive_rate", false_positive_rate)
         if not 0 < rate < 1:
@@ -161,6 +163,11 @@ class Detector(ShownAsCall, ABC):
             if self.has_stand_in:
                 with self._asking():
                     smooth.append(self._suspicion(detached(batch), batch, smooth=True).double())
+        if len(set(seen)) < len(seen):
+            raise ValueError(
+                f"images holds {len(seen) - len(set(seen))} cases more than once, and a case counts once: calibrate on "
+                "different ones."
+            )
         found = torch.cat(scores).cpu()
         rank = math.ceil((1 - rate) * (len(found) + 1) - 1e-9)
         if rank > len(found):
@@ -195,6 +202,11 @@ class Detector(ShownAsCall, ABC):
         if self.threshold is None:
             raise RuntimeError(f"{type(self).__name__} has no threshold yet: call calibrate(clean cases) first.")
         return scores <= self.threshold
+
+    @property
+    def calibration_cases(self) -> int:
+        """On how many cases the threshold was chosen; 0 before ``calibrate``."""
+        return len(self._calibrated_on)
 
     def has_seen(self, image: torch.Tensor) -> torch.Tensor:
         """Whether ``fit`` or ``calibrate`` has seen the same voxels, boolean (batch,)."""
@@ -235,7 +247,7 @@ class Detector(ShownAsCall, ABC):
 
         Args:
             path: what ``save`` has written.
-            model: the model that it was fitted for.
+            model: the model that it was fitted for; a network of other weights is warned of.
             parts: arguments that are no plain values, such as ``purifiers``: the same ones as before.
 
         Raises:
@@ -261,6 +273,13 @@ class Detector(ShownAsCall, ABC):
             setattr(made, name, header["numbers"][name])
         made._fitted_on, made._calibrated_on = (frozenset(header[name]) for name in ("fitted_on", "calibrated_on"))
         made._restored(header["more"])
+        own = [weights_hash(network) for network in made.networks]
+        if header.get("network", own) != own:
+            warnings.warn(
+                f"{path} was fitted and calibrated for a network of other weights: its threshold says nothing about "
+                "this one, and what it rejects is no success; fit and calibrate it again.",
+                stacklevel=2,
+            )
         return made  # type: ignore[return-value]
 
     def _header(self) -> dict[str, Any]:
@@ -274,6 +293,7 @@ class Detector(ShownAsCall, ABC):
             "arguments": plain,
             "parts": {name: shown(value) for name, value in arguments.items() if name not in plain},
             "numbers": {name: getattr(self, name) for name in NUMBERS},
+            "network": [weights_hash(network) for network in self.networks],
             "fitted_on": sorted(self._fitted_on),
             "calibrated_on": sorted(self._calibrated_on),
             "more": self._more(),

@@ -9,13 +9,16 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import torch
+from scipy.stats import betabinom
 
 from monai_adversarial.detection.base import Detector
 from monai_adversarial.utils.validation import check_count, check_fraction, check_instance
 
-__all__ = ["fit_and_calibrate", "least_calibration_cases"]
+__all__ = ["UNLIKELY", "chance_of_rejecting", "fit_and_calibrate", "least_calibration_cases"]
 
 D = TypeVar("D", bound=Detector)
+#: probability below which more rejected clean images than asked for are no chance
+UNLIKELY = 0.05
 
 
 def least_calibration_cases(false_positive_rate: float) -> int:
@@ -26,6 +29,24 @@ def least_calibration_cases(false_positive_rate: float) -> int:
     19
     """
     return math.ceil(1 / check_fraction("false_positive_rate", false_positive_rate) - 1 - 1e-9)
+
+
+def chance_of_rejecting(rejected: int, cases: int, calibration_cases: int, false_positive_rate: float) -> float:
+    """Probability that a detector rejects so many clean images, or more, although they are like those of its
+    calibration. The rate of a conformal threshold follows a beta distribution over the calibrations.
+
+    >>> from monai_adversarial.detection import chance_of_rejecting
+    >>> round(chance_of_rejecting(1, 20, 19, 0.05), 2), round(chance_of_rejecting(10, 20, 19, 0.05), 5)
+    (0.51, 0.00029)
+
+    Args:
+        rejected: clean images above the threshold.
+        cases: clean images in all.
+        calibration_cases: on which the threshold was chosen.
+        false_positive_rate: that was asked for.
+    """
+    below = min(calibration_cases, math.ceil((1 - false_positive_rate) * (calibration_cases + 1) - 1e-9))
+    return float(betabinom(cases, calibration_cases + 1 - below, below).sf(rejected - 1))
 
 
 def fit_and_calibrate(

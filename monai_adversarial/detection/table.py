@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.detection.base import Detector
 from monai_adversarial.detection.density import FeatureDetector
 from monai_adversarial.detection.evading import Evading
+from monai_adversarial.detection.fitting import UNLIKELY, chance_of_rejecting
 from monai_adversarial.detection.hiding import HidingFeatures
 from monai_adversarial.detection.misplacing import MisplacedAnatomy
 from monai_adversarial.detection.orthogonal import OrthogonalGradient
@@ -241,7 +243,7 @@ def evaluate_detector(
     if not clean:
         raise ValueError("cases must hold at least one batch, got none.")
     scores = torch.cat(clean)
-    return DetectionRow(
+    row = DetectionRow(
         detector=type(detector).__name__,
         attack=name or type(attack).__name__,
         clean_scores=scores,
@@ -249,6 +251,28 @@ def evaluate_detector(
         unaware=_outcome(detector, unaware),
         adaptive=_outcome(detector, adaptive, tried, tuple(whose), tuple(everyone)),
     )
+    _say_what_is_no_success(detector, row)
+    return row
+
+
+def _say_what_is_no_success(detector: Detector, row: DetectionRow) -> None:
+    """A low risk is not the detector's merit where it rejects clean images as well, or no attack made one wrong."""
+    cases, rejected = len(row.clean_accepted), int((~row.clean_accepted).sum())
+    rate = detector.false_positive_rate or 0.0
+    chance = chance_of_rejecting(rejected, cases, detector.calibration_cases, rate) if rejected else 1.0
+    if chance < UNLIKELY:
+        warnings.warn(
+            f"{row.detector} rejects {rejected} of {cases} clean images, asked for at most {rate:.0%} (by chance in "
+            f"{chance:.1%} of calibrations): images that it rejects are no success of it; calibrate it on cases like "
+            "these, in the same units.",
+            stacklevel=3,
+        )
+    if row.adaptive is not None and not bool(row.adaptive.wrong.any()):
+        warnings.warn(
+            f"no attack on {row.detector} made one of {cases} images wrong, so that an adversarial risk of 0 says "
+            "nothing about the detector: give a larger budget or more steps, and look at the clean score.",
+            stacklevel=3,
+        )
 
 
 Seen = tuple[torch.Tensor, torch.Tensor]

@@ -258,6 +258,7 @@ class AdversarialEvaluation(RobustEvaluation):
         self._clean: list[torch.Tensor] = []
         self._robust: list[torch.Tensor] = []
         self._labeled: set[str] = set()
+        self._changed = False
         self._batches = self._iterations = 0
         self._scores: RobustDice | None = None
         for metric in self.metrics.values():
@@ -292,6 +293,7 @@ class AdversarialEvaluation(RobustEvaluation):
             self._compare(engine, image, args, kwargs)
         region = batch_region(engine.state.batch, self.region_key, image)
         result = self.attack(self.model.with_arguments(args, kwargs), image, label, region=region)
+        self._changed = self._changed or not torch.equal(as_plain(result.adversarial), as_plain(image))
         for metric in self.metrics.values():
             metric.add(result)
         with torch.no_grad():
@@ -418,8 +420,13 @@ class AdversarialEvaluation(RobustEvaluation):
             )
 
     def _say_low(self, engine: SupervisedEvaluator) -> None:
-        """Few successes are no robustness where the clean images are not segmented either."""
+        """Few successes are no robustness where the clean images are not segmented either, or nothing was attacked."""
         assert self.model is not None
+        if self._clean and not self._changed:
+            engine.logger.warning(
+                f"{type(self).__name__} {self.name!r}: {self.attack!r} changed no voxel of any image: its budget, "
+                "units or region leave nothing to change, and what it left is no robustness."
+            )
         if self._clean and not self.model.classifies:
             clean = torch.cat(self._clean)
             caution = low_clean_caution(clean.nanmean(dim=1)) or low_organ_caution(list(self._organs.values()), clean)

@@ -13,6 +13,7 @@ from monai.utils import CommonKeys, ImageMetaKey
 from monai_adversarial.detection.base import Detector
 from monai_adversarial.handlers.evaluation_engine import add_first
 from monai_adversarial.metrics.gathered_rows import GatheredRows
+from monai_adversarial.models.doubts import warn_once
 from monai_adversarial.utils.plain import as_plain, detached
 from monai_adversarial.utils.validation import check_choice, check_instance
 
@@ -116,6 +117,13 @@ class DetectionHandler:
         if not isinstance(image, torch.Tensor):
             found = list(output) if isinstance(output, dict) else type(output).__name__
             raise RuntimeError(f"the evaluator's output must hold the image {self.image_key!r}, got {found}.")
+        if bool(self.detector.has_seen(image).any()):
+            warn_once(
+                self.detector,
+                "seen",
+                f"{type(self).__name__} {self.name!r} looks at images that the detector was fitted to or calibrated "
+                "on, of which it rejects fewer than of new ones: evaluate it on others.",
+            )
         scores = self.detector.score(image)
         accepted = self.detector.accepts(scores)
         self._scores(torch.stack([scores.double(), accepted.double()], dim=1))

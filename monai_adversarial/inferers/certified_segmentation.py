@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -286,6 +287,8 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
             counts = chooser.vote_counts(image, _SELECTION, self.n0, network, args, kwargs)
             classes = counts.shape[1]
             self._check_classes(2 if self.activation == "sigmoid" else classes)
+            if self.n0 > 1 and bool(((counts == 0) | (counts == self.n0)).all()):
+                self._check_noise_arrives(bound, image, network, args, kwargs)
             groups, lookups = selected_groups(counts, self.n0, self.activation, self.hierarchy)
             families = self._families(tested.to(counts.device), counts)
             del counts
@@ -329,6 +332,25 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
             tuple(certified) if self.hierarchy is not None else (),
             self.hierarchy,
         )
+
+    def _check_noise_arrives(
+        self, bound: NoisyCopiesInferer, image: torch.Tensor, network: Callable[..., Any], args: Any, kwargs: Any
+    ) -> None:
+        """Warn where two copies have the same answer to the bit: any certificate would be passed then.
+
+        Asked where the copies that pick the class agree in every voxel, which small noise alone may bring about.
+        """
+        streams = bound.case_streams()
+        first, second = (
+            bound.logits(image, streams, _SELECTION, range(copy, copy + 1), network, args, kwargs) for copy in range(2)
+        )
+        if torch.equal(first, second):
+            warnings.warn(
+                "two noisy copies of the image get the same answer to the bit: the noise does not reach the network, "
+                "or its answer does not depend on the image, and the certificate says nothing. Does the inferer hand "
+                "on what it is given, and does nothing keep earlier answers or round the noise away?",
+                stacklevel=3,
+            )
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Scores (batch, class, spatial...), float32, with the metadata of ``inputs``; see :py:meth:`certify`."""

@@ -8,6 +8,9 @@ from typing import Any
 
 __all__ = ["organ_channels", "organ_names"]
 
+#: what nobody calls an organ
+BACKGROUND = ("background", "bg")
+
 
 def organ_names(class_names: Sequence[str] | Mapping[Any, str]) -> dict[int, str]:
     """Class index to name for every class but the background (class 0).
@@ -25,13 +28,20 @@ def organ_names(class_names: Sequence[str] | Mapping[Any, str]) -> dict[int, str
             ``channel_def`` (keys may be strings).
 
     Raises:
-        ValueError: for no organ, a key that is not a class index, or a name that occurs twice.
+        ValueError: for no organ, a key that is not a class index, a name that occurs twice, or a background that is
+            not the first.
     """
     pairs = class_names.items() if isinstance(class_names, Mapping) else enumerate(class_names)
     try:
         names = {int(index): str(name) for index, name in pairs}
     except (TypeError, ValueError):
         raise ValueError(f"class_names must map class indices to names, got {class_names!r}.") from None
+    misplaced = [index for index, name in names.items() if index and name.strip().lower() in BACKGROUND]
+    if misplaced:
+        raise ValueError(
+            f"class_names gives class {misplaced[0]} the name {names[misplaced[0]]!r}, but of exclusive classes "
+            f"(softmax) class 0 is the background, which is not scored: put it first, got {class_names!r}."
+        )
     names.pop(0, None)
     if not names or min(names) < 0 or len(set(names.values())) < len(names):
         raise ValueError(

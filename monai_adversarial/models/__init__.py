@@ -15,6 +15,7 @@ from monai_adversarial.models.read_intensity import (
 )
 from monai_adversarial.models.recorded_intensity import install_recorders
 from monai_adversarial.models.transfer_oracle import TransferOracle
+from monai_adversarial.models.wrong_gradient import wrong_gradient_reason
 
 __all__ = [
     "AttackedModel",
@@ -29,4 +30,5 @@ __all__ = [
     "predict",
     "predict_probabilities",
     "read_intensity",
+    "wrong_gradient_reason",
 ]

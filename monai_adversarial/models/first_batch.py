@@ -26,6 +26,7 @@ __all__ = [
     "check_background",
     "check_classes_fit",
     "check_clean_score",
+    "check_ignored",
     "check_label_fits",
     "check_label_shape",
     "check_same_grid",
@@ -277,6 +278,29 @@ def background_reason(model: AttackedModel, share: float, scored: Sequence[int],
         "the network's channels are taken for independent ones (sigmoid), so that channel 0 counts as an organ, "
         f"but it is {share:.0%} of {whose}, as a background is: pass activation='softmax' for exclusive classes, "
         "or scored_classes= without it, or the mean Dice flatters"
+    )
+
+
+def check_ignored(model: AttackedModel, classes: int) -> None:
+    """Warn where the value of label voxels that do not count is a class of the network.
+
+    Args:
+        model: what is attacked.
+        classes: number of the network's output channels.
+    """
+    ignored = model.ignore_index
+    if ignored is None or not 0 <= ignored < max(classes, 2):
+        return
+    what = (
+        "the background: an organ that is invented there counts as no error"
+        if ignored == 0
+        else (f"the network's class {ignored}: nothing that happens to it counts as an error")
+    )
+    warn_once(
+        model.network,
+        "ignored",
+        f"ignore_index is {ignored}, {what}, and scores flatter. It is the value of voxels that nobody labeled, such "
+        "as 255; the background is no organ without it, and scored_classes= chooses organs.",
     )
 
 

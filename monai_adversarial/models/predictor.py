@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -188,6 +189,15 @@ class Predictor:
         """Logits (batch, class, spatial...) of the image channels, in the precision of the attack's steps; those of a
         classifier are (batch, class, 1)."""
         return self._logits(image, self._network)
+
+    def in_float32(self) -> Predictor:
+        """The same function in torch's own float32 arithmetic, precise enough for differences of its values."""
+        made = copy.copy(self)
+        made.precision = Precision("float32", self._whole)
+        made._network = made.precision.wrap(
+            with_layer_checkpoints(self._final, self.model.checkpoint_layers, self.model.graph_sizes)
+        )
+        return made
 
     def answer(
         self,

@@ -198,6 +198,7 @@ class AttackStudy(Study):
             **common_settings(),
             "reference": self.reference,
             "settings": describe(self.unit_settings),
+            "transform": describe(getattr(self.dataset, "transform", None)),
         }
         labeled, self._unlabeled = self._scored_by_labels()
         self._models = {LABEL: labeled, CLEAN_PREDICTION: self.model}

@@ -57,7 +57,7 @@ def bare_network(network: Any) -> Any:
 
 def modules_of(predict: Any) -> list[nn.Module]:
     """The networks that a callable holds: itself, a bound method's owner, arguments of a partial, variables of a
-    closure."""
+    closure, and global variables that a function names, as ``lambda image: network(image)`` does in a notebook."""
     found: list[nn.Module] = []
     seen: set[int] = set()
 
@@ -81,6 +81,10 @@ def modules_of(predict: Any) -> list[nn.Module]:
                     visit(cell.cell_contents, depth + 1)
                 except ValueError:  # a cell that is not filled yet
                     continue
+            known = getattr(thing, "__globals__", {})
+            for name in getattr(getattr(thing, "__code__", None), "co_names", ()):
+                if isinstance(known.get(name), nn.Module):
+                    visit(known[name], depth + 1)
             if not isinstance(thing, type) and hasattr(thing, "__dict__"):
                 for part in vars(thing).values():
                     if isinstance(part, (nn.Module, functools.partial)) or callable(part):

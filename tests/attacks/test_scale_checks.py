@@ -10,7 +10,17 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import AdjustContrastd, Compose, NormalizeIntensityd, ScaleIntensityd
 
-from monai_adversarial.attacks import PGD, Attack, BiasField, BiasFieldAttack, Chain, ElasticAttack, ElasticDeformation
+from monai_adversarial.attacks import (
+    BIM,
+    FGSM,
+    PGD,
+    Attack,
+    BiasField,
+    BiasFieldAttack,
+    Chain,
+    ElasticAttack,
+    ElasticDeformation,
+)
 from monai_adversarial.models import AttackedModel, install_recorders, map_of_batch, read_intensity
 from tests.helpers import tiny_segmentation_network
 
@@ -84,6 +94,7 @@ UNLIKELY = [
     pytest.param(
         PGD(0.005, units="HU", steps=1), hounsfield(), {}, "epsilon is 0.005 HU, .* next to nothing", id="small"
     ),
+    pytest.param(PGD(0.2, units="HU", steps=1), hounsfield(), {}, "0.2 HU, below the half HU", id="fine"),
     pytest.param(
         PGD(8, units="HU", steps=1),
         hounsfield(),
@@ -212,3 +223,24 @@ def test_an_affine_that_says_nothing_is_said_where_mm_count() -> None:
     moved = torch.eye(4)
     moved[0, 3] = 12.0
     assert said(MetaTensor(values, affine=moved)) == []
+
+
+@pytest.mark.parametrize(
+    ("attack", "short"),
+    [
+        (PGD(8, "HU", steps=4, step_size=1), True),
+        (PGD(8, "HU", steps=8, step_size=1), False),
+        (PGD(8, "HU", steps=1), False),
+        (FGSM(8, "HU"), False),
+        (BIM(8, "HU", steps=7), False),
+        (PGD(0, "HU", steps=1, step_size=1), False),
+    ],
+)
+def test_steps_that_never_reach_the_edge_of_the_budget_are_said(attack: Attack, short: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = attack(model(intensity=WINDOW, image_units="HU"), hounsfield())
+    assert any("go 0.5 of the budget's radius together" in str(one.message) for one in caught) == short
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*of the budget's radius together")
+        attack(model(intensity=WINDOW, image_units="HU"), hounsfield(), start=result.parameters)

@@ -3,11 +3,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from monai.transforms import Compose, Lambdad
 
+from monai_adversarial.audit.facts import OWN_GRADIENT
+from monai_adversarial.audit.first_case import check_first_case
 from monai_adversarial.audit.health import health_checks
+from monai_adversarial.audit.run_checks import run_checks
+from monai_adversarial.utils.hashing import fingerprint
+from tests.audit.pipeline import Threshold, parts, target, write_cases
 
 ROWS: list[dict[str, Any]] = [
     {"name": "clean", "title": "Clean", "family": "clean", "knowledge": "none", "series": None, "budget": None},
@@ -111,3 +119,38 @@ def test_a_detector_that_rejects_clean_images_is_named(rejected: int, verdict: s
     (check,) = [one for one in health_checks(records, ROWS) if one["check"] == "clean images accepted"]
     assert check["verdict"] == verdict and check["row"] == "pgd_8"
     assert f"Entropy rejects {rejected} of 4 clean images, asked for at most 20%" in check["text"]
+
+
+def test_one_scan_in_two_files_is_one_patient() -> None:
+    def record(case: str, file: str, voxels: str) -> dict[str, Any]:
+        return {**_record("clean"), "case": case, "hashes": {"input": {"image": file}, "voxels": voxels}}
+
+    three = [record("a", "1", "x"), record("b", "2", "x"), record("c", "3", "y")]
+    found = [one for one in run_checks(three, ROWS) if one["check"] == "different cases"]
+    assert len(found) == 1 and "a = b" in found[0]["text"] and "c" not in found[0]["text"].split("(")[1].split(")")[0]
+    assert not [one for one in run_checks(three[1:], ROWS) if one["check"] == "different cases"]
+
+
+def test_a_gradient_that_is_not_that_of_the_network_is_a_failure() -> None:
+    facts = [{"what": OWN_GRADIENT, "value": "no: the gradient is not that of the network: ..."}]
+    assert [(one["check"], one["verdict"]) for one in run_checks([], [], facts=facts)] == [(OWN_GRADIENT, "fail")]
+    assert run_checks([], []) == []
+
+
+def test_the_pipeline_around_the_network_decides_what_is_computed_again() -> None:
+    def mark(**changes: Any) -> str:
+        return fingerprint(target(**changes).settings())
+
+    shifted = Compose([*parts().postprocessing.transforms, Lambdad("pred", lambda image: image)])
+    assert mark() == mark() != mark(postprocessing=shifted)
+
+
+def test_a_network_that_is_mostly_detached_fails_the_audit(tmp_path: Path) -> None:
+    class Detached(Threshold):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return super().forward(image.detach()) + 0.02 * image
+
+    (case,) = write_cases(tmp_path / "data", 1)
+    found = {fact.what: str(fact.value) for fact in check_first_case(target(Detached()), case)}
+    assert found[OWN_GRADIENT].startswith("no: the gradient is not that of the network")
+    assert OWN_GRADIENT not in {fact.what for fact in check_first_case(target(), case)}

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from monai_adversarial.detection import Detector, FeatureSqueezing, GaussianDensity, KernelDensity
+from monai_adversarial.attacks import PGD
+from monai_adversarial.data.example import example_case
+from monai_adversarial.detection import Detector, FeatureSqueezing, GaussianDensity, KernelDensity, evaluate_detector
 from monai_adversarial.transforms import BitDepthReduction, MedianDenoised
 
 
@@ -134,3 +137,43 @@ def test_the_network_is_left_as_it_was_and_the_batch_does_not_matter(windowed, c
     assert network.training and all(weight.requires_grad for weight in network.parameters())
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert torch.allclose(together, torch.cat([detector.score(case) for case in cases[6:9]]), rtol=1e-4)
+
+
+def test_a_case_that_comes_twice_is_no_further_evidence() -> None:
+    with pytest.raises(ValueError, match="images holds 18 cases more than once"):
+        Brightness(torch.nn.Identity()).calibrate(plain(torch.ones(19)))
+
+
+def test_a_detector_of_a_network_of_other_weights_is_said(windowed, cases, tmp_path: Path) -> None:
+    detector = GaussianDensity(windowed).fit(cases[:8])
+    detector.calibrate(cases[8:20], 0.1)
+    detector.save(tmp_path / "detector.npz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Detector.load(tmp_path / "detector.npz", windowed).calibration_cases == 12
+    with torch.no_grad():
+        next(windowed.network.parameters()).add_(0.1)
+    with pytest.warns(UserWarning, match="calibrated for a network of other weights"):
+        Detector.load(tmp_path / "detector.npz", windowed)
+
+
+def test_a_low_risk_that_is_no_merit_of_the_detector_is_said() -> None:
+    model, _, _ = example_case(16)
+    detector = Brightness(model)
+    detector.calibrate((example_case(16, seed)[1] for seed in range(1, 20)), 0.05)
+    held_out = [example_case(16, seed)[1:] for seed in range(30, 34)]
+    weak, strong = PGD(1, "HU", steps=1), PGD(30, "HU", steps=3)
+    options = {"weights": [1.0], "attackers": ["evading"]}
+
+    def said(attack: PGD, cases: list) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            evaluate_detector(detector, attack, cases, **options)
+        found = [str(one.message) for one in caught]
+        return [one for one in found if "clean images, asked" in one or "made one of" in one]
+
+    assert said(strong, held_out) == []
+    (sentence,) = said(weak, held_out)
+    assert "made one of 4 images wrong" in sentence
+    (sentence,) = said(strong, [(image + 20, label) for image, label in held_out])
+    assert "rejects 4 of 4 clean images, asked for at most 5%" in sentence

@@ -31,6 +31,7 @@ from monai.transforms import (
 from torch import nn
 
 from monai_adversarial.attacks import PGD, ElasticAttack
+from monai_adversarial.data.example_engines import example_evaluator
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.handlers.adversarial_evaluation import AdversarialEvaluation
 from monai_adversarial.handlers.evaluation_worst_case import WorstCaseEvaluation
@@ -697,3 +698,10 @@ if __name__ == "__main__":
     found = distributed_metrics(torch.distributed.get_rank(), 2)
     (Path(sys.argv[1]) / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(found))
     leave()
+
+
+@pytest.mark.parametrize(("epsilon", "warned"), [(0, True), (8, False)])
+def test_an_attack_that_changes_nothing_is_said(epsilon: float, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        example_evaluator([AdversarialEvaluation(PGD(epsilon, "HU", steps=1), "pgd")]).run()
+    assert ("changed no voxel of any image" in caplog.text) == warned

@@ -148,3 +148,11 @@ if __name__ == "__main__":
     found = [reported(shares[rank]) for shares in ((LEVELS[:1], LEVELS[1:]), (LEVELS, ()))]
     (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(found))
     leave()
+
+
+def test_images_that_the_detector_knows_are_said_once(detector) -> None:
+    made = evaluator(detector, [DetectionHandler(detector)], levels=(0.1, 0.15))
+    with pytest.warns(UserWarning, match="fitted to or calibrated on") as caught:
+        made.run()
+        made.run()
+    assert sum("fitted to or calibrated on" in str(one.message) for one in caught) == 1

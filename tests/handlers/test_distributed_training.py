@@ -16,7 +16,6 @@ from torch import nn
 
 from monai_adversarial.attacks import PGD
 from monai_adversarial.handlers import (
-    AdaptiveFreeAdversarialTraining,
     AdversarialLossTerm,
     AdversarialTraining,
     FastAdversarialTraining,
@@ -89,7 +88,6 @@ TRAININGS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Any]]] 
     # Every batch of the joint loader has the same share of each rank, so the checks agree as well.
     "fast": (InstanceNormalized, lambda *_: FastAdversarialTraining(0.05, model=FLOAT32, check_interval=1)),
     "free": (InstanceNormalized, lambda *_: FreeAdversarialTraining(0.05, replays=2)),
-    "adaptive free": (InstanceNormalized, lambda *_: AdaptiveFreeAdversarialTraining(0.05, check_interval=1)),
     "self distillation": (InstanceNormalized, lambda *_: self_distillation(attack(), decay=0.5, model=FLOAT32)),
     "distillation": (
         InstanceNormalized,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -256,3 +257,15 @@ def test_radius_is_in_the_units_of_sigma():
 def test_bad_arguments_stop_early(arguments, message):
     with pytest.raises(ValueError, match=message):
         CertifiedSegmentationInferer(**arguments)
+
+
+def test_noise_that_does_not_reach_the_network_is_said():
+    image, network = random_image((1, 1, 4, 4, 4)), tiny_segmentation_network()
+    arguments = {"sigma": 0.5, "n0": 4, "n": 60, "alpha": 0.05}
+    closed = CertifiedSegmentationInferer(lambda noisy, network: network(image), **arguments)
+    with pytest.warns(UserWarning, match="two noisy copies of the image get the same answer to the bit"):
+        closed.certify(image, network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CertifiedSegmentationInferer(**arguments).certify(image, network)
+        CertifiedSegmentationInferer(**{**arguments, "sigma": 1e-6}).certify(image, network)

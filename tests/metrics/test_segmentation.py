@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,3 +101,10 @@ def test_names_come_from_a_list_or_a_channel_definition() -> None:
     for bad in ([], ["background"], {"a": "liver"}, ["background", "liver", "liver"]):
         with pytest.raises(ValueError, match="class_names"):
             organ_names(bad)
+
+
+@pytest.mark.parametrize("names", [["liver", "spleen", "background"], {"0": "liver", "1": "BG"}])
+def test_a_background_that_is_not_the_first_is_refused(names: Any) -> None:
+    with pytest.raises(ValueError, match="class 0 is the background, which is not scored: put it first"):
+        organ_names(names)
+    assert organ_names(["background", "background enhancement"]) == {1: "background enhancement"}

@@ -342,3 +342,23 @@ def test_swapped_classes_beside_one_that_fits_are_named_without_its_dice() -> No
     assert (
         "fit the network: label value 2 is the network's class 3 (Dice 1.00)" in sentence and "at most" not in sentence
     )
+
+
+def test_an_ignored_value_that_is_a_class_is_said() -> None:
+    image = torch.linspace(0, 1, 8**3).view(1, 1, 8, 8, 8)
+
+    def sentences(ignored: int) -> list[str]:
+        model = AttackedModel(LinearNetwork((-1.0, 1.0), (0.82, -0.82)), ignore_index=ignored)
+        label = (image > 0.8).long().masked_fill(image < 0.1, ignored)
+        return [one for one in said(lambda: PGD(0.01, steps=1)(model, image, label)) if "ignore_index" in one]
+
+    assert "the background: an organ that is invented" in sentences(0)[0]
+    assert "the network's class 1: nothing that happens to it" in sentences(1)[0]
+    assert sentences(255) == [] and sentences(2) == []
+
+
+def test_a_region_is_part_of_what_is_told_of_a_result() -> None:
+    region = torch.zeros(IMAGE.shape, dtype=torch.bool)
+    region[..., :4] = True
+    result = PGD(0.01, steps=1)(tiny_segmentation_network(), IMAGE, region=region)
+    assert "inside a region of 0.5 of the voxels" in str(result).splitlines()[0]
