@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo of an earlier commit and of today, in turn on this machine: ``python -m benchmarks.demo_time``.
 
-Both run their own ``attack.yaml`` with their own package, one thread, on the same phantoms, each run in a process of
-its own. What counts is the CPU seconds of the attacks, and the Dice that they leave. Writes docs/benchmarks/demo.json.
+Both run the configs of their own demo with their own package, one thread, on the same phantoms, each run in a process
+of its own. What counts is the CPU seconds of the attacks, and the Dice that they leave. Writes
+docs/benchmarks/demo.json.
 """
 
 from __future__ import annotations

@@ -234,7 +234,7 @@ class Ascent:
                 )
                 del self.search.found  # no gradient is kept beyond its step
             yield Step(point, found)
-            del point, found  # before the next evaluation needs the memory
+            del point, best, found  # before the next evaluation needs the memory
 
     def _best(self, point: Parameters, ranks: torch.Tensor) -> Parameters:
         """The best of all points of each sample that were asked about so far."""
@@ -311,23 +311,26 @@ class Ascent:
         def function(
             parameters: Parameters, view: InputView | None = None
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-            changed = bound.apply(image, parameters)
-            if self.windowed is not None and view is None:
-                assert self.predictor.model.found_classes is not None
-                target = self.target_of(self.predictor.model.found_classes)
-                values, ranks = self.windowed(changed, target, progress)
-                return *self._with_terms(changed, parameters, sign * values, sign * ranks), None
-            seen = changed if view is None else view.image(changed)
-            answers = [one(seen) if view is None else view.logits(one(seen)) for one in predict]
-            if followed and attack.gradient.surrogate_average != "loss":
-                answers = [averaged(answers, attack.gradient.surrogate_average, self.target_of(answers[0].shape[1]))]
-            target = self._target_at(parameters, int(answers[0].shape[1]))
-            found = [value_and_rank(self.objective, one, target, progress, attack.targeted) for one in answers]
-            values, ranks = (torch.stack(column).mean(dim=0) for column in zip(*found, strict=True))
-            return (
-                *self._with_terms(changed, parameters, sign * values, sign * ranks),
-                answers[0] if attack.early_stop or self.judge is not None else None,
-            )
+            with bound.sharing():
+                changed = bound.apply(image, parameters)
+                if self.windowed is not None and view is None:
+                    assert self.predictor.model.found_classes is not None
+                    target = self.target_of(self.predictor.model.found_classes)
+                    values, ranks = self.windowed(changed, target, progress)
+                    return *self._with_terms(changed, parameters, sign * values, sign * ranks), None
+                seen = changed if view is None else view.image(changed)
+                answers = [one(seen) if view is None else view.logits(one(seen)) for one in predict]
+                if followed and attack.gradient.surrogate_average != "loss":
+                    answers = [
+                        averaged(answers, attack.gradient.surrogate_average, self.target_of(answers[0].shape[1]))
+                    ]
+                target = self._target_at(parameters, int(answers[0].shape[1]))
+                found = [value_and_rank(self.objective, one, target, progress, attack.targeted) for one in answers]
+                values, ranks = (torch.stack(column).mean(dim=0) for column in zip(*found, strict=True))
+                return (
+                    *self._with_terms(changed, parameters, sign * values, sign * ranks),
+                    answers[0] if attack.early_stop or self.judge is not None else None,
+                )
 
         return function
 

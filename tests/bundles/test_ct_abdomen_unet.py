@@ -180,3 +180,16 @@ def test_training_runs_and_saves_weights_that_the_other_configs_load(tmp_path: P
     state = torch.load(tmp_path / "models" / "model.pt", map_location="cpu", weights_only=True)
     parsed("inference").get_parsed_content("network_def").load_state_dict(state, strict=True)
     assert (BUNDLE / "models" / "model.pt").read_bytes() == shipped
+
+
+def test_the_demo_attacks_within_the_budgets_of_the_config_in_fewer_steps() -> None:
+    demo = ConfigParser()
+    demo.read_config([str(CONFIGS / f"{name}.yaml") for name in ("attack", "demo")])
+    usual = parsed("attack")
+    assert demo["selected"] == usual["selected"]
+    for name in demo["selected"]:
+        short, whole = (config.get_parsed_content(f"attacks#{name}") for config in (demo, usual))
+        assert repr(short.perturbation) == repr(whole.perturbation)
+        assert type(short.objective) is type(whole.objective)
+        assert short.steps < whole.steps
+        assert short.search.step_at(0, short.steps) >= whole.search.step_at(0, whole.steps)

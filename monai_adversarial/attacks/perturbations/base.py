@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -441,6 +442,10 @@ class BoundPerturbation(ABC):
     def grid(self) -> StoredGrid:
         """The values that finished images are rounded to."""
         return self.scene.stored or StoredGrid()
+
+    def sharing(self) -> AbstractContextManager[None]:
+        """Context in which work that image and label of the same parameters have in common is done once."""
+        return nullcontext()
 
     def move_soft_label(self, one_hot: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Move soft one-hot labels (batch, class, spatial...) as the image moves; the identity unless geometric."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import torch
@@ -203,6 +204,14 @@ class BoundChain(BoundPerturbation):
             found.update({f"{self.names[index]}_{name}": value for name, value in measured.items()})
             image = after
         return found
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """That of all members."""
+        with ExitStack() as stack:
+            for member in self.members:
+                stack.enter_context(member.sharing())
+            yield
 
     def move_soft_label(self, one_hot: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Move soft labels by the geometric members in order."""

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -120,6 +121,9 @@ class BoundGeometric(BoundPerturbation):
 
     geometric = True
     follows_voxels = False
+    #: within ``sharing``: the parameters that were moved by last, and their displacement
+    _shared: tuple[Parameters, torch.Tensor] | None = None
+    _shares = False
 
     @abstractmethod
     def displacement(self, parameters: Parameters, inverse: bool = False) -> torch.Tensor:
@@ -137,22 +141,44 @@ class BoundGeometric(BoundPerturbation):
             *self.spacing.shape, *([1] * (displacement.ndim - 2))
         )
 
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Context in which image and label move by one displacement, which goes back to the parameters once: to
+        integrate a velocity and to differentiate that takes a third of an elastic attack."""
+        self._shares = True
+        try:
+            yield
+        finally:
+            self._shares, self._shared = False, None
+
+    def _moving(self, parameters: Parameters) -> torch.Tensor:
+        """``displacement``, remembered within ``sharing``."""
+        if not self._shares:
+            return self.displacement(parameters)
+        known = self._shared
+        same = known is not None and all(a is b for a, b in zip(known[0], parameters, strict=True))
+        # What a label without gradient asked for first leads the image's gradient nowhere.
+        wanted = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+        if known is None or not same or (wanted and not known[1].requires_grad):
+            known = self._shared = parameters, self.displacement(parameters)
+        return known[1]
+
     def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """The image moved by linear interpolation; outside the volume the border's values continue."""
-        return warp_linear(image, self.displacement(parameters))
+        return warp_linear(image, self._moving(parameters))
 
     def move_soft_label(self, one_hot: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Move soft labels by linear interpolation."""
-        return warp_linear(one_hot, self.displacement(parameters))
+        return warp_linear(one_hot, self._moving(parameters))
 
     def move_class_map(self, label: torch.Tensor, classes: int, parameters: Parameters) -> torch.Tensor:
         """Soft one-hot of the moved class map, equal to linear interpolation of its one-hot encoding."""
-        return warp_class_map(label, classes, self.displacement(parameters))
+        return warp_class_map(label, classes, self._moving(parameters))
 
     @torch.no_grad()
     def move_label(self, label: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """Move a label or mask by nearest neighbor."""
-        return warp_nearest(label, self.displacement(parameters))
+        return warp_nearest(label, self._moving(parameters))
 
     def pull_back(self, volume: torch.Tensor, parameters: Parameters, mode: str = "linear") -> torch.Tensor:
         """Bring a volume on the moved image (for example its prediction) back to the clean image's geometry.

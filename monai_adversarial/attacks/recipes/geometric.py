@@ -16,9 +16,13 @@ from monai_adversarial.attacks.search import SteepestAscent
 __all__ = ["AffineAttack", "ElasticAttack", "StAdv"]
 
 
-def _search(relative_step: float | None) -> SteepestAscent:
-    """Steps of the given size, or falling ones."""
-    return SteepestAscent(1.0, schedule="linear") if relative_step is None else SteepestAscent(relative_step)
+def _search(relative_step: float | None, schedule: str = "constant") -> SteepestAscent:
+    """Steps of the given size and schedule, or falling ones."""
+    return (
+        SteepestAscent(1.0, schedule="linear")
+        if relative_step is None
+        else SteepestAscent(relative_step, 0.0, schedule)
+    )
 
 
 class ElasticAttack(Attack):
@@ -40,6 +44,8 @@ class ElasticAttack(Attack):
         steps: gradient evaluations.
         relative_step: size of every step as a fraction of the budget; None for steps that fall linearly from the whole
             budget, which do more at the same cost than those of a quarter (docs/search.md).
+        schedule: ``"constant"``, or ``"linear"`` or ``"cosine"`` for steps that fall from ``relative_step``, where that
+            is given.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
 
     Source: Chen et al., "Enhancing MR image segmentation with realistic adversarial data augmentation", 2022
@@ -59,6 +65,7 @@ class ElasticAttack(Attack):
         steps: int = 10,
         relative_step: float | None = None,
         norm: str = "euclidean",
+        schedule: str = "constant",
         **options: Any,
     ) -> None:
         deformation = ElasticDeformation(
@@ -68,7 +75,7 @@ class ElasticAttack(Attack):
             min_jacobian=min_jacobian,
             norm=norm,
         )
-        super().__init__(deformation, search=_search(relative_step), steps=steps, **options)
+        super().__init__(deformation, search=_search(relative_step, schedule), steps=steps, **options)
 
 
 class AffineAttack(Attack):
@@ -89,6 +96,7 @@ class AffineAttack(Attack):
         steps: gradient evaluations.
         relative_step: size of every step as a fraction of the budget; None for steps that fall linearly from the whole
             budget.
+        schedule: see :class:`ElasticAttack`.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
 
     Source: Chen et al. 2022 (AdvAffine), here in mm and 3D.
@@ -107,6 +115,7 @@ class AffineAttack(Attack):
         steps: int = 10,
         relative_step: float | None = None,
         translation_norm: str = "per_axis",
+        schedule: str = "constant",
         **options: Any,
     ) -> None:
         transform = AffineTransform(
@@ -116,7 +125,7 @@ class AffineAttack(Attack):
             max_shear=max_shear,
             translation_norm=translation_norm,
         )
-        super().__init__(transform, search=_search(relative_step), steps=steps, **options)
+        super().__init__(transform, search=_search(relative_step, schedule), steps=steps, **options)
 
 
 class StAdv(Attack):

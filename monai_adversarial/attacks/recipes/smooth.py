@@ -35,6 +35,8 @@ class BiasFieldAttack(Attack):
         steps: gradient evaluations.
         relative_step: size of every step as a fraction of the length of a constant field at the budget; None for steps
             that fall linearly from twice that length (docs/search.md).
+        schedule: ``"constant"``, or ``"linear"`` or ``"cosine"`` for steps that fall from ``relative_step``, where that
+            is given.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`; ``objective`` is ``"dice"`` by
             default (docs/search.md).
 
@@ -57,6 +59,7 @@ class BiasFieldAttack(Attack):
         control_spacing: float = 64.0,
         steps: int = 10,
         relative_step: float | None = None,
+        schedule: str = "constant",
         **options: Any,
     ) -> None:
         field = BiasField(
@@ -68,5 +71,9 @@ class BiasFieldAttack(Attack):
             window=window,
             zero_mean=zero_mean,
         )
-        search = SteepestAscent(2.0, schedule="linear") if relative_step is None else SteepestAscent(relative_step)
+        search = (
+            SteepestAscent(2.0, schedule="linear")
+            if relative_step is None
+            else SteepestAscent(relative_step, schedule=schedule)
+        )
         super().__init__(field, search=search, steps=steps, **{"objective": "dice", **options})

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_adversarial.attacks import ElasticAttack
-from monai_adversarial.attacks.perturbations import BudgetError, ElasticDeformation, jacobian_determinant
+from monai_adversarial.attacks.perturbations import BudgetError, Chain, ElasticDeformation, jacobian_determinant
 from monai_adversarial.attacks.perturbations.deformation import BoundElasticDeformation
 from monai_adversarial.attacks.perturbations.warp import warp_linear
 from monai_adversarial.utils.jacobian import lowest_corner_determinant
@@ -348,3 +348,41 @@ def test_bad_input_is_named() -> None:
     for make, name in cases:
         with pytest.raises(ValueError, match=name):
             make()
+
+
+@pytest.mark.parametrize("label_first", [False, True])
+def test_image_and_label_of_a_step_move_by_one_displacement(label_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = hounsfield_scene((10, 9, 8), SPACING)
+    chain = Chain([ElasticDeformation(4.0, control_spacing=8.0), ElasticDeformation(3.0, control_spacing=8.0)])
+    bound = chain.bind(scene)
+    label = (scene.image[:, 0] > 40).long()
+    point = bound.random([torch.Generator().manual_seed(3)])
+    counted: list[int] = []
+    displacement = BoundElasticDeformation.displacement
+
+    def count(self: BoundElasticDeformation, *args: object, **options: object) -> torch.Tensor:
+        counted.append(1)
+        return displacement(self, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(BoundElasticDeformation, "displacement", count)
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        parameters = leaves(point)
+        if label_first:  # without gradient: what follows must have one all the same
+            bound.move_label(label[:, None], parameters)
+        total = bound.apply(scene.image, parameters).square().mean()
+        total = total + 1e4 * bound.move_class_map(label, 2, parameters)[:, 1].square().mean()
+        return torch.autograd.grad(total, parameters)
+
+    apart = gradients()
+    alone = len(counted)
+    counted.clear()
+    with bound.sharing():
+        together = gradients()
+        assert len(counted) == (4 if label_first else 2) < alone
+        counted.clear()
+        bound.apply(scene.image, leaves(point))  # other parameters of the same values
+        assert len(counted) == 2
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-6)
+    assert all(float(one.abs().max()) > 0 for one in together)
+    assert all(member._shared is None for member in bound.members)  # nothing is held beyond its step
