@@ -24,12 +24,13 @@ __all__ = ["LEAST_EQUAL", "check_first_case"]
 LEAST_EQUAL = 0.999
 
 
-def check_first_case(target: AuditTarget, entry: Mapping[str, Any]) -> list[Fact]:
+def check_first_case(target: AuditTarget, entry: Mapping[str, Any], gradients: bool = True) -> list[Fact]:
     """Run a case as the audit does, and as the unmodified deployment does where the reader knows how.
 
     Args:
         target: to be audited.
         entry: of a case.
+        gradients: whether the target's own gradients are followed, so that they must be those of the network.
 
     Returns:
         what the case has shown.
@@ -53,7 +54,7 @@ def check_first_case(target: AuditTarget, entry: Mapping[str, Any]) -> list[Fact
         found.append(Fact("label", f"{sorted(case.reference.values.unique().tolist())}, {same}", "first case"))
     found += _probes(target, case, prediction)
     found += _other_readings(target, case)
-    if target.differentiable and (reason := wrong_gradient_reason(target.model_for(case), case.image)):
+    if gradients and target.differentiable and (reason := wrong_gradient_reason(target.model_for(case), case.image)):
         found.append(Fact(OWN_GRADIENT, f"no: {reason}", "first case"))
     run = target.parts.reference_prediction
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the deployment

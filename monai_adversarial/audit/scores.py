@@ -19,6 +19,8 @@ from monai_adversarial.metrics import score_segmentation
 __all__ = ["score_organs"]
 
 NAN = float("nan")
+#: what a mask of one organ is called while it is scored: the organ itself may be the background
+MASK = "mask"
 
 
 def score_organs(
@@ -68,7 +70,7 @@ def score_organs(
             if ignore_index is not None and not reference.masks:
                 counts = reference.values != ignore_index
                 own, truth = own & counts, truth & counts
-            score = score_segmentation(own.int(), truth.int(), spacing, ["background", name])[name]
+            score = score_segmentation(own.int(), truth.int(), spacing, ["background", MASK])[MASK]
         found[name] = {
             **score,
             "surface_dice": _surface_dice(own.numpy(), truth.numpy(), spacing, surface_tolerance_mm),

@@ -125,14 +125,15 @@ class AuditStudy(Study):
         """
         self.make_folder()
         path = self.output_dir / "first_case.json"
-        mark = fingerprint({**self.target.settings(), "cases": list(self.entries)})
+        gradients = any(row.needs == "gradients" for row in self.plan.rows)
+        mark = fingerprint({**self.target.settings(), "cases": list(self.entries), "gradients": gradients})
         known, _ = read_record(path)
         if known is not None and known.get("fingerprint") == mark:
             self.first_case = [Fact(**fact) for fact in known["facts"]]
             return
         for entry in self.entries.values():
             try:
-                self.first_case = check_first_case(self.target, entry)
+                self.first_case = check_first_case(self.target, entry, gradients)
             except TargetError:
                 raise
             except Exception:  # its cells fail and say why; another case may be read

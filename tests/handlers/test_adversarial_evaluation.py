@@ -692,16 +692,16 @@ def test_two_processes_report_what_one_does(tmp_path: Path):
         assert found == {name: value for name, value in expected.items() if name != "dice"}
 
 
+@pytest.mark.parametrize(("epsilon", "warned"), [(0, True), (8, False)])
+def test_an_attack_that_changes_nothing_is_said(epsilon: float, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        example_evaluator([AdversarialEvaluation(PGD(epsilon, "HU", steps=1), "pgd")]).run()
+    assert ("changed no voxel of any image" in caplog.text) == warned
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     found = distributed_metrics(torch.distributed.get_rank(), 2)
     (Path(sys.argv[1]) / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(found))
     leave()
-
-
-@pytest.mark.parametrize(("epsilon", "warned"), [(0, True), (8, False)])
-def test_an_attack_that_changes_nothing_is_said(epsilon: float, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("WARNING"):
-        example_evaluator([AdversarialEvaluation(PGD(epsilon, "HU", steps=1), "pgd")]).run()
-    assert ("changed no voxel of any image" in caplog.text) == warned

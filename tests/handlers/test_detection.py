@@ -141,6 +141,14 @@ def test_an_engine_that_shows_nothing_is_refused() -> None:
         reported(())
 
 
+def test_images_that_the_detector_knows_are_said_once(detector) -> None:
+    made = evaluator(detector, [DetectionHandler(detector)], levels=(0.1, 0.15))
+    with pytest.warns(UserWarning, match="fitted to or calibrated on") as caught:
+        made.run()
+        made.run()
+    assert sum("fitted to or calibrated on" in str(one.message) for one in caught) == 1
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
@@ -148,11 +156,3 @@ if __name__ == "__main__":
     found = [reported(shares[rank]) for shares in ((LEVELS[:1], LEVELS[1:]), (LEVELS, ()))]
     (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(found))
     leave()
-
-
-def test_images_that_the_detector_knows_are_said_once(detector) -> None:
-    made = evaluator(detector, [DetectionHandler(detector)], levels=(0.1, 0.15))
-    with pytest.warns(UserWarning, match="fitted to or calibrated on") as caught:
-        made.run()
-        made.run()
-    assert sum("fitted to or calibrated on" in str(one.message) for one in caught) == 1
