@@ -52,8 +52,7 @@ def dry_run(target: AuditTarget, cases: Sequence[Mapping[str, Any]], plan: Plan)
         lines += ["", "must be told:", *(f"  {one}" for one in target.missing)]
         return "\n".join(lines)
     started = time.perf_counter()
-    by_gradients = any(row.needs == "gradients" for row in plan.rows)
-    found = check_first_case(target, cases[0], by_gradients)
+    found = check_first_case(target, cases[0], plan.by_gradients)
     checked = time.perf_counter() - started
     lines += [f"  {fact}" for fact in [*target.facts(), *found]]
     lines += ["", "must be told: nothing"]
@@ -61,7 +60,7 @@ def dry_run(target: AuditTarget, cases: Sequence[Mapping[str, Any]], plan: Plan)
     target.deploy(case)
     forward = _seconds(lambda: target.deploy(case))
     around, step = forward, 0.0
-    if target.differentiable and by_gradients:
+    if target.differentiable and plan.by_gradients:
         around, step = _price_of_steps(target, case)
     labeled = sum(case.get("label") is not None for case in cases)
     lines += [

@@ -119,6 +119,11 @@ class Plan:
     seed: int = 0
     surface_tolerance_mm: float = 2.0
 
+    @property
+    def by_gradients(self) -> bool:
+        """Whether a row follows the target's own gradients."""
+        return any(row.needs == "gradients" for row in self.rows)
+
 
 def plan_names() -> list[str]:
     """The plans that come with the package.

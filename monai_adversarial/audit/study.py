@@ -125,7 +125,7 @@ class AuditStudy(Study):
         """
         self.make_folder()
         path = self.output_dir / "first_case.json"
-        gradients = any(row.needs == "gradients" for row in self.plan.rows)
+        gradients = self.plan.by_gradients
         mark = fingerprint({**self.target.settings(), "cases": list(self.entries), "gradients": gradients})
         known, _ = read_record(path)
         if known is not None and known.get("fingerprint") == mark:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import CodeType
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from monai_adversarial.utils.modules import bare_network
+from monai_adversarial.utils.modules import bare_network, held_by
 from monai_adversarial.utils.plain import as_plain
 
 __all__ = [
@@ -140,7 +140,7 @@ def _described_function(function: Any, above: tuple[int, ...]) -> str:
         "code": repr(_code_parts(code)),
         "defaults": describe([function.__defaults__, function.__kwdefaults__], above),
         "owner": describe(getattr(function, "__self__", None), above),
-        "held": [describe(value, above) for value in _held_by(function)],
+        "held": [describe(value, above) for value in held_by(function)],
         "used": {
             one: describe(value, above)
             for one, value in used.items()
@@ -148,15 +148,6 @@ def _described_function(function: Any, above: tuple[int, ...]) -> str:
         },
     }
     return f"{name} {fingerprint(parts)}"
-
-
-def _held_by(function: Any) -> Iterator[Any]:
-    """The variables of a closure."""
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # a cell that is not filled yet
-            continue
 
 
 def _code_parts(code: CodeType) -> list[Any]:

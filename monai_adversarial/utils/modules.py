@@ -18,7 +18,16 @@ from torch.nn.parameter import is_lazy
 
 from monai_adversarial.utils.interrupts import held_back_at_edges, uninterrupted_edges
 
-__all__ = ["AroundNetwork", "bare_network", "describe_callable", "frozen", "held_still", "modules_of", "unwrap"]
+__all__ = [
+    "AroundNetwork",
+    "bare_network",
+    "describe_callable",
+    "frozen",
+    "held_by",
+    "held_still",
+    "modules_of",
+    "unwrap",
+]
 
 
 class AroundNetwork(nn.Module):
@@ -55,6 +64,15 @@ def bare_network(network: Any) -> Any:
     return inner if inner is network else bare_network(inner)
 
 
+def held_by(function: Any) -> Iterator[Any]:
+    """The variables of a function's closure."""
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a cell that is not filled yet
+            continue
+
+
 def modules_of(predict: Any) -> list[nn.Module]:
     """The networks that a callable holds: itself, a bound method's owner, arguments of a partial, variables of a
     closure, and global variables that a function names, as ``lambda image: network(image)`` does in a notebook."""
@@ -76,11 +94,8 @@ def modules_of(predict: Any) -> list[nn.Module]:
         elif callable(thing):
             if getattr(thing, "__self__", None) is not None:
                 visit(thing.__self__, depth + 1)
-            for cell in getattr(thing, "__closure__", None) or ():
-                try:
-                    visit(cell.cell_contents, depth + 1)
-                except ValueError:  # a cell that is not filled yet
-                    continue
+            for part in held_by(thing):
+                visit(part, depth + 1)
             known = getattr(thing, "__globals__", {})
             for name in getattr(getattr(thing, "__code__", None), "co_names", ()):
                 if isinstance(known.get(name), nn.Module):
