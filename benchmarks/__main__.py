@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default=usual.device)
     parser.add_argument("--size", type=int, default=usual.size, help="voxels along an axis of a step's volume")
     parser.add_argument("--volume", type=int, default=usual.volume, help="the same, where memory is counted in volumes")
+    parser.add_argument("--layered", type=int, default=usual.layered, help="the same, where layers are computed again")
     parser.add_argument("--plane", type=int, default=usual.plane, help="pixels along an axis of a 2D image")
     parser.add_argument("--purifier-size", type=int, default=usual.purifier_size)
     parser.add_argument("--training-size", type=int, default=usual.training_size)

@@ -9,7 +9,8 @@ from functools import cache
 from typing import Any
 
 from benchmarks.data_folder import data_folder
-from benchmarks.steps_to_dice import Network
+from benchmarks.spleen_surrogate import SpleenOfAbdomen
+from benchmarks.steps_to_dice import SPLEEN_WINDOW, Network
 from benchmarks.strength import WINDOW, bundle_network
 from monai_adversarial import attacks
 from monai_adversarial.attacks import Attack
@@ -25,7 +26,7 @@ class Setting:
     Args:
         steps: gradients.
         queries: of attacks without gradients, random search included; 0 leaves them out.
-        surrogate: loads another network of the same task; None where there is none.
+        surrogate: loads another network that answers the same question; None where there is none.
         window: HU in which bias field, speckle and frequencies act on a network that has no window.
     """
 
@@ -39,7 +40,9 @@ class Setting:
         """Fewer steps and queries where a pass takes seconds."""
         if "phantom" in network.name:
             return cls(10, 100, _hardened)
-        return cls(5, 20, _other_fold, (-160.0, 240.0)) if "abdominal" in network.name else cls(5, 40)
+        if "abdominal" in network.name:
+            return cls(5, 20, lambda: _abdominal(fold=2), (-160.0, 240.0))
+        return cls(5, 40, _spleen_of_abdominal)
 
 
 @cache
@@ -48,10 +51,17 @@ def _hardened() -> AttackedModel:
 
 
 @cache
-def _other_fold() -> AttackedModel:
+def _abdominal(fold: int) -> AttackedModel:
     from benchmarks.real_scan import CLASSES, load_network
 
-    return AttackedModel(load_network(data_folder(), fold=2), image_units="HU", class_names=CLASSES)
+    return AttackedModel(load_network(data_folder(), fold=fold), image_units="HU", class_names=CLASSES)
+
+
+@cache
+def _spleen_of_abdominal() -> AttackedModel:
+    window = SPLEEN_WINDOW["a_min"], SPLEEN_WINDOW["a_max"]
+    spleen = SpleenOfAbdomen(_abdominal(fold=1).network, _abdominal(fold=1).class_names.index("spleen"), window)
+    return AttackedModel(spleen, intensity=SPLEEN_WINDOW)
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,18 @@ ENTRIES: tuple[Entry, ...] = (
         "other budget",
         lambda e, s: attacks.SpectralAttack(window=s.window, steps=s.steps),
         "40 % of each coefficient",
+    ),
+    Entry(
+        "texture",
+        "other budget",
+        lambda e, s: attacks.TextureAttack(window=s.window, steps=s.steps),
+        "spread of bands halved or doubled, mean by a quarter of it, 20 HU",
+    ),
+    Entry(
+        "texture, spread alone",
+        "other budget",
+        lambda e, s: attacks.TextureAttack(max_shift=0, window=s.window, steps=s.steps),
+        "spread of bands halved or doubled, 20 HU",
     ),
     Entry(
         "CT acquisition",

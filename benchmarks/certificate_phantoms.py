@@ -37,8 +37,8 @@ SIGMA = 20.0
 COPIES = 80
 NETWORKS = {"not hardened": "model.pt", "hardened": "hardened.pt"}
 ONCE, LOOKS = "once, at the end", "three looks, organs first, hierarchy"
-#: network, variant and number of phantoms of each row: the same two, and four of one network
-CELLS = (("not hardened", ONCE, 4), ("not hardened", ONCE, 2), ("hardened", ONCE, 2), ("hardened", LOOKS, 2))
+#: network, variant and number of phantoms of each row, which are the same ones
+CELLS = (("not hardened", ONCE, 4), ("hardened", ONCE, 4), ("hardened", LOOKS, 4))
 HIERARCHY = ClassHierarchy(
     CLASS_NAMES,
     [

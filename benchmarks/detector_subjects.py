@@ -4,7 +4,7 @@ that it has not seen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ from monai_adversarial.data import CTPhantomDataset
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.networks.denoising_unet import DenoisingUNet
 from monai_adversarial.transforms import AutoencoderDenoise, BitDepthReduction, MedianDenoise, Purifier
+from monai_adversarial.utils.hashing import weights_hash
+from monai_adversarial.utils.plain import as_plain
 
 __all__ = ["BUDGETS", "LONG", "MRI", "SUBJECTS", "Budget", "Effort", "Subject", "kept", "without_repetitions"]
 
@@ -78,6 +80,8 @@ class Subject:
         autoencoder: makes the one of MagNet, trained on other cases; None where there is none.
         others: makes networks of other trainings, for an ensemble; None where there are none.
         rate: share of clean cases that may be rejected.
+        spacing: mm of a voxel along each axis, of all images: a detector that measures organs must not see some in mm
+            and others in voxels.
         every: of the clean cases every so manieth is shown to detectors that take many passes.
         left_out: detectors that take too long on this network.
     """
@@ -100,15 +104,29 @@ class Subject:
     autoencoder: Callable[[], Purifier] | None = None
     others: Callable[[], list[AttackedModel]] | None = None
     rate: float = 0.05
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
     every: int = 1
     left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("fit", "calibrate", "held_out"):
+            object.__setattr__(self, name, _sized(getattr(self, name), self.spacing))
+        shifted = {name: _sized(batches, self.spacing) for name, batches in self.shifted.items()}
+        object.__setattr__(self, "shifted", shifted)
+        image, label = self.attacked
+        object.__setattr__(self, "attacked", (_with_spacing(as_plain(image), self.spacing), label))
+
+    @property
+    def training(self) -> str:
+        """The beginning of the SHA-256 of the network's weights: the same recipe gives others on another processor."""
+        return weights_hash(self.model.network)[:8]
 
     def thinned(self) -> Subject:
         """With every so manieth of its clean cases, for a detector that takes many passes."""
 
         def thin(batches: list[torch.Tensor]) -> list[torch.Tensor]:
             size = len(batches[0])
-            return list(torch.cat(batches)[:: self.every].split(size))
+            return _sized(torch.cat([as_plain(batch) for batch in batches])[:: self.every].split(size), self.spacing)
 
         if self.every == 1:
             return self
@@ -221,6 +239,10 @@ def _with_spacing(image: torch.Tensor, spacing: Sequence[float]) -> MetaTensor:
     return MetaTensor(image, affine=torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64)))
 
 
+def _sized(batches: Iterable[torch.Tensor], spacing: Sequence[float]) -> list[torch.Tensor]:
+    return [_with_spacing(as_plain(batch), spacing) for batch in batches]
+
+
 def _changed(batches: list[torch.Tensor], changes: dict[str, Change]) -> dict[str, list[torch.Tensor]]:
     return {name: [change(batch) for batch in batches] for name, change in changes.items()}
 
@@ -275,7 +297,7 @@ def chest_xray(data: Path, cache: Path) -> Subject:
         list(images[fit].split(100)),
         list(images[calibrate].split(100)),
         batches,
-        (_with_spacing(images[held_out][:64], (1.0, 1.0)), labels[held_out][:64]),
+        (images[held_out][:64], labels[held_out][:64]),
         _changed(few, {"noise of 2 %": noisy(0.02), "coarser pixels": coarser, "exponent 0.8": other_contrast})
         | {"the official test set": list(test.split(128))},
         BUDGETS[XRAY].attacks(),
@@ -283,6 +305,7 @@ def chest_xray(data: Path, cache: Path) -> Subject:
         Effort((0.3, 2.0, 10.0, 50.0), ("evading", "hiding", "orthogonal")),
         autoencoder=autoencoder,
         others=lambda: [network(1), network(2)],
+        spacing=(1.0, 1.0),
     )
 
 
@@ -327,12 +350,12 @@ def hippocampus(data: Path, cache: Path) -> Subject:
         list(images[fit].split(8)),
         list(images[calibrate].split(8)),
         batches,
-        (_with_spacing(images[held_out][:10], (1.0, 1.0, 1.0)), labels[held_out][:10]),
+        (images[held_out][:10], labels[held_out][:10]),
         _changed(batches, {"noise of 2 %": noisy(0.02), "coarser voxels": coarser, "coil's shading": shaded}),
         BUDGETS[MRI].attacks(),
         Effort((10.0,), ("evading", "hiding", "orthogonal")),
         Effort((1.0, 3.0, 10.0), ("evading", "orthogonal", "misplacing")),
-        others=lambda: [network(1)],
+        others=lambda: [network(1), network(2)],
     )
 
 
@@ -390,13 +413,14 @@ def phantom(data: Path, cache: Path) -> Subject:
         list(fit.split(10)),
         list(calibrate.split(10)),
         batches,
-        (_with_spacing(held_out[:8], PHANTOM_SPACING), labels[-len(held_out) :][:8]),
+        (held_out[:8], labels[-len(held_out) :][:8]),
         _changed(few, changes),
         BUDGETS[PHANTOM].attacks(),
         Effort((10.0,), ("evading", "hiding", "orthogonal")),
         Effort((1.0, 3.0, 10.0), ("evading", "orthogonal", "misplacing")),
         autoencoder=lambda: AutoencoderDenoise(BUNDLE / "models" / "purifier_autoencoder.pt", intensity=WINDOW),
         others=lambda: [network("hardened.pt")],
+        spacing=PHANTOM_SPACING,
         every=3,
         left_out=("AttributionReconstruction", "NoiseSensitivity"),
     )

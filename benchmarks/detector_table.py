@@ -4,16 +4,19 @@
     python -m benchmarks.detector_table docs/detector_table.csv
 
 Beside the CSV file stands another one, of clean images: how many of them each detector rejects, from the same scanner
-and from others. Rows that the files have already are not measured again; networks are trained once and kept.
+and from others. Rows that the files have already are not measured again; networks are trained once and kept. Another
+processor trains another network by the same recipe: its rows stand in a table of their own, and a row holds one alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import sys
 import textwrap
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,12 +34,15 @@ from benchmarks.doc_tables import DOCS, replace_table
 from monai_adversarial import detection
 from monai_adversarial.detection import Detector, FeatureDetector, evaluate_detector
 from monai_adversarial.purifiers import Purifier
+from monai_adversarial.utils.files import replace_when_complete
 
 __all__ = ["DETECTORS", "AttackRow", "CleanRow", "attack_rows", "attack_table", "clean_rows", "clean_table"]
 
 PAGE, TABLE, CLEAN = "detector_table.md", "detector_table.csv", "detector_table_clean.csv"
 CACHE = REPOSITORY / "benchmarks" / "results" / "detector_table"
 HELD_OUT = "held out"
+#: by whose clean rejection a training is known again
+REFERENCE = "GaussianDensity"
 #: clean rejection may be this far from the asked rate, and that of shifted images this many times that of clean ones
 ROOM, TIMES = 0.02, 2
 
@@ -92,6 +98,8 @@ DETECTORS: dict[str, Callable[[Subject], Detector | None]] = {
 }
 #: those that take more than three passes of an image
 MANY_PASSES = ("OrientationConsistency", "DropoutUncertainty", "NoiseSensitivity", "AttributionReconstruction")
+#: those that hold further networks, which the training of a row does not name
+MORE_NETWORKS = ("EnsembleDisagreement", "ReconstructionError, MagNet", "ReconstructionDivergence, MagNet")
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,7 @@ class CleanRow:
         asked: false positive rate of the calibration.
         calibrated: cases of the calibration.
         cases, rejected: of these images.
+        training: of the network, the beginning of its weights' SHA-256; empty where that was not noted.
     """
 
     network: str
@@ -113,6 +122,7 @@ class CleanRow:
     calibrated: int
     cases: int
     rejected: int
+    training: str = ""
 
     @property
     def share(self) -> float:
@@ -150,6 +160,7 @@ class AttackRow:
         effort: who knew the detector and took part, with which weights of it in the objective; each ran twice.
         strongest: whose image it is that the adaptive columns count, most frequent first.
         cpu_seconds: of all attacks together.
+        training: of the network, the beginning of its weights' SHA-256; empty where that was not noted.
     """
 
     network: str
@@ -167,6 +178,7 @@ class AttackRow:
     effort: str
     strongest: str
     cpu_seconds: float
+    training: str = ""
 
 
 def fitted(subject: Subject, name: str) -> Detector | None:
@@ -177,12 +189,28 @@ def fitted(subject: Subject, name: str) -> Detector | None:
     return detector
 
 
-def clean_rows(subject: Subject, network: str, name: str, detector: Detector) -> Iterator[CleanRow]:
-    """Held-out clean images and shifted ones."""
+def clean_scores(detector: Detector, batches: Iterable[torch.Tensor]) -> torch.Tensor:
+    """One score for each case of the batches, on the CPU."""
+    return torch.cat([detector.score(batch) for batch in batches]).cpu()
+
+
+def clean_rows(
+    subject: Subject, network: str, name: str, detector: Detector, held_out: torch.Tensor, shifted: bool = True
+) -> Iterator[CleanRow]:
+    """Held-out clean images and shifted ones.
+
+    Args:
+        subject: whose images they are.
+        network, name: of the rows.
+        detector: calibrated.
+        held_out: its scores of the held-out cases.
+        shifted: also those from elsewhere.
+    """
     calibrated = sum(len(batch) for batch in subject.calibrate)
-    for images, batches in {HELD_OUT: subject.held_out, **subject.shifted}.items():
-        accepted = torch.cat([detector.accept(batch) for batch in batches])
-        yield CleanRow(network, name, images, subject.rate, calibrated, len(accepted), int((~accepted).sum()))
+    others = {images: clean_scores(detector, batches) for images, batches in subject.shifted.items() if shifted}
+    for images, scores in {HELD_OUT: held_out, **others}.items():
+        counts = len(scores), int((~detector.accepts(scores)).sum())
+        yield CleanRow(network, name, images, subject.rate, calibrated, *counts, subject.training)
 
 
 def attack_rows(
@@ -190,12 +218,21 @@ def attack_rows(
     network: str,
     name: str,
     detector: Detector,
+    clean: torch.Tensor,
     wanted: Sequence[str],
     known: Sequence[AttackRow] = (),
 ) -> Iterator[AttackRow]:
-    """The attacks of these names; the long one where the detector stands by these and the known rows."""
+    """The attacks of these names; the long one where the detector stands by these and the known rows.
+
+    Args:
+        subject: what is attacked.
+        network, name: of the rows.
+        detector: calibrated.
+        clean: its scores of the held-out cases.
+        wanted: names of attacks.
+        known: rows of the detector that are there.
+    """
     found = list(known)
-    clean = torch.cat([detector.score(batch) for batch in subject.held_out]).cpu()
     hides = "hiding" in (*subject.effort.attackers, *subject.long_effort.attackers)
     own = isinstance(detector, FeatureDetector)  # such a detector is itself what one hides in
     density = detection.GaussianDensity(subject.model).fit(subject.fit) if hides and not own else None
@@ -205,9 +242,12 @@ def attack_rows(
         begin = time.process_time()
         used = subject.attacks[attack]
         effort = subject.long_effort if attack == LONG else subject.effort
-        row = evaluate_detector(
-            detector, used, [subject.attacked], effort.weights, attack, effort.attackers, density=density
-        )
+        with warnings.catch_warnings():
+            # A detector that rejects the clean images of the attacked cases would stand by that alone.
+            warnings.filterwarnings("error", message=".*images that it rejects are no success of it")
+            row = evaluate_detector(
+                detector, used, [subject.attacked], effort.weights, attack, effort.attackers, density=density
+            )
         numbers = replace(row, clean_scores=clean, clean_accepted=detector.accepts(clean)).numbers(subject.rate)
         keys = ("auroc", "wrong", "adversarial_risk")
         values = [round(numbers[f"{who}_{key}"], 4) for key in keys for who in ("unaware", "adaptive")]
@@ -216,7 +256,8 @@ def attack_rows(
         steps = used.steps * used.restarts
         counts = (network, name, attack, len(subject.attacked[0]), len(clean))
         effort = effort.of(row.adaptive.tried)
-        found.append(AttackRow(*counts, *values, steps, str(effort), _most_frequent(row.adaptive.attackers), seconds))
+        whose = _most_frequent(row.adaptive.attackers)
+        found.append(AttackRow(*counts, *values, steps, str(effort), whose, seconds, subject.training))
         yield found[-1]
 
 
@@ -230,16 +271,56 @@ def stands(rows: Iterable[AttackRow]) -> bool:
     return any(row.attack == "Auto-PGD" and row.adaptive_risk <= row.adaptive_wrong / 2 for row in rows)
 
 
-def attack_table(measured: Sequence[AttackRow], network: str) -> str:
-    """Markdown of one network: a row for each detector, for each attack ``unaware / adaptive``, AUROC and risk."""
-    own = [row for row in measured if row.network == network]
+def of_unnoted_training(subject: Subject, network: str, clean: Sequence[CleanRow]) -> bool:
+    """Whether rows of the network whose training was not noted are of this one: :data:`REFERENCE` rejects as many of
+    each kind of clean images again.
+
+    Args:
+        subject: with the network that is here.
+        network: its name.
+        clean: all rows of clean images.
+    """
+    said = [row for row in clean if (row.network, row.detector, row.training) == (network, REFERENCE, "")]
+    detector = fitted(subject, REFERENCE) if said else None
+    if detector is None:
+        return False
+    here = clean_rows(subject, network, REFERENCE, detector, clean_scores(detector, subject.held_out))
+    return said == [replace(row, training="") for row in here]
+
+
+def note_training(path: Path, network: str, training: str) -> None:
+    """Write a training beside the rows of a CSV file that are of the network and have none; where a row was measured
+    stays as it is.
+
+    Args:
+        path: the file; nothing happens where there is none.
+        network, training: names.
+    """
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        columns, lines = list(reader.fieldnames or ()), list(reader)
+    for line in lines:
+        if (line["network"], line["training"]) == (network, ""):
+            line["training"] = training
+    with replace_when_complete(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def attack_table(measured: Sequence[AttackRow], network: str, training: str = "") -> str:
+    """Markdown of one training of a network: a row for each detector, for each attack ``unaware / adaptive``, AUROC and
+    risk."""
+    own = [row for row in measured if (row.network, row.training) == (network, training)]
     order = list(BUDGETS[MRI].attacks())  # all networks have the same attacks
     attacks = sorted(dict.fromkeys(row.attack for row in own), key=order.index)
     found = {(row.detector, row.attack): row for row in own}
     lines = []
     wrong = ", ".join(f"{attack} {max(r.unaware_wrong for r in own if r.attack == attack):.2f}" for attack in attacks)
     cases, clean = (_span(getattr(row, name) for row in own) for name in ("cases", "clean_cases"))
-    counts = f"**{network}**: {cases} attacked cases, {clean} clean ones."
+    counts = f"{_title(network, training)}: {cases} attacked cases, {clean} clean ones."
     budget = f"{BUDGETS[network]} " if network in BUDGETS else ""
     said = f"{counts} {budget}Share of wrong answers by the unaware attacker: {wrong}."
     lines += [*textwrap.wrap(said, 120), ""]
@@ -255,6 +336,11 @@ def attack_table(measured: Sequence[AttackRow], network: str) -> str:
         lines.append("")
     lines += textwrap.wrap(_efforts(own), 120, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines).rstrip()
+
+
+def _title(network: str, training: str) -> str:
+    """Of a table: network and weights."""
+    return f"**{network}**, weights {training}" if training else f"**{network}**"
 
 
 def _span(counts: Iterable[int]) -> str:
@@ -280,12 +366,12 @@ def _efforts(rows: Sequence[AttackRow]) -> str:
 def clean_table(measured: Sequence[CleanRow]) -> str:
     """Markdown: clean rejection with its interval, and what other scanners do to it."""
     lines = []
-    for network in dict.fromkeys(row.network for row in measured):
-        own = [row for row in measured if row.network == network]
+    for network, training in _trainings(measured):
+        own = [row for row in measured if (row.network, row.training) == (network, training)]
         shifts = [name for name in dict.fromkeys(row.images for row in own) if name != HELD_OUT]
         first = own[0]
         lines += [
-            f"**{network}**: calibrated at {first.asked:.0%}.",
+            f"{_title(network, training)}: calibrated at {first.asked:.0%}.",
             "",
             "| rejected | calibrated, measured | held out, 95 % interval | what chance allows | "
             f"within {ROOM:.0%} of the asked rate | {' | '.join(shifts)} |",
@@ -310,6 +396,13 @@ def clean_table(measured: Sequence[CleanRow]) -> str:
     return "\n".join(lines).rstrip()
 
 
+def _trainings(rows: Iterable[AttackRow | CleanRow]) -> list[tuple[str, str]]:
+    """Networks with their trainings, each once: those whose training was not noted first, then as they come."""
+    found = dict.fromkeys((row.network, row.training) for row in rows)
+    places = {name: place for place, name in enumerate(dict.fromkeys(name for name, _ in found))}
+    return sorted(found, key=lambda one: (places[one[0]], one[1] != ""))
+
+
 def _verdict(row: CleanRow) -> str:
     """Whether the interval lies in the room around the asked rate, outside it, or says neither."""
     low, high = row.interval()
@@ -328,7 +421,7 @@ def with_table(text: str, folder: Path) -> str:
     places = {name: place for place, name in enumerate(BUDGETS)}
     attacked.sort(key=lambda row: (places[row.network], order[row.detector]))
     clean.sort(key=lambda row: (places[row.network], order[row.detector]))
-    whole = "\n\n".join(attack_table(attacked, name) for name in dict.fromkeys(row.network for row in attacked))
+    whole = "\n\n".join(attack_table(attacked, *one) for one in _trainings(attacked))
     return replace_table(replace_table(text, TABLE, whole), CLEAN, clean_table(clean))
 
 
@@ -348,11 +441,18 @@ def main() -> int:
         if arguments.only and not any(part in network for part in arguments.only):
             continue
         subject = load(data_folder(), arguments.cache)
+        training = subject.training
+        if of_unnoted_training(subject, network, clean):
+            for file in (arguments.output, beside):
+                note_training(file, network, training)
+            attacked, clean = read_rows(arguments.output, AttackRow), read_rows(beside, CleanRow)
+        print(f"{network}: weights {training}", flush=True)
         for name in arguments.detectors:
             if name in subject.left_out:
                 continue
-            own = [row for row in attacked if (row.network, row.detector) == (network, name)]
-            has_clean = any((row.network, row.detector) == (network, name) for row in clean)
+            key = network, name, training
+            own = [row for row in attacked if (row.network, row.detector, row.training) == key]
+            has_clean = any((row.network, row.detector, row.training) == key for row in clean)
             missing = [
                 one
                 for one in subject.attacks
@@ -364,10 +464,20 @@ def main() -> int:
             detector = fitted(seen, name)
             if detector is None:
                 continue
+            held_out = clean_scores(detector, seen.held_out)
+            # shifted images tell further networks again; the network itself is told by its training
+            shifted = not has_clean or name in MORE_NETWORKS
+            here = list(clean_rows(seen, network, name, detector, held_out, shifted))
             if not has_clean:
-                clean += clean_rows(seen, network, name, detector)
+                clean += here
                 write_rows(beside, clean, CleanRow)
-            for row in attack_rows(seen, network, name, detector, missing, own):
+            elif any(row not in clean for row in here):
+                raise SystemExit(
+                    f"{beside} has {name} on {network} with other networks than those of {arguments.cache}, of which "
+                    f"clean images are rejected {', '.join(f'{row.rejected} ({row.images})' for row in here)}: measure "
+                    "the whole row into another file."
+                )
+            for row in attack_rows(seen, network, name, detector, held_out, missing, own):
                 attacked.append(row)
                 write_rows(arguments.output, attacked, AttackRow)
                 print(row, flush=True)

@@ -13,7 +13,16 @@ from torch.nn import functional
 
 from monai_adversarial.utils.precision import Precision
 
-__all__ = ["CLASSES", "DenseNetSegmenter", "PlainInferer", "input_gradient", "pointwise", "unet", "volume"]
+__all__ = [
+    "CLASSES",
+    "DenseNetSegmenter",
+    "PlainInferer",
+    "dilated_chain",
+    "input_gradient",
+    "pointwise",
+    "unet",
+    "volume",
+]
 
 CLASSES = 3
 
@@ -32,6 +41,17 @@ def pointwise(classes: int = CLASSES, seed: int = 0) -> nn.Module:
     """A single 1 x 1 x 1 convolution: all memory behind it is that of volumes."""
     torch.manual_seed(seed)
     return _ready(nn.Conv3d(1, classes, 1))
+
+
+def dilated_chain(layers: int, channels: int, seed: int = 0) -> nn.Module:
+    """Dilated convolutions one after the other at the image's size, as in MeshNet."""
+    torch.manual_seed(seed)
+    parts: list[nn.Module] = []
+    for number in range(layers):
+        dilation = 2 ** (number % 3)
+        convolution = nn.Conv3d(channels if number else 1, channels, 3, padding=dilation, dilation=dilation)
+        parts += [convolution, nn.BatchNorm3d(channels), nn.ReLU(inplace=True)]
+    return _ready(nn.Sequential(*parts, nn.Conv3d(channels, CLASSES, 1)))
 
 
 class DenseNetSegmenter(nn.Module):

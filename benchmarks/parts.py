@@ -91,6 +91,7 @@ PARTS = (
     Part("peer_strength", "Dice at equal cost, and cost of an equal Dice", "benchmarks.peer_strength"),
     Part("memory", "peak memory at few and at many windows", "benchmarks.window_memory"),
     Part("volumes", "peak memory in volumes, at few and at many classes", "benchmarks.volume_memory"),
+    Part("layers", "peak memory where layers are computed again", "benchmarks.layer_memory"),
     Part("scaling", "time over batch, volume, windows, classes, processes", "benchmarks.scaling"),
     Part("planes", "time of a step on a 2D network with a DenseNet121 encoder", "benchmarks.plane_time"),
     Part("strength", "Dice after attack in every precision mode", "benchmarks.precision_strength"),

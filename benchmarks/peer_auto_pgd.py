@@ -24,20 +24,25 @@ from benchmarks.peers.problem import CountedNetwork, Problem
 from benchmarks.query_cases import phantom_crops
 from benchmarks.steps_to_dice import Case
 from benchmarks.strength import WINDOW, bundle_network
-from monai_adversarial.attacks import APGD
+from monai_adversarial.attacks import AdditiveNoise, Attack, AutoPGD
 from monai_adversarial.models import AttackedModel
 
 #: radius in HU; phantoms from this seed; voxels of a crop
 EPSILON, SEED, CROP = 8.0, 3000, (48, 48, 32)
 PAGE, TABLE = "equal_cost.md", "peer_auto_pgd"
-#: name in the record -> arguments
-OURS: dict[str, dict[str, Any]] = {"paper": {"schedule": "constant"}, "default": {}}
-HEADS = ("clean", "autoattack", "ours, the paper's search", "ours, the default search")
+#: name in the record -> search
+OURS = {
+    "paper": AutoPGD(schedule="constant"),
+    "code": AutoPGD(schedule="constant", rounding="down"),
+    "default": AutoPGD(),
+}
+HEADS = ("clean", "autoattack", "ours, the paper's", "ours, rounded as theirs", "ours, the default")
 
 
-def ours(model: AttackedModel, case: Case, steps: int, **options: Any) -> torch.Tensor:
+def ours(model: AttackedModel, case: Case, steps: int, search: AutoPGD) -> torch.Tensor:
     """The point of the highest loss that our Auto-PGD finds from the clean image."""
-    attack = APGD(EPSILON, "HU", steps=steps, objective="cross_entropy", random_start=False, **options)
+    noise = AdditiveNoise(EPSILON, units="HU")
+    attack = Attack(noise, "cross_entropy", search=search, steps=steps, random_start=False)
     return attack(model, *case).adversarial  # type: ignore[no-any-return]
 
 
@@ -57,7 +62,7 @@ def rows(cases: int, steps: Sequence[int], known: Sequence[dict[str, Any]] = ())
             if (case, number) in there:
                 continue
             points = {"clean": image, "autoattack": best_point(problem, number, image)}
-            points |= {name: ours(model, (image, label), number, **options) for name, options in OURS.items()}
+            points |= {name: ours(model, (image, label), number, search) for name, search in OURS.items()}
             with torch.no_grad():
                 losses = {name: round(float(loss(point)), 4) for name, point in points.items()}
             yield {"case": case, "steps": number, **losses}

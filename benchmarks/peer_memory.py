@@ -10,7 +10,7 @@ from benchmarks.networks import input_gradient, unet, volume
 from benchmarks.peer_time import EPSILON
 from benchmarks.peers import Problem, loaded_attacks
 from benchmarks.settings import Settings
-from benchmarks.tables import Column, Table
+from benchmarks.tables import Column, Table, times
 from monai_adversarial.attacks import PGD
 from monai_adversarial.models import AttackedModel
 
@@ -60,5 +60,5 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
         notes=[f"Not run: {line}" for line in absent],
     )
     for name in names:
-        table.add(name, megabytes[name], megabytes[name] / megabytes[FLOOR])
+        table.add(name, megabytes[name], times(megabytes[name], megabytes[FLOOR]))
     return [table]

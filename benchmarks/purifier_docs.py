@@ -20,7 +20,6 @@ TABLES = {
     ".": "purification.csv",
     "fine_bias_field": "purification_fine_bias_field.csv",
     "real_scan": "purification_real_scan.csv",
-    "default_search": "purification_default.csv",
 }
 
 

@@ -30,6 +30,7 @@ class Settings:
         most_passes: where the search for the passes that reach a Dice gives up.
         volume: voxels along each axis of the volume whose copies are counted; its windows are half as long.
         classes: numbers of classes for that, and for the scaling with classes.
+        layered: voxels along each axis of the volume on which a network's layers are computed again.
         windows: numbers of windows for the scaling, each an (n, m, k) grid of them.
         plane: pixels along each axis of a 2D image.
         purifier_size: voxels along each axis for the purifiers.
@@ -47,6 +48,7 @@ class Settings:
     most_passes: int = 40
     volume: int = 128
     classes: tuple[int, ...] = (3, 14, 105)
+    layered: int = 176
     windows: tuple[tuple[int, int, int], ...] = ((1, 1, 1), (2, 2, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4))
     plane: int = 256
     purifier_size: int = 128

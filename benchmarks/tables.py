@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Cell", "Column", "Table", "judged"]
+__all__ = ["Cell", "Column", "Table", "judged", "times"]
 
 Cell = str | float | int | None
 
@@ -108,6 +108,15 @@ class Table:
         return cls(plain["name"], plain["title"], columns, plain["rows"], plain["notes"])
 
 
-def judged(value: float, target: float | None) -> str:
-    """``<= target`` with the verdict; nothing where there is no target."""
-    return "" if target is None else f"<= {target:g}: {'met' if value <= target else 'MISSED'}"
+def times(value: float, base: float) -> float | None:
+    """How many times the base a value is; None where the base was too small to be measured, as memory of a short call
+    can be."""
+    return value / base if base > 0 else None
+
+
+def judged(value: float | None, target: float | None) -> str:
+    """``<= target`` with the verdict; nothing where there is no target, and no verdict where there is no value."""
+    if target is None:
+        return ""
+    verdict = "not measurable" if value is None else "met" if value <= target else "MISSED"
+    return f"<= {target:g}: {verdict}"

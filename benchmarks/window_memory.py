@@ -19,7 +19,7 @@ from torch.nn import functional
 from benchmarks.fresh_process import extra_megabytes
 from benchmarks.networks import PlainInferer, pointwise, unet, volume
 from benchmarks.settings import Settings
-from benchmarks.tables import Column, Table, judged
+from benchmarks.tables import Column, Table, judged, times
 from monai_adversarial.attacks import PGD
 from monai_adversarial.models import AttackedModel
 
@@ -131,6 +131,6 @@ def tables(settings: Settings, say: Callable[[str], None]) -> list[Table]:
         ),
     )
     for name, megabytes in rows:
-        ratio = megabytes[-1] / least
+        ratio = times(megabytes[-1], least)
         table.add(name, *megabytes, ratio, judged(ratio, 1.1 if name.startswith("ours") else None))
     return [table]

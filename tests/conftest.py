@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from monai_adversarial.engines.unmet import forget_unmet
+
 NO_DATA = "there is no test data: set MONAI_ADVERSARIAL_DATA to its folder"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -45,6 +47,11 @@ def shared_data() -> Path:
     if folder is None:
         pytest.skip(NO_DATA)
     return folder
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Many tests make attacks to look at them alone."""
+    forget_unmet()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

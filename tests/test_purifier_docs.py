@@ -32,11 +32,14 @@ def test_no_defense_without_the_attacker_who_knows_it(name: str) -> None:
             assert row["draws_per_gradient"] >= 20
 
 
-def test_who_knows_the_purifier_takes_more_by_noise() -> None:
-    # Per case the table keeps the worse of both images, so that "not better" would hold for any attack.
+def test_who_knows_the_purifier_takes_back_a_good_part_of_what_it_gave_by_noise() -> None:
+    # Per case the table keeps the worse of both images, so that "not better" would hold for any attack. A purifier that
+    # gives nothing back, as the bit depth does, leaves nothing to take: there the two are within a hundredth.
     for row in read_rows(DOCS / "purification.csv"):
         if row["attack"] == "pgd":
-            assert row["adaptive_gradient"] < row["unaware"] - 0.01, row["defense"]
+            assert row["adaptive_gradient"] < row["unaware"], row["defense"]
+            given_back, left = row["unaware"] - row["undefended"], row["adaptive_gradient"] - row["undefended"]
+            assert left < max(0.01, 0.6 * given_back), row["defense"]
 
 
 def test_every_purifier_is_in_the_first_table_and_in_the_list() -> None:

@@ -14,7 +14,7 @@ from benchmarks.class_balance import as_many_of_each, balanced_accuracy
 from benchmarks.experiments.defended import hardened
 from benchmarks.experiments.subjects import Subjects, trained_on
 from benchmarks.survey_defense_claims import attacked_model, xrays
-from monai_adversarial.attacks import PGD
+from monai_adversarial.attacks import PGD, AdditiveNoise, Attack, SteepestAscent
 
 __all__ = ["mislabeled_set", "robust_set", "robustified"]
 
@@ -37,7 +37,8 @@ def mislabeled_set(
         images, labels = (one[:size] for one in data(seed)["train"])
         network = trained_on(images, labels, seed)
         wanted = torch.randint(0, 2, labels.shape, generator=torch.Generator().manual_seed(seed))
-        attack = PGD(LENGTH, norm="l2", steps=20, targeted=True, objective="cross_entropy")
+        noise, search = AdditiveNoise(LENGTH, norm="l2"), SteepestAscent(2.0, schedule="linear")
+        attack = Attack(noise, "cross_entropy", search, steps=20, targeted=True)
         model = attacked_model(network)
         changed = torch.cat(
             [

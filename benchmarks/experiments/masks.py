@@ -13,7 +13,7 @@ import torch
 from benchmarks.claims import outcome, over_seeds
 from benchmarks.query_cases import phantom_crops
 from benchmarks.strength import WINDOW, bundle_network
-from monai_adversarial.attacks import ASMA, PGD, Attack
+from monai_adversarial.attacks import ASMA, AdditiveNoise, Attack, SteepestAscent
 from monai_adversarial.attacks.targets import empty_organ, eroded_organ, shifted_organ
 from monai_adversarial.data.phantom import CLASS_NAMES
 from monai_adversarial.models import AttackedModel
@@ -54,9 +54,10 @@ def wanted_masks(
     Survey entry: R06 (adapted).
     """
     model, data = subjects(cases)
+    noise, search = AdditiveNoise(CAP, units="fraction"), SteepestAscent(2.0, schedule="linear")
     attacks: dict[str, Attack] = {
         "ASMA": ASMA(CAP, "fraction", iou_goal=GOAL, organs=(ORGAN,), beta=5e-3, tau=2.5e-3, steps=steps),
-        "PGD": PGD(CAP, "fraction", steps=steps, targeted=True, classes=(ORGAN,)),
+        "PGD": Attack(noise, "annealed_dice", search, steps=steps, targeted=True, classes=(ORGAN,)),
     }
     rows: list[dict[str, Any]] = []
     for case, (image, label) in enumerate(data):

@@ -127,6 +127,7 @@ class Ascent:
             learns no more than that.
         judge: says of each point that was evaluated whether the attack succeeds there, for searches that need to know;
             None where the last or the best value is all that counts.
+        look_around: let the search choose another start than the random one, as ``ExtremesFirst`` does.
 
     Attributes:
         parameters: where the run stands.
@@ -144,6 +145,7 @@ class Ascent:
         finished: Callable[[BoundPerturbation, Parameters], torch.Tensor] | None = None,
         decide: Callable[[BoundPerturbation, Parameters, torch.Tensor], torch.Tensor] | None = None,
         judge: Judge | None = None,
+        look_around: bool = False,
     ) -> None:
         if attack.search.uses_decisions and decide is None:
             raise ValueError(
@@ -176,6 +178,8 @@ class Ascent:
         if start is None and random_start:
             with torch.no_grad():
                 self.parameters = self.search.first(self.parameters)
+                if look_around:
+                    self.parameters = self.search.look_around(self.parameters)
         self._objective: Objective | None = None
         self.windowed = self._window_objective()
 

@@ -339,7 +339,7 @@ class Attack(ShownAsCall):
                 f"stored_grid holds {scene.stored.low} to {scene.stored.high}, but the image's values lie within "
                 f"{float(clean.min()):.6g} to {float(clean.max()):.6g}: it is not the grid of the image's file."
             )
-        check_scale(scene, self.perturbation, training, predictor.model.network)
+        check_scale(scene, self.perturbation, training, predictor.model.network, predictor.model.was_read)
         return scene
 
 

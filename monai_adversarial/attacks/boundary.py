@@ -16,6 +16,7 @@ from torch import nn
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.first_batch import check_label_shape, check_same_grid
 from monai_adversarial.utils.arrays import StoredAs, as_given, as_tensor, computable
+from monai_adversarial.utils.hashing import is_of_library
 from monai_adversarial.utils.modules import modules_of, unwrap
 from monai_adversarial.utils.validation import WHOLE_SIZES, check_image
 
@@ -119,9 +120,11 @@ def _check_axes(model: AttackedModel, image: torch.Tensor) -> None:
         )
     else:
         missing, code = "batch axis", "image[None]"
+    own = not is_of_library(type(unwrap(model.network)).__module__)
+    itself = ", or pass inferer=lambda image, network: network(image) where the network adds axes itself" if own else ""
     raise ValueError(
         f"image has {image.ndim} dimensions {tuple(image.shape)}: a {rank}D network needs (batch, channel, "
-        f"{AXES.get(rank, 'spatial...')}); add the {missing} with {code}."
+        f"{AXES.get(rank, 'spatial...')}); add the {missing} with {code}{itself}."
     )
 
 

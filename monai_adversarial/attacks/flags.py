@@ -8,16 +8,18 @@ from dataclasses import dataclass
 
 import torch
 
+from monai_adversarial.inferers.purified import purifies_at_random
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.models.doubts import warn_once
 
-__all__ = ["MOST_ZERO", "PAGE", "UNBROKEN", "Flag", "MemberTrace", "find_flags", "say_zero_gradients"]
+__all__ = ["HIDDEN", "MOST_ZERO", "PAGE", "ROOM", "UNBROKEN", "Flag", "MemberTrace", "find_flags", "say_zero_gradients"]
 
 PAGE = "docs/gradient_masking.md"
 #: share of gradient entries that are exactly zero above which signs say little
 MOST_ZERO = 0.9
 #: Dice by which a weaker attacker may be ahead of a stronger one before it is said
 ROOM = 0.02
+#: Dice that the network's own answer loses where what is scored loses less than ``ROOM``
+HIDDEN = 0.1
 #: share of the clean Dice that must be left before a search that found nothing is suspicious
 UNBROKEN = 0.5
 
@@ -109,7 +111,8 @@ def find_flags(traces: Sequence[MemberTrace], clean_dice: torch.Tensor, model: A
                     "samples.",
                 )
             )
-    if model.found_random and not any(trace.averages for trace in gradient):
+    draws = model.found_random or purifies_at_random(model.inferer)
+    if draws and not any(trace.averages for trace in gradient):
         found.append(Flag("random_answers", "the network answers at random and no member averages over its draws."))
     if model.found_output_values == "probabilities" and model.found_final_activation is None:
         found.append(
@@ -134,8 +137,7 @@ def say_zero_gradients(
     count = int(blind.sum())
     if not count:
         return
-    warn_once(
-        model.network,
+    model.warn_once(
         "zero gradients",
         f"the attack had hardly a gradient to follow: {float(zeros[blind].mean()):.1%} of its entries are exactly zero "
         f"in {count} of {len(blind)} samples, whose score stays at {float(left[blind].mean()):.3f} of "

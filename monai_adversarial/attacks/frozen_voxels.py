@@ -12,7 +12,6 @@ import torch
 from monai_adversarial.attacks.flags import PAGE, UNBROKEN
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 from monai_adversarial.attacks.reference import Reference
-from monai_adversarial.models.doubts import warn_once
 from monai_adversarial.models.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -114,8 +113,7 @@ def say_frozen_voxels(
     matters = suspicious & (same < SAME)
     if not bool(matters.any()):
         return
-    warn_once(
-        model.network,
+    model.warn_once(
         "zero gradients",
         f"{float(zeros[matters].mean()):.0%} of the gradient's entries are exactly zero in {int(matters.sum())} of "
         f"{len(matters)} samples, but a change of these voxels alone, inside the budget, changes the segmentation "

@@ -13,6 +13,7 @@ from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Meas
 from monai_adversarial.attacks.reference import Reference
 from monai_adversarial.metrics.clean_score import low_clean_caution, low_organ_caution
 from monai_adversarial.metrics.organs import organ_channels
+from monai_adversarial.metrics.success import success_count
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.first_batch import unscaled_values
 from monai_adversarial.utils.arrays import as_given, as_tensor
@@ -108,6 +109,8 @@ class AttackResult:
         model: what was attacked.
         facts: what is known of it and where that was read; see ``AttackedModel.findings``.
         success_rule: what counts as a success.
+        clean_success: of a targeted attack: whether the clean prediction counts as one already, (batch,); None for
+            others.
         image_channels: where ``image`` sits among the input channels; None where it is all of them.
         iou: of a targeted attack: mean intersection over union with the wanted segmentation, (batch,), over the
             ``organs`` of its objective or else the scored classes; 1 where both are empty. None for other attacks.
@@ -142,6 +145,7 @@ class AttackResult:
     facts: tuple[str, ...] = ()
     reference_reason: str = ""
     success_rule: str = ""
+    clean_success: torch.Tensor | None = None
     iou: torch.Tensor | None = None
     clean_iou: torch.Tensor | None = None
     truth_dice: torch.Tensor | None = None
@@ -215,8 +219,14 @@ class AttackResult:
     @property
     def caution(self) -> str:
         """Why a small loss here is no robustness: the network does not segment the clean images, or not all organs of
-        them, or nothing says whether it does because there is no label. Empty where it does, and of classifiers and
-        targeted attacks."""
+        them, or nothing says whether it does because there is no label. Empty where it does, and of classifiers. Of a
+        targeted attack why its success is none: the clean prediction is near enough to what is wanted."""
+        if self.clean_success is not None and bool(self.clean_success.any()):
+            return (
+                f"caution: the clean prediction counts as a success already in {int(self.clean_success.sum())} of "
+                f"{len(self.clean_success)} ({self.success_rule}), which says nothing of the attack: compare iou with "
+                "clean_iou, or ask for more by success_threshold."
+            )
         if self.metric != "Dice" or self.iou is not None:
             return ""
         if self.reference_is_prediction:
@@ -236,7 +246,6 @@ class AttackResult:
         budgets = [_measured(name, found) for name, found in self.budgets.items() if found.limit is not None]
         reference = "clean prediction" if self.reference_is_prediction else "label"
         rule = f" ({self.success_rule})" if self.success_rule else ""
-        success = int(self.success.sum())
         frozen = float(self.zero_gradient_fraction.mean())
         zeros = "" if math.isnan(frozen) else f"; {frozen:.1%} zero gradients"
         facts = "".join(f"; {fact}" for fact in self.facts)
@@ -255,7 +264,8 @@ class AttackResult:
             [
                 f"{self.attack or 'attack'}{behind}: {'; '.join(budgets) or 'no budget measured'}{self._inside}",
                 f"{self._metric_name} with the {reference} {_numbers(self.clean_score)} -> "
-                f"{_numbers(self.adversarial_score)}; success in {success} of {len(self.success)}{rule}",
+                f"{_numbers(self.adversarial_score)}; success in "
+                f"{success_count(self.success, self.clean_score, self.adversarial_score)}{rule}",
                 *(["; ".join(wanted)] if wanted else []),
                 *self._organ_line(),
                 f"{self.forwards} forward and {self.backwards} backward passes of one sample, {self.queries} of them "

@@ -6,7 +6,8 @@ that would pass for a result. What cannot be is an error in scripts and in evalu
 training, where one odd batch must not end a run, both are a warning, once for each network.
 
 Values show only so much. A batch in a network's values looks the same under every window that ends at the same values,
-so a wrong ``a_min`` or ``a_max`` is found by comparison with the pipeline alone (``models.check_agrees``).
+so a wrong ``a_min`` or ``a_max`` is found by comparison with the pipeline (``models.check_agrees``). Without one it
+shows where the image was not resampled: a CT file holds whole HU, which by a window that is too wide lie too far apart.
 """
 
 from __future__ import annotations
@@ -43,11 +44,17 @@ LEAST_WAY = 0.99
 LEAST_DISPLACEMENT = 0.1
 #: gain above which a percentage was probably meant
 LARGEST_GAIN = 1.0
+#: HU between the gray values of a CT above which they are not those of its file
+GRAY_STEP = 1.05
+#: voxels that are looked at for it, different values they must have at least, and how evenly these must lie
+GRAY_VOXELS, LEAST_GRAYS, EVENLY = 1 << 15, 16, 0.05
 #: share of voxels at the lowest (highest) value of an image that looks like clipping, and how far inside the window
 PILE, INSIDE = 0.05, 0.05
 
 
-def check_scale(scene: Scene, perturbation: Perturbation, training: bool, network: Any) -> None:
+def check_scale(
+    scene: Scene, perturbation: Perturbation, training: bool, network: Any, map_was_read: bool = False
+) -> None:
     """Say what does not fit.
 
     Args:
@@ -55,6 +62,7 @@ def check_scale(scene: Scene, perturbation: Perturbation, training: bool, networ
         perturbation: what is about to change it.
         training: warn instead of raising.
         network: what is attacked; training says each kind of doubt once for it.
+        map_was_read: the intensity map is that of a live pipeline, which is compared elsewhere.
 
     Raises:
         ValueError: in scripts, for what cannot be.
@@ -66,6 +74,37 @@ def check_scale(scene: Scene, perturbation: Perturbation, training: bool, networ
             warn_once(network, kind, sentence)
         else:
             warnings.warn(sentence, stacklevel=4)
+    if not training and not map_was_read and getattr(perturbation, "units", None) == "HU":
+        _say_gray_step(scene)
+
+
+def _say_gray_step(scene: Scene) -> None:
+    """Warn where the map that was told makes steps of several HU of the steps of one that a CT file has."""
+    intensity = scene.intensity
+    if intensity is None or scene.image_units != "network" or not intensity.is_uniform:
+        return
+    step = _gray_step(scene.image) / float(intensity.size)
+    if step > GRAY_STEP:
+        warnings.warn(
+            f"by the intensity map ({intensity}) the image's gray values lie {step:.3g} HU apart, and those of a CT "
+            "file lie 1 HU apart: where the image comes from one, its window was narrower by that factor, and a budget "
+            "in HU is too small by it; check a_min and a_max.",
+            stacklevel=5,
+        )
+
+
+def _gray_step(image: torch.Tensor) -> float:
+    """The distance of an image's gray values where they lie evenly; 0 where they do not, as after a resampling."""
+    flat = image.detach().flatten()
+    flat = flat[:: max(1, flat.numel() // GRAY_VOXELS)].cpu().double()
+    inside = flat[(flat > flat.min()) & (flat < flat.max())].unique()
+    steps = inside.diff()
+    # Rounding in float32 makes two neighbors of one value.
+    steps = steps[steps > 1e-6 * (inside[-1] - inside[0])] if len(inside) > LEAST_GRAYS else steps[:0]
+    if len(steps) < LEAST_GRAYS:
+        return 0.0
+    counts = steps / steps.min()
+    return float(steps.min()) if bool(((counts - counts.round()).abs() <= EVENLY).all()) else 0.0
 
 
 def check_reach(perturbation: Perturbation, search: Search, steps: int) -> None:

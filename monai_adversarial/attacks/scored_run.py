@@ -28,9 +28,13 @@ from monai_adversarial.models.first_batch import (
     check_ignored,
     check_label_fits,
     check_trained,
+    say_counted,
+    say_kept,
     say_random,
+    say_seeded,
 )
 from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.models.wrong_gradient import reason_of
 from monai_adversarial.utils.allocator import give_back_excess
 from monai_adversarial.utils.arrays import StoredAs
 from monai_adversarial.utils.plain import detached
@@ -125,7 +129,8 @@ class ScoredRun:
             true = answer.prediction if truth is None else truth.to(scene.image.device)
             self.truth = Reference.read(predictor.model, true, classes)
         self.clean_score = self.reference.score(self.clean_prediction)
-        if not predictor.model.checked:
+        self._is_first_batch = not predictor.model.checked
+        if self._is_first_batch:
             self._check_first_batch(answer, labeled)
         self.last: Finished | None = None
         self.parameters: Parameters = self.bound.zeros()
@@ -155,10 +160,54 @@ class ScoredRun:
         if self.activation == "sigmoid" and not reference.per_image and not self.attack.targeted:
             check_background(model, reference.label, reference.scored)
         check_trained(model)
-        if self.predictor.drew_random_numbers and not self.attack.gradient.averages:
-            again = self.predictor.answer(self.scene.image)
-            if not again.summary.equals(answer.summary):
-                say_random(model, float((again.prediction != answer.prediction).double().mean()))
+        self._check_repeated_answers(answer)
+        self._check_gradient(answer)
+
+    def _check_repeated_answers(self, answer: Answer) -> None:
+        """What is said of an answer that is another one when it is asked for again, or after another image."""
+        predictor, model, image = self.predictor, self.predictor.model, self.scene.image
+        averages = self.attack.gradient.averages
+        if predictor.drew_random_numbers or (predictor.draws_anew and not predictor.purifies_at_random):
+            again = None if averages and predictor.drew_random_numbers else predictor.answer(image)
+            if again is not None and not again.equals(answer):
+                say_random(model, again.share_of_others(answer))
+            elif again is not None and predictor.is_seeded_by(image, answer):
+                say_seeded(model)
+        elif predictor.purifies_at_random:
+            if not averages:
+                say_random(model, purifier=True)
+        elif predictor.kept is not None:
+            names = predictor.kept.changed()
+            if names and predictor.depends_on_the_past(image.flip(-1)):
+                say_kept(model, names)
+            elif names := predictor.depends_on_what_it_held(image.flip(-1)):
+                say_kept(model, names)
+
+    def _check_counts(self, adversarial: torch.Tensor, reference: Reference, score: torch.Tensor) -> None:
+        """What is said of an answer that depends on how often the network was asked.
+
+        An attack by queries has no further one to spend.
+        """
+        predictor = self.predictor
+        if not self._is_first_batch or not self.backwards or predictor.kept is None or predictor.drew_random_numbers:
+            return
+        names = predictor.kept.counted()
+        if not names:
+            return
+        with predictor.kept.counting_anew():
+            found = reference.score(predictor.answer(adversarial).prediction)
+        say_counted(predictor.model, names, score, found)
+
+    def _check_gradient(self, answer: Answer) -> None:
+        """What is said of a gradient that is not that of the network, where a call was seen that cuts it."""
+        predictor = self.predictor
+        if not predictor.cut or self.attack.by_queries or predictor.surrogates is not None:
+            return
+        reason = reason_of(predictor, self.scene.image, answer)
+        self.backwards += self.scene.batch
+        if reason:
+            model = predictor.model
+            model.warn_once("gradient", f"{reason} ({predictor.cut} was called).")
 
     def _search(self) -> None:
         attack = self.attack
@@ -198,6 +247,7 @@ class ScoredRun:
             finished=self._finished,
             decide=lambda bound, parameters, prediction: self._decide(bound, parameters, prediction, left),
             judge=self._judge(),
+            look_around=restart == 0,
         )
         done, point = 0, None  # enumerate would hold a step beyond its turn
         for step in ascent:
@@ -317,6 +367,12 @@ class ScoredRun:
             return found
         return torch.as_tensor(success(clean_score, score, attack.success_threshold, attack.targeted))
 
+    def _clean_success(self) -> torch.Tensor | None:
+        """Of a targeted attack: whether the clean prediction is what counts as a success already."""
+        if not self.attack.targeted:
+            return None
+        return self._succeeded(self.clean_score, self.clean_score, self.clean_prediction, self.target)
+
     def _keep_best(
         self, left: list[int], parameters: Parameters, values: torch.Tensor, preferred: torch.Tensor
     ) -> None:
@@ -391,6 +447,7 @@ class ScoredRun:
             whole = self.predictor.model.whole_image(adversarial, detached(image))
             succeeded = self._succeeded(score, self.clean_score, prediction, self.target)
             zeros = torch.stack(self.zero_fractions).nanmean(dim=0)
+            self._check_counts(adversarial, reference, score)
         followed = self.predictor.surrogates or ()
         if not followed and self.objective_region is None:  # elsewhere a surrogate or most voxels have none to give
             seen = zeros, self.clean_score, score, succeeded
@@ -422,6 +479,7 @@ class ScoredRun:
             model=self.predictor.model,
             facts=(*self.predictor.model.findings, *self._counterpart()),
             success_rule=self._success_rule(),
+            clean_success=self._clean_success(),
             image=clean,
             bound=self.bound,
             image_channels=self.predictor.model.channels_in(image),

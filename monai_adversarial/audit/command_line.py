@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m monai_adversarial", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
+    # Taken by ``__main__``, which does not read what a bundle's ids are: here for the help alone.
+    commands.add_parser("run", help="a MONAI bundle with an overlay that attacks it, as python -m monai.bundle run")
     made = commands.add_parser(
         "audit",
         allow_abbrev=False,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_adversarial.attacks.flags import MOST_ZERO
+from monai_adversarial.attacks.flags import HIDDEN, MOST_ZERO, ROOM
 from monai_adversarial.detection.fitting import UNLIKELY, chance_of_rejecting
 from monai_adversarial.metrics.clean_score import LOW_CLEAN, NO_CLEAN
 from monai_adversarial.studies.measurement import LABEL
@@ -15,11 +15,6 @@ from monai_adversarial.studies.measurement import LABEL
 __all__ = ["health_checks"]
 
 Record = Mapping[str, Any]
-
-#: Dice that a stronger attacker may stay behind a weaker one before it is said
-ROOM = 0.02
-#: Dice that the network's own answer loses where the deployed segmentation loses less than ``ROOM``
-HIDDEN = 0.1
 
 
 def health_checks(records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser
 
 from monai_adversarial.attacks import Attack
 from monai_adversarial.audit.detection import DetectorSetup, read_detector
+from monai_adversarial.utils.calls import shown
 
 __all__ = ["FAMILIES", "Plan", "Row", "budget_of_attack", "load_plan", "plan_names"]
 
@@ -89,6 +90,7 @@ class Row:
             "budget": None if self.budget is None else dict(self.budget),
             "geometric": self.geometric,
             "description": self.description,
+            "attack": None if self.attack is None else shown(self.attack),
             "series": self.series,
             "ids": list(self.ids),
         }

@@ -32,6 +32,25 @@ def run_checks(
     return [*_missing(records, rows, cases), *_twice(records), *_nothing(records, rows), *_of_the_target(facts)]
 
 
+#: fact of the target that may begin with "no" -> check, verdict, and what is said of it
+DOUBTS = {
+    SAME_ANSWER: (
+        "same answer twice",
+        "warn",
+        "one image gets different answers ({value}): differences of this size are chance.",
+    ),
+    FOLLOWS_IMAGE: (
+        "follows the image",
+        "fail",
+        "the segmentation of the first case is the same for other images: it is not made of the image, and what does "
+        "not change under attack is not robust.",
+    ),
+    INPUT_FITS: ("input as the network was built for", "fail", "the first case: {reason}"),
+    TRAINED: ("trained", "fail", "{reason}."),
+    OWN_GRADIENT: (OWN_GRADIENT, "fail", "the first case: {reason}."),
+}
+
+
 def _check(check: str, verdict: str, text: str, row: str | None = None) -> dict[str, Any]:
     return {"check": check, "row": row, "verdict": verdict, "text": text}
 
@@ -88,18 +107,8 @@ def _nothing(records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> li
 def _of_the_target(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for fact in facts:
-        if fact["what"] == SAME_ANSWER and str(fact["value"]).startswith("no"):
-            text = f"one image gets different answers ({fact['value']}): differences of this size are chance."
-            found.append(_check("same answer twice", "warn", text))
-        if fact["what"] == FOLLOWS_IMAGE and str(fact["value"]).startswith("no"):
-            text = "the segmentation of the first case is the same for other images: it is not made of the image, and "
-            found.append(_check("follows the image", "fail", f"{text}what does not change under attack is not robust."))
-        if fact["what"] == INPUT_FITS and str(fact["value"]).startswith("no"):
-            text = str(fact["value"]).removeprefix("no: ")
-            found.append(_check("input as the network was built for", "fail", f"the first case: {text}"))
-        if fact["what"] == TRAINED and str(fact["value"]).startswith("no"):
-            found.append(_check("trained", "fail", str(fact["value"]).removeprefix("no: ") + "."))
-        if fact["what"] == OWN_GRADIENT and str(fact["value"]).startswith("no"):
-            text = str(fact["value"]).removeprefix("no: ")
-            found.append(_check(OWN_GRADIENT, "fail", f"the first case: {text}."))
+        value = str(fact["value"])
+        if fact["what"] in DOUBTS and value.startswith("no"):
+            check, verdict, text = DOUBTS[fact["what"]]
+            found.append(_check(check, verdict, text.format(value=value, reason=value.removeprefix("no: "))))
     return found

@@ -20,6 +20,8 @@ __all__ = ["SCHEMA", "results", "summarize_audit"]
 SCHEMA = 1
 IMAGES = ("clean", "random", "adversarial", "adversarial_original_label")
 SCORES = ("dice", "surface_dice", "hd95_mm")
+#: digits of a hash that tell images apart
+MARK = 16
 Record = Mapping[str, Any]
 
 
@@ -234,11 +236,20 @@ def _volumes(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return {kind: {"file": file} for kind, file in files.items() if kind != "panel"}
 
 
+def _content(record: Record) -> dict[str, str]:
+    """What tells an image and its label from others of the same name: the beginnings of their SHA-256."""
+    hashes = record.get("hashes") or {}
+    inputs = hashes.get("input")
+    named = {**(inputs if isinstance(inputs, Mapping) else {"image": inputs}), "voxels": hashes.get("voxels")}
+    return {key: value[:MARK] for key, value in named.items() if isinstance(value, str)}
+
+
 def _case(record: Record) -> dict[str, Any]:
     kept = ("case", "reference", "mean", "scores", "measurements", "success", "files", "draws", "saved_file", "cost")
     return {
         "row": record["attack"],
         **{key: record.get(key) for key in kept},
+        "content": _content(record),
         **({"detection": record["detection"]} if record.get("detection") else {}),
         "zero_gradient_fraction": record.get("zero_gradient_fraction"),
         "objective_history": record.get("objective_history", []),

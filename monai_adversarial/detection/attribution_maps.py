@@ -61,7 +61,7 @@ class AttributionReconstruction(FeatureDetector):
     """Squared error of rebuilding the attribution map of an image from the principal components of clean ones.
 
     Attributions are integrated gradients of the logits of what is found, from an empty image, on a coarse grid. The
-    attacker's gradient is exact: it differentiates twice.
+    attacker differentiates twice, as that of :class:`~monai_adversarial.detection.SaliencyConcentrationDetector`.
 
     >>> from monai_adversarial.data.example import example_case
     >>> from monai_adversarial.detection import AttributionReconstruction

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
 from monai_adversarial.detection.windowed import Ask
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.utils.kinks import RoundedKinks
 
 __all__ = ["confidence_of", "gradient_of_answer", "integrated_gradients"]
 
@@ -52,7 +54,8 @@ def gradient_of_answer(
         (window, channel, spatial...), and boolean (window,).
     """
     graph = torch.is_grad_enabled() and seen.requires_grad if graph is None else graph
-    with torch.enable_grad():
+    # without a second derivative of its kinks, a network of ReLU gives who wants another attribution nothing to follow
+    with torch.enable_grad(), RoundedKinks() if graph else nullcontext():
         leaf = seen if graph else seen.detach().requires_grad_()
         logits = ask(leaf)
         value = (confidence or confidence_of(model, logits))(logits)

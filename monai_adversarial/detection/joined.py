@@ -13,7 +13,7 @@ from torch import nn
 
 from monai_adversarial.attacks.objectives.base import Objective, Parts
 from monai_adversarial.attacks.objectives.target import Target
-from monai_adversarial.attacks.objectives.wrapped import WrappedObjective
+from monai_adversarial.attacks.objectives.wrapped import WrappedObjective, with_inner
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation
 from monai_adversarial.detection.base import Detector
 from monai_adversarial.utils.modules import frozen
@@ -62,7 +62,7 @@ class JoinedObjective(WrappedObjective):
         """The detector's term with what the inner objective wants of the image."""
         term = self._term(changed, clean_with_affine(bound)).to(changed.dtype)
         inner = super().image_term(bound, changed)
-        return term if inner is None else term + inner
+        return with_inner(term, inner)
 
 
 def clean_with_affine(bound: BoundPerturbation) -> torch.Tensor:

@@ -65,7 +65,8 @@ class NoiseChanges(Features):
 class NoiseSensitivity(GaussianDensity):
     """Squared Mahalanobis distance of two changes under noise from those of clean images: answer and attribution.
 
-    The noise is one fixed draw. The attacker's gradient is exact: it differentiates twice.
+    The noise is one fixed draw. The attacker differentiates twice, as that of
+    :class:`~monai_adversarial.detection.SaliencyConcentrationDetector`.
 
     >>> from monai_adversarial.data.example import example_case
     >>> from monai_adversarial.detection import NoiseSensitivity

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -112,7 +113,8 @@ class SegmentationPlausibility(GaussianDensity):
         model: an ``AttackedModel``, or a bare network, that segments.
 
     Raises:
-        ValueError: as :class:`~monai_adversarial.detection.density.FeatureDetector`, and for a classifier.
+        ValueError: as :class:`~monai_adversarial.detection.density.FeatureDetector`, for a classifier, and where some
+            images have voxel sizes and others have none.
 
     Source: own; quality control by volumes and shapes is common, and no one paper is followed.
 
@@ -122,3 +124,31 @@ class SegmentationPlausibility(GaussianDensity):
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         self.features = OrganShapes(self.model)
+
+    def _learn(self, batches: Iterator[torch.Tensor]) -> None:
+        sized: list[bool] = []
+
+        def noted() -> Iterator[torch.Tensor]:
+            for batch in batches:
+                sized.append(_has_spacing(batch))
+                if sized[-1] != sized[0]:
+                    raise ValueError("images must all have voxel sizes (an affine), or none of them, got both.")
+                yield batch
+
+        super()._learn(noted())
+        self.state["sized"] = torch.tensor(sized[0])
+
+    def _suspicion(self, image: torch.Tensor, like: torch.Tensor, smooth: bool) -> torch.Tensor:
+        # Volumes in ml beside volumes in voxels would make every image suspicious, attacked or not.
+        sized, here = bool(self.state.get("sized", _has_spacing(like))), _has_spacing(like)
+        if sized != here:
+            what = ("with", "without") if here else ("without", "with")
+            raise ValueError(
+                f"image came {what[0]} voxel sizes (an affine), but {type(self).__name__} was fitted to images "
+                f"{what[1]}: its volumes are in ml, and without voxel sizes those of voxels of 1 mm."
+            )
+        return super()._suspicion(image, like, smooth)
+
+
+def _has_spacing(image: torch.Tensor) -> bool:
+    return spacing_of(image, required=False) is not None

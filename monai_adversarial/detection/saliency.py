@@ -60,8 +60,9 @@ class SaliencyConcentrationDetector(GaussianDensity):
     """Squared Mahalanobis distance of the concentration of saliency from that of clean images.
 
     Saliency is the absolute gradient of the logits of what is found with respect to the voxels; its concentration are
-    Gini coefficient, entropy, parts of the top 1 % and 5 %, and size. The attacker's gradient is exact: it
-    differentiates twice.
+    Gini coefficient, entropy, parts of the top 1 % and 5 %, and size. The attacker differentiates twice: exactly, but
+    for ReLU and its like, whose slope has no derivative. They get one (``utils.kinks.RoundedKinks``): nothing would
+    lead an attacker of a network of ReLU to another saliency, and the detector would look better than it is.
 
     >>> from monai_adversarial.data.example import example_case
     >>> from monai_adversarial.detection import SaliencyConcentrationDetector

@@ -7,13 +7,16 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 
 from monai_adversarial.attacks import Attack, AttackResult
+from monai_adversarial.attacks.flags import HIDDEN
 from monai_adversarial.metrics.clean_score import low_clean_caution
+from monai_adversarial.metrics.success import success_count
 from monai_adversarial.models import AttackedModel, ReadIntensity
 
-__all__ = ["Outcome", "announce", "budget_sentence", "check_budget_units"]
+__all__ = ["Outcome", "announce", "budget_sentence", "check_budget_units", "said_region"]
 
 
 def check_budget_units(attack: Attack, model: AttackedModel) -> None:
@@ -59,11 +62,16 @@ def budget_sentence(attack: Attack, model: AttackedModel) -> str:
     return f"budget {shown} = {epsilon * abs(float(intensity.scale)):.4f}{within}"
 
 
-def announce(engine: Any, attacks: Sequence[Attack], model: AttackedModel) -> None:
-    """Say once what is attacked and how far: to the engine's log, or printed where no log shows it."""
+def said_region(key: str | None) -> str:
+    """How much of the image is left to the attacker, as far as it is known before the first batch."""
+    return "" if key is None else f", inside the region {key!r} of each batch alone"
+
+
+def announce(engine: Any, attacks: Sequence[Attack], model: AttackedModel, region_key: str | None = None) -> None:
+    """Say once what is attacked, how far and where: to the engine's log, or printed where no log shows it."""
     budgets = " or ".join(f"{type(attack).__name__} {budget_sentence(attack, model)}" for attack in attacks)
     facts = ", ".join(model.facts) or repr(model)
-    sentence = f"{facts}, {budgets or 'no attack: batches stay clean'}"
+    sentence = f"{facts}, {budgets or 'no attack: batches stay clean'}{said_region(region_key)}"
     _say(engine, sentence)
 
 
@@ -90,11 +98,27 @@ class Outcome:
                 engine,
                 f"attacked {len(success)} image{'' if len(success) == 1 else 's'}: mean {metric} with the {reference} "
                 f"{float(clean.double().nanmean()):.3f} -> {float(adversarial.double().nanmean()):.3f}, success in "
-                f"{int(success.sum())} of {len(success)}{stability}",
+                f"{success_count(success, clean, adversarial)}{stability}",
             )
-            caution = low_clean_caution(clean) if (metric, reference) == ("Dice", "label") else ""
-            if caution:
-                engine.logger.warning(caution)
+            if (metric, reference) == ("Dice", "label"):
+                for caution in (low_clean_caution(clean), _flattering_metric(engine, adversarial)):
+                    if caution:
+                        engine.logger.warning(caution)
+
+
+def _flattering_metric(engine: Any, adversarial: torch.Tensor) -> str:
+    """What is said of the engine's own Dice where it is far above that of the attacked images; empty elsewhere."""
+    if idist.get_world_size() > 1:
+        return ""  # a process has attacked its own images only
+    left = float(adversarial.double().nanmean())
+    for name, value in engine.state.metrics.items():
+        if "dice" in str(name).lower() and isinstance(value, float) and value - left >= HIDDEN:
+            return (
+                f"the engine's metric {name!r} is {value:.3f}, but the attack has left a mean Dice of {left:.3f}: it "
+                "counts something else (the background, a postprocessing that hides the change, another answer), and "
+                "flatters."
+            )
+    return ""
 
 
 def _say(engine: Any, sentence: str) -> None:

@@ -13,10 +13,14 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
+from monai_adversarial.attacks import Attack
 from monai_adversarial.engines.announcement import Outcome, announce, check_budget_units
 from monai_adversarial.engines.attacked_files import AttackedFiles
+from monai_adversarial.engines.image_key import check_image_key
+from monai_adversarial.engines.own_answer import say_own_answer
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.engine_parts import check_engine
+from monai_adversarial.utils.modules import bare_network
 
 if TYPE_CHECKING:
     from monai_adversarial.engines.batch import Batch
@@ -55,7 +59,7 @@ class Installed:
             engine.prepare_batch = attacker
         self.at_inferer = False
         self._inner_inferer: Any = None
-        self._announced = False
+        self._announced = self._was_read = False
         self._held: tuple[Any, Batch] | None = None
         self._made: list[tuple[str, Any, Any]] = []
         self._attacked = 0
@@ -66,9 +70,15 @@ class Installed:
             engine.add_event_handler(Events.STARTED, self._start),
             engine.add_event_handler(Events.ITERATION_STARTED, self._begin),
             engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._hand_over),
+            engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._look_at_answer),
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._count),
             engine.add_event_handler(Events.COMPLETED, self._finish),
         ]
+        if engine.state.iteration and self._files is not None:
+            engine.logger.warning(
+                f"the engine has run {engine.state.iteration} iterations before {type(attacker).__name__} joined it: "
+                "their scores are those of clean images, and nothing is attacked unless it runs again."
+            )
         if hasattr(engine, "inferer"):  # not yet where handlers are attached while the engine is made
             self._read()
 
@@ -95,6 +105,7 @@ class Installed:
         check_engine(engine)
         if attacker.model is None:
             attacker.use_model(AttackedModel.from_engine(engine, **attacker.told))
+            self._was_read = True
         assert attacker.model is not None
         for attack in attacker.attacks_of():
             check_budget_units(attack, attacker.model)
@@ -118,7 +129,7 @@ class Installed:
         if not self._announced:
             self._announced = True
             assert self.attacker.model is not None
-            announce(engine, self.attacker.attacks_of(), self.attacker.model)
+            announce(engine, self.attacker.attacks_of(), self.attacker.model, self.attacker.region_key)
 
     def _begin(self, engine: Any) -> None:
         self._attacked, self._held, self._made = 0, None, []
@@ -133,6 +144,21 @@ class Installed:
         if self.attacker.last_result is not None:
             self._outcome.add(self.attacker.last_result)
         self._held, self._made = None, []
+
+    def check_image(self, attack: Attack, batchdata: Any, image: torch.Tensor) -> None:
+        """The image of a batch is the one whose intensity map was read."""
+        if self._was_read and self.attacker.model is not None:
+            key = self.attacker.told.get("image_key", CommonKeys.IMAGE)
+            check_image_key(self.engine, self.attacker.model, attack, batchdata, image, key)
+
+    def _look_at_answer(self, engine: Any) -> None:
+        """What the engine has predicted is what its metrics see."""
+        result, output = self.attacker.last_result, engine.state.output
+        if not self._attacked or result is None or result.model is None or not isinstance(output, dict):
+            return
+        own = bare_network(engine.network) is bare_network(result.model.network)  # else it is meant to be a transfer
+        if own and CommonKeys.PRED in output:
+            say_own_answer(result, output[CommonKeys.PRED])
 
     def _leave_files(self) -> None:
         if self._files is not None:

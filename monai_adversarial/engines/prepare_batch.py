@@ -22,6 +22,7 @@ from monai_adversarial.engines.batch import (
     fitting_label,
 )
 from monai_adversarial.engines.installed import Installed
+from monai_adversarial.engines.unmet import Unmet
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.doubts import warn_once
 from monai_adversarial.networks.dual_normalization import has_dual_normalization
@@ -40,7 +41,8 @@ class PrepareBatchAdversarial(PrepareBatch):
     or ``SupervisedEvaluator``. ``engine.state.batch`` stays clean; ``engine.state.output`` holds the adversarial image.
     Given the ``engine``, it reads from it what is attacked (``AttackedModel.from_engine``), wraps the ``prepare_batch``
     that is there, says once what it found, and raises where an iteration was not attacked. At the end of a run it says
-    what is left of the scores. What an evaluator's ``SaveImage`` or ``SaveImaged`` writes of attacked images has the
+    what is left of the scores, and warns where the engine's own Dice is far above it. One that no batch ever met is
+    named when the process ends. What an evaluator's ``SaveImage`` or ``SaveImaged`` writes of attacked images has the
     attack's name behind its postfix (``scan_seg_pgd.nii.gz``). An engine with an ``_iteration`` of its own that does
     not prepare its batch is attacked where it calls its inferer. As an overlay for an existing bundle, with no numbers
     but the budget::
@@ -79,7 +81,7 @@ class PrepareBatchAdversarial(PrepareBatch):
             random starts: put the object into the checkpoint to resume exactly.
         engine: the engine to join at once; the same as ``attach``.
         told: further arguments of ``AttackedModel`` for what cannot be read from the engine (``class_names``,
-            ``ignore_index``, ``intensity``, ...).
+            ``ignore_index``, ``intensity``, ...), and ``image_key``, where the image is in the items of its data set.
 
     Attributes:
         last_result: the :class:`AttackResult` of the batch that finished last; None before the first, after a clean
@@ -123,6 +125,7 @@ class PrepareBatchAdversarial(PrepareBatch):
         self.batches = 0
         self.last_result: AttackResult | None = None
         self.installed: Installed | None = None
+        self._unmet = Unmet(type(self).__name__)
         if engine is not None:
             self.attach(engine)
 
@@ -198,6 +201,7 @@ class PrepareBatchAdversarial(PrepareBatch):
         return found.adversarial, _moved_label(found, batch.label)
 
     def _attack(self, batchdata: Any, prepared: Any) -> tuple[AttackResult | Perturbed | None, Batch]:
+        self._unmet.met()
         with _counting:
             self.batches += 1
             number = self.batches
@@ -212,6 +216,8 @@ class PrepareBatchAdversarial(PrepareBatch):
                 "it from the engine."
             )
         model = self.model.with_arguments(batch.args, batch.kwargs)
+        if self.installed is not None:
+            self.installed.check_image(attack, batchdata, batch.image)
         region = batch_region(batchdata, self.region_key, batch.image)
         label, reason = None, "as reference='prediction' asks"
         if self.reference == "label":

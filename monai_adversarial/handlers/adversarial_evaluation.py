@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,16 +14,18 @@ from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import eval_mode
-from monai.utils import convert_to_dst_type
+from monai.utils import CommonKeys, convert_to_dst_type
 
 from monai_adversarial.attacks import Attack
+from monai_adversarial.attacks.flags import HIDDEN, ROOM
 from monai_adversarial.attacks.reference import Reference
 from monai_adversarial.engines import PrepareBatchAdversarial
+from monai_adversarial.engines.announcement import said_region
 from monai_adversarial.engines.batch import batch_region
+from monai_adversarial.engines.image_key import check_image_key
+from monai_adversarial.engines.unmet import Unmet
 from monai_adversarial.handlers.engine_model import (
     Told,
-    as_logits,
-    attacked_tensor,
     check_told,
     model_of,
     told_argument,
@@ -45,6 +47,8 @@ from monai_adversarial.metrics.dice import hard_prediction, organ_dice
 from monai_adversarial.metrics.organs import organ_channels
 from monai_adversarial.metrics.robust_dice import RobustDice
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.kept_state import KeptState
+from monai_adversarial.models.raw_answer import as_logits, attacked_tensor
 from monai_adversarial.utils.modules import bare_network, describe_callable
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_count, check_fraction, check_instance
@@ -109,9 +113,10 @@ class AdversarialEvaluation(RobustEvaluation):
         name: first part of the metrics' names, an identifier.
         model: the model under attack. None: the evaluator's network behind its inferer. A mapping of arguments of
             ``AttackedModel`` adds facts to it: ``intensity``, ``class_names``, ``scored_classes``, ``ignore_index``,
-            ``activation``, ``output``... An ``AttackedModel`` is taken as it is, with the evaluator's inferer if it
-            has none; a network takes the place of the evaluator's. Another network (a surrogate) or inferer makes this
-            a transfer attack, which is said: the evaluator's own are what is scored.
+            ``activation``, ``output``..., and ``image_key``, where the image is in the items of the data set. An
+            ``AttackedModel`` is taken as it is, with the evaluator's inferer if it has none; a network takes the place
+            of the evaluator's. Another network (a surrogate) or inferer makes this a transfer attack, which is said:
+            the evaluator's own are what is scored.
         region_key: batch key of a mask of the voxels that may change.
         interval: attack in the first and then in every n-th run of the evaluator. In the runs between there are no
             robust metrics, so that a key metric needs 1.
@@ -177,8 +182,10 @@ class AdversarialEvaluation(RobustEvaluation):
             check_instance(f"metrics[{key!r}]", metric, CaseMetric, "OrganDrop(class_names)")
         self._finish: EnginePostprocessing | None = None
         self._organs: dict[int, str] = {}
+        self._kept: KeptState | None = None
         self._runs = 0
         self._active = False
+        self._unmet = Unmet(f"{type(self).__name__} {self.name!r}")
         self._reset()
 
     def attach(self, engine: SupervisedEvaluator, name: str | None = None) -> None:
@@ -191,6 +198,7 @@ class AdversarialEvaluation(RobustEvaluation):
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._say_unlabeled)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._say_low)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._say_hidden)
         engine.add_event_handler(Events.COMPLETED, forgets_batches)
         engine.add_event_handler(Events.TERMINATE, forgets_batches)
         if hasattr(engine, "network"):
@@ -240,8 +248,10 @@ class AdversarialEvaluation(RobustEvaluation):
         self._compared = False
         if self._runs:
             return
+        self._kept = KeptState(bare, engine.inferer)
         engine.logger.info(
-            f"{type(self).__name__} {self.name!r}: attacks {self.model!r} with {self.attack!r}; a success is a score "
+            f"{type(self).__name__} {self.name!r}: attacks {self.model!r} with {self.attack!r}"
+            f"{said_region(self.region_key)}; a success is a score "
             f"below {self.success_threshold:g} times the clean one, of cases with a clean one above "
             f"{self.acceptable_dice:g}."
         )
@@ -258,6 +268,7 @@ class AdversarialEvaluation(RobustEvaluation):
         self._clean: list[torch.Tensor] = []
         self._robust: list[torch.Tensor] = []
         self._labeled: set[str] = set()
+        self._own: list[torch.Tensor] = []
         self._changed = False
         self._batches = self._iterations = 0
         self._scores: RobustDice | None = None
@@ -280,6 +291,7 @@ class AdversarialEvaluation(RobustEvaluation):
         if not isinstance(label, torch.Tensor):
             raise ValueError(f"the batch has no label {self.label_key!r}: robust Dice needs labels.")
         self._batches += 1
+        self._unmet.met()
         if self.max_batches is not None and self._batches > self.max_batches:
             # Rows all the same: the values of each case stay next to its file name.
             unknown = torch.full((image.shape[0], len(self._organs)), torch.nan, dtype=torch.float64)
@@ -291,15 +303,35 @@ class AdversarialEvaluation(RobustEvaluation):
         args, kwargs = engine.prepare_batch.arguments
         if has_own_iteration(engine) and not self._compared:
             self._compare(engine, image, args, kwargs)
+        if not isinstance(self.told, AttackedModel):
+            key = told_argument(self.told, "image_key") or CommonKeys.IMAGE
+            check_image_key(engine, self.model, self.attack, engine.state.batch, image, key)
         region = batch_region(engine.state.batch, self.region_key, image)
-        result = self.attack(self.model.with_arguments(args, kwargs), image, label, region=region)
+        with self._as_before_the_run(engine):
+            result = self.attack(self.model.with_arguments(args, kwargs), image, label, region=region)
         self._changed = self._changed or not torch.equal(as_plain(result.adversarial), as_plain(image))
+        self._own.append((result.clean_score - result.adversarial_score).cpu().double())
         for metric in self.metrics.values():
             metric.add(result)
         with torch.no_grad():
             prediction = self._predict(engine, result.adversarial, args, kwargs)
             self._clean.append(self._dice(engine, image, label, engine.state.output[self.prediction_key]))
             self._robust.append(self._dice(engine, result.adversarial, result.label, prediction))
+
+    @contextmanager
+    def _as_before_the_run(self, engine: SupervisedEvaluator) -> Iterator[None]:
+        """The first attack meets what the network held before it had seen any image: one that keeps something from call
+        to call would not show it otherwise."""
+        kept, self._kept = self._kept, None
+        if kept is None or not kept.changed():
+            yield
+            return
+        present = KeptState(bare_network(engine.network), engine.inferer)
+        kept.restore()
+        try:
+            yield
+        finally:
+            present.restore()
 
     def _compare(self, engine: SupervisedEvaluator, image: torch.Tensor, args: Any, kwargs: Any) -> None:
         """An iteration of the evaluator's own may predict something else than what is attacked.
@@ -432,6 +464,20 @@ class AdversarialEvaluation(RobustEvaluation):
             caution = low_clean_caution(clean.nanmean(dim=1)) or low_organ_caution(list(self._organs.values()), clean)
             if caution:
                 engine.logger.warning(f"{type(self).__name__} {self.name!r}: {caution}.")
+
+    def _say_hidden(self, engine: SupervisedEvaluator) -> None:
+        """What the attack does to the network's own answer must be seen in what is scored, or be said."""
+        assert self.model is not None
+        if not self._own or self.model.classifies:
+            return
+        own = float(torch.cat(self._own).nanmean())
+        scored = float((torch.cat(self._clean).nanmean(dim=1) - torch.cat(self._robust).nanmean(dim=1)).nanmean())
+        if own >= HIDDEN and scored <= ROOM:
+            engine.logger.warning(
+                f"{type(self).__name__} {self.name!r}: the network's own answer loses {own:.3f} Dice and what is "
+                f"scored {scored:.3f}: the postprocessing hides the change (or takes its answer from elsewhere, such "
+                "as the label), and an attack that knows it may do more."
+            )
 
     def _valid(self, reference: torch.Tensor) -> torch.Tensor | None:
         """Voxels of one case's label that are not ignored."""

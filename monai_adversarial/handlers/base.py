@@ -20,6 +20,7 @@ from monai_adversarial.attacks import Attack
 from monai_adversarial.attacks.perturbed import REFERENCES, Perturbed
 from monai_adversarial.engines import PrepareBatchAdversarial
 from monai_adversarial.engines.batch import Batch, batch_region, check_sees_as_network, check_trains
+from monai_adversarial.engines.unmet import Unmet
 from monai_adversarial.handlers.engine_model import (
     Told,
     check_told,
@@ -71,6 +72,7 @@ class InstalledPrepareBatch(PrepareBatch):
         """Prepare the batch and hand it to the handler."""
         prepared = self.inner(batchdata, device, non_blocking, **kwargs)
         self.handler.prepared_batches += 1
+        self.handler._unmet.met()
         return self.handler.prepare(self.engine, batchdata, prepared)
 
 
@@ -107,6 +109,7 @@ class TrainingHandler(ABC):
         check_sees_as_network(told_argument(self.told, "image_units"), told_argument(self.told, "intensity"))
         self.model: AttackedModel | None = None
         self.prepared_batches = 0
+        self._unmet = Unmet(type(self).__name__)
         self._attached = self._said_nan = False
         self._memory: weakref.finalize[..., Any] | None = None
 

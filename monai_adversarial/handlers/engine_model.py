@@ -11,12 +11,11 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import nn
 
 from monai_adversarial.models.attacked_model import AttackedModel
-from monai_adversarial.models.output_values import OutputSummary, log_odds, note_output_values, read_output_values
+from monai_adversarial.models.output_values import OutputSummary, note_output_values, read_output_values
+from monai_adversarial.models.raw_answer import as_logits, attacked_tensor
 
 __all__ = [
     "Told",
-    "as_logits",
-    "attacked_tensor",
     "check_told",
     "inference_of",
     "learned_logits",
@@ -36,7 +35,7 @@ def check_told(model: Any) -> Told:
     """
     if isinstance(model, Mapping):
         # The engine's network is not known yet: the other arguments are checked with one that stands for it.
-        AttackedModel(nn.Identity()).replace(**model)
+        AttackedModel(nn.Identity()).replace(**{name: value for name, value in model.items() if name != "image_key"})
     elif model is not None and not isinstance(model, AttackedModel) and not callable(model):
         raise TypeError(
             "model must be an AttackedModel, a mapping of its arguments, a network, or None for the engine's own, got "
@@ -83,31 +82,6 @@ def _told_facts(model: AttackedModel) -> dict[str, Any]:
     plain = vars(AttackedModel(model.network))
     given = {name: value for name, value in vars(model).items() if not name.startswith("_")}
     return {name: value for name, value in given.items() if name == "network" or value != plain[name]}
-
-
-def attacked_tensor(model: AttackedModel, raw: Any) -> torch.Tensor:
-    """The tensor that is attacked and scored, among what the network returned.
-
-    Raises:
-        TypeError: where there is none.
-    """
-    if model.output is not None:
-        raw = model.output(raw) if callable(model.output) else raw[model.output]
-    elif isinstance(raw, (list, tuple)) and raw:  # several resolutions, the finest first
-        raw = raw[0]
-    if not isinstance(raw, torch.Tensor):
-        raise TypeError(
-            f"the network must return one tensor of logits, got {type(raw).__name__}: pass output= to the model."
-        )
-    return raw
-
-
-def as_logits(model: AttackedModel, raw: torch.Tensor) -> torch.Tensor:
-    """Logits of what the network returned: of one that ends in an activation, those that belong to its
-    probabilities."""
-    if model.found_output_values != "probabilities":
-        return raw
-    return log_odds(raw.float(), model.activation_of(int(raw.shape[1])))
 
 
 def learned_logits(model: AttackedModel, raw: Any) -> torch.Tensor:

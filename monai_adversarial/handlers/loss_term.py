@@ -16,9 +16,10 @@ from torch import nn
 from monai_adversarial.attacks import Attack
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.base import AdversarialTrainingHandler
-from monai_adversarial.handlers.engine_model import Told, as_logits
+from monai_adversarial.handlers.engine_model import Told
 from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.losses.voxelwise import VoxelwiseLoss
+from monai_adversarial.models.raw_answer import as_logits
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_positive
 

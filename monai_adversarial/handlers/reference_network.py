@@ -12,9 +12,10 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from monai_adversarial.handlers.engine_model import as_logits, learned_logits
+from monai_adversarial.handlers.engine_model import learned_logits
 from monai_adversarial.inferers.outputs import map_outputs
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.raw_answer import as_logits
 from monai_adversarial.utils.modules import held_still
 from monai_adversarial.utils.plain import as_plain
 

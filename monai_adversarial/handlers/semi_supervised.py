@@ -15,10 +15,11 @@ from torch import nn
 from monai_adversarial.attacks import Attack
 from monai_adversarial.engines.batch import Batch
 from monai_adversarial.handlers.base import AdversarialTrainingHandler
-from monai_adversarial.handlers.engine_model import Told, as_logits
+from monai_adversarial.handlers.engine_model import Told
 from monai_adversarial.handlers.schedules import chance
 from monai_adversarial.handlers.teacher import AveragedTeacher
 from monai_adversarial.losses.masked_cross_entropy import masked_cross_entropy
+from monai_adversarial.models.raw_answer import as_logits
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.validation import check_fraction, check_positive
 

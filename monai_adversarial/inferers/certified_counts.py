@@ -29,7 +29,8 @@ class CertificateCost:
     8
 
     Args:
-        copies: noisy copies of each sample that the network was run on, those that pick the class included.
+        copies: noisy copies of each sample that the network was run on, those that pick the class included, and two
+            that are compared where all of these agree in every voxel.
         windows: windows of all copies and samples that were computed; None where there are none, or they are not
             counted (``looks=None``).
         windows_skipped: windows of these copies that were left out, as all their voxels were decided.

@@ -287,8 +287,9 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
             counts = chooser.vote_counts(image, _SELECTION, self.n0, network, args, kwargs)
             classes = counts.shape[1]
             self._check_classes(2 if self.activation == "sigmoid" else classes)
+            looked = 0
             if self.n0 > 1 and bool(((counts == 0) | (counts == self.n0)).all()):
-                self._check_noise_arrives(bound, image, network, args, kwargs)
+                looked = self._check_noise_arrives(chooser, image, network, args, kwargs)
             groups, lookups = selected_groups(counts, self.n0, self.activation, self.hierarchy)
             families = self._families(tested.to(counts.device), counts)
             del counts
@@ -308,7 +309,7 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
             prediction = torch.where(certified[0], groups[0], ABSTAIN)
             p_values = votes.p_values() if len(self.looks) > 1 else None
         cost = CertificateCost(
-            tuple(self.n0 + copies for copies in votes.copies),
+            tuple(self.n0 + looked + copies for copies in votes.copies),
             None if windows is None else windows.computed + votes.windows,
             None if windows is None else votes.skipped,
             time.perf_counter() - started,
@@ -335,10 +336,13 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
 
     def _check_noise_arrives(
         self, bound: NoisyCopiesInferer, image: torch.Tensor, network: Callable[..., Any], args: Any, kwargs: Any
-    ) -> None:
+    ) -> int:
         """Warn where two copies have the same answer to the bit: any certificate would be passed then.
 
         Asked where the copies that pick the class agree in every voxel, which small noise alone may bring about.
+
+        Returns:
+            the copies of each sample that this took.
         """
         streams = bound.case_streams()
         first, second = (
@@ -351,6 +355,7 @@ class CertifiedSegmentationInferer(NoisyCopiesInferer):
                 "on what it is given, and does nothing keep earlier answers or round the noise away?",
                 stacklevel=3,
             )
+        return 2
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Scores (batch, class, spatial...), float32, with the metadata of ``inputs``; see :py:meth:`certify`."""

@@ -21,7 +21,7 @@ from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.scene import case_seeds, spacing_of
 from monai_adversarial.utils.validation import check_count
 
-__all__ = ["PurifiedInferer"]
+__all__ = ["PurifiedInferer", "purifiers_of", "purifies_at_random"]
 
 
 class PurifiedInferer(Inferer):
@@ -176,6 +176,21 @@ class PurifiedInferer(Inferer):
         if isinstance(inputs, MetaTensor):
             image = convert_to_dst_type(image, inputs, dtype=image.dtype)[0]
         return image
+
+
+def purifiers_of(inferer: Any) -> list[Purifier]:
+    """The purifiers of an inferer and of the inferers inside it, outermost first."""
+    found: list[Purifier] = []
+    while inferer is not None:
+        if isinstance(inferer, PurifiedInferer):
+            found += inferer.purifiers
+        inferer = getattr(inferer, "inferer", None)
+    return found
+
+
+def purifies_at_random(inferer: Any) -> bool:
+    """Whether a purifier draws random numbers, wherever it stands: around the inferer, or inside one."""
+    return any(purifier.random for purifier in purifiers_of(inferer))
 
 
 def _as_purifiers(given: Any) -> tuple[Purifier, ...]:

@@ -21,6 +21,7 @@ from monai_adversarial.metrics.destruction import DestructionRate, destruction_r
 from monai_adversarial.metrics.detection import AdversarialRisk, DetectionMetric, detection_scores
 from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice, organ_dice
 from monai_adversarial.metrics.enhancement import AdvantageCheck, EnhancementGain, check_advantages
+from monai_adversarial.metrics.landmark_distance import landmark_distance
 from monai_adversarial.metrics.organ_drop import OrganDrop
 from monai_adversarial.metrics.organ_errors import OrganErrors
 from monai_adversarial.metrics.organ_metric import OrganMetric
@@ -42,6 +43,7 @@ from monai_adversarial.metrics.visibility import score_visibility
 from monai_adversarial.metrics.volume_change import VolumeChange
 
 __all__ = [
+    "landmark_distance",
     "AdvantageCheck",
     "AdversarialRisk",
     "AttentionOverlap",

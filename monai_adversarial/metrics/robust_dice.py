@@ -14,6 +14,9 @@ from monai_adversarial.metrics.success import success
 
 __all__ = ["RobustDice"]
 
+#: Dice by which two scores of one clean image may differ where sums are not exact
+SAME = 0.02
+
 
 @dataclass(frozen=True)
 class RobustDice:
@@ -105,7 +108,7 @@ class RobustDice:
             several: scores of the same cases and organs under different attacks.
 
         Raises:
-            ValueError: when the cases or organs differ.
+            ValueError: when the cases, organs or clean scores differ.
         """
         first = several[0]
         for other in several[1:]:
@@ -113,6 +116,12 @@ class RobustDice:
                 raise ValueError(
                     "the worst case needs the same cases and organs under every attack, got "
                     f"{[(scores.robust.shape[0], scores.organs) for scores in several]}."
+                )
+            if not torch.allclose(other.clean, first.clean, rtol=0.0, atol=SAME, equal_nan=True):
+                raise ValueError(
+                    "the worst case needs the same clean scores under every attack, which are scored in another way "
+                    f"(postprocessing, label, region of interest): their means are {float(first.clean.nanmean()):.3f} "
+                    f"and {float(other.clean.nanmean()):.3f}."
                 )
         robust = torch.stack([scores.robust for scores in several])  # attack, case, organ
         # A case without any organ under one attack may have an invented one, Dice 0, under another.

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["success", "success_rule", "wrong_fraction"]
+__all__ = ["success", "success_count", "success_rule", "wrong_fraction"]
 
 Number = TypeVar("Number", float, torch.Tensor)
 
@@ -36,6 +36,22 @@ def success(clean: Number, adversarial: Number, threshold: float, targeted: bool
     Survey entry: M01 (adapted).
     """
     return adversarial >= threshold if targeted else adversarial < threshold * clean
+
+
+def success_count(succeeded: torch.Tensor, clean: torch.Tensor, adversarial: torch.Tensor) -> str:
+    """How many attacks succeeded, of those whose scores are defined: an image without a score is no failure.
+
+    >>> import torch
+    >>> from monai_adversarial.metrics.success import success_count
+    >>> success_count(torch.tensor([True, False]), torch.tensor([0.9, torch.nan]), torch.tensor([0.1, torch.nan]))
+    '1 of 1 (1 more without a score)'
+
+    Args:
+        succeeded: boolean (batch,).
+        clean, adversarial: scores, (batch,); NaN where there are none.
+    """
+    lost = int(((clean.isnan() | adversarial.isnan()) & ~succeeded).sum())
+    return f"{int(succeeded.sum())} of {len(succeeded) - lost}" + (f" ({lost} more without a score)" if lost else "")
 
 
 def success_rule(threshold: float, targeted: bool = False, metric: str = "Dice", decisions: int = 1) -> str:

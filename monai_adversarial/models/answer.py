@@ -37,6 +37,14 @@ class Answer:
         assert self.reading.activation is not None
         return self.reading.activation
 
+    def equals(self, other: Answer) -> bool:
+        """Whether another pass gave the same: the network is not random then."""
+        return self.summary.equals(other.summary) and torch.equal(self.prediction, other.prediction)
+
+    def share_of_others(self, other: Answer) -> float:
+        """Share of the voxels to which another pass gave another class."""
+        return float((self.prediction != other.prediction).double().mean())
+
     def select(self, rows: torch.Tensor) -> Answer:
         """The answer to some of the samples; the summary stays that of all."""
         return replace(self, prediction=self.prediction.index_select(0, rows))

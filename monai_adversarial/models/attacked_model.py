@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from monai_adversarial.models.doubts import warn_once
 from monai_adversarial.models.read_intensity import ReadIntensity, UnknownIntensity, map_of_batch
 from monai_adversarial.utils.intensity import IntensityMap, as_intensity_map
 from monai_adversarial.utils.modules import describe_callable
@@ -169,12 +170,17 @@ class AttackedModel:
         self.compile_network = check_flag("compile_network", compile_network)
         self.facts = tuple(facts)
         # What the first batch has shown.
-        self._found: dict[str, Any] = {"output_values": None, "activation": None, "checked": False}
+        self._found: dict[str, Any] = {"output_values": None, "activation": None, "looks": []}
 
     @property
     def stored(self) -> StoredGrid | None:
         """The values that images are stored in; None for any floating point value."""
         return self.stored_grid or (StoredGrid() if self.round_to_integer else None)
+
+    @property
+    def was_read(self) -> bool:
+        """Whether it was read from an engine or the parts of a pipeline."""
+        return bool(self.facts) and self.facts[0].startswith("attacks `")
 
     @property
     def found_task(self) -> str | None:
@@ -241,31 +247,61 @@ class AttackedModel:
         return (*self.facts, f"the network returns probabilities: attacked is {how}")
 
     @property
+    def _look(self) -> tuple[int, dict[str, Any]]:
+        """Number and findings of this network behind this inferer and map. Models that are made of each other share
+        what they know of the network, and not what was looked at of it: another purifier is another doubt."""
+        looks, settings = self._found["looks"], (self.image_units, self.image_channels, self.ignore_index)
+        for number, (inferer, intensity, others, found) in enumerate(looks):
+            if inferer is self.inferer and intensity is self.intensity and others == settings:
+                return number, found
+        looks.append((self.inferer, self.intensity, settings, {}))
+        return len(looks) - 1, looks[-1][-1]
+
+    def warn_once(self, topic: str, sentence: str) -> None:
+        """Warn about the network's input or answer, once behind each inferer and map.
+
+        Args:
+            topic: short name of the doubt.
+            sentence: what is said.
+        """
+        number = self._look[0]
+        warn_once(self.network, f"{topic} {number}" if number else topic, sentence, stacklevel=4)
+
+    @property
     def found_random(self) -> bool:
-        """Whether a clean pass was seen to take random numbers from torch's generators, as active dropout does."""
-        return bool(self._found.get("random"))
+        """Whether a clean pass was seen to take random numbers, as active dropout does."""
+        return bool(self._look[1].get("random"))
 
     @found_random.setter
     def found_random(self, random: bool) -> None:
-        self._found["random"] = random
+        self._look[1]["random"] = random
+
+    @property
+    def draws_itself(self) -> bool:
+        """Whether generators that network or inferer hold were used in the first batch's clean pass."""
+        return bool(self._look[1].get("draws_itself"))
+
+    @draws_itself.setter
+    def draws_itself(self, draws: bool) -> None:
+        self._look[1]["draws_itself"] = draws
 
     @property
     def frozen_batches(self) -> int:
         """Batches in which voxels without a gradient were changed, to see whether they matter."""
-        return int(self._found.get("frozen_batches", 0))
+        return int(self._look[1].get("frozen_batches", 0))
 
     @frozen_batches.setter
     def frozen_batches(self, count: int) -> None:
-        self._found["frozen_batches"] = count
+        self._look[1]["frozen_batches"] = count
 
     @property
     def checked(self) -> bool:
         """Whether a first batch was looked at: what there is to say about it was said."""
-        return bool(self._found["checked"])
+        return bool(self._look[1].get("checked"))
 
     @checked.setter
     def checked(self, done: bool) -> None:
-        self._found["checked"] = done
+        self._look[1]["checked"] = done
 
     @classmethod
     def from_engine(cls, engine: Any, image_key: str = "image", **told: Any) -> AttackedModel:

@@ -16,13 +16,14 @@ _said: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def warn_once(network: Any, topic: str, sentence: str) -> bool:
+def warn_once(network: Any, topic: str, sentence: str, stacklevel: int = 3) -> bool:
     """Warn about a network's input or answer, once per network and topic.
 
     Args:
         network: what the warning is about; a bare network that is wrapped anew for each batch counts as one.
         topic: short name of the doubt.
         sentence: what is said.
+        stacklevel: of the warning, counted from here.
 
     Returns:
         whether it was said now.
@@ -36,7 +37,7 @@ def warn_once(network: Any, topic: str, sentence: str) -> bool:
         if topic in topics:
             return False
         topics.add(topic)
-    warnings.warn(sentence, stacklevel=3)
+    warnings.warn(sentence, stacklevel=stacklevel)
     return True
 
 

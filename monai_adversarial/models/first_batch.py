@@ -33,7 +33,10 @@ __all__ = [
     "check_trained",
     "random_state",
     "refuse_boxes",
+    "say_counted",
+    "say_kept",
     "say_random",
+    "say_seeded",
     "task_of_answer",
     "unscaled_values",
     "untrained_reason",
@@ -61,6 +64,10 @@ NORMALIZATIONS = (_NormBase, torch.nn.GroupNorm, torch.nn.LayerNorm)
 PRELU_SLOPE = 0.25
 #: images of which at least one is classified as labeled, or the label does not belong to the network
 LEAST_IMAGES = 8
+#: attributes that are named
+MOST_KEPT = 3
+#: Dice by which the same image may score higher when a network is asked later
+ROOM = 0.02
 
 
 def refuse_boxes(raw: Any) -> None:
@@ -149,8 +156,7 @@ def check_same_grid(model: AttackedModel, image: Any, label: Any) -> None:
     apart = float(((first - second) @ corners).norm(dim=-2).max())
     voxel = float(first[..., :rank, :rank].norm(dim=-2).min())
     if apart > voxel / 2:
-        warn_once(
-            model.network,
+        model.warn_once(
             "grid",
             f"the affines of image and label differ: voxels of the same index lie up to {apart:.3g} mm apart. The "
             "label is of another orientation, voxel size or place: bring both onto one grid (Orientationd, Spacingd, "
@@ -167,8 +173,7 @@ def check_classes_fit(model: AttackedModel, scores: torch.Tensor) -> None:
     """
     known = scores[~scores.isnan()]
     if len(known) >= LEAST_IMAGES and not bool(known.any()):
-        warn_once(
-            model.network,
+        model.warn_once(
             "label",
             f"the label does not fit the network: none of {len(known)} images is classified as labeled. Check class "
             "numbers and weights: an attack has nothing to take from such a network.",
@@ -185,7 +190,7 @@ def check_clean_score(model: AttackedModel, scores: torch.Tensor, image: torch.T
     """
     if float(scores.nanmean()) < LEAST_CLEAN:  # NaN is not
         caution = low_clean_caution(scores, unscaled_values(model, image))
-        warn_once(model.network, "label", f"{caution}; models.explain_clean_score compares.")
+        model.warn_once("label", f"{caution}; models.explain_clean_score compares.")
 
 
 def unscaled_values(model: AttackedModel, image: torch.Tensor) -> str:
@@ -296,8 +301,7 @@ def check_ignored(model: AttackedModel, classes: int) -> None:
         if ignored == 0
         else (f"the network's class {ignored}: nothing that happens to it counts as an error")
     )
-    warn_once(
-        model.network,
+    model.warn_once(
         "ignored",
         f"ignore_index is {ignored}, {what}, and scores flatter. It is the value of voxels that nobody labeled, such "
         "as 255; the background is no organ without it, and scored_classes= chooses organs.",
@@ -315,7 +319,7 @@ def check_background(model: AttackedModel, label: torch.Tensor, scored: Sequence
     share = float((label[:, 0] > 0 if label.shape[1] > 1 else label[:, 0] == 0).float().mean())
     reason = background_reason(model, share, scored)
     if reason:
-        warn_once(model.network, "background", f"{reason}.")
+        model.warn_once("background", f"{reason}.")
 
 
 def check_label_fits(
@@ -353,8 +357,7 @@ def check_label_fits(
             f"the clean Dice is at most {float(own[counted].max()):.3f} where the volumes of label and prediction "
             f"allow {float(allowed[counted].max()):.3f}",
         )
-    warn_once(
-        model.network,
+    model.warn_once(
         "label",
         f"the label does not fit the network: {'; '.join(said)}. Check label values, orientation, grid and weights: an "
         "attack has nothing to take from such a segmentation.",
@@ -420,19 +423,74 @@ def random_state(device: torch.device) -> tuple[torch.Tensor, ...]:
     return (*states, torch.cuda.get_rng_state(device)) if device.type == "cuda" else states
 
 
-def say_random(model: AttackedModel, share: float | None = None) -> None:
-    """Warn that the network is random although it is in evaluation mode.
+def say_random(model: AttackedModel, share: float | None = None, purifier: bool = False) -> None:
+    """Warn that the answer is random although the network is in evaluation mode.
 
     Args:
         model: what is attacked.
         share: of the voxels that two clean predictions disagree on, where it is known.
+        purifier: it is a purifier that draws.
     """
     parts = "images' classes" if model.classifies else "voxels"
     differ = "" if share is None else f": two clean predictions differ in {share:.1%} of the {parts}"
-    warn_once(
-        model.network,
+    who = "a purifier draws random numbers"
+    if not purifier:
+        who = "the network draws random numbers in evaluation mode (dropout that stays active?)"
+    model.warn_once(
         "random",
-        f"the network draws random numbers in evaluation mode (dropout that stays active?){differ}. An attack that "
-        "sees one draw is weaker than one that averages: pass gradient=ExpectationOverTransformation(20), and read "
-        "scores as those of one draw.",
+        f"{who}{differ}. An attack that sees one draw is weaker than one that averages: pass "
+        "gradient=ExpectationOverTransformation(20), and read scores as those of one draw.",
+    )
+
+
+def say_kept(model: AttackedModel, names: Sequence[str]) -> None:
+    """Warn of a network whose answer depends on what it was asked before.
+
+    Args:
+        model: what is attacked.
+        names: of the attributes that changed when it was asked.
+    """
+    shown = ", ".join(names[:MOST_KEPT]) + (", ..." if len(names) > MOST_KEPT else "")
+    model.warn_once(
+        "kept",
+        f"the network keeps something from call to call ({shown}) and answers an image otherwise when it has seen "
+        "another one before: an attack, which shows it the clean image first, leaves a score that is too high. Let "
+        "it answer each image by itself.",
+    )
+
+
+def say_counted(model: AttackedModel, names: Sequence[str], score: torch.Tensor, anew: torch.Tensor) -> None:
+    """Warn of a network that answers the attacked image otherwise when it has been asked less often.
+
+    Args:
+        model: what is attacked.
+        names: of the numbers that changed.
+        score: of the attacked images, (batch,); NaN does not count.
+        anew: the same of a network that counts anew.
+    """
+    flatters = (score - anew).nan_to_num(-1.0)
+    if float(flatters.max()) <= ROOM:
+        return
+    worst = int(flatters.argmax())
+    shown = ", ".join(names[:MOST_KEPT]) + (", ..." if len(names) > MOST_KEPT else "")
+    model.warn_once(
+        "counted",
+        f"the network's answer depends on how often it was asked ({shown}): the attacked image scores "
+        f"{float(score[worst]):.3f}, and {float(anew[worst]):.3f} where it is asked at the beginning. What was "
+        "attacked is not what was scored, and the score is too high.",
+    )
+
+
+def say_seeded(model: AttackedModel) -> None:
+    """Warn of random numbers that the image itself seeds: they are the same whenever it is asked about, and others for
+    each change of it.
+
+    Args:
+        model: what is attacked.
+    """
+    model.warn_once(
+        "random",
+        "the network draws random numbers that the image seeds: asked twice it gives the same answer, and another one "
+        "for a change that nobody sees. Averages over draws are of one draw, and attacks by gradients follow another "
+        "function at each step: attack it without the seed, and read scores as those of one draw.",
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from monai.engines import SupervisedTrainer
+from monai.transforms import AsDiscreted
 from monai.utils import CommonKeys
 
 from monai_adversarial.models.doubts import warn_once
@@ -30,6 +31,9 @@ from monai_adversarial.purifiers.dictionary import Purifierd
 from monai_adversarial.utils.modules import bare_network, describe_callable
 
 __all__ = ["read_engine", "read_parts"]
+
+#: modes of MONAI's resampling that average neighbors; numbers are orders of splines
+AVERAGING = ("linear", "bilinear", "trilinear", "bicubic", "area", "1", "2", "3", "4", "5")
 
 
 def read_engine(engine: Any, image_key: str = CommonKeys.IMAGE, **told: Any) -> dict[str, Any]:
@@ -67,6 +71,7 @@ def read_parts(
     facts = [f"attacks `{describe_callable(network)}`{behind}"]
     facts += _read_intensity(preprocessing, image_key, told)
     _say_purified(network, preprocessing)
+    _say_interpolated_label(network, preprocessing)
     facts += _read_activation(network, postprocessing, loss, told, training)
     facts += _read_guidance(preprocessing, image_key, told)
     facts += _read_ignored(loss, told)
@@ -90,6 +95,27 @@ def _say_purified(network: Any, preprocessing: Any) -> None:
                 f"`preprocessing#{number}` ({type(step).__name__}) purifies images before they are attacked, so that "
                 "no adversarial change meets it and the scores say nothing about it: to attack it, put it around the "
                 f"inferer, PurifiedInferer(inferer, {type(form).__name__}(intensity=...)).",
+            )
+
+
+def _say_interpolated_label(network: Any, preprocessing: Any) -> None:
+    """Warn where class numbers are averaged: between two classes lies the number of a third."""
+    steps = [step for step in steps_of(preprocessing) if CommonKeys.LABEL in getattr(step, "keys", ())]
+    if any(isinstance(step, AsDiscreted) for step in steps):  # averages of one-hot labels are decided there
+        return
+    for step in steps:
+        modes = getattr(step, "mode", None)
+        if not isinstance(modes, (list, tuple)) or len(modes) != len(step.keys):
+            continue
+        mode = modes[list(step.keys).index(CommonKeys.LABEL)]
+        named = str(getattr(mode, "value", mode))
+        if named in AVERAGING:
+            warn_once(
+                network,
+                "interpolated",
+                f"{type(step).__name__} resamples {CommonKeys.LABEL.value!r} by mode={named!r}: "
+                "between two classes this makes the number of a third, or fractions, and scores compare with another "
+                "segmentation; give the label mode='nearest'.",
             )
 
 

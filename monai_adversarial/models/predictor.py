@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from monai_adversarial.inferers.memory_bounded import MemoryBoundedSlidingWindowInferer, memory_bounded
-from monai_adversarial.inferers.purified import PurifiedInferer
+from monai_adversarial.inferers.purified import PurifiedInferer, purifies_at_random
 from monai_adversarial.models.answer import Answer, AnswerBuilder
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.first_batch import check_answer, random_state, refuse_boxes, task_of_answer
+from monai_adversarial.models.gradient_cuts import GradientCuts, cuts_in_script
+from monai_adversarial.models.kept_state import KeptState
 from monai_adversarial.models.output_values import (
     FinalActivation,
     OutputReading,
@@ -27,7 +29,7 @@ from monai_adversarial.models.output_values import (
 from monai_adversarial.models.window_run import LookAtWindows, WindowRun
 from monai_adversarial.utils.channels_last import with_channels_last
 from monai_adversarial.utils.layer_checkpoints import with_layer_checkpoints
-from monai_adversarial.utils.modules import modules_of, unwrap
+from monai_adversarial.utils.modules import bare_network, modules_of, unwrap
 from monai_adversarial.utils.plain import as_plain, detached
 from monai_adversarial.utils.precision import Precision
 from monai_adversarial.utils.slabs import slabs
@@ -36,6 +38,10 @@ __all__ = ["LookAtPieces", "Predictor"]
 
 #: is shown samples, box and logits (sample, class, box) of a finished piece of an answer
 LookAtPieces = Callable[[slice, tuple[slice, ...], torch.Tensor], None]
+#: share of the voxels in which two answers of one function may differ where its sums are not exact
+ROUNDED = 1e-3
+#: share of an image's range by which all voxels grow brighter, and no segmentation becomes another one
+UNSEEN = 1e-5
 
 
 class _Compiled:
@@ -82,8 +88,12 @@ class Predictor:
         intensity: map from HU to the network's values for this batch; None where there is none.
         intensity_doubt: why there is none, where one was to be read from the pipeline.
         forwards: samples that went forward, all calls together.
-        drew_random_numbers: whether the first pass took random numbers from torch's generators, as active dropout does.
+        drew_random_numbers: whether the first pass took random numbers, from generators of torch, NumPy or Python as
+            active dropout does, or from those that the network holds.
+        draws_anew: whether that pass called for random numbers, be it from a generator that it made itself.
         was_watched: whether there was a first pass.
+        kept: what network and inferer held before the first pass of a model's first batch; None for others.
+        cut: the call in that pass that cuts the gradient, such as ``"detach"``; empty where none was seen.
         closed: it must not be asked now.
         surrogates: what is followed instead of it in the attack's steps; None for itself.
 
@@ -117,7 +127,11 @@ class Predictor:
         self.closed = False
         self.surrogates: tuple[Predictor, ...] | None = None
         self.drew_random_numbers = False
+        self.draws_anew = False
         self.was_watched = False
+        self.kept: KeptState | None = None
+        self.cut = ""
+        self._called = network
         inferer = model.inferer
         if inferer is not None:
             if hasattr(inferer, "for_image"):
@@ -227,7 +241,7 @@ class Predictor:
         if self.model.found_output_values is not None and self.model.found_classes is not None:
             return
         with torch.no_grad(), self._as_deployed():
-            with self._watched(image):
+            with self._watched(image, closely=scored):
                 answer = self._answer(image, self._scored_network if scored else self._network)
             if answer.summary.is_finite:
                 self._conclude(answer.summary)
@@ -242,7 +256,7 @@ class Predictor:
             TypeError, ValueError: for an answer that is no segmentation, NaN, or values that contradict the model.
         """
         with torch.no_grad(), self._as_deployed():
-            with self._watched(image):
+            with self._watched(image, closely=True):
                 answer = self._answer(image, self._scored_network)
             self._conclude(answer.summary)
             if answer.reading != self._known_reading(answer.classes):
@@ -273,13 +287,36 @@ class Predictor:
         return self._as_logits(raw, bypassed=False)
 
     @contextmanager
-    def _watched(self, image: torch.Tensor) -> Iterator[None]:
-        """The first pass of a batch, watched for random numbers."""
-        before = random_state(image.device)
-        yield
-        self.drew_random_numbers = not all(map(torch.equal, before, random_state(image.device)))
-        self.model.found_random = self.model.found_random or self.drew_random_numbers
+    def _watched(self, image: torch.Tensor, closely: bool = False) -> Iterator[None]:
+        """The first pass of a batch, watched for random numbers; that of a scored first batch also for what is kept
+        from call to call and for what cuts the gradient."""
+        model, before = self.model, random_state(image.device)
+        if model.checked or not closely:
+            yield
+        else:
+            self.kept = KeptState(self._called, model.inferer)
+            compiled = self._compiles or self._is_compiled
+            with nullcontext(GradientCuts()) if compiled else GradientCuts() as cuts:
+                yield
+            if compiled:
+                cuts = self._cuts_before_compiling(image)
+            self.cut = cuts.found or cuts_in_script(self.networks)
+            self.draws_anew = cuts.draws
+            model.draws_itself = self.kept.drew_random_numbers()
+        drew = not all(map(torch.equal, before, random_state(image.device)))
+        self.drew_random_numbers = drew or model.draws_itself
+        model.found_random = model.found_random or self.drew_random_numbers
         self.was_watched = True
+
+    def _cuts_before_compiling(self, image: torch.Tensor) -> GradientCuts:
+        """What a compiled network calls is seen in what it was made of, in one more forward pass."""
+        made = copy.copy(self)
+        made._final = FinalActivation(bare_network(self._called))
+        made._final.watch = False
+        with GradientCuts() as cuts:
+            made._answer(image, made.scoring.wrap(made._final))
+        self.forwards = made.forwards
+        return cuts
 
     @contextmanager
     def _as_deployed(self) -> Iterator[None]:
@@ -413,7 +450,61 @@ class Predictor:
         """Whether the same input is known to give the same output: no random numbers, no random purifier."""
         if not self.was_watched or self.drew_random_numbers:
             return False
-        return not getattr(self.inferer, "random", False)
+        return not self.purifies_at_random
+
+    @property
+    def purifies_at_random(self) -> bool:
+        """Whether a purifier draws, wherever it stands: around the inferer, or inside one."""
+        return self.inferer is not None and purifies_at_random(self.inferer)
+
+    def depends_on_the_past(self, image: torch.Tensor) -> bool:
+        """Whether the answer to an image is another one after the clean batch than before it. Two forward passes; what
+        network and inferer hold is the same afterwards.
+
+        Args:
+            image: image channels of a batch, other than the clean one.
+        """
+        assert self.kept is not None
+        present = KeptState(self._called, self.model.inferer)
+        after = self.answer(image)
+        self.kept.restore()
+        before = self.answer(image)
+        present.restore()
+        return after.share_of_others(before) > ROUNDED
+
+    def depends_on_what_it_held(self, image: torch.Tensor) -> list[str]:
+        """Names of what the network held before it was asked the first time, where its answer to an image is another
+        one without it. Two forward passes where it held something, none elsewhere.
+
+        Args:
+            image: image channels of a batch, other than the clean one.
+        """
+        assert self.kept is not None
+        present = KeptState(self._called, self.model.inferer)
+        with self.kept.emptied(tuple(image.shape[2:])) as names:
+            if not names:
+                return []
+            try:
+                without = self.answer(image)
+            except Exception:  # it cannot be asked without
+                without = None
+        present.restore()
+        if without is None:
+            return []
+        share = self.answer(image).share_of_others(without)
+        present.restore()
+        return names if share > ROUNDED else []
+
+    def is_seeded_by(self, image: torch.Tensor, answer: Answer) -> bool:
+        """Whether a change that nobody sees gives another answer in many voxels, as where the image seeds the random
+        numbers. One forward pass.
+
+        Args:
+            image: image channels of the clean batch.
+            answer: its answer.
+        """
+        lowest, highest = image.amin(), image.amax()
+        return self.answer(image + UNSEEN * (highest - lowest)).share_of_others(answer) > ROUNDED
 
     def _use_found(self) -> None:
         found = self.model.found_final_activation is not None and not self._is_compiled

@@ -14,14 +14,12 @@ from monai_adversarial.inferers.window_order import frugal_order
 from monai_adversarial.inferers.window_pass import Index, pack_outputs
 from monai_adversarial.models.first_batch import check_answer
 from monai_adversarial.models.output_values import OutputSummary
-from monai_adversarial.utils.allocator import give_back_excess, give_back_growth
+from monai_adversarial.utils.allocator import EXCESS, give_back_excess, give_back_growth
 
 __all__ = ["LookAtWindows", "WindowRun"]
 
 #: bytes of the output of a batch of windows from which memory is worth more than the page faults of getting it again
 LARGE_OUTPUT = 2**25
-#: bytes by which holes may make the process larger from one window to the next before they are given back
-LEAST_GROWTH = 2**24
 
 #: is shown the places of some windows in the padded image, and their logits (window, class, spatial...)
 LookAtWindows = Callable[["WindowRun", list[Index], torch.Tensor], None]
@@ -103,4 +101,4 @@ class WindowRun:
             if hole >= LARGE_OUTPUT:
                 give_back_excess(plan.image.device)
             else:
-                give_back_growth(plan.image.device, max(hole, LEAST_GROWTH))
+                give_back_growth(plan.image.device, max(hole, EXCESS))

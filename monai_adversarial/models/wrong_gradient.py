@@ -4,16 +4,20 @@ not."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 
+from monai_adversarial.inferers.purified import purifiers_of
+from monai_adversarial.models.answer import Answer
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.utils.backward_pass import NoOwnGradient, differentiate
 from monai_adversarial.utils.modules import held_still, unwrap
 from monai_adversarial.utils.plain import detached
 
-__all__ = ["wrong_gradient_reason"]
+__all__ = ["reason_of", "wrong_gradient_reason"]
 
 #: change of the image along a direction, as a share of its range
 REACH = 1e-3
@@ -31,7 +35,7 @@ def wrong_gradient_reason(model: AttackedModel | Any, image: torch.Tensor) -> st
     An attack by gradients follows what is left of them: a network of which the larger part is detached, cached or in
     NumPy looks robust. The gradient is compared with what the answer does where the image grows a little brighter: one
     backward and three forward passes in float32, two more where they differ. Networks that are random, or not smooth
-    (rounding), and those without any gradient are not judged: attacks say that of them by themselves.
+    (rounding), and answers that are no part of a graph are not judged: attacks say that of them by themselves.
 
     >>> from monai_adversarial.data.example import example_case
     >>> from monai_adversarial.models import wrong_gradient_reason
@@ -48,13 +52,28 @@ def wrong_gradient_reason(model: AttackedModel | Any, image: torch.Tensor) -> st
     """
     known = AttackedModel.wrap(model)
     with torch.inference_mode(False), torch.enable_grad(), held_still(unwrap(known.network)) as network:
-        predictor = Predictor(known, image, known.units_for(None), network).in_float32()
+        predictor = Predictor(known, image, known.units_for(None), network)
         clean = known.image_part(detached(image))
-        answer = predictor.read_clean(clean)
-        if not predictor.is_constant:
-            return ""
-        sigmoid = known.activation_of(answer.classes) == "sigmoid"
-        return _compare(predictor, clean, _weight_of(answer.prediction, answer.classes, sigmoid))
+        return reason_of(predictor, clean, predictor.read_clean(clean))
+
+
+def reason_of(predictor: Predictor, image: torch.Tensor, answer: Answer) -> str:
+    """:func:`wrong_gradient_reason` of a function under attack, which counts the passes.
+
+    Args:
+        predictor: the function.
+        image: image channels of the clean batch.
+        answer: its answer to them.
+    """
+    if not predictor.is_constant or any(one.gradient != "exact" for one in purifiers_of(predictor.inferer)):
+        return ""  # a purifier whose gradient is a substitute has none of its own
+    sigmoid = predictor.model.activation_of(answer.classes) == "sigmoid"
+    precise, reason = predictor.in_float32(), ""
+    # A network of such operations is attacked by a substitute, which says nothing of a gradient that is right.
+    with torch.enable_grad(), contextlib.suppress(NoOwnGradient):
+        reason = _compare(precise, image, _weight_of(answer.prediction, answer.classes, sigmoid))
+    predictor.forwards = precise.forwards
+    return reason
 
 
 def _compare(predictor: Predictor, image: torch.Tensor, weight: torch.Tensor) -> str:
@@ -68,9 +87,7 @@ def _compare(predictor: Predictor, image: torch.Tensor, weight: torch.Tensor) ->
     total = (logits.double() * weight).flatten(1).mean(dim=1).sum()
     if not total.requires_grad:
         return ""
-    (gradient,) = torch.autograd.grad(total, moving)
-    if not bool(gradient.any()):
-        return ""
+    (gradient,) = differentiate(total, (moving,))
     del logits, moving, total
     flat, direction = image.flatten(1), _direction(image)
     reach = REACH * (flat.amax(dim=1) - flat.amin(dim=1)).double()

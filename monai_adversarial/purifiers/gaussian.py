@@ -16,7 +16,7 @@ from monai_adversarial.purifiers.context import ImageContext
 from monai_adversarial.purifiers.dictionary import dictionary_form
 from monai_adversarial.utils.validation import check_positive
 
-__all__ = ["GaussianDenoise", "GaussianDenoiseD", "GaussianDenoiseDict", "GaussianDenoised"]
+__all__ = ["GaussianDenoise", "GaussianDenoiseD", "GaussianDenoiseDict", "GaussianDenoised", "gaussian_smooth"]
 
 TRUNCATE = 4.0  # standard deviations
 
@@ -68,9 +68,7 @@ class GaussianDenoise(Purifier):
         sigmas = context.in_voxels(self.sigma, image, "sigma").tolist()
         if image.device.type == "cpu" and not (torch.is_grad_enabled() and image.requires_grad):
             return torch.stack([_smooth_with_scipy(one, sigma) for one, sigma in zip(image, sigmas, strict=True)])
-        if all(sigma == sigmas[0] for sigma in sigmas):
-            return _smooth(image, sigmas[0])
-        return torch.cat([_smooth(image[i : i + 1], sigma) for i, sigma in enumerate(sigmas)])
+        return torch.cat([gaussian_smooth(one, sigma) for one, sigma in zip(image.split(1), sigmas, strict=True)])
 
 
 def _smooth_with_scipy(sample: torch.Tensor, sigma: list[float]) -> torch.Tensor:
@@ -79,9 +77,24 @@ def _smooth_with_scipy(sample: torch.Tensor, sigma: list[float]) -> torch.Tensor
     return torch.from_numpy(gaussian_filter(array, (0.0, *sigma), mode="nearest", truncate=TRUNCATE))
 
 
-def _smooth(image: torch.Tensor, sigma: list[float]) -> torch.Tensor:
-    kernels = [gaussian_1d(torch.tensor(s), truncated=TRUNCATE, approx="sampled", normalize=True) for s in sigma]
-    return separable_filtering(image, [kernel.to(image) for kernel in kernels], mode="replicate")
+def gaussian_smooth(image: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:
+    """Differentiable Gaussian smoothing, border values outside.
+
+    >>> import torch
+    >>> from monai_adversarial.purifiers.gaussian import gaussian_smooth
+    >>> step = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]).view(1, 1, 6)
+    >>> [round(value, 2) for value in gaussian_smooth(step, [1.0]).flatten().tolist()]
+    [0.0, 0.06, 0.3, 0.7, 0.94, 1.0]
+
+    Args:
+        image: (batch, channel, spatial...).
+        sigma: standard deviation in voxels along each axis.
+    """
+    kernels = [
+        gaussian_1d(torch.tensor(s), truncated=TRUNCATE, approx="sampled", normalize=True).to(image) for s in sigma
+    ]
+    # Sample by sample: the order of a convolution's sums depends on the batch.
+    return torch.cat([separable_filtering(one, kernels, mode="replicate") for one in image.split(1)])
 
 
 GaussianDenoiseD = GaussianDenoiseDict = GaussianDenoised = dictionary_form(

@@ -21,7 +21,7 @@ from monai_adversarial.attacks import (
     ExpectationOverTransformation,
     GradientEstimator,
 )
-from monai_adversarial.inferers import PurifiedInferer
+from monai_adversarial.inferers.purified import purifiers_of, purifies_at_random
 from monai_adversarial.metrics.dice import mean_of_defined
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.purifiers.base import Purifier
@@ -55,20 +55,10 @@ from monai_adversarial.utils.hashing import case_hash, describe
 from monai_adversarial.utils.shown_names import printable
 from monai_adversarial.utils.validation import check_choice, check_count
 
-__all__ = ["PurificationStudy", "purifiers_of"]
+__all__ = ["PurificationStudy"]
 
 # Draws of the defender when a finished image is scored; an attacker's draws have other numbers.
 SCORING = 1_000_003
-
-
-def purifiers_of(inferer: Any) -> list[Any]:
-    """The purifiers of an inferer and of the inferers inside it, outermost first."""
-    found: list[Any] = []
-    while inferer is not None:
-        if isinstance(inferer, PurifiedInferer):
-            found += inferer.purifiers
-        inferer = getattr(inferer, "inferer", None)
-    return found
 
 
 class PurificationStudy(Study):
@@ -365,7 +355,7 @@ class PurificationStudy(Study):
         )
 
     def _is_random(self, name: str) -> bool:
-        return _draws(self.defenses[name])
+        return purifies_at_random(self.defenses[name])
 
     def _substitutes(self, attack_name: str, name: str) -> list[str]:
         """The backward passes to try, without those that come to the same."""
@@ -399,7 +389,7 @@ class PurificationStudy(Study):
         of a random defense."""
         model = self.model.replace(inferer=inferer)
         rows = []
-        for draw in range(self.draws if _draws(inferer) else 1):
+        for draw in range(self.draws if purifies_at_random(inferer) else 1):
             with random_draw(SCORING, draw):
                 prediction = predict(model, image)
             rows.append(self._dice(prediction, label))
@@ -409,23 +399,18 @@ class PurificationStudy(Study):
     def score_finished(self, inferer: Any, result: AttackResult) -> DiceScores:
         """Scores of an attack's image behind the inferer that it attacked: of the prediction that the attack has
         scored, unless the defense is random."""
-        if _draws(inferer):
+        if purifies_at_random(inferer):
             return self.score(inferer, result.adversarial, result.label)
         return self._dice(finished_prediction(self.model.replace(inferer=inferer), result), result.label)
 
     def score_clean(self, inferer: Any, result: AttackResult, case: _Case) -> DiceScores:
         """Scores of the clean image behind the inferer that was attacked."""
-        if _draws(inferer):
+        if purifies_at_random(inferer):
             return self.score(inferer, case.image, case.label)
         return self._dice(result.clean_prediction, case.label)
 
     def _dice(self, prediction: torch.Tensor, label: torch.Tensor) -> DiceScores:
         return dice_of(prediction, label, self.organs, self.model.ignore_index)
-
-
-def _draws(inferer: Any) -> bool:
-    """Whether what an inferer does to an image is random."""
-    return any(purifier.random for purifier in purifiers_of(inferer))
 
 
 def _index_of(case: str) -> int:

@@ -15,7 +15,17 @@ from typing import Any
 from monai_adversarial.utils.files import replace_when_complete
 from monai_adversarial.utils.hashing import fingerprint
 
-__all__ = ["FAILED", "read_json", "read_record", "safe_name", "without_nan", "write_json", "write_record"]
+__all__ = [
+    "FAILED",
+    "SEAL",
+    "read_json",
+    "read_record",
+    "safe_name",
+    "sealed",
+    "without_nan",
+    "write_json",
+    "write_record",
+]
 
 # Key of the sentence in the record of a cell that failed.
 FAILED = "failed"
@@ -51,10 +61,19 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return None
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A record or a summary with the hash of its content, which tells it from one that was changed afterwards.
+
+    Args:
+        content: plain values, without NaN; a seal that it has counts for nothing.
+    """
+    plain = {key: value for key, value in content.items() if key != SEAL}
+    return {**plain, SEAL: fingerprint(plain)}
+
+
 def write_record(path: str | os.PathLike[str], content: Mapping[str, Any]) -> dict[str, Any]:
     """Write a record with the hash of its content, and return it as it will be read."""
-    plain: dict[str, Any] = json.loads(json.dumps(without_nan(content), allow_nan=False))
-    plain[SEAL] = fingerprint(plain)
+    plain = sealed(json.loads(json.dumps(without_nan(content), allow_nan=False)))
     write_json(path, plain)
     return plain
 

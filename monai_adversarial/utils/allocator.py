@@ -28,7 +28,7 @@ _REACHED_TRIM_THRESHOLD = 64 << 20
 _SETTINGS_OF_THE_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
 #: bytes; less is not worth the page faults: about the working memory of a window
-EXCESS = 64 << 20
+EXCESS = 16 << 20
 
 # Feature maps of large images are above it, what belongs to their bookkeeping is below.
 _LARGE_BLOCK = 8 << 20
@@ -109,7 +109,7 @@ def keep_freed_memory(device: torch.device | str | None = None) -> Iterator[None
 
 
 def give_back_excess(device: torch.device | str | None = None, excess: int = EXCESS) -> bool:
-    """Give memory back to the system where the C library holds more than 64 MiB that nobody uses.
+    """Give memory back to the system where the C library holds more than 16 MiB that nobody uses.
 
     Small blocks come to lie in the space of freed large ones, which then are a little too small for the next large one:
     a heap that never shrinks grows by and by. Called where one kind of work ends and another begins, which needs blocks
@@ -119,7 +119,7 @@ def give_back_excess(device: torch.device | str | None = None, excess: int = EXC
     Args:
         device: where the attack computes; None for the CPU. Nothing happens where :func:`keep_freed_memory` does
             nothing.
-        excess: bytes, instead of 64 MiB.
+        excess: bytes, instead of 16 MiB.
 
     Returns:
         Whether memory was given back.
@@ -133,7 +133,7 @@ def give_back_excess(device: torch.device | str | None = None, excess: int = EXC
 
 
 def give_back_growth(device: torch.device | str | None = None, excess: int = EXCESS) -> bool:
-    """Give memory back as :func:`give_back_excess` does, where the process has outgrown its need by more than 64 MiB.
+    """Give memory back as :func:`give_back_excess` does, where the process has outgrown its need by more than 16 MiB.
 
     Called between pieces of work that take turns, as windows and objective do in every step: what is given back between
     them comes back in each step, page by page. The need is how large the process was after the largest piece of work
@@ -142,7 +142,7 @@ def give_back_growth(device: torch.device | str | None = None, excess: int = EXC
 
     Args:
         device: see :func:`give_back_excess`.
-        excess: bytes, instead of 64 MiB.
+        excess: bytes, instead of 16 MiB.
 
     Returns:
         Whether memory was given back.

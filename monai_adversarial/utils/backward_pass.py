@@ -15,6 +15,7 @@ from monai_adversarial.utils.draws import DRAWS, InForce
 __all__ = [
     "GRADIENT_KINDS",
     "SUBSTITUTES",
+    "NoOwnGradient",
     "backward_pass",
     "call_with_backward_pass",
     "differentiate",
@@ -86,6 +87,10 @@ class _ValueWithGradientOf(torch.autograd.Function):
         return None, gradient
 
 
+class NoOwnGradient(RuntimeError):
+    """An operation that is attacked by a substitute was asked for the gradient that it does not have."""
+
+
 def call_with_backward_pass(
     forward: Callable[[torch.Tensor], torch.Tensor],
     image: torch.Tensor,
@@ -104,7 +109,7 @@ def call_with_backward_pass(
         name: what error messages call the operation.
 
     Raises:
-        RuntimeError: when a gradient is asked for that the operation does not have.
+        NoOwnGradient: when a gradient is asked for that the operation does not have.
     """
     if not (torch.is_grad_enabled() and image.requires_grad):
         return forward(image)
@@ -113,7 +118,7 @@ def call_with_backward_pass(
         chosen = DECLARED[gradient]
     if chosen == "exact":
         if gradient != "exact":
-            raise RuntimeError(
+            raise NoOwnGradient(
                 f"{name} has no useful gradient of its own (it is attacked by {gradient.replace('_', ' ')}): pass "
                 "gradient=BackwardPassSubstitute() to the attack."
             )

@@ -26,6 +26,7 @@ __all__ = [
     "describe",
     "file_hash",
     "fingerprint",
+    "is_of_library",
     "network_hash",
     "tensor_hash",
     "weights_hash",
@@ -108,13 +109,14 @@ def _is_function(value: Any) -> bool:
     return callable(value) and hasattr(value, "__qualname__")
 
 
-def _is_of_library(module: str | None) -> bool:
+def is_of_library(module: str | None) -> bool:
+    """Whether a module, by its name, belongs to a library that an audit knows the version of."""
     return (module or "").partition(".")[0] in _LIBRARIES
 
 
 def _described_class(kind: type, above: tuple[int, ...] = ()) -> str:
     """A class by its name; one that no library brings by its methods and constants as well."""
-    own = [one for one in kind.__mro__ if not _is_of_library(one.__module__)]
+    own = [one for one in kind.__mro__ if not is_of_library(one.__module__)]
     if not own:
         return kind.__qualname__
     parts: dict[str, Any] = {}
@@ -132,7 +134,7 @@ def _described_function(function: Any, above: tuple[int, ...]) -> str:
     """A function by its name; one that no library brings, or that has no name of its own, by what it does as well."""
     name = f"{function.__module__}.{function.__qualname__}"
     code = getattr(getattr(function, "__func__", function), "__code__", None)
-    if not isinstance(code, CodeType) or (_is_of_library(function.__module__) and "<" not in name):
+    if not isinstance(code, CodeType) or (is_of_library(function.__module__) and "<" not in name):
         return name
     known = getattr(function, "__globals__", {})
     used = {one: known[one] for one in code.co_names if one in known and not one.startswith("__")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -233,6 +233,21 @@ class IntensityMap:
             both_open = a[edge] == b[edge]
             same.append(both_open | ((a[edge] - b[edge]).abs() <= tolerance * span))
         return all(bool(one.all()) for one in same)
+
+    def unclipped_within(self, image: torch.Tensor, other: IntensityMap) -> IntensityMap:
+        """The same map without the edges that an image in network values does not reach, where another map, which was
+        made of that image, has none.
+
+        Args:
+            image: (batch, channel, spatial...).
+            other: the other map.
+        """
+        if not self.is_uniform:
+            return self
+        open_low, open_high = (bool(torch.isinf(other._tensors()[edge]).all()) for edge in ("low", "high"))
+        below = self.low is not None and open_low and float(image.min()) > float(self.low)
+        above = self.high is not None and open_high and float(image.max()) < float(self.high)
+        return replace(self, low=None if below else self.low, high=None if above else self.high)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, IntensityMap):

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import platform
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,9 +39,22 @@ def has_native_bfloat16(device: torch.device | str) -> bool:
         # Without these instructions oneDNN emulates bfloat16, slower than float32.
         if not torch.backends.mkldnn.is_available():
             return False
-        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+        if _supports("_is_amx_tile_supported"):
+            return True
+        # Intel's without tiles are half as slow again in bfloat16 as in float32 (benchmarks/NOTES.md), AMD's are not.
+        return _supports("_is_avx512_bf16_supported") and not _is_intel()
     return False
+
+
+def _supports(check: str) -> bool:
+    return bool(getattr(torch.cpu, check, lambda: False)())
+
+
+@functools.cache
+def _is_intel() -> bool:
+    """Whether the maker of this machine's CPU is Intel, as far as the system tells."""
+    facts = Path("/proc/cpuinfo")
+    return "GenuineIntel" in (facts.read_text(encoding="utf-8") if facts.is_file() else platform.processor())
 
 
 class Precision:

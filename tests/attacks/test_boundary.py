@@ -14,7 +14,7 @@ from monai.inferers import SliceInferer, SlidingWindowInferer
 from monai.networks.nets import UNet
 from torch import nn
 
-from monai_adversarial.attacks import PGD, AffineAttack, ElasticAttack
+from monai_adversarial.attacks import FGSM, PGD, AffineAttack, ElasticAttack
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.utils.arrays import StoredAs, as_given, as_tensor
 from monai_adversarial.utils.plain import as_plain
@@ -290,3 +290,25 @@ def test_the_affine_counts_only_where_millimeters_are_used(spacing: str) -> None
             attack(network, image)
         assert "\n" not in str(caught.value)
         attack(network, image, spacing=1.5)
+
+
+class AddsAxis(torch.nn.Module):
+    """A network of neighboring slices as channels, which are depth to its convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv3d(1, 2, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """The answer for the slice in the middle."""
+        return self.convolution(image[:, None])[:, :, image.shape[1] // 2]
+
+
+def test_a_network_that_adds_an_axis_itself_is_attacked_behind_an_inferer() -> None:
+    slices = torch.rand(1, 3, 8, 8)
+    with pytest.raises(
+        ValueError, match=r"pass inferer=lambda image, network: network\(image\) where the network adds"
+    ):
+        FGSM(0.1)(AddsAxis(), slices)
+    result = FGSM(0.1)(AttackedModel(AddsAxis(), lambda image, network: network(image)), slices)
+    assert result.prediction.shape == (1, 1, 8, 8)

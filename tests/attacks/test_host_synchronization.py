@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from monai_adversarial.attacks import APGD, MIFGSM, PGD, Attack, BiasFieldAttack, ElasticAttack, ascent, scored_run
+from monai_adversarial.attacks import (
+    APGD,
+    MIFGSM,
+    PGD,
+    Attack,
+    BiasFieldAttack,
+    ElasticAttack,
+    TextureAttack,
+    ascent,
+    scored_run,
+)
 from monai_adversarial.attacks.perturbations import warp
 from monai_adversarial.data.example import example_case
 
@@ -59,6 +69,7 @@ def reads_of_the_loop(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> list[s
         MIFGSM(8, "HU", steps=3),
         BiasFieldAttack(0.3, steps=3),
         ElasticAttack(2.0, steps=3),
+        TextureAttack(steps=3),
     ],
     ids=lambda attack: type(attack).__name__,
 )

@@ -244,3 +244,39 @@ def test_steps_that_never_reach_the_edge_of_the_budget_are_said(attack: Attack, 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*of the budget's radius together")
         attack(model(intensity=WINDOW, image_units="HU"), hounsfield(), start=result.parameters)
+
+
+def gray(seed: int = 0) -> torch.Tensor:
+    """A CT of whole HU in the window of -57..164."""
+    return ((hounsfield(seed).round() + 57) / 221).clamp(0, 1)
+
+
+GRAYS = {
+    "a window that is wider than it was": (gray(), {"a_min": -500, "a_max": 605}, True, "lie 5 HU apart"),
+    "a tenth wider": (gray(), {"a_min": -68.05, "a_max": 175.05}, True, "lie 1.1 HU apart"),
+    "the right one": (gray(), WINDOW, True, ""),
+    "one as wide elsewhere": (gray(), {"a_min": -100, "a_max": 121}, True, ""),
+    "after a resampling": (scaled(), {"a_min": -500, "a_max": 605}, True, ""),
+    "a budget that needs no map": (gray(), {"a_min": -500, "a_max": 605}, False, ""),
+}
+
+
+@pytest.mark.parametrize("name", GRAYS)
+def test_gray_values_that_lie_too_far_apart_show_a_wrong_window(name: str) -> None:
+    image, window, in_hu, says = GRAYS[name]
+    known = model(intensity={**window, "b_min": 0, "b_max": 1, "clip": True})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        (FGSM(8, "HU") if in_hu else FGSM(0.02))(known, image)
+    said = [str(one.message) for one in caught if "HU apart" in str(one.message)]
+    assert len(said) == bool(says) and all(says in sentence for sentence in said)
+
+
+def test_a_map_that_was_read_is_compared_elsewhere() -> None:
+    window = {"a_min": -500, "a_max": 605, "b_min": 0, "b_max": 1, "clip": True}
+    read = AttackedModel.from_parts(tiny_segmentation_network(1), intensity=window)
+    assert read.was_read and not model(intensity=window).was_read
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        FGSM(8, "HU")(read, gray())
+    assert not any("HU apart" in str(one.message) for one in caught)

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from monai_adversarial.attacks import PGD, Attack, EraseOrgan, FlowField, FlowPenalized, OrganVolume, SSIMPenalized
+from monai_adversarial.attacks import (
+    PGD,
+    Attack,
+    EraseOrgan,
+    FeatureCosine,
+    FlowField,
+    FlowPenalized,
+    LowFrequencyPenalized,
+    OrganVolume,
+    SSIMPenalized,
+)
 from monai_adversarial.attacks.objectives import AdditiveObjective, Objective
 from monai_adversarial.attacks.objectives.wrapped import AroundObjective
 from monai_adversarial.data.example import example_case
@@ -79,6 +89,8 @@ AROUND: dict[str, Around] = {
     "similarity": lambda inner: SSIM(inner, 0.5, 0.0),
     "flow": lambda inner: FLOW(inner, 0.5, 0.0),
     "Evading": lambda inner: Evading(inner, Calm()),
+    "low frequencies": lambda inner: LowFrequencyPenalized(inner, 0.5, 0.0),
+    "FeatureCosine": lambda inner: FeatureCosine(inner, ["smoothing"], 0.5),
     "FeaturesWithin": lambda inner: FeaturesWithin(inner, ["smoothing"], 0.1),
 }
 
@@ -104,7 +116,7 @@ def test_the_goal_is_that_of_the_inner_one(name: str) -> None:
     begun = outer.begin()
     assert begun is not outer and begun.objective.told == ["succeeded", "select", "begin"]  # type: ignore[attr-defined]
     assert outer.objective is inner
-    if name != "FeaturesWithin":  # looks inside of a real network
+    if not name.startswith("Feature"):  # looks inside of a real network
         with outer.watching([]):
             outer.prepare(None, None)  # type: ignore[arg-type]
         assert inner.told[2:] == ["watching", "prepare"]
@@ -112,7 +124,7 @@ def test_the_goal_is_that_of_the_inner_one(name: str) -> None:
 
 def test_a_penalized_objective_weighs_what_the_inner_one_wants_of_image_and_parameters() -> None:
     changed, bound = torch.zeros(1, 1, 2, 2), SimpleNamespace()
-    for outer in (SSIM(Told(), 0.5, 0.0), FLOW(Told(), 0.5, 0.0)):
+    for outer in (SSIM(Told(), 0.5, 0.0), FLOW(Told(), 0.5, 0.0), LowFrequencyPenalized(Told(), 0.5, 0.0)):
         assert float(outer.image_term(bound, changed)) == 1.5  # type: ignore[arg-type]
     assert float(SSIM(Told(), 0.5).parameter_term(bound, ())) == 2.5  # type: ignore[arg-type]
 

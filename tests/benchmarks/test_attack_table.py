@@ -22,7 +22,7 @@ from benchmarks import (
 from benchmarks.attack_table import Row, checks, table
 from benchmarks.attack_table_entries import ENTRIES, Setting
 from benchmarks.doc_tables import DOCS
-from benchmarks.equal_cost import Contestant, loop
+from benchmarks.equal_cost_attacks import CONTESTANTS, Contestant, loop
 from benchmarks.steps_to_dice import Network
 from monai_adversarial.attacks import AdditiveNoise, ElasticAttack
 from monai_adversarial.data.example import example_case
@@ -108,12 +108,37 @@ def test_rows_that_some_cases_lack_are_measured() -> None:
 def test_attacks_of_equal_cost_that_are_there_or_not_asked_for_are_not_measured() -> None:
     model, image, label = example_case(16)
     network = Network("net", 4.0, lambda: (model, [(image, label)]))
-    one = Contestant("one", "voxels", True, lambda model, case, budget, passes: (0.9, 0.1 * passes))
+    one = Contestant("one", "voxels", True, lambda model, case, budget, passes, seed: (0.9, 0.1 * passes))
     two = replace(one, name="two")
     known = list(equal_cost.rows([network], passes=[5], contestants=[one]))
     assert [(row.attack, row.passes, row.dice) for row in known] == [("one", 5, 0.5)]
     found = list(equal_cost.rows([network], known, passes=[5, 6], contestants=[one, two]))
     assert [(row.attack, row.passes) for row in found] == [("two", 5), ("one", 6), ("two", 6)]
+
+
+def test_the_mean_of_several_starts_counts_and_one_start_is_measured_again() -> None:
+    model, image, label = example_case(16)
+    network = Network("net", 4.0, lambda: (model, [(image, label)]))
+    one = Contestant("one", "voxels", True, lambda model, case, budget, passes, seed: (0.9, (0.2, 0.3, 0.7)[seed]))
+    known = list(equal_cost.rows([network], passes=[5], contestants=[one]))
+    assert [(row.dice, row.starts) for row in known] == [(0.2, 1)]
+    (row,) = equal_cost.rows([network], known, passes=[5], contestants=[one], starts=3)
+    assert (row.dice, row.starts) == (0.4, 3)
+    assert not list(equal_cost.rows([network], [row], passes=[5], contestants=[one], starts=2))
+
+
+def test_another_seed_is_another_start_of_loops_and_of_our_attacks() -> None:
+    model, image, label = example_case(16)
+    for one in (c for c in CONTESTANTS if c.group == "elastic"):
+        first, again, other = (one.run(model, (image, label), 4.0, 2, seed) for seed in (0, 0, 1))
+        assert first == again and first != other, one.name
+
+
+def test_attacks_that_are_compared_have_as_many_starts() -> None:
+    cells: dict[tuple[str, str, int], set[int]] = {}
+    for row in equal_cost.read(DOCS / equal_cost.TABLE):
+        cells.setdefault((row.network, row.group, row.passes), set()).add(row.starts)
+    assert cells and all(len(starts) == 1 for starts in cells.values())
 
 
 def test_norms_that_are_there_are_not_measured_and_those_missing_are(monkeypatch: pytest.MonkeyPatch) -> None:

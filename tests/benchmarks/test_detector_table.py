@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import detector_table, network_defenses, survey_defense_claims
+from benchmarks.csv_rows import read_rows, write_rows
 from benchmarks.detector_subjects import (
     BUDGETS,
     LONG,
@@ -35,12 +36,16 @@ from benchmarks.detector_table import (
     attack_rows,
     attack_table,
     clean_rows,
+    clean_scores,
     clean_table,
     fitted,
+    note_training,
+    of_unnoted_training,
     stands,
 )
 from benchmarks.doc_tables import DOCS
 from benchmarks.hippocampus_networks import small_unet, trained_unet
+from benchmarks.machine import measured_on
 from monai_adversarial.attacks import PGD, SquareAttack
 from monai_adversarial.data.example import example_case
 
@@ -122,9 +127,11 @@ def test_rows_of_a_toy_have_the_counts_of_its_cases() -> None:
     )
     detector = fitted(subject, "FrequencyProfile")
     assert detector is not None and detector.false_positive_rate == subject.rate
-    held_out, noise = clean_rows(subject, "toy", "FrequencyProfile", detector)
+    scores = clean_scores(detector, subject.held_out)
+    held_out, noise = clean_rows(subject, "toy", "FrequencyProfile", detector, scores)
     assert (held_out.calibrated, held_out.cases, noise.cases) == (21, 6, 3)
-    (row,) = attack_rows(subject, "toy", "FrequencyProfile", detector, ["PGD"])
+    assert list(clean_rows(subject, "toy", "FrequencyProfile", detector, scores, shifted=False)) == [held_out]
+    (row,) = attack_rows(subject, "toy", "FrequencyProfile", detector, scores, ["PGD"])
     assert row.adaptive_risk >= row.unaware_risk and row.clean_cases == 6
     assert row.effort == "evading, weight 1" and row.strongest.endswith(": 1") and row.steps == 2
 
@@ -138,9 +145,81 @@ def test_only_those_who_took_part_are_named() -> None:
     subject = Subject(model, *parts)
     detector = fitted(subject, "PredictionEntropy")
     assert detector is not None
-    rows = attack_rows(subject, "toy", "PredictionEntropy", detector, list(attacks))
+    scores = clean_scores(detector, subject.held_out)
+    rows = attack_rows(subject, "toy", "PredictionEntropy", detector, scores, list(attacks))
     # the entropy is no density to hide in: one of features is fitted for it
     assert [row.effort for row in rows] == ["evading hiding orthogonal, weight 1", "evading hiding, weight 1"]
+
+
+def test_trainings_of_one_network_stand_in_tables_of_their_own() -> None:
+    here = replace(ATTACK, training="0123abcd", adaptive_risk=0.5)
+    tables = [attack_table([ATTACK, here], "net", training) for training in ("", "0123abcd")]
+    assert "0.25 / 0.75" in tables[0] and "0.25 / 0.50" not in tables[0] and "weights" not in tables[0]
+    assert "0.25 / 0.50" in tables[1] and tables[1].startswith("**net**, weights 0123abcd: 8 attacked")
+    text = clean_table([CLEAN, replace(CLEAN, training="0123abcd", rejected=150)])
+    assert text.index("**net**: calibrated") < text.index("| yes |") < text.index("**net**, weights 0123abcd")
+
+
+def test_rows_without_a_training_are_of_the_one_that_rejects_the_same_clean_images() -> None:
+    model, image, label = example_case(16)
+    clean = [example_case(16, seed)[1] for seed in range(1, 40)]
+    effort = Effort((1.0,), ("evading",))
+    subject = Subject(
+        model, clean[:12], clean[12:33], clean[33:], (image, label), {"noise": clean[:3]}, {}, effort, effort
+    )
+    detector = fitted(subject, detector_table.REFERENCE)
+    assert detector is not None
+    scores = clean_scores(detector, subject.held_out)
+    rows = list(clean_rows(subject, "toy", detector_table.REFERENCE, detector, scores))
+    old = [replace(row, training="") for row in rows]
+    assert len(subject.training) == 8 and {row.training for row in rows} == {subject.training}
+    assert of_unnoted_training(subject, "toy", old)
+    assert not of_unnoted_training(subject, "toy", [replace(old[0], rejected=old[0].rejected + 1), old[1]])
+    assert not of_unnoted_training(subject, "toy", rows)  # their training is known
+
+
+@pytest.mark.parametrize("name", ["PredictionEntropy", "EnsembleDisagreement"])
+def test_a_row_that_goes_on_does_not_score_all_clean_images_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, image, label = example_case(16)
+    clean = [example_case(16, seed)[1] for seed in range(1, 40)]
+    effort = Effort((1.0,), ("evading",))
+    attacks = {"PGD": PGD(8, "HU", steps=1), "black box": SquareAttack(8, "HU", queries=2)}
+    parts = (clean[:12], clean[12:33], clean[33:], (image, label), {"noise": clean[:3]}, attacks, effort, effort)
+    subject = Subject(model, *parts, others=lambda: [model])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(detector_table, "data_folder", lambda: tmp_path)
+    file = tmp_path / detector_table.TABLE
+
+    def go_on(with_it: Subject, attack: str) -> list[str]:
+        monkeypatch.setattr(detector_table, "SUBJECTS", {"toy": lambda data, cache: with_it})
+        monkeypatch.setattr("sys.argv", ["detector_table", str(file), "--detectors", name, "--attacks", attack])
+        assert detector_table.main() == 0
+        return [row.attack for row in read_rows(file, AttackRow)]
+
+    assert go_on(subject, "PGD") == ["PGD"]
+    with pytest.raises(SystemExit, match="with other networks"):
+        go_on(replace(subject, held_out=clean[34:]), "black box")
+    if name in detector_table.MORE_NETWORKS:  # a row does not name their training: shifted images tell them again
+        with pytest.raises(SystemExit, match="with other networks"):
+            go_on(replace(subject, shifted={"noise": clean[:2]}), "black box")
+    else:
+        assert go_on(replace(subject, shifted={"noise": []}), "black box") == ["PGD", "black box"]
+
+
+def test_a_noted_training_leaves_where_rows_were_measured(tmp_path: Path) -> None:
+    file, other = tmp_path / "rows.csv", replace(CLEAN, network="another")
+    known = replace(CLEAN, images="noise", training="89abcdef")
+    write_rows(file, [CLEAN, other, known], CleanRow)
+    file.write_text(file.read_text(encoding="utf-8").replace(measured_on(), "elsewhere"), encoding="utf-8")
+    note_training(file, "net", "0123abcd")
+    rows = read_rows(file, CleanRow)
+    assert rows == [replace(CLEAN, training="0123abcd"), other, known]
+    write_rows(file, [*rows, replace(CLEAN, images="kernel")], CleanRow)
+    assert file.read_text(encoding="utf-8").count("elsewhere") == 3
+    note_training(tmp_path / "none.csv", "net", "0123abcd")
+    assert not (tmp_path / "none.csv").exists()
 
 
 def test_the_long_attack_follows_where_half_is_found() -> None:

@@ -26,6 +26,7 @@ TINY = Settings(
     most_passes=2,
     volume=64,
     classes=(2, 5),
+    layered=64,
     windows=((1, 1, 1), (2, 2, 1)),
     plane=64,
     purifier_size=16,

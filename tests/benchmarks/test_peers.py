@@ -15,7 +15,7 @@ from benchmarks.networks import unet, volume
 from benchmarks.peers import PEERS, Peer, PeerAttack, Problem, loaded_attacks, registry
 from benchmarks.peers.dense_loss import DenseLossClassifier
 from benchmarks.peers.problem import CountedNetwork
-from monai_adversarial.attacks import APGD, FGSM, PGD
+from monai_adversarial.attacks import FGSM, PGD, AdditiveNoise, Attack, AutoPGD
 from monai_adversarial.models import AttackedModel
 
 EPSILON = 0.02
@@ -133,8 +133,9 @@ def test_fgsm_and_pgd_are_those_of_torchattacks_to_the_bit() -> None:
     assert torch.equal(PGD(radius, steps=8, step_size=radius / 4, **options)(model, image, label).adversarial, theirs)
 
 
-def test_auto_pgd_is_that_of_its_authors_until_a_step_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What follows a halving differs: theirs keeps a momentum from the point that it left, ours begins without."""
+def test_auto_pgd_with_its_authors_checkpoints_goes_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What their code does otherwise than the paper is the rounding of the checkpoints: after a halving, too, both are
+    at the same points. With more moves the last gains are as small as the rounding of float32, which then decides."""
     pytest.importorskip("autoattack.autopgd_base", exc_type=Exception)
     from benchmarks.peers import auto_attack
 
@@ -147,17 +148,16 @@ def test_auto_pgd_is_that_of_its_authors_until_a_step_is_halved(monkeypatch: pyt
             return found
 
     monkeypatch.setattr(auto_attack, "DenseLossClassifier", Noting)
-    problem, moves = _problem(), 50
+    problem, moves = _problem(), 20
     # Theirs stays between 0 and 1, ours where the model has no window does not.
     problem = replace(problem, image=0.2 + 0.6 * problem.image.clamp(0, 1))
     auto_attack.best_point(problem, moves, problem.image)
-    attack = APGD(EPSILON, steps=moves, objective="cross_entropy", random_start=False, schedule="constant")
+    search = AutoPGD(schedule="constant", rounding="down")
+    attack = Attack(AdditiveNoise(EPSILON), "cross_entropy", search=search, steps=moves, random_start=False)
     ours = attack(AttackedModel(problem.network, precision="float32"), problem.image, problem.label)
-    first = math.ceil(0.22 * moves)
     theirs = torch.stack(losses)
-    assert torch.allclose(ours.objective_history[: first + 1], theirs[: first + 1], atol=1e-4)
-    gained = float(theirs.max() - theirs[0])
-    assert float(ours.objective) - float(theirs[0]) == pytest.approx(gained, rel=0.01)
+    assert len(ours.objective_history) == len(theirs) == moves + 1
+    assert torch.allclose(ours.objective_history, theirs, atol=1e-4)
 
 
 def test_libraries_of_constant_steps_find_our_voxels() -> None:

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from benchmarks.parts import Record
-from benchmarks.tables import Column, Table, judged
+from benchmarks.tables import Column, Table, judged, times
 
 
 def _table() -> Table:
@@ -50,10 +50,18 @@ def test_an_unknown_heading_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("value", "target", "verdict"),
-    [(0.4, 0.45, "<= 0.45: met"), (0.45, 0.45, "<= 0.45: met"), (0.46, 0.45, "<= 0.45: MISSED"), (9.0, None, "")],
+    [
+        *((0.4, 0.45, "<= 0.45: met"), (0.45, 0.45, "<= 0.45: met"), (0.46, 0.45, "<= 0.45: MISSED"), (9.0, None, "")),
+        (None, 0.45, "<= 0.45: not measurable"),
+    ],
 )
-def test_a_target_is_judged(value: float, target: float | None, verdict: str) -> None:
+def test_a_target_is_judged(value: float | None, target: float | None, verdict: str) -> None:
     assert judged(value, target) == verdict
+
+
+def test_nothing_is_so_many_times_what_was_too_small_to_be_measured() -> None:
+    assert times(3.0, 1.5) == 2.0 and times(0.0, 1.5) == 0.0
+    assert times(3.0, 0.0) is None and times(3.0, -0.1) is None
 
 
 def test_a_record_is_the_same_after_its_file(tmp_path) -> None:

@@ -55,3 +55,22 @@ def test_the_attacker_lowers_the_score(tmp_path) -> None:
     assert adaptive < unaware
     detector.save(tmp_path / "shapes.npz")
     assert torch.equal(Detector.load(tmp_path / "shapes.npz", model).score(image), detector.score(image))
+
+
+@pytest.mark.parametrize("sized", [True, False], ids=["fitted with sizes", "fitted without"])
+def test_voxel_sizes_are_known_of_all_images_or_of_none(sized: bool, tmp_path) -> None:
+    """Volumes in ml beside volumes in voxels would make all images suspicious, which looks like a perfect detector."""
+    model = example_case(16)[0]
+    with_sizes = [example_case(16, seed)[1] for seed in range(1, 9)]
+    assert isinstance(with_sizes[0], MetaTensor)
+    without = [image.as_tensor() for image in with_sizes]
+    same, other = (with_sizes, without) if sized else (without, with_sizes)
+    fitted = SegmentationPlausibility(model).fit(same)
+    said = f"image came {'without' if sized else 'with'} voxel sizes"
+    fitted.save(tmp_path / "detector")
+    for detector in (fitted, Detector.load(tmp_path / "detector", model)):
+        with pytest.raises(ValueError, match=said):
+            detector.score(other[0])
+        assert detector.score(same[0]).isfinite().all()
+    with pytest.raises(ValueError, match="must all have voxel sizes"):
+        SegmentationPlausibility(model).fit([*same, other[0]])

@@ -47,3 +47,35 @@ def test_the_attacker_lowers_the_score(tmp_path) -> None:
     assert adaptive < unaware
     detector.save(tmp_path / "saliency.npz")
     assert torch.equal(Detector.load(tmp_path / "saliency.npz", model).score(image), detector.score(image))
+
+
+@pytest.mark.parametrize("activation", [torch.nn.ReLU, torch.nn.PReLU, torch.nn.LeakyReLU])
+def test_saliency_of_a_network_of_kinks_has_a_gradient_to_follow(activation: type[torch.nn.Module]) -> None:
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(1, 8, 3, padding=1), activation(), torch.nn.Conv2d(8, 8, 3, padding=1), activation()]
+    last = torch.nn.Conv2d(8, 3, 1)
+    with torch.no_grad():
+        last.bias[1] += 2.0  # something is found everywhere
+    model = AttackedModel(torch.nn.Sequential(*layers, last).eval(), output_values="logits")
+    features = SaliencyNumbers(model)
+    image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    before = features(image, image)
+    moving = image.clone().requires_grad_()
+    found = features(moving, image)
+    assert torch.equal(found.detach(), before)  # what decides is the saliency of the network as it is
+    # the Gini coefficient goes both ways, further than random changes of that size take it
+    draw = torch.Generator().manual_seed(2)
+    randomly = torch.cat([image + 0.1 * torch.randn(image.shape, generator=draw).sign() for _ in range(10)])
+    reached = [_moved(features, image, direction) for direction in (1, -1)]
+    others = features(randomly, randomly)[:, 0]
+    assert reached[0] > float(others.max()) and reached[1] < float(others.min())
+
+
+def _moved(features: SaliencyNumbers, image: torch.Tensor, direction: int) -> float:
+    """The Gini coefficient after 10 steps along its gradient, at most 0.1 from the image."""
+    reached = image
+    for _ in range(10):
+        leaf = reached.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(features(leaf, image)[:, 0].sum(), leaf)
+        reached = (reached + direction * 0.02 * gradient.sign()).clamp(image - 0.1, image + 0.1)
+    return float(features(reached, reached)[0, 0])

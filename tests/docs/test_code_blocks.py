@@ -145,7 +145,7 @@ def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.Mo
     words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command, comments=True)]
     start = words.index("-m")
     name, arguments = words[start + 1], words[start + 2 :]
-    if name == "monai.bundle":
+    if name == "monai.bundle" or (name == "monai_adversarial" and arguments[0] == "run"):
         check_bundle(arguments)
         return
     if name.split(".")[0] not in ("monai_adversarial", "benchmarks"):

@@ -74,7 +74,9 @@ def test_untested_windows_are_not_predicted():
     image = torch.full((1, 1, 16), 3.0)
     image[..., :8] = -1.0
     found = certify(image, inferer=SlidingWindowInferer((8,), 1, 0.0), looks=1, exclude_below=0.0)
-    assert found.cost.windows == 2 * 5 + 100 and found.cost.windows_skipped == 100
+    # The five that pick the class agree everywhere, so that two more are compared, and told.
+    assert found.cost.windows == 2 * (5 + 2) + 100 and found.cost.windows_skipped == 100
+    assert found.cost.copies == (5 + 2 + 100,)
     assert bool((found.prediction[..., 8:] == 2).all()) and bool(found.abstained[..., :8].all())
 
 

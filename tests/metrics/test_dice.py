@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from monai.metrics import DiceMetric, compute_dice
 
-from monai_adversarial.metrics import mean_foreground_dice, organ_dice, success, success_rule
+from monai_adversarial.attacks import FGSM
+from monai_adversarial.data.example import example_case
+from monai_adversarial.metrics import RobustDice, mean_foreground_dice, organ_dice, success, success_rule
 from monai_adversarial.metrics.dice import class_dice, mean_of_defined
+from monai_adversarial.metrics.success import success_count
 
 
 def class_maps(classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,3 +84,21 @@ def test_success_is_one_rule_for_numbers_and_tensors() -> None:
     assert torch.equal(found, torch.tensor([True, False]))
     assert success_rule(0.5) == "Dice below 0.5 times the clean Dice"
     assert success_rule(0.9, targeted=True) == "Dice with the wanted segmentation of at least 0.9"
+
+
+def test_an_image_without_a_score_is_no_failed_attack() -> None:
+    clean, adversarial = torch.tensor([0.9, 0.9, torch.nan]), torch.tensor([0.1, 0.8, torch.nan])
+    succeeded = torch.as_tensor(success(clean, adversarial, 0.5))
+    assert success_count(succeeded, clean, adversarial) == "1 of 2 (1 more without a score)"
+    assert success_count(succeeded[:2], clean[:2], adversarial[:2]) == "1 of 2"
+    model, image, label = example_case(16)
+    result = FGSM(8, "HU")(model.replace(ignore_index=255), image, label * 0 + 255)
+    assert "success in 0 of 0 (1 more without a score)" in str(result)
+
+
+def test_a_worst_case_of_other_clean_scores_is_refused() -> None:
+    clean, robust = torch.tensor([[0.9], [0.8]]).double(), torch.tensor([[0.2], [0.3]]).double()
+    first = RobustDice(("liver",), clean, robust)
+    assert torch.equal(RobustDice.worst([first, replace(first, robust=robust + 0.1)]).robust, robust)
+    with pytest.raises(ValueError, match="needs the same clean scores .* their means are 0.850 and 0.950"):
+        RobustDice.worst([first, replace(first, clean=clean + 0.1)])

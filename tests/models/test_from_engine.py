@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from monai.transforms import (
     RandGaussianNoised,
     ScaleIntensityd,
     ScaleIntensityRanged,
+    Spacingd,
+    Zoomd,
 )
 from torch import nn
 
@@ -230,3 +233,23 @@ def test_a_purifier_before_the_attack_keeps_the_map_and_is_said(first: bool, pur
     assert f"PurifiedInferer(inferer, {type(purifier.purifier).__name__}(intensity=...))" in sentence
     assert model.intensity is not None and model.intensity.window == pytest.approx((-57, 164))
     assert f"({type(purifier).__name__}, the budget counts behind it)" in " ".join(model.facts)
+
+
+BOTH = ["image", "label"]
+RESAMPLED = {
+    "averaged": ([Spacingd(BOTH, (2, 2, 2), mode="bilinear")], "Spacingd resamples 'label' by mode='bilinear'"),
+    "spline": ([Zoomd(BOTH, 2, mode=[1, 1])], "Zoomd resamples 'label' by mode='1'"),
+    "nearest": ([Spacingd(BOTH, (2, 2, 2), mode=["bilinear", "nearest"])], ""),
+    "the image alone": ([Spacingd("image", (2, 2, 2), mode="bilinear")], ""),
+    "masks that are decided": ([AsDiscreted("label", to_onehot=3), Spacingd(BOTH, (2, 2, 2), mode="bilinear")], ""),
+}
+
+
+@pytest.mark.parametrize("name", RESAMPLED)
+def test_a_label_whose_numbers_are_averaged_is_said(name: str) -> None:
+    steps, says = RESAMPLED[name]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        AttackedModel.from_evaluator(evaluator(preprocessing=[WINDOW, *steps]))
+    said = [str(one.message) for one in caught if "resamples" in str(one.message)]
+    assert len(said) == bool(says) and all(sentence.startswith(says) for sentence in said)

@@ -328,6 +328,21 @@ def test_a_typed_map_is_compared_with_every_batch() -> None:
         AttackedModel(torch.nn.Identity(), intensity=wrong).intensity_for(batch)
 
 
+@pytest.mark.parametrize("reaches", [True, False])
+def test_a_typed_map_may_know_edges_that_no_voxel_reaches(reaches: bool) -> None:
+    pipeline = install_recorders(Compose([Lambdad("image", lambda image: ((image + 57) / 221).clip(0, 1))]))
+    raw = volume() if reaches else volume().clip(-50, 150)
+    batch = batch_of(pipeline, [raw])
+    right = check_agrees({"a_min": -57, "a_max": 164}, read_intensity(pipeline))
+    assert map_of_batch(right, batch).agrees_with(IntensityMap.from_window(-57, 164), 1e-3)
+    for wrong in ({"a_min": -100, "a_max": 200}, {"a_min": -1000, "a_max": 1000}):
+        with pytest.raises(ValueError, match="intensity is given as"):
+            map_of_batch(check_agrees(wrong, read_intensity(pipeline)), batch)
+    narrow = IntensityMap(1 / 221, 57 / 221, low=0.4, high=0.5)  # clips what the pipeline does not
+    with pytest.raises(ValueError, match="intensity is given as"):
+        map_of_batch(check_agrees(narrow, read_intensity(pipeline)), batch)
+
+
 def test_a_model_has_the_map_of_its_batch() -> None:
     pipeline = install_recorders(Compose([ScaleIntensityd("image", channel_wise=True)]))
     batch = batch_of(pipeline, [volume(3, seed) for seed in range(2)])

@@ -30,17 +30,16 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
 
 
 def test_what_is_more_than_the_excess_is_given_back(library: Library) -> None:
-    assert not allocator.give_back_excess() and library.held == 20 << 20
-    assert not allocator.give_back_excess(excess=20 << 20)
-    assert allocator.give_back_excess(excess=16 << 20) and library.held == 0
+    assert not allocator.give_back_excess(excess=20 << 20) and library.held == 20 << 20
+    assert allocator.give_back_excess() and library.held == 0, "16 MiB are less"
 
 
 def test_growth_beyond_the_need_is_given_back(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 100 << 20
     monkeypatch.setattr(allocator, "private_bytes", lambda: size)
-    assert allocator.give_back_growth(excess=16 << 20), "the first piece of work shows the need"
+    assert allocator.give_back_growth(), "the first piece of work shows the need"
     library.held, size = 20 << 20, 110 << 20
-    assert not allocator.give_back_growth(excess=16 << 20), "within the need"
+    assert not allocator.give_back_growth(), "within the need"
     size = 117 << 20
-    assert not allocator.give_back_growth(), "64 MiB are more"
-    assert allocator.give_back_growth(excess=16 << 20) and library.trimmed == 2
+    assert not allocator.give_back_growth(excess=64 << 20), "64 MiB are more"
+    assert allocator.give_back_growth() and library.trimmed == 2

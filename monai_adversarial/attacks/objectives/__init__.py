@@ -15,10 +15,13 @@ from monai_adversarial.attacks.objectives.dice import Dice
 from monai_adversarial.attacks.objectives.dice_ce import DiceCE
 from monai_adversarial.attacks.objectives.dlr import DLR
 from monai_adversarial.attacks.objectives.easiest_margin import EasiestMargin
+from monai_adversarial.attacks.objectives.feature_cosine import FeatureCosine
 from monai_adversarial.attacks.objectives.feature_distance import FeatureDistance
 from monai_adversarial.attacks.objectives.flow_penalized import FlowPenalized
 from monai_adversarial.attacks.objectives.hard_dice import HardDice
 from monai_adversarial.attacks.objectives.jensen_shannon import JensenShannon
+from monai_adversarial.attacks.objectives.landmark_heatmaps import LandmarkHeatmaps
+from monai_adversarial.attacks.objectives.low_frequency_penalized import LowFrequencyPenalized
 from monai_adversarial.attacks.objectives.margin import Margin
 from monai_adversarial.attacks.objectives.masked_cross_entropy import BalancedMaskedCrossEntropy, MaskedCrossEntropy
 from monai_adversarial.attacks.objectives.organ_volumes import OrganVolume, ThresholdCrossing
@@ -42,6 +45,7 @@ __all__ = [
     "CleanBatch",
     "CreateOrgan",
     "EraseOrgan",
+    "FeatureCosine",
     "FeatureDistance",
     "OrganVolume",
     "ThresholdCrossing",
@@ -54,6 +58,8 @@ __all__ = [
     "EasiestMargin",
     "HardDice",
     "JensenShannon",
+    "LandmarkHeatmaps",
+    "LowFrequencyPenalized",
     "Margin",
     "MaskedCrossEntropy",
     "Objective",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,16 +12,12 @@ from torch import nn
 
 from monai_adversarial.attacks.objectives.base import Objective, Progress
 from monai_adversarial.attacks.objectives.clean_batch import CleanBatch
+from monai_adversarial.attacks.objectives.layer_features import LayerFeatures
 from monai_adversarial.attacks.objectives.target import Target
 from monai_adversarial.utils.arrays import as_tensor
-from monai_adversarial.utils.draws import InForce
 from monai_adversarial.utils.plain import as_plain
 
-__all__ = ["FeatureDistance"]
-
-#: the features of the latest forward pass, name of the layer -> tensor, in the thread that made it
-LATEST = InForce("features")
-INPUT = "the network's input"
+__all__ = ["FeatureDistance", "features_toward"]
 
 
 class FeatureDistance(Objective):
@@ -55,41 +51,24 @@ class FeatureDistance(Objective):
     directed = True
 
     def __init__(self, layers: Sequence[str], toward: Any = None) -> None:
-        if isinstance(layers, str) or not layers or not all(isinstance(name, str) for name in layers):
-            raise ValueError(f"layers must be a sequence of names of layers, such as ['encoder'], got {layers!r}.")
-        self.layers = tuple(layers)
+        self.features = LayerFeatures(layers, type(self).__name__)
+        self.layers = self.features.names
         self.toward = None if toward is None else as_plain(as_tensor("toward", toward))
 
     @contextmanager
     def watching(self, networks: Sequence[nn.Module]) -> Iterator[None]:
         """Keep what the layers return in each forward pass."""
-        known = {name: module for network in networks for name, module in network.named_modules() if name}
-        missing = [name for name in self.layers if name not in known]
-        if missing:
-            some = ", ".join(map(repr, list(known)[:8]))
-            raise ValueError(f"layers must be names of the network's layers such as {some}, got {missing[0]!r}.")
-        with ExitStack() as stack:
-            stack.enter_context(LATEST.replaced(({},)))
-            for network in networks:
-                stack.callback(network.register_forward_pre_hook(_keep_input).remove)
-            for name in self.layers:
-                stack.callback(known[name].register_forward_hook(_keeper(name)).remove)
+        with self.features.watching(networks):
             yield
 
     def prepare(self, target: Target, clean: CleanBatch) -> Target:
         """The clean features, or those of the other image with their distance from the clean ones."""
-        origin = [features.detach().clone() for features in self._features(clean.image)]
+        origin = [features.detach().clone() for features in self.features.of(clean.image)]
         if self.toward is None:
             goal = origin
             length = [features.flatten(1).square().sum(dim=1) for features in origin]
         else:
-            if self.toward.shape[1:] != clean.image.shape[1:] or self.toward.shape[0] not in (1, len(clean.image)):
-                raise ValueError(
-                    f"toward must have shape {tuple(clean.image.shape)} to fit the image, got "
-                    f"{tuple(self.toward.shape)}."
-                )
-            clean.segment(self.toward.to(clean.image).expand_as(clean.image).contiguous())
-            goal = [features.detach().clone() for features in self._features(clean.image)]
+            goal = features_toward(self.toward, self.features, clean)
             length = [(a - b).flatten(1).square().sum(dim=1) for a, b in zip(goal, origin, strict=True)]
         if any(bool((size <= 0).any()) for size in length):
             what = "are all 0" if self.toward is None else "of toward equal those of the image"
@@ -99,46 +78,24 @@ class FeatureDistance(Objective):
         numbers = {f"features_{n}": features for n, features in enumerate(goal)}
         return target.with_numbers(**numbers, **{f"length_{n}": size for n, size in enumerate(length)})
 
-    def _features(self, like: torch.Tensor) -> list[torch.Tensor]:
-        """What the layers returned in the latest pass, (batch, ...) each.
-
-        Args:
-            like: (batch, channel, spatial...) of what the attack asked about.
-        """
-        latest = LATEST.get()[-1]
-        seen = latest.get(INPUT)
-        if seen != (like.shape[0], *like.shape[2:]):
-            raise ValueError(
-                f"FeatureDistance needs a network that sees the whole image {tuple(like.shape)} in one pass, but its "
-                f"latest input had batch and axes {seen}: attack one window without an inferer."
-            )
-        return [latest[name] for name in self.layers]
-
     def value(self, logits: torch.Tensor, target: Target, progress: Progress, targeted: bool = False) -> torch.Tensor:
         total = torch.zeros(logits.shape[0], dtype=logits.dtype, device=logits.device)
-        for number, features in enumerate(self._features(logits)):
-            if logits.requires_grad and not features.requires_grad:
-                raise ValueError(
-                    f"layers: no gradient flows from the image into the output of {self.layers[number]!r}, or its "
-                    "graph did not fit in memory; choose another layer or a smaller image."
-                )
+        for number, features in enumerate(self.features.of(logits)):
             goal, length = (target.numbers[f"{name}_{number}"].to(logits.dtype) for name in ("features", "length"))
             share = (features.to(logits.dtype) - goal).flatten(1).square().sum(dim=1) / length
             total = total + (share if self.toward is None else 1 - share)
         return total / len(self.layers)
 
 
-def _keep_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-    if LATEST.get() and inputs and isinstance(inputs[0], torch.Tensor):
-        LATEST.get()[-1][INPUT] = (inputs[0].shape[0], *inputs[0].shape[2:])
+def features_toward(toward: torch.Tensor, features: LayerFeatures, clean: CleanBatch) -> list[torch.Tensor]:
+    """Those of another image, (1 or batch, channel, spatial...), one pass away.
 
-
-def _keeper(name: str) -> Any:
-    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        found = output[0] if isinstance(output, (tuple, list)) and output else output
-        if LATEST.get():
-            if not isinstance(found, torch.Tensor):
-                raise ValueError(f"layers: {name!r} must return a tensor, got {type(found).__name__}.")
-            LATEST.get()[-1][name] = found
-
-    return keep
+    Raises:
+        ValueError: for another shape.
+    """
+    if toward.shape[1:] != clean.image.shape[1:] or toward.shape[0] not in (1, len(clean.image)):
+        raise ValueError(
+            f"toward must have shape {tuple(clean.image.shape)} to fit the image, got {tuple(toward.shape)}."
+        )
+    clean.segment(toward.to(clean.image).expand_as(clean.image).contiguous())
+    return [found.detach().clone() for found in features.of(clean.image)]

@@ -7,6 +7,7 @@ import torch
 
 from monai_adversarial.attacks.objectives.base import Objective
 from monai_adversarial.attacks.objectives.penalized import PenalizedObjective
+from monai_adversarial.attacks.objectives.wrapped import with_inner
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 from monai_adversarial.attacks.perturbations.flow import BoundFlowField, total_variation
 from monai_adversarial.utils.validation import check_positive
@@ -51,4 +52,4 @@ class FlowPenalized(PenalizedObjective):
             raise TypeError(f"FlowPenalized charges for the roughness of a FlowField, got {given}.")
         term = -self.smoothness * total_variation(parameters[0], bound.spacing)
         inner = super().parameter_term(bound, parameters)
-        return term if inner is None else term + inner
+        return with_inner(term, inner)

@@ -9,6 +9,7 @@ import torch
 
 from monai_adversarial.attacks.objectives.base import Objective
 from monai_adversarial.attacks.objectives.penalized import PenalizedObjective
+from monai_adversarial.attacks.objectives.wrapped import with_inner
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation
 from monai_adversarial.metrics.structural_similarity import structural_similarity
 from monai_adversarial.utils.shown_window import check_shown_window, shown_window, window_share
@@ -71,4 +72,4 @@ class SSIMPenalized(PenalizedObjective):
         clean = window_share(bound.scene.image, low, high)
         similarity = structural_similarity(window_share(changed, low, high), clean, self.window_size)
         term = -self.ssim_weight * (1 - similarity)
-        return term if inner is None else term + inner
+        return with_inner(term, inner)

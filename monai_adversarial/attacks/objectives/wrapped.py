@@ -20,7 +20,7 @@ from monai_adversarial.attacks.objectives.target import Target
 if TYPE_CHECKING:
     from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
 
-__all__ = ["AroundObjective", "WrappedObjective"]
+__all__ = ["AroundObjective", "WrappedObjective", "with_inner"]
 
 
 class AroundObjective(Objective):
@@ -108,3 +108,8 @@ class WrappedObjective(AroundObjective, AdditiveObjective):
         """The same of what takes its objective's place."""
         inner = self.objective.for_classifier()
         return self if inner is self.objective else self._around(inner)
+
+
+def with_inner(term: torch.Tensor, inner: torch.Tensor | None) -> torch.Tensor:
+    """A term of an objective around another one, and what that one wants of the same thing, if anything."""
+    return term if inner is None else term + inner

@@ -49,6 +49,7 @@ from monai_adversarial.attacks.perturbations.prompt import PromptPerturbation
 from monai_adversarial.attacks.perturbations.random_transform import BoundRandomTransform, RandomTransform
 from monai_adversarial.attacks.perturbations.speckle import BoundSpeckleNoise, SpeckleNoise
 from monai_adversarial.attacks.perturbations.spectral_noise import BoundSpectralNoise, SpectralNoise
+from monai_adversarial.attacks.perturbations.texture_statistics import BoundTextureStatistics, TextureStatistics
 from monai_adversarial.attacks.perturbations.tiled import BoundTiledNoise, TiledNoise
 from monai_adversarial.attacks.perturbations.warp import warp_class_map, warp_linear, warp_nearest
 from monai_adversarial.utils.jacobian import jacobian_determinant, lowest_corner_determinant
@@ -107,6 +108,8 @@ __all__ = [
     "Perturbation",
     "PromptPerturbation",
     "RandomTransform",
+    "BoundTextureStatistics",
+    "TextureStatistics",
     "BoundTiledNoise",
     "TiledNoise",
     "SpeckleNoise",

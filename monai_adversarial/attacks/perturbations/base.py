@@ -224,6 +224,11 @@ class BoundPerturbation(ABC):
         """Where a search begins that does not begin at the clean image: by default a random draw."""
         return self.random(generators)
 
+    def extremes(self) -> tuple[Parameters, ...]:
+        """Points at the edge of the budget that a search had better look at itself (``ExtremesFirst``), because the way
+        of the gradient leads to one of them by chance; none by default."""
+        return ()
+
     def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
         """A random draw of the same size as ``parameters``: the control that an attack is compared with.
 

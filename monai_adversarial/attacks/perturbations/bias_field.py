@@ -194,6 +194,28 @@ class BoundBiasField(BoundGain):
             sample.uniform_(-self.limit, self.limit, generator=generator)
         return self._scale((draw,))
 
+    def extremes(self) -> tuple[Parameters, ...]:
+        """All dark and all bright; where the mean must stay, the middle dark or bright and the corners not.
+
+        Between the two lies no way that a gradient would go. Polynomials cannot darken a body and brighten the air
+        around it alone: with ``zero_mean`` random starts do more than these two fields of theirs (measured), and they
+        have no extremes.
+        """
+        if not self.zero_mean:
+            shape = self.constant
+        elif self.places is None:
+            axes = torch.meshgrid(*(torch.linspace(-1, 1, n).square() for n in self.functions), indexing="ij")
+            shape = -sum(axes[1:], axes[0]).to(self.constant)
+        else:
+            return ()
+        (zeros,) = self.zeros()
+        (parameters,) = self._as_parameters(shape[None])
+        field = self._coefficients((parameters,))
+        tiny = torch.finfo(field.dtype).tiny
+        farthest = parameters * per_sample(self.limit / self._largest(field).clamp_min(tiny), parameters)
+        (inside,) = self._scale((farthest.expand_as(zeros),))
+        return (-inside,), (inside,)
+
     def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
         """Random coefficients with the same largest gain."""
         (draw,) = self.random(generators)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import torch
 
-from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Measurement, Parameters
+from monai_adversarial.attacks.perturbations.base import Measurement, Parameters
 from monai_adversarial.attacks.perturbations.geometric import intensity_changes, unexplained_change
-from monai_adversarial.attacks.perturbations.rounding import Limits
+from monai_adversarial.attacks.perturbations.windowed import BoundWindowed
 from monai_adversarial.metrics.structural_similarity import structural_similarity
 from monai_adversarial.purifiers.discrete_cosine import blockwise_dct, pad_to_blocks
 from monai_adversarial.utils.scene import Scene
-from monai_adversarial.utils.shown_window import shown_window, window_share
+from monai_adversarial.utils.shown_window import window_share
 
 __all__ = ["LEVELS", "BoundFrequency"]
 
@@ -22,8 +22,8 @@ __all__ = ["LEVELS", "BoundFrequency"]
 LEVELS = 255.0
 
 
-class BoundFrequency(BoundPerturbation):
-    """Changes coefficients of the window's content and leaves voxels outside the window and at its edges alone.
+class BoundFrequency(BoundWindowed):
+    """Changes coefficients of the window's content.
 
     Only the change goes back through the inverse transform, so that no change of coefficients is none of voxels, to the
     last bit. Volumes that do not hold whole blocks continue with their border values, which are cut off again.
@@ -36,8 +36,7 @@ class BoundFrequency(BoundPerturbation):
     """
 
     def __init__(self, scene: Scene, block_size: int, window: Sequence[float] | None, center: float) -> None:
-        super().__init__(scene)
-        self.low, self.high = shown_window(scene, window)
+        super().__init__(scene, window)
         self.block = (block_size,) * len(scene.spatial_shape)
         self.padded_shape = tuple(n + -n % block_size for n in scene.spatial_shape)
         self.center = center
@@ -60,26 +59,7 @@ class BoundFrequency(BoundPerturbation):
         change = self.change_of_coefficients(self.coefficients(image), parameters)
         inside = (slice(None), slice(None), *(slice(length) for length in image.shape[2:]))
         change = blockwise_dct(change, self.block, inverse=True)[inside]
-        changed = image + change * ((self.high - self.low) / LEVELS)
-        low, high = (torch.as_tensor(edge).to(image) for edge in (self.low, self.high))
-        changed = torch.where(changed < low, low, torch.where(changed > high, high, changed))
-        untouched = self.untouched(image)
-        assert untouched is not None
-        return torch.where(untouched, image, changed)
-
-    def untouched(self, image: torch.Tensor) -> torch.Tensor | None:
-        """Voxels at and outside the edges of the window, and outside the region."""
-        outside = (image <= self.low) | (image >= self.high)
-        return outside if self.scene.region is None else outside | ~self.scene.region
-
-    @torch.no_grad()
-    def quantize(self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """Values of the file's grid inside the window."""
-
-        def within_window(clean: torch.Tensor, _: torch.Tensor) -> Limits:
-            return torch.as_tensor(self.low).to(clean), torch.as_tensor(self.high).to(clean)
-
-        return self._rounded(image, adversarial, within_window)
+        return self.inside_window(image, image + change * ((self.high - self.low) / LEVELS))
 
     def measure(
         self, image: torch.Tensor, adversarial: torch.Tensor, parameters: Parameters, rounding: float = 0.0

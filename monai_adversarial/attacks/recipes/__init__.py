@@ -14,6 +14,7 @@ from monai_adversarial.attacks.recipes.frequency import VAFA, AdvDrop, SpectralA
 from monai_adversarial.attacks.recipes.geometric import AffineAttack, ElasticAttack, StAdv
 from monai_adversarial.attacks.recipes.geometric_intensity import GeometricIntensityAttack
 from monai_adversarial.attacks.recipes.gradient_sign import APGD, BIM, FGSM, MIFGSM, PGD
+from monai_adversarial.attacks.recipes.mafl import MAFL
 from monai_adversarial.attacks.recipes.mask_attack import ASMA
 from monai_adversarial.attacks.recipes.minimal_deformation import ADef
 from monai_adversarial.attacks.recipes.minimal_norm import (
@@ -36,6 +37,7 @@ from monai_adversarial.attacks.recipes.smooth import BiasFieldAttack
 from monai_adversarial.attacks.recipes.sparse import JSMA, OnePixel, SigmaZero
 from monai_adversarial.attacks.recipes.speckle import SpeckleAttack
 from monai_adversarial.attacks.recipes.square import SquareAttack
+from monai_adversarial.attacks.recipes.texture import TextureAttack
 from monai_adversarial.attacks.recipes.transfer import EnsembleTransfer
 from monai_adversarial.attacks.recipes.universal import UniversalNoise, UniversalPerturbation
 from monai_adversarial.attacks.recipes.worst_of import WorstOf
@@ -73,6 +75,7 @@ __all__ = [
     "ASMA",
     "BIM",
     "FGSM",
+    "MAFL",
     "MIFGSM",
     "NATURAL_VARIATIONS",
     "PGD",
@@ -89,6 +92,7 @@ __all__ = [
     "SpeckleAttack",
     "SpectralAttack",
     "SquareAttack",
+    "TextureAttack",
     "WorstOf",
     "natural_variation",
     "scan_rescan",

@@ -16,6 +16,7 @@ from monai_adversarial.attacks.perturbations.acquisition import (
 )
 from monai_adversarial.attacks.perturbations.base import Perturbation
 from monai_adversarial.attacks.recipes.queries import FEWEST_QUERIES
+from monai_adversarial.attacks.recipes.strong_objective import with_strong_objective
 from monai_adversarial.attacks.search import CoordinateAdam, Search, SteepestAscent
 from monai_adversarial.utils.validation import check_count
 
@@ -32,7 +33,7 @@ def _parts(steps: int, queries: int | None, search: Search | None, options: dict
     """Steps that fall along gradients, the given search, or zeroth-order optimization within some queries."""
     if queries is None:
         chosen = {"search": search or SteepestAscent(1.0, schedule="linear"), "steps": steps, "restarts": RESTARTS}
-        return {**chosen, "objective": "annealed_dice", **options}
+        return {**chosen, **with_strong_objective(options)}
     check_count("queries", queries, minimum=FEWEST_QUERIES)
     if search is not None:
         return {"search": search, "steps": queries, **options}

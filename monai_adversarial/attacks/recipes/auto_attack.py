@@ -11,7 +11,7 @@ from monai_adversarial.attacks.objectives import Dice
 from monai_adversarial.attacks.perturbations.additive import AdditiveNoise
 from monai_adversarial.attacks.recipes.gradient_sign import PGD
 from monai_adversarial.attacks.recipes.square import SquareAttack
-from monai_adversarial.attacks.search import AutoPGD
+from monai_adversarial.attacks.search import AutoPGD, SteepestAscent
 from monai_adversarial.utils.validation import check_count
 
 __all__ = ["AutoAttack3D"]
@@ -71,11 +71,15 @@ class AutoAttack3D(AttackEnsemble):
         # From a good point a first step of the whole radius leads further than the crossing of the ball.
         search = AutoPGD(relative_step=1.0)
         onward = Attack(AdditiveNoise(epsilon, units=units), "annealed_dice", search, steps=steps, **shared)
+        # No organ is left: this goes on destroying, in steps as large as those of the others.
+        crossing = SteepestAscent(2.0, schedule="linear")
+        noise = AdditiveNoise(epsilon, units=units)
+        erasing = Attack(noise, "masked_cross_entropy", crossing, steps=steps, targeted=True, **shared)
         members = [
             Member("PGD, annealed Dice", pgd("annealed_dice")),
             Member("PGD, balanced masked cross-entropy", pgd("balanced_masked_cross_entropy")),
             Member("PGD, sharpened Dice", pgd(Dice(sharpness=8.0))),
-            Member("PGD, no organ", pgd("masked_cross_entropy", targeted=True), erase=True),
+            Member("PGD, no organ", erasing, erase=True),
             Member("Auto-PGD", onward, continues=True),
         ]
         if queries:

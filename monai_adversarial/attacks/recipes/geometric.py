@@ -11,18 +11,9 @@ from monai_adversarial.attacks.objectives import FlowPenalized, Objective
 from monai_adversarial.attacks.perturbations.affine import AffineTransform
 from monai_adversarial.attacks.perturbations.deformation import ElasticDeformation
 from monai_adversarial.attacks.perturbations.flow import FlowField
-from monai_adversarial.attacks.search import SteepestAscent
+from monai_adversarial.attacks.search.steepest_ascent import falling_or_given
 
 __all__ = ["AffineAttack", "ElasticAttack", "StAdv"]
-
-
-def _search(relative_step: float | None, schedule: str = "constant") -> SteepestAscent:
-    """Steps of the given size and schedule, or falling ones."""
-    return (
-        SteepestAscent(1.0, schedule="linear")
-        if relative_step is None
-        else SteepestAscent(relative_step, 0.0, schedule)
-    )
 
 
 class ElasticAttack(Attack):
@@ -44,8 +35,8 @@ class ElasticAttack(Attack):
         steps: gradient evaluations.
         relative_step: size of every step as a fraction of the budget; None for steps that fall linearly from the whole
             budget, which do more at the same cost than those of a quarter (docs/search.md).
-        schedule: ``"constant"``, or ``"linear"`` or ``"cosine"`` for steps that fall from ``relative_step``, where that
-            is given.
+        schedule: of steps of ``relative_step``, which it asks for: ``"constant"`` (also None), or ``"linear"`` or
+            ``"cosine"`` for steps that fall from there.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`.
 
     Source: Chen et al., "Enhancing MR image segmentation with realistic adversarial data augmentation", 2022
@@ -65,7 +56,7 @@ class ElasticAttack(Attack):
         steps: int = 10,
         relative_step: float | None = None,
         norm: str = "euclidean",
-        schedule: str = "constant",
+        schedule: str | None = None,
         **options: Any,
     ) -> None:
         deformation = ElasticDeformation(
@@ -75,7 +66,7 @@ class ElasticAttack(Attack):
             min_jacobian=min_jacobian,
             norm=norm,
         )
-        super().__init__(deformation, search=_search(relative_step, schedule), steps=steps, **options)
+        super().__init__(deformation, search=falling_or_given(1.0, relative_step, schedule), steps=steps, **options)
 
 
 class AffineAttack(Attack):
@@ -115,7 +106,7 @@ class AffineAttack(Attack):
         steps: int = 10,
         relative_step: float | None = None,
         translation_norm: str = "per_axis",
-        schedule: str = "constant",
+        schedule: str | None = None,
         **options: Any,
     ) -> None:
         transform = AffineTransform(
@@ -125,7 +116,7 @@ class AffineAttack(Attack):
             max_shear=max_shear,
             translation_norm=translation_norm,
         )
-        super().__init__(transform, search=_search(relative_step, schedule), steps=steps, **options)
+        super().__init__(transform, search=falling_or_given(1.0, relative_step, schedule), steps=steps, **options)
 
 
 class StAdv(Attack):
@@ -170,4 +161,5 @@ class StAdv(Attack):
     ) -> None:
         charged = FlowPenalized(objective, smoothness=smoothness)
         options = {"random_start": False, **options}
-        super().__init__(FlowField(max_displacement), charged, _search(relative_step), steps=steps, **options)
+        search = falling_or_given(1.0, relative_step, None)
+        super().__init__(FlowField(max_displacement), charged, search, steps=steps, **options)

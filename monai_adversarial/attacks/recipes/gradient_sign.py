@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.attacks.gradients import GradientEstimator, transferable
 from monai_adversarial.attacks.perturbations.additive import AdditiveNoise
+from monai_adversarial.attacks.recipes.strong_objective import with_strong_objective
 from monai_adversarial.attacks.search import AutoPGD, SteepestAscent
 from monai_adversarial.utils.validation import check_positive
 
@@ -16,12 +17,15 @@ __all__ = ["APGD", "BIM", "FGSM", "MIFGSM", "PGD"]
 
 # Twice the radius already crosses the whole ball.
 CROSSING = 2.0
+# Toward a segmentation there is less to try and more to keep: smaller first steps, and some memory of the last ones.
+TOWARD, TOWARD_MOMENTUM = 1.0, 0.5
 
 
-def _search(step_size: float | None, epsilon: float, momentum: float) -> SteepestAscent:
+def _search(step_size: float | None, epsilon: float, momentum: float | None, targeted: bool) -> SteepestAscent:
     """Steps of the given size in the units of epsilon, or falling ones."""
+    momentum = (TOWARD_MOMENTUM if targeted and step_size is None else 0.0) if momentum is None else momentum
     if step_size is None:
-        return SteepestAscent(CROSSING, momentum, "linear")
+        return SteepestAscent(TOWARD if targeted else CROSSING, momentum, "linear")
     step_size = check_positive("step_size", step_size)
     return SteepestAscent(CROSSING if epsilon == 0 else min(step_size / epsilon, CROSSING), momentum)
 
@@ -32,7 +36,8 @@ class PGD(Attack):
     By default the steps fall linearly from twice the radius, and the objective is
     :class:`~monai_adversarial.attacks.AnnealedDice`: on every network measured this reaches in 5 steps what steps of a
     quarter of the radius along Dice + cross-entropy reach in 20 (docs/search.md). The attack of before is
-    ``PGD(epsilon, step_size=epsilon / 4, objective="dice_ce")``.
+    ``PGD(epsilon, step_size=epsilon / 4, objective="dice_ce")``. Targeted, the steps fall from the radius with
+    momentum, and the objective is Dice + cross-entropy unless ``classes`` says what shall change (docs/targeted.md).
 
     >>> from monai_adversarial.attacks import PGD
     >>> from monai_adversarial.data.example import example_case
@@ -49,10 +54,12 @@ class PGD(Attack):
             image's own range from its 1st to its 99th percentile, for MRI and RGB.
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         steps: gradient evaluations.
-        step_size: of every step, in ``units``; None for steps that fall linearly from ``2 * epsilon``.
-        momentum: decay of the accumulated gradient, 0 for none.
+        step_size: of every step, in ``units``; None for steps that fall linearly from ``2 * epsilon``, or from
+            ``epsilon`` where the attack is targeted.
+        momentum: decay of the accumulated gradient, 0 for none; None for 0.5 where the attack is targeted and its steps
+            fall, and for none elsewhere.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`; ``objective`` is ``"annealed_dice"``
-            by default.
+            by default, and ``"dice_ce"`` of a targeted attack without ``classes`` (docs/targeted.md).
 
     Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018; falling steps and
     the objective are our own.
@@ -69,12 +76,12 @@ class PGD(Attack):
         norm: str = "linf",
         steps: int = 10,
         step_size: float | None = None,
-        momentum: float = 0.0,
+        momentum: float | None = None,
         **options: Any,
     ) -> None:
         noise = AdditiveNoise(epsilon, norm, units)
-        search = _search(step_size, noise.epsilon, momentum)
-        super().__init__(noise, search=search, steps=steps, **{"objective": "annealed_dice", **options})
+        search = _search(step_size, noise.epsilon, momentum, bool(options.get("targeted")))
+        super().__init__(noise, search=search, steps=steps, **with_strong_objective(options))
 
 
 # Small steps from the clean image: its first gradient is the one that counts, and that of Dice + cross-entropy.
@@ -217,7 +224,7 @@ class APGD(Attack):
         schedule: by what the steps are multiplied as the run goes on: ``"linear"``, ``"cosine"`` or ``"constant"``; see
             :class:`~monai_adversarial.attacks.AutoPGD`.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`; ``objective`` is ``"annealed_dice"``
-            by default.
+            by default, and ``"dice_ce"`` of a targeted attack without ``classes``.
 
     Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks", ICML 2020, with cross-entropy; falling steps and the objective are our own.
@@ -237,4 +244,4 @@ class APGD(Attack):
         **options: Any,
     ) -> None:
         noise, search = AdditiveNoise(epsilon, norm, units), AutoPGD(schedule=schedule)
-        super().__init__(noise, search=search, steps=steps, **{"objective": "annealed_dice", **options})
+        super().__init__(noise, search=search, steps=steps, **with_strong_objective(options))

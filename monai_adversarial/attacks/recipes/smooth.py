@@ -7,7 +7,8 @@ from typing import Any
 
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.attacks.perturbations.bias_field import BiasField
-from monai_adversarial.attacks.search import SteepestAscent
+from monai_adversarial.attacks.search.extremes_first import ExtremesFirst
+from monai_adversarial.attacks.search.steepest_ascent import falling_or_given
 
 __all__ = ["BiasFieldAttack"]
 
@@ -32,11 +33,15 @@ class BiasFieldAttack(Attack):
             field. Without it the strongest field is often little else.
         basis: ``"legendre"`` or ``"bspline"``.
         control_spacing: distance of the B-spline's control points in mm.
-        steps: gradient evaluations.
+        steps: gradient evaluations. Of three or more the first two are of the darkest and the brightest field of the
+            budget, which a gradient from a random start may miss (``ExtremesFirst``). With ``zero_mean`` B-splines go
+            on from the stronger of the two, and polynomials begin at random without a look. What is found with
+            ``zero_mean`` depends on the start, also behind a purifier that corrects bias fields: ``restarts``, which
+            begin at random, are worth their cost there.
         relative_step: size of every step as a fraction of the length of a constant field at the budget; None for steps
             that fall linearly from twice that length (docs/search.md).
-        schedule: ``"constant"``, or ``"linear"`` or ``"cosine"`` for steps that fall from ``relative_step``, where that
-            is given.
+        schedule: of steps of ``relative_step``, which it asks for: ``"constant"`` (also None), or ``"linear"`` or
+            ``"cosine"`` for steps that fall from there.
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`; ``objective`` is ``"dice"`` by
             default (docs/search.md).
 
@@ -59,7 +64,7 @@ class BiasFieldAttack(Attack):
         control_spacing: float = 64.0,
         steps: int = 10,
         relative_step: float | None = None,
-        schedule: str = "constant",
+        schedule: str | None = None,
         **options: Any,
     ) -> None:
         field = BiasField(
@@ -71,9 +76,6 @@ class BiasFieldAttack(Attack):
             window=window,
             zero_mean=zero_mean,
         )
-        search = (
-            SteepestAscent(2.0, schedule="linear")
-            if relative_step is None
-            else SteepestAscent(relative_step, schedule=schedule)
-        )
+        # A constant field is the end of a way; a middle that darkens against its surroundings is the beginning of one.
+        search = ExtremesFirst(falling_or_given(2.0, relative_step, schedule), from_best=zero_mean)
         super().__init__(field, search=search, steps=steps, **{"objective": "dice", **options})

@@ -7,6 +7,7 @@ from typing import Any
 
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.attacks.perturbations.speckle import SpeckleNoise
+from monai_adversarial.attacks.recipes.strong_objective import with_strong_objective
 from monai_adversarial.attacks.search import SteepestAscent
 
 __all__ = ["SpeckleAttack"]
@@ -54,4 +55,4 @@ class SpeckleAttack(Attack):
     ) -> None:
         noise = SpeckleNoise(rho, grain, looks, domain, window)
         search = SteepestAscent(2.0, schedule="linear")
-        super().__init__(noise, search=search, steps=steps, **{"objective": "annealed_dice", **options})
+        super().__init__(noise, search=search, steps=steps, **with_strong_objective(options))

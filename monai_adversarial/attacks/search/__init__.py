@@ -13,6 +13,7 @@ from monai_adversarial.attacks.search.ddn import DDNSearch
 from monai_adversarial.attacks.search.deepfool import DeepFoolSearch
 from monai_adversarial.attacks.search.dense_adversary import DAGSearch
 from monai_adversarial.attacks.search.differential_evolution import DifferentialEvolution
+from monai_adversarial.attacks.search.extremes_first import ExtremesFirst
 from monai_adversarial.attacks.search.fab import FABSearch
 from monai_adversarial.attacks.search.fixed_point import FixedPoint
 from monai_adversarial.attacks.search.fmn import FMNSearch
@@ -43,6 +44,7 @@ __all__ = [
     "DDNSearch",
     "DeepFoolSearch",
     "DifferentialEvolution",
+    "ExtremesFirst",
     "FABSearch",
     "FMNSearch",
     "LBFGSSearch",

@@ -81,6 +81,11 @@ class SearchRun(ABC):
         first step of a run that begins at random."""
         return parameters
 
+    def look_around(self, parameters: Parameters) -> Parameters:
+        """Where to begin the first run of an attack that is scored, in place of ``parameters``, where ``first`` begins.
+        Not called in training, whose starts shall differ from batch to batch."""
+        return parameters
+
     @abstractmethod
     def advance(self, parameters: Parameters, gradients: Parameters, values: torch.Tensor, step: int) -> Parameters:
         """The next feasible parameters.

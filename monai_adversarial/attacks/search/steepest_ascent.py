@@ -12,7 +12,7 @@ from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Para
 from monai_adversarial.attacks.search.base import Search, SearchRun, steepest_direction
 from monai_adversarial.utils.validation import check_choice, check_positive
 
-__all__ = ["SCHEDULES", "SelfAdaptiveMomentum", "SteepestAscent"]
+__all__ = ["SCHEDULES", "SelfAdaptiveMomentum", "SteepestAscent", "falling_or_given"]
 
 # Size of a step as a fraction of the first one, from the share of the run that lies behind it (0 to below 1).
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -54,6 +54,27 @@ class SteepestAscent(Search):
     def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
         """Start on a batch."""
         return _SteepestAscentRun(self, bound, steps)
+
+
+def falling_or_given(first_step: float, relative_step: float | None, schedule: str | None) -> SteepestAscent:
+    """The search of a recipe whose steps fall linearly by default, and are what its user says otherwise.
+
+    Args:
+        first_step: fraction of the budget's radius from which the default falls.
+        relative_step: of the user; None for the default.
+        schedule: of the user's steps; None for constant ones.
+
+    Raises:
+        ValueError: a schedule without the step that it belongs to.
+    """
+    if relative_step is not None:
+        return SteepestAscent(relative_step, schedule="constant" if schedule is None else schedule)
+    if schedule is not None:
+        raise ValueError(
+            f"schedule is how steps of relative_step go on, got schedule={schedule!r} without relative_step: without "
+            f"either, the steps fall linearly from {first_step:g} times the budget."
+        )
+    return SteepestAscent(first_step, schedule="linear")
 
 
 class _SteepestAscentRun(SearchRun):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from monai_adversarial.attacks.targets.classes import empty_organ, other_organ, swapped_left_right
 from monai_adversarial.attacks.targets.drawn import drawn_mask
+from monai_adversarial.attacks.targets.landmarks import landmark_balls
 from monai_adversarial.attacks.targets.shapes import (
     dilated_organ,
     eroded_organ,
@@ -19,6 +20,7 @@ __all__ = [
     "empty_organ",
     "eroded_organ",
     "grown_by_volume",
+    "landmark_balls",
     "other_organ",
     "shifted_organ",
     "shrunk_by_volume",

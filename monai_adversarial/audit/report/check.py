@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monai_adversarial.studies.records import SEAL, sealed
+
 __all__ = ["LABEL", "REFERENCES", "STABILITY", "SCHEMA", "check_summary"]
 
 SCHEMA = 1
@@ -32,12 +34,14 @@ def check_summary(summary: Mapping[str, Any], name: str = "summary") -> None:
         name: of the argument, for the error.
 
     Raises:
-        ValueError: another schema, a part that is missing or of another type, a result of no row of the plan, of an
-            unknown reference, or twice.
+        ValueError: another schema, a content that is not the one that was sealed, a part that is missing or of another
+            type, a result of no row of the plan, of an unknown reference, or twice.
     """
     if not isinstance(summary, Mapping) or summary.get("schema") != SCHEMA:
         schema = summary.get("schema") if isinstance(summary, Mapping) else type(summary).__name__
         raise ValueError(f"{name} is of schema {schema!r}; this report is written of schema {SCHEMA}.")
+    if SEAL in summary and summary[SEAL] != sealed(summary)[SEAL]:
+        raise ValueError(f"{name} was changed after it was written: its figures are not those of an audit.")
     for key, kind in NEEDED.items():
         value = summary.get(key)
         if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str)):

@@ -12,7 +12,7 @@ from typing import Any
 from monai_adversarial.audit.report.check import check_summary
 from monai_adversarial.audit.report.page import page_html
 from monai_adversarial.audit.report.tables import case_rows, csv_text, summary_rows
-from monai_adversarial.studies.records import without_nan
+from monai_adversarial.studies.records import sealed, without_nan
 from monai_adversarial.utils.files import replace_when_complete
 
 __all__ = ["write_report"]
@@ -60,7 +60,7 @@ def write_report(
         check_summary(other, f"compare[{position - 1}]" if position else "summary")
     summary = without_nan(summary)
     texts = {
-        "audit.json": _json(summary),
+        "audit.json": _json(_sealed(summary)),
         "results.csv": csv_text(case_rows(summary), ("case", "row", "reference", "organ")),
         "summary.csv": csv_text(summary_rows(summary), ("row", "reference", "organ", "cases")),
         "report.html": page_html(summary, files, [without_nan(other) for other in compare], images),
@@ -72,6 +72,11 @@ def write_report(
             temporary.write_bytes(content)
         written[name] = folder / name
     return written
+
+
+def _sealed(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary as it will be read, with its hash: JSON knows no tuples, and only strings as keys."""
+    return sealed(json.loads(_json(summary)))
 
 
 def _json(summary: Mapping[str, Any]) -> str:

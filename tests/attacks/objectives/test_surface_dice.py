@@ -207,6 +207,7 @@ def _nsd(result: Any, tolerance: float, spacing: Any, classes: int = 4) -> float
 
 def test_an_attack_takes_more_of_the_surface_than_one_along_dice() -> None:
     model, image, label = example_case(24)
+    model = model.replace(precision="float32")
     plain = image.as_tensor()
     results = [
         PGD(6, "HU", steps=8, objective=objective)(model, plain, label, spacing=(3.0, 3.0, 3.0))

@@ -26,6 +26,7 @@ from monai_adversarial.attacks import (
 
 REQUIRED: dict[str, tuple[Any, ...]] = {
     "EnsembleTransfer": (8, [torch.nn.Conv3d(1, 2, 1)]),
+    "MAFL": (8, ["smoothing"]),
     "WorstOf": (AdditiveNoise(1),),
 }
 PARTS = {

@@ -150,6 +150,7 @@ def _case(row: Any, case: str, reference: str, random: Any, strength: float) -> 
         "measurements": {"change": {"value": budget[0], "units": budget[1], "limit": budget[0]}} if budget else {},
         "success": mean["adversarial"]["dice"] < 0.5 * mean["clean"]["dice"] if family != "clean" else None,
         "files": {"panel": f"pictures/{case}_{name}.png"} if family != "clean" else {},
+        "content": {"image": f"image of {case}", "label": f"label of {case}"},
         "zero_gradient_fraction": 0.02 if attack else None,
         "objective_history": steps.tolist() if attack else [],
     }
