@@ -36,13 +36,14 @@ def write_rows(path: Path, rows: Iterable[Any], kind: type[Any]) -> None:
     """Rows to a CSV file, which appears whole; the last column says where a row was measured (``machine.stamps``).
 
     Args:
-        path: the file.
+        path: the file; its folder is made where it is missing.
         rows: dataclass objects.
         kind: their dataclass.
     """
     columns = [f.name for f in fields(kind)]
     made = [asdict(row) for row in rows]
     cells = [tuple(str(row[column]) for column in columns) for row in made]
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [*columns, MEASURED_ON], lineterminator="\n")
