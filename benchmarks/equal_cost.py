@@ -10,13 +10,14 @@ has already are not measured again, unless from fewer random starts than ``--sta
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import mean
+from statistics import mean, variance
 
 import torch
 
@@ -50,6 +51,7 @@ class Row:
         clean_dice, dice: means over the cases and the starts.
         cpu_seconds: process time of one start, all cases together.
         starts: how many random starts there were, each an attack of its own.
+        dice_of_starts: the Dice after each of them, with spaces between.
     """
 
     network: str
@@ -61,6 +63,13 @@ class Row:
     dice: float
     cpu_seconds: float
     starts: int = 1
+    dice_of_starts: str = ""
+
+    @property
+    def variance(self) -> float:
+        """Of the mean over the starts; NaN for a single one, which says nothing about it."""
+        each = [float(one) for one in self.dice_of_starts.split()]
+        return variance(each) / len(each) if len(each) > 1 else math.nan
 
 
 def rows(
@@ -90,14 +99,27 @@ def rows(
                 begin = time.process_time()
                 try:
                     found = [
-                        one.run(model, case, network.epsilon, number, seed) for seed in range(starts) for case in cases
+                        [one.run(model, case, network.epsilon, number, seed) for case in cases]
+                        for seed in range(starts)
                     ]
                 except ValueError as error:  # a budget that this network cannot have; the others go on
                     print(f"{network.name}, {one.group}, {one.name}: {error}", flush=True)
                     continue
                 seconds = round((time.process_time() - begin) / starts, 1)
-                clean, dice = (round(mean(part), 4) for part in zip(*found, strict=True))
-                yield Row(network.name, network.epsilon, one.group, one.name, number, clean, dice, seconds, starts)
+                clean = round(mean(before for before, _ in found[0]), 4)
+                each = [mean(after for _, after in start) for start in found]
+                yield Row(
+                    network=network.name,
+                    budget_hu=network.epsilon,
+                    group=one.group,
+                    attack=one.name,
+                    passes=number,
+                    clean_dice=clean,
+                    dice=round(mean(each), 4),
+                    cpu_seconds=seconds,
+                    starts=starts,
+                    dice_of_starts=" ".join(f"{dice:.4f}" for dice in each),
+                )
 
 
 def summary(measured: Sequence[Row]) -> str:
@@ -120,13 +142,26 @@ def summary(measured: Sequence[Row]) -> str:
         for row in own:
             if (row.group, row.attack) not in ours:
                 continue
-            holds = row.dice <= best.dice + ROOM
             budget = f"{row.budget_hu:g} HU" if group == VOXELS else group
             lines.append(
-                f"| {network} | {budget} | {passes} | {row.starts} | {row.attack} | {row.dice:.3f} | {best.attack} | "
-                f"{best.dice:.3f} | {'yes' if holds else '**no**'} |"
+                f"| {network} | {budget} | {passes} | {row.starts} | {row.attack} | {_dice(row)} | {best.attack} | "
+                f"{_dice(best)} | {_verdict(row, best)} |"
             )
     return "\n".join(lines)
+
+
+def _dice(row: Row) -> str:
+    """The mean, with its standard error where there are several starts."""
+    return f"{row.dice:.3f}" if math.isnan(row.variance) else f"{row.dice:.3f} ± {math.sqrt(row.variance):.3f}"
+
+
+def _verdict(ours: Row, best: Row) -> str:
+    """Whether ours leaves at most as much as the best of the others, or starts differ by more than the two do."""
+    behind = ours.dice - best.dice
+    told_apart = 2 * math.sqrt(ours.variance + best.variance)  # NaN for single starts, which count as they are
+    if behind <= ROOM:
+        return "not told apart" if -behind <= told_apart else "yes"
+    return "not told apart" if behind <= told_apart else "**no**"
 
 
 def read(path: Path) -> list[Row]:

@@ -22,6 +22,7 @@ from monai_adversarial.attacks.result import AttackResult
 from monai_adversarial.attacks.scale_checks import check_reach, check_scale
 from monai_adversarial.attacks.scored_run import ScoredRun
 from monai_adversarial.attacks.search import Search, SteepestAscent
+from monai_adversarial.attacks.search.extremes_first import looking_first
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.models.surrogates import following
@@ -62,7 +63,8 @@ class Attack(ShownAsCall):
     Args:
         perturbation: how the image may change.
         objective: what is maximized: a name (see ``get_objective``) or an ``Objective``.
-        search: how to move; None for steepest ascent in steps of a quarter of the budget.
+        search: how to move; None for steepest ascent in steps of a quarter of the budget, behind a look at the
+            extremes of perturbations that have some (``ExtremesFirst``).
         gradient: how to learn a direction; None for exact gradients, window by window where the network runs in windows
             (``WindowwiseGradient``).
         steps: gradient evaluations per restart.
@@ -120,7 +122,9 @@ class Attack(ShownAsCall):
         self.perturbation = perturbation
         self.objective = get_objective(objective)
         self.search: Search = (
-            SteepestAscent() if search is None else check_instance("search", search, Search, "AutoPGD()")
+            looking_first(perturbation, SteepestAscent())
+            if search is None
+            else check_instance("search", search, Search, "AutoPGD()")
         )
         self.gradient: GradientEstimator = (
             WindowwiseGradient()

@@ -493,6 +493,9 @@ class Perturbation(ShownAsCall, ABC):
 
     #: attributes that say how far the image may change, in proportion to which ``scaled`` changes the budget
     budget_attributes: tuple[str, ...] = ()
+    #: what the ``extremes`` of the bound perturbation are to a search: ``"ends"`` of the way, behind which nothing is
+    #: left to gain, ``"starts"`` that it goes on from, or None where there are none
+    extremes_are: str | None = None
     _shows_defaults = True
 
     def scaled(self, factor: float) -> Perturbation:

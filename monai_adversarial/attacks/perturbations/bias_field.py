@@ -89,6 +89,14 @@ class BiasField(Perturbation):
         """``"HU"`` where the domain or its window only makes sense for images that come in HU."""
         return "HU" if self.domain == "attenuation" or self.window is not None else None
 
+    @property
+    def extremes_are(self) -> str | None:  # type: ignore[override]
+        """One gain of all voxels is an end; a middle that darkens against its surroundings is a start, which
+        polynomials do not have."""
+        if not self.zero_mean:
+            return "ends"
+        return "starts" if self.basis == "bspline" else None
+
     def bind(self, scene: Scene) -> BoundBiasField:
         """Tie the field to a batch.
 

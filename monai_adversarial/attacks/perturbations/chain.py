@@ -57,6 +57,12 @@ class Chain(Perturbation):
         """``"HU"`` where a member's budget is in HU."""
         return "HU" if any(getattr(member, "units", None) == "HU" for member in self.perturbations) else None
 
+    @property
+    def extremes_are(self) -> str | None:  # type: ignore[override]
+        """Starts where a member has starts, else ends where a member has ends."""
+        each = {member.extremes_are for member in self.perturbations}
+        return next((are for are in ("starts", "ends") if are in each), None)
+
     def bind(self, scene: Scene) -> BoundChain:
         """Tie every member to the same batch."""
         return BoundChain(self, scene)
@@ -143,6 +149,16 @@ class BoundChain(BoundPerturbation):
     def start(self, generators: list[torch.Generator]) -> Parameters:
         """Where a search of each member begins."""
         return self._follow(self.zeros(), lambda member, _: member.start(generators))
+
+    def extremes(self) -> tuple[Parameters, ...]:
+        """Those of each member, the others being left out."""
+        found: list[Parameters] = []
+        zeros = list(self._each(self.zeros()))
+        for index, (member, _) in enumerate(zeros):
+            before = tuple(zero for _, own in zeros[:index] for zero in own)
+            after = tuple(zero for _, own in zeros[index + 1 :] for zero in own)
+            found.extend((*before, *extreme, *after) for extreme in member.extremes())
+        return tuple(found)
 
     def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
         """A control of every member."""

@@ -18,6 +18,7 @@ from monai_adversarial.attacks.perturbations.base import Perturbation
 from monai_adversarial.attacks.recipes.queries import FEWEST_QUERIES
 from monai_adversarial.attacks.recipes.strong_objective import with_strong_objective
 from monai_adversarial.attacks.search import CoordinateAdam, Search, SteepestAscent
+from monai_adversarial.attacks.search.extremes_first import looking_first
 from monai_adversarial.utils.validation import check_count
 
 __all__ = ["CTAcquisitionAttack", "MRIAcquisitionAttack", "UltrasoundReconstructionAttack"]
@@ -29,10 +30,13 @@ RESTARTS = 3
 SAMPLES = 12
 
 
-def _parts(steps: int, queries: int | None, search: Search | None, options: dict[str, Any]) -> dict[str, Any]:
+def _parts(
+    scanner: Perturbation, steps: int, queries: int | None, search: Search | None, options: dict[str, Any]
+) -> dict[str, Any]:
     """Steps that fall along gradients, the given search, or zeroth-order optimization within some queries."""
     if queries is None:
-        chosen = {"search": search or SteepestAscent(1.0, schedule="linear"), "steps": steps, "restarts": RESTARTS}
+        falling = looking_first(scanner, SteepestAscent(1.0, schedule="linear"))
+        chosen = {"search": search or falling, "steps": steps, "restarts": RESTARTS}
         return {**chosen, **with_strong_objective(options)}
     check_count("queries", queries, minimum=FEWEST_QUERIES)
     if search is not None:
@@ -82,7 +86,8 @@ class CTAcquisitionAttack(Attack):
         window: tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(CTAcquisition(blocks, window), **_parts(steps, queries, search, options))
+        scanner = CTAcquisition(blocks, window)
+        super().__init__(scanner, **_parts(scanner, steps, queries, search, options))
 
 
 class MRIAcquisitionAttack(Attack):
@@ -120,7 +125,8 @@ class MRIAcquisitionAttack(Attack):
         search: Search | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(MRIAcquisition(blocks), **_parts(steps, queries, search, options))
+        scanner = MRIAcquisition(blocks)
+        super().__init__(scanner, **_parts(scanner, steps, queries, search, options))
 
 
 class UltrasoundReconstructionAttack(Attack):
@@ -161,4 +167,5 @@ class UltrasoundReconstructionAttack(Attack):
         search: Search | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(reconstruction or UltrasoundReconstruction(), **_parts(steps, queries, search, options))
+        scanner = reconstruction or UltrasoundReconstruction()
+        super().__init__(scanner, **_parts(scanner, steps, queries, search, options))

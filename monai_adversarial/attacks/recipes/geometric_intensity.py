@@ -10,6 +10,7 @@ from monai_adversarial.attacks.perturbations.bias_field import BiasField
 from monai_adversarial.attacks.perturbations.chain import Chain
 from monai_adversarial.attacks.perturbations.deformation import ElasticDeformation
 from monai_adversarial.attacks.search import SteepestAscent
+from monai_adversarial.attacks.search.extremes_first import looking_first
 
 __all__ = ["GeometricIntensityAttack", "geometric_intensity"]
 
@@ -42,7 +43,8 @@ class GeometricIntensityAttack(Attack):
         max_displacement: largest displacement in mm.
         max_gain: largest gain minus one.
         control_spacing: distance of the controls of both fields in mm.
-        steps: gradient evaluations; they fall linearly from the whole budget.
+        steps: gradient evaluations; they fall linearly from the whole budget. Of three or more the first two are of the
+            darkest and the brightest shading without a deformation (``ExtremesFirst``).
         options: further arguments of :class:`~monai_adversarial.attacks.Attack`; ``objective`` is ``"dice"`` by
             default.
 
@@ -62,5 +64,5 @@ class GeometricIntensityAttack(Attack):
         **options: Any,
     ) -> None:
         moved = geometric_intensity(max_displacement, max_gain, control_spacing)
-        search = SteepestAscent(1.0, schedule="linear")
+        search = looking_first(moved, SteepestAscent(1.0, schedule="linear"))
         super().__init__(moved, search=search, steps=steps, **{"objective": "dice", **options})

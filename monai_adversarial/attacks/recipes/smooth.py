@@ -7,7 +7,7 @@ from typing import Any
 
 from monai_adversarial.attacks.attack import Attack
 from monai_adversarial.attacks.perturbations.bias_field import BiasField
-from monai_adversarial.attacks.search.extremes_first import ExtremesFirst
+from monai_adversarial.attacks.search.extremes_first import looking_first
 from monai_adversarial.attacks.search.steepest_ascent import falling_or_given
 
 __all__ = ["BiasFieldAttack"]
@@ -76,6 +76,5 @@ class BiasFieldAttack(Attack):
             window=window,
             zero_mean=zero_mean,
         )
-        # A constant field is the end of a way; a middle that darkens against its surroundings is the beginning of one.
-        search = ExtremesFirst(falling_or_given(2.0, relative_step, schedule), from_best=zero_mean)
+        search = looking_first(field, falling_or_given(2.0, relative_step, schedule))
         super().__init__(field, search=search, steps=steps, **{"objective": "dice", **options})

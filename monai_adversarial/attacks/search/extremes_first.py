@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import torch
 
-from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters
+from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, Perturbation
 from monai_adversarial.attacks.search.base import Search, SearchRun
 from monai_adversarial.utils.validation import check_instance
 
-__all__ = ["ExtremesFirst"]
+__all__ = ["ExtremesFirst", "looking_first"]
 
 
 class ExtremesFirst(Search):
@@ -48,6 +48,13 @@ class ExtremesFirst(Search):
     def begin(self, bound: BoundPerturbation, steps: int) -> SearchRun:
         """Start on a batch."""
         return _ExtremesFirstRun(self, bound, steps)
+
+
+def looking_first(perturbation: Perturbation, search: Search) -> Search:
+    """``search``, which looks at the extremes of the perturbation first where it has some."""
+    if perturbation.extremes_are is None:
+        return search
+    return ExtremesFirst(search, from_best=perturbation.extremes_are == "starts")
 
 
 class _ExtremesFirstRun(SearchRun):

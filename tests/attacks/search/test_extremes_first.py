@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,11 +11,17 @@ import torch
 from torch import nn
 
 from monai_adversarial.attacks import (
+    Acquisition,
     AdditiveNoise,
     Attack,
     BiasField,
     BiasFieldAttack,
+    Chain,
+    ElasticDeformation,
     ExtremesFirst,
+    GeometricIntensityAttack,
+    MRIAcquisitionAttack,
+    Perturbation,
     SquareSearch,
     SteepestAscent,
 )
@@ -32,6 +39,13 @@ class SlopesTheWrongWay(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         inside = torch.sigmoid(200 * (image - 0.36)) * torch.sigmoid(10 * (0.62 - image))
         return torch.cat([1 - inside, inside], dim=1).clamp_min(1e-6).log()
+
+
+def replaced(attack: Attack, **attributes: Any) -> Attack:
+    made = copy.copy(attack)
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
 
 
 @pytest.fixture
@@ -65,6 +79,59 @@ def test_the_gradient_alone_goes_the_wrong_way(trap) -> None:
     model, image, label = trap
     plain = Attack(BiasField(0.3), "dice", SteepestAscent(2.0, schedule="linear"), steps=4, random_start=False)
     assert float(plain(model, image, label).adversarial_dice) == 1.0
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Attack(BiasField(0.3), "dice", steps=4),
+        Attack(Chain([ElasticDeformation(0.5, 4.0), BiasField(0.3)]), "dice", steps=4),
+        Attack(Chain([BiasField(0.3), Chain([AdditiveNoise(0.02)])]), "dice", steps=4),
+        GeometricIntensityAttack(0.5, 0.3, 4.0, steps=4),
+        MRIAcquisitionAttack([BiasField(0.3, domain="image")], steps=4, restarts=1, objective="dice"),
+    ],
+    ids=["field", "after a deformation", "before noise", "recipe", "acquisition"],
+)
+def test_with_other_changes_a_field_is_at_least_as_strong_as_one_gain_of_all_voxels(trap, attack: Attack) -> None:
+    model, image, label = trap
+    for seed in range(2):
+        found = replaced(attack, seed=seed)(model, image, label, spacing=(1.0, 1.0, 1.0))
+        assert float(found.adversarial_dice) <= best_constant(model, image, label, 0.3) + 1e-3
+        assert found.backwards == 4
+
+
+def test_extremes_of_a_chain_are_those_of_each_member_without_the_others() -> None:
+    model, image, label = example_case(16)
+    parts = ElasticDeformation(3.0), BiasField(0.2), AdditiveNoise(4.0, units="HU"), BiasField(0.1)
+    bound = Attack(Chain(parts), steps=1)(model, image, label).bound
+    ends = bound.extremes()
+    fields = [member.extremes() for member in (bound.members[1], bound.members[3])]
+    assert len(ends) == 4
+    for end, member, sign in zip(ends, (1, 1, 3, 3), (0, 1, 0, 1), strict=True):
+        for index, (values, zero) in enumerate(zip(end, bound.zeros(), strict=True)):
+            expected = fields[member // 2][sign][0] if index == member else zero
+            assert torch.equal(values, expected)
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "are"),
+    [
+        (BiasField(0.3), "ends"),
+        (BiasField(0.3, zero_mean=True), None),
+        (BiasField(0.3, basis="bspline", zero_mean=True), "starts"),
+        (AdditiveNoise(0.1), None),
+        (Chain([BiasField(0.3)]), "ends"),
+        (Chain([ElasticDeformation(2.0), AdditiveNoise(0.1)]), None),
+        (Chain([AdditiveNoise(0.1), BiasField(0.3)]), "ends"),
+        (Chain([BiasField(0.3), BiasField(0.3, basis="bspline", zero_mean=True)]), "starts"),
+        (Acquisition([BiasField(0.3)]), "ends"),
+    ],
+)
+def test_a_perturbation_says_whether_and_how_it_is_looked_at(perturbation: Perturbation, are: str | None) -> None:
+    search = Attack(perturbation).search
+    assert perturbation.extremes_are == are
+    assert isinstance(search, ExtremesFirst if are else SteepestAscent)
+    assert getattr(search, "from_best", False) == (are == "starts")
 
 
 def test_from_the_best_extreme_its_own_gradient_leads_on() -> None:
