@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.doc_tables import RecordedTable
-from benchmarks.peer_strength import BehindWindow
+from benchmarks.peers.behind_window import BehindWindow
 from benchmarks.peers.dense_loss import DenseLossClassifier
 from benchmarks.peers.problem import CountedNetwork, Problem
 from benchmarks.query_cases import phantom_crops
