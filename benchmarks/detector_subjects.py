@@ -126,7 +126,7 @@ class Subject:
 
         def thin(batches: list[torch.Tensor]) -> list[torch.Tensor]:
             size = len(batches[0])
-            return _sized(torch.cat([as_plain(batch) for batch in batches])[:: self.every].split(size), self.spacing)
+            return list(torch.cat([as_plain(batch) for batch in batches])[:: self.every].split(size))
 
         if self.every == 1:
             return self

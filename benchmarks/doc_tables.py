@@ -71,6 +71,11 @@ class RecordedTable:
         rows = json.loads((folder / self.file).read_text(encoding="utf-8"))["rows"]
         return replace_table(text, self.name, self.table(rows))
 
+    @staticmethod
+    def read(output: Path) -> list[dict[str, Any]]:
+        """The rows of a record, none where there is no file."""
+        return json.loads(output.read_text(encoding="utf-8"))["rows"] if output.is_file() else []
+
     def write(self, output: Path, rows: Sequence[dict[str, Any]], **about: Any) -> None:
         """Write a record, and renew the page where it is the page's own. Each row says where it was measured
         (``machine.stamps``), unless it names its machine itself.
@@ -80,7 +85,7 @@ class RecordedTable:
             rows: of the table.
             about: what is kept besides.
         """
-        known = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.is_file() else []
+        known = self.read(output)
         places = stamps([_bare(row) for row in rows], [(_bare(row), row.get(MEASURED_ON, "")) for row in known])
         kept = [
             row if not place or "machine" in row else {**row, MEASURED_ON: place}

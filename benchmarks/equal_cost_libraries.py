@@ -2,57 +2,29 @@
 """Other libraries on the networks of docs/equal_cost.md, each with the budget and the passes of ours.
 
 They know neither HU nor windows: they are given a network on values from 0 to 1 that does not see what a window clips,
-as ``benchmarks.peer_strength`` does. Score and label are those of the other contestants.
+as in ``benchmarks.peer_strength``. Score and label are those of the other contestants.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from benchmarks.equal_cost_attacks import DISPLAY, FIELD, VOXELS, WARP, Contestant
 from benchmarks.peers import PeerAttack, Problem, loaded_attacks
+from benchmarks.peers.behind_window import BehindWindow
+from benchmarks.peers.problem import LOSSES
 from benchmarks.steps_to_dice import Case
+from benchmarks.strength import mean_dice
 from monai_adversarial.attacks import BiasFieldAttack, ElasticAttack
-from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice
+from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.scene import spacing_of
 
-__all__ = ["Job", "Scaled", "library_contestants"]
+__all__ = ["Job", "library_contestants"]
 
-LOSSES = {"cross_entropy": "cross-entropy", "dice_ce": "Dice + cross-entropy"}
 #: another library's PGD finds the voxels of torchattacks' (tests/benchmarks/test_peers.py)
 EQUAL_VOXELS = ("ART PGD", "foolbox PGD", "adv_lib PGD", "secml-torch PGD")
-
-
-class Scaled(nn.Module):
-    """A network on values from 0 to 1, in which voxels outside of its window are what they were.
-
-    Args:
-        network: what is called.
-        image: clean image (batch, channel, spatial...), in the network's values.
-        low, high: values of the network that 0 and 1 stand for.
-    """
-
-    def __init__(self, network: nn.Module, image: torch.Tensor, low: float, high: float) -> None:
-        super().__init__()
-        self.network, self.image, self.low, self.high = network, image, low, high
-        self.reachable = (image > low) & (image < high)
-        self.eval()
-
-    @property
-    def clean(self) -> torch.Tensor:
-        """The image from 0 to 1."""
-        return ((self.image - self.low) / (self.high - self.low)).clamp(0, 1)
-
-    def seen(self, scaled: torch.Tensor) -> torch.Tensor:
-        """What the network is given, in its values."""
-        return torch.where(self.reachable, self.low + scaled * (self.high - self.low), self.image)
-
-    def forward(self, scaled: torch.Tensor) -> torch.Tensor:
-        """(batch, channel, spatial...) from 0 to 1 to what the network answers."""
-        return self.network(self.seen(scaled))
 
 
 class Job:
@@ -73,12 +45,11 @@ class Job:
         self.model = model
         spacing = spacing_of(image, required=group != VOXELS)  # control points and deformations are in mm
         self.spacing = [] if spacing is None else spacing.flatten()[:3].tolist()
-        self.network = Scaled(model.network, plain, *self._range(plain, group))
+        self.network = BehindWindow(model.network, plain, *self._range(plain, group))
         with torch.no_grad():
             logits = model.network(plain)
-        self.classes = logits.shape[1]
         self.label = (hard_prediction(logits, "softmax") if label is None else as_plain(label)).long()
-        self.clean_dice = self.dice(plain, self.label)
+        self.clean_dice = mean_dice(model.network, plain, self.label)
         in_hu = 1.0 if model.intensity is None else float(torch.as_tensor(model.intensity.scale))
         self.epsilon = budget * in_hu / (self.network.high - self.network.low)
 
@@ -93,12 +64,6 @@ class Job:
         """For an adapter."""
         return Problem(self.network, self.network.clean, self.label, self.epsilon, loss)
 
-    def dice(self, image: torch.Tensor, label: torch.Tensor) -> float:
-        """Mean Dice of the organs, in float32."""
-        with torch.no_grad():
-            logits = self.model.network(image)
-        return float(mean_foreground_dice(hard_prediction(logits, "softmax"), label, self.classes, "softmax").mean())
-
     def between(self, mm: float) -> list[int]:
         """Voxels between control points that are so far apart, along each axis."""
         return [max(2, round(mm / spacing)) for spacing in self.spacing]
@@ -112,7 +77,7 @@ def _noise(attack: PeerAttack, loss: str) -> Contestant:
         change = float((found - job.network.clean).abs().max())
         if change > job.epsilon * 1.001 + 1e-6:
             raise RuntimeError(f"{attack.name} left its budget: {change:.6f} instead of {job.epsilon:.6f}.")
-        return job.clean_dice, job.dice(job.network.seen(found), job.label)
+        return job.clean_dice, mean_dice(model.network, job.network.seen(found), job.label)
 
     return Contestant(f"{attack.name}, {LOSSES[loss]}", VOXELS, False, run)
 
@@ -127,7 +92,7 @@ def _advchain_bias_field(
     # Its gains lie as far below 1 as above: as far below as ours, which keeps it inside our budget.
     gain = 1 - 1 / (1 + ours.max_gain)
     found = bias_field(job.problem(), passes, gain, job.between(ours.control_spacing))
-    return job.clean_dice, job.dice(job.network.seen(found), job.label)
+    return job.clean_dice, mean_dice(model.network, job.network.seen(found), job.label)
 
 
 def _advchain_morph(model: AttackedModel, case: Case, budget: float, passes: int, seed: int) -> tuple[float, float]:
@@ -139,7 +104,7 @@ def _advchain_morph(model: AttackedModel, case: Case, budget: float, passes: int
     torch.manual_seed(seed)
     found, label = morph(job.problem(), passes, controls, job.spacing, ours.max_displacement)
     low, high = job.network.low, job.network.high
-    return job.clean_dice, job.dice(low + found * (high - low), label)
+    return job.clean_dice, mean_dice(model.network, low + found * (high - low), label)
 
 
 def library_contestants() -> tuple[list[Contestant], list[str]]:
@@ -148,9 +113,7 @@ def library_contestants() -> tuple[list[Contestant], list[str]]:
     made = []
     for _, attack in found:
         if attack.kind in ("constant", "adaptive") and attack.name not in EQUAL_VOXELS:
-            made += [
-                _noise(attack, loss) for loss in (attack.losses if attack.kind == "adaptive" else ("cross_entropy",))
-            ]
+            made += [_noise(attack, loss) for loss in attack.compared]
         elif attack.kind == "smooth":
             made.append(Contestant(attack.name, FIELD, False, _advchain_bias_field))
         elif attack.kind == "morph":

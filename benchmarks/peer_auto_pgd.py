@@ -9,7 +9,6 @@ is returned, measured here.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.doc_tables import RecordedTable
-from benchmarks.peer_strength import BehindWindow
+from benchmarks.peers.behind_window import BehindWindow
 from benchmarks.peers.dense_loss import DenseLossClassifier
 from benchmarks.peers.problem import CountedNetwork, Problem
 from benchmarks.query_cases import phantom_crops
@@ -91,7 +90,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RECORDED.path)
     arguments = parser.parse_args()
     output = arguments.output
-    found = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.is_file() else []
+    found = RECORDED.read(output)
     for row in rows(arguments.cases, arguments.steps, tuple(found)):
         found.append(row)
         print(row, flush=True)

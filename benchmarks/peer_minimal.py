@@ -23,7 +23,7 @@ from benchmarks.torchvision_stub import stub_torchvision
 stub_torchvision()  # before adv_lib looks for it
 
 from benchmarks.doc_tables import RecordedTable  # noqa: E402
-from benchmarks.peer_strength import BehindWindow  # noqa: E402
+from benchmarks.peers.behind_window import BehindWindow  # noqa: E402
 from benchmarks.query_cases import phantom_crops  # noqa: E402
 from benchmarks.strength import bundle_network  # noqa: E402
 from monai_adversarial.attacks import (  # noqa: E402

@@ -16,15 +16,14 @@ from statistics import mean, median
 import torch
 
 from benchmarks.peers import PeerAttack, Problem, loaded_attacks
-from benchmarks.peers.problem import CountedNetwork
+from benchmarks.peers.behind_window import BehindWindow
+from benchmarks.peers.problem import LOSSES, CountedNetwork
 from benchmarks.settings import Settings
-from benchmarks.strength import BUNDLE, WINDOW, bundle_network, phantom_cases
+from benchmarks.strength import BUNDLE, WINDOW, bundle_network, mean_dice, phantom_cases
 from benchmarks.tables import Column, Table
 from benchmarks.timing import Stopwatch, quartiles
 from monai_adversarial.attacks import PGD
-from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice
 from monai_adversarial.models import AttackedModel
-from monai_adversarial.utils.intensity import as_intensity_map
 
 __all__ = ["OURS_DEFAULT", "REFERENCE", "REFERENCE_PASSES", "Contestant", "contestants", "first_reaching", "tables"]
 
@@ -37,17 +36,9 @@ EQUAL_VOXELS = ("ART PGD", "foolbox PGD")
 OURS_SAME, OURS_DEFAULT = "ours, constant steps, cross-entropy", "ours, PGD default"
 #: whose Dice the others are asked to reach
 REFERENCE = "torchattacks PGD, cross-entropy"
-LOSSES = {"cross_entropy": "cross-entropy", "dice_ce": "Dice + cross-entropy"}
 
 
 Case = tuple[torch.Tensor, torch.Tensor]
-
-
-def mean_dice(network: torch.nn.Module, image: torch.Tensor, label: torch.Tensor) -> float:
-    """Mean Dice over the organs, float32."""
-    with torch.no_grad():
-        logits = network(image)
-    return float(mean_foreground_dice(hard_prediction(logits, "softmax"), label, logits.shape[1], "softmax").mean())
 
 
 @dataclass
@@ -112,30 +103,6 @@ def first_reaching(dice: Callable[[int], float], target: float, most: int, known
     return high
 
 
-class BehindWindow(torch.nn.Module):
-    """A network that does not see changes of voxels which the intensity window clips.
-
-    Args:
-        network: what is called.
-        image: clean image (batch, channel, spatial...) in the window.
-    """
-
-    def __init__(self, network: torch.nn.Module, image: torch.Tensor) -> None:
-        super().__init__()
-        window = as_intensity_map(WINDOW)
-        assert window is not None
-        self.network, self.image, self.reachable = network, image, window.reachable(image)
-        self.eval()
-
-    def seen(self, image: torch.Tensor) -> torch.Tensor:
-        """The image with its clipped voxels as they were."""
-        return torch.where(self.reachable, image, self.image)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """(batch, channel, spatial...) to what the network answers."""
-        return self.network(self.seen(image))
-
-
 def _ours(name: str, model: AttackedModel, attack: Callable[[int], PGD]) -> Contestant:
     def run(case: Case, passes: int) -> tuple[torch.Tensor, float, float]:
         result = attack(passes)(model, *case)
@@ -164,10 +131,8 @@ def contestants(network: torch.nn.Module) -> tuple[list[Contestant], list[str]]:
     ]
     found, absent = loaded_attacks("constant", "adaptive")
     for peer, attack in found:
-        # Dice is what the attacker wants to lower: adaptive attacks are given it, too, to be compared at their best.
-        losses = attack.losses if attack.kind == "adaptive" else ("cross_entropy",)
         if attack.name not in EQUAL_VOXELS:
-            made += [_peer(attack, peer.name, network, loss) for loss in losses]
+            made += [_peer(attack, peer.name, network, loss) for loss in attack.compared]
     return made, absent
 
 

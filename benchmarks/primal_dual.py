@@ -9,7 +9,6 @@ whole real scan. Rows are written as they come, and those that the file has alre
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -110,7 +109,7 @@ def main() -> None:
     if network is None:
         parser.error(f"--network must be part of one of {', '.join(names)}, got {arguments.network!r}.")
     output = arguments.output
-    measured = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.is_file() else []
+    measured = RECORDED.read(output)
     for row in rows(network, arguments.norms, arguments.steps, arguments.cases, measured):
         measured.append(row)
         print(row, flush=True)

@@ -12,7 +12,7 @@ from monai_adversarial.attacks import PGD
 from monai_adversarial.metrics.dice import hard_prediction, mean_foreground_dice
 from monai_adversarial.models import AttackedModel
 
-__all__ = ["bundle_network", "phantom_cases", "strength_rows"]
+__all__ = ["bundle_network", "mean_dice", "phantom_cases", "strength_rows"]
 
 BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "ct_abdomen_unet"
 WINDOW = {"a_min": -160.0, "a_max": 240.0, "b_min": 0.0, "b_max": 1.0, "clip": True}
@@ -51,17 +51,19 @@ def phantom_cases(count: int, device: str, seed: int = 5000) -> list[tuple[torch
     ]
 
 
+def mean_dice(network: torch.nn.Module, image: torch.Tensor, label: torch.Tensor) -> float:
+    """Mean Dice over the organs, in float32."""
+    with torch.no_grad():
+        logits = network(image)
+    return float(mean_foreground_dice(hard_prediction(logits, "softmax"), label, logits.shape[1], "softmax").mean())
+
+
 def strength_rows(device: str, cases: int, steps: int, compiled: bool) -> list[tuple[str, float, float]]:
     """(mode, mean organ Dice after PGD at 8 HU, seconds); the first row is the clean Dice."""
     network = bundle_network(device)
     data = phantom_cases(cases, device)
 
-    def dice(image: torch.Tensor, label: torch.Tensor) -> float:
-        with torch.no_grad():
-            logits = network(image)
-        return float(mean_foreground_dice(hard_prediction(logits, "softmax"), label, logits.shape[1], "softmax").mean())
-
-    rows = [("clean", sum(dice(*case) for case in data) / cases, 0.0)]
+    rows = [("clean", sum(mean_dice(network, *case) for case in data) / cases, 0.0)]
     modes = [("float32", False), ("bfloat16", False), ("auto", False)]
     modes += [("float16", False)] if device.startswith("cuda") else []  # most CPUs only emulate it
     modes += [("auto", True)] if compiled else []
@@ -69,6 +71,6 @@ def strength_rows(device: str, cases: int, steps: int, compiled: bool) -> list[t
         attack = PGD(8, "HU", steps=steps)
         model = AttackedModel(network, intensity=WINDOW, precision=mode, compile_network=compile_network)
         begin = time.perf_counter()
-        total = sum(dice(attack(model, *case).adversarial, case[1]) for case in data)
+        total = sum(mean_dice(network, attack(model, *case).adversarial, case[1]) for case in data)
         rows.append((f"{mode}{', compiled' * compile_network}", total / cases, time.perf_counter() - begin))
     return rows

@@ -9,7 +9,6 @@ seed 3000.
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -177,7 +176,7 @@ def main() -> None:
     if network is None:
         parser.error(f"--network must be part of one of {', '.join(names)}, got {arguments.network!r}.")
     output = arguments.output
-    found = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.is_file() else []
+    found = RECORDED.read(output)
     settings = {"seed": SEED, "crop": list(CROP), "tolerance_mm": TOLERANCE}
     asked = (network, arguments.budgets, arguments.steps, arguments.objectives, arguments.cases)
     for row in rows(*asked, tuple(found)):

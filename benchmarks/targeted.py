@@ -9,7 +9,6 @@ It writes the file of which the table of ``docs/targeted.md`` is made; a target 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -100,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=RECORDED.path, help="JSON file for what was found")
     options = parser.parse_args(arguments)
     output = options.output
-    found = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.is_file() else []
+    found = RECORDED.read(output)
     for name in options.targets:
         if (name, options.steps) not in {(one["target"], one["steps"]) for one in found}:
             found.append(row(name, options.steps, options.data))

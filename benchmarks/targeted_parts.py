@@ -8,7 +8,6 @@ gradients for all. Weights and momentum were chosen on the phantom of seed 2000 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean
@@ -106,15 +105,14 @@ def rows(
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Markdown: one row for each attack, three columns for each budget."""
     budgets = sorted({row["budget_hu"] for row in found})
-    parts = {"IoU": "iou", "rms": "rms_change_hu", "of it low": "low_frequency_rms_hu"}
+    parts = {"IoU": ("iou", 3), "rms": ("rms_change_hu", 2), "of it low": ("low_frequency_rms_hu", 2)}
     heads = [f"{head}, {budget:g} HU" for budget in budgets for head in parts]
     lines = [f"| attack | IoU before | {' | '.join(heads)} |", f"|---|---:|{'---:|' * len(heads)}"]
     for name in dict.fromkeys(row["attack"] for row in found):
         cells = [f"{mean(row['clean_iou'] for row in found if row['attack'] == name):.3f}"]
         for budget in budgets:
             own = [row for row in found if row["attack"] == name and row["budget_hu"] == budget]
-            digits = {"iou": 3, "rms_change_hu": 2, "low_frequency_rms_hu": 2}
-            cells += [f"{mean(row[key] for row in own):.{digits[key]}f}" if own else "" for key in parts.values()]
+            cells += [f"{mean(row[key] for row in own):.{digits}f}" if own else "" for key, digits in parts.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -132,7 +130,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RECORDED.path)
     arguments = parser.parse_args()
     output = arguments.output
-    found = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.is_file() else []
+    found = RECORDED.read(output)
     settings = {"seed": SEED, "crop": list(CROP), "shift_mm": list(SHIFT_MM)}
     for row in rows(arguments.budgets, arguments.steps, arguments.cases, tuple(found)):
         found.append(row)

@@ -10,11 +10,9 @@ from monai.losses import DiceLoss
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.peers.problem import Problem
+from benchmarks.peers.problem import LOSSES, Problem
 
 __all__ = ["DenseLossClassifier"]
-
-LOSSES = ("cross_entropy", "dice_ce")
 
 
 class DenseLossClassifier(nn.Module):
@@ -36,7 +34,7 @@ class DenseLossClassifier(nn.Module):
     def __init__(self, problem: Problem, found: bool = False, shape: tuple[int, ...] | None = None) -> None:
         super().__init__()
         if problem.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {LOSSES}, got {problem.loss!r}.")
+            raise ValueError(f"loss must be one of {tuple(LOSSES)}, got {problem.loss!r}.")
         self.network, self.label, self.shape = problem.network, problem.label, shape
         self.offset = math.log(2) + 1e-3 if found else 0.0
         self.dice = DiceLoss(softmax=True, to_onehot_y=True, reduction="none") if problem.loss == "dice_ce" else None

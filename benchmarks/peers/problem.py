@@ -11,9 +11,11 @@ from torch import nn
 
 from benchmarks.timing import Stopwatch
 
-__all__ = ["ADAPTED", "CountedNetwork", "PeerAttack", "Problem"]
+__all__ = ["ADAPTED", "LOSSES", "CountedNetwork", "PeerAttack", "Problem"]
 
 ADAPTED = "adapter: the dense loss as the logits of a two-class classifier"
+#: loss of a problem -> what tables call it
+LOSSES = {"cross_entropy": "cross-entropy", "dice_ce": "Dice + cross-entropy"}
 
 
 class CountedNetwork(nn.Module):
@@ -100,6 +102,12 @@ class PeerAttack:
     kind: str = "constant"
     losses: tuple[str, ...] = ("cross_entropy",)
     differentiates_weights: bool = False
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Losses that it is compared with: Dice is what the attacker wants to lower, and adaptive attacks are given it,
+        too, to be compared at their best."""
+        return self.losses if self.kind == "adaptive" else ("cross_entropy",)
 
     def __call__(self, problem: Problem, passes: int) -> torch.Tensor:
         """The adversarial image.

@@ -249,9 +249,8 @@ class KeptState:
             for kind in type(thing).__mro__:
                 self._look_into_class(kind, depth)
             buffers = thing._buffers.items() if isinstance(thing, nn.Module) else ()
-            numbers = [(name, value) for name, value in (*attributes.items(), *buffers) if _is_number(value)]
-            self._counts += [(thing, name, _number(thing, name)) for name, _ in numbers]
-        if own:
+            both = (*attributes.items(), *buffers)
+            self._counts += [(thing, name, _number(thing, name)) for name, value in both if _is_number(value)]
             self._owners.append((thing, frozenset(attributes)))
         for name, value in attributes.items():
             if own and not isinstance(value, _GENERATORS):

@@ -10,7 +10,7 @@ import torch
 from monai_adversarial.utils.intensity_map import IntensityMap, Value
 from monai_adversarial.utils.scene import Scene
 
-__all__ = ["check_shown_window", "shown_window", "window_share"]
+__all__ = ["check_shown_window", "clipped", "shown_window", "window_share"]
 
 
 def check_shown_window(window: Sequence[float] | None) -> tuple[float, float] | None:
@@ -68,7 +68,11 @@ def shown_window(scene: Scene, window: Sequence[float] | None = None) -> tuple[V
     return IntensityMap.like(low, image), IntensityMap.like(high, image)
 
 
+def clipped(image: torch.Tensor, low: Value, high: Value) -> torch.Tensor:
+    """The image as the window shows it; values outside count as its edges."""
+    return torch.minimum(torch.maximum(image, torch.as_tensor(low).to(image)), torch.as_tensor(high).to(image))
+
+
 def window_share(image: torch.Tensor, low: Value, high: Value) -> torch.Tensor:
     """Position in the window, 0 at its lower and 1 at its upper edge; values outside count as its edges."""
-    clipped = torch.minimum(torch.maximum(image, torch.as_tensor(low).to(image)), torch.as_tensor(high).to(image))
-    return (clipped - low) / (high - low)
+    return (clipped(image, low, high) - low) / (high - low)

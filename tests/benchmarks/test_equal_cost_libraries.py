@@ -9,9 +9,11 @@ from monai.data import MetaTensor
 from torch import nn
 
 from benchmarks.equal_cost_attacks import DISPLAY, FIELD, VOXELS, WARP, Contestant
-from benchmarks.equal_cost_libraries import Job, Scaled, library_contestants
+from benchmarks.equal_cost_libraries import Job, library_contestants
 from benchmarks.peers import PEERS
+from benchmarks.peers.behind_window import BehindWindow
 from benchmarks.spleen_surrogate import SpleenOfAbdomen
+from benchmarks.strength import mean_dice
 from monai_adversarial.attacks import PGD
 from monai_adversarial.data.example import example_case
 from monai_adversarial.models import AttackedModel
@@ -32,7 +34,7 @@ def _hu() -> tuple[AttackedModel, tuple[torch.Tensor, None]]:
 def test_a_scaled_network_answers_as_the_network_and_does_not_see_what_its_window_clips() -> None:
     image = torch.linspace(-0.2, 1.2, 64).view(1, 1, 4, 4, 4)
     network = nn.Identity()
-    scaled = Scaled(network, image, 0.0, 1.0)
+    scaled = BehindWindow(network, image, 0.0, 1.0)
     clipped = (image <= 0) | (image >= 1)
     assert torch.allclose(scaled(scaled.clean), image)
     assert torch.equal(scaled(scaled.clean + 0.1)[clipped], image[clipped])
@@ -63,7 +65,7 @@ def test_the_score_is_that_of_our_attacks() -> None:
     assert job.clean_dice == pytest.approx(float(result.clean_dice), abs=1e-6)
     assert model.intensity is not None and model.image_units == "HU"
     shown = model.intensity(torch.as_tensor(result.adversarial))
-    assert job.dice(shown, job.label) == pytest.approx(float(result.adversarial_dice), abs=1e-6)
+    assert mean_dice(model.network, shown, job.label) == pytest.approx(float(result.adversarial_dice), abs=1e-6)
     without = Job(model, (image, None), 8.0, VOXELS)
     assert without.clean_dice == 1.0  # its own prediction stands in for the label
 

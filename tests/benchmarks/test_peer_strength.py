@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.peer_strength import EPSILON, BehindWindow, Contestant, _judge, first_reaching
+from benchmarks.peer_strength import EPSILON, Contestant, _judge, first_reaching
+from benchmarks.peers.behind_window import BehindWindow
 from benchmarks.tables import Column, Table
 
 

@@ -192,6 +192,12 @@ class BoundBiasField(BoundGain):
         field = evaluate_separable(coefficients, self.matrices).flatten(1)
         return torch.maximum(field.amax(dim=1), -field.amin(dim=1))
 
+    def _stretched(self, parameters: Parameters, wanted: float | torch.Tensor) -> torch.Tensor:
+        """Parameters with this largest logarithm of the gain, but for rounding."""
+        (given,) = parameters
+        found = self._largest(self._coefficients(parameters)).clamp_min(torch.finfo(given.dtype).tiny)
+        return given * per_sample(wanted / found, given)
+
     def _as_parameters(self, coefficients: torch.Tensor) -> Parameters:
         return (coefficients if self.places is None else coefficients.flatten(1).index_select(1, self.places),)
 
@@ -217,19 +223,15 @@ class BoundBiasField(BoundGain):
         else:
             return ()
         (zeros,) = self.zeros()
-        (parameters,) = self._as_parameters(shape[None])
-        field = self._coefficients((parameters,))
-        tiny = torch.finfo(field.dtype).tiny
-        farthest = parameters * per_sample(self.limit / self._largest(field).clamp_min(tiny), parameters)
-        (inside,) = self._scale((farthest.expand_as(zeros),))
+        farthest = self._stretched(self._as_parameters(shape[None]), self.limit)
+        (inside,) = self._scale((farthest.expand_as(zeros),))  # rounding may have left it beyond
         return (-inside,), (inside,)
 
     def random_control(self, generators: list[torch.Generator], parameters: Parameters) -> Parameters:
         """Random coefficients with the same largest gain."""
         (draw,) = self.random(generators)
         wanted = self._largest(self._coefficients((parameters[0].detach(),)))
-        found = self._largest(self._coefficients((draw,))).clamp_min(torch.finfo(draw.dtype).tiny)
-        return self._scale((draw * per_sample(wanted / found, draw),))
+        return self._scale((self._stretched((draw,), wanted),))
 
     def project(self, parameters: Parameters) -> Parameters:
         """Clip a field that leaves the budget and fit the functions to what is left, a few times; then scale the

@@ -67,7 +67,7 @@ class BoundGain(BoundPerturbation):
             shaded = self.into_range(shaded, image)
         return shaded if self.scene.region is None else torch.where(self.scene.region, shaded, image)
 
-    def untouched(self, image: torch.Tensor) -> torch.Tensor | None:
+    def untouched(self, image: torch.Tensor) -> torch.Tensor:
         """Voxels outside the region and the domain, where there is nothing to multiply."""
         if self.domain == "image":
             outside = image == 0
@@ -111,7 +111,6 @@ class BoundGain(BoundPerturbation):
         room = (after - expected.double()).abs().clamp_max(rounding) + self._spacing_of_floats(image)
         value = before - self._offset
         untouched = self.untouched(image)
-        assert untouched is not None
         size = value.abs().clamp_min(torch.finfo(torch.float64).tiny)
         changed = (after - self._offset) * value.sign()
         lowest, highest = (changed - room) / size, (changed + room) / size
@@ -125,10 +124,8 @@ class BoundGain(BoundPerturbation):
         self, image: torch.Tensor, adversarial: torch.Tensor, expected: torch.Tensor, rounding: float
     ) -> dict[str, Measurement]:
         """What a gain of any size must not do, and the change in HU."""
-        untouched = self.untouched(image)
-        assert untouched is not None
         change = (adversarial.double() - image.double()).abs()
-        outside = torch.where(untouched, change, 0.0).flatten(1).amax(dim=1)
+        outside = torch.where(self.untouched(image), change, 0.0).flatten(1).amax(dim=1)
         room = rounding + self._spacing_of_floats(image)
         return {
             "change_outside_domain": Measurement(outside, self.scene.image_units, 0.0, tolerance=room),

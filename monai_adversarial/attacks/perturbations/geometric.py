@@ -121,9 +121,8 @@ class BoundGeometric(BoundPerturbation):
 
     geometric = True
     follows_voxels = False
-    #: within ``sharing``: the parameters that were moved by last, and their displacement
-    _shared: tuple[Parameters, torch.Tensor] | None = None
-    _shares = False
+    #: within ``sharing`` the parameters that were moved by last and their displacement, or nothing yet; None outside
+    _shared: tuple[Parameters, torch.Tensor] | tuple[()] | None = None
 
     @abstractmethod
     def displacement(self, parameters: Parameters, inverse: bool = False) -> torch.Tensor:
@@ -145,23 +144,25 @@ class BoundGeometric(BoundPerturbation):
     def sharing(self) -> Iterator[None]:
         """Context in which image and label move by one displacement, which goes back to the parameters once: to
         integrate a velocity and to differentiate that takes a third of an elastic attack."""
-        self._shares = True
+        self._shared = ()
         try:
             yield
         finally:
-            self._shares, self._shared = False, None
+            self._shared = None
 
     def _moving(self, parameters: Parameters) -> torch.Tensor:
         """``displacement``, remembered within ``sharing``."""
-        if not self._shares:
-            return self.displacement(parameters)
-        known = self._shared
-        same = known is not None and all(a is b for a, b in zip(known[0], parameters, strict=True))
-        # What a label without gradient asked for first leads the image's gradient nowhere.
-        wanted = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
-        if known is None or not same or (wanted and not known[1].requires_grad):
-            known = self._shared = parameters, self.displacement(parameters)
-        return known[1]
+        if self._shared:
+            known, displacement = self._shared
+            same = all(a is b for a, b in zip(known, parameters, strict=True))
+            # What a label without gradient asked for first leads the image's gradient nowhere.
+            wanted = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+            if same and (displacement.requires_grad or not wanted):
+                return displacement
+        displacement = self.displacement(parameters)
+        if self._shared is not None:
+            self._shared = parameters, displacement
+        return displacement
 
     def apply(self, image: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """The image moved by linear interpolation; outside the volume the border's values continue."""

@@ -19,7 +19,7 @@ from monai_adversarial.purifiers.gaussian import gaussian_smooth
 from monai_adversarial.utils.arrays import as_tensor
 from monai_adversarial.utils.plain import as_plain
 from monai_adversarial.utils.scene import UNITS, Scene, spacing_of
-from monai_adversarial.utils.shown_window import check_shown_window
+from monai_adversarial.utils.shown_window import check_shown_window, clipped
 from monai_adversarial.utils.slabs import count_true
 from monai_adversarial.utils.smooth_basis import bspline_matrix, evaluate_separable
 from monai_adversarial.utils.validation import check_choice, check_positive
@@ -177,23 +177,17 @@ class BoundTextureStatistics(BoundWindowed):
 
     def _bands(self, image: torch.Tensor, sigmas: Sequence[Sequence[float]]) -> list[torch.Tensor]:
         """Differences of Gaussians of the window's content, (batch, channel, spatial...) each."""
-        fine = torch.minimum(torch.maximum(image, self._edge(self.low, image)), self._edge(self.high, image))
-        content, bands = fine, []
+        content = fine = clipped(image, self.low, self.high)
+        bands = []
         for sigma in sigmas:
             coarse = gaussian_smooth(content, sigma)
             bands.append(fine - coarse)
             fine = coarse
         return bands
 
-    @staticmethod
-    def _edge(edge: Any, image: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(edge).to(image)
-
     def _statistics(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
         """Bands without their local mean, and means and spreads at the controls, of the voxels that may change."""
-        untouched = self.untouched(image)
-        assert untouched is not None
-        weight = (~untouched).to(image)
+        weight = (~self.untouched(image)).to(image)
         transposed = [matrix.T for matrix in self.matrices]
         total = evaluate_separable(weight, transposed)
         # A control that hardly reaches a voxel has no statistics.
@@ -328,9 +322,7 @@ class BoundTextureStatistics(BoundWindowed):
 
     def _change_of_spread(self, image: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
         """Largest change of a band's spread over the voxels that may change, in percent, (batch,)."""
-        untouched = self.untouched(image)
-        assert untouched is not None
-        weight = (~untouched).expand_as(image).double().flatten(1)
+        weight = (~self.untouched(image)).expand_as(image).double().flatten(1)
         count = weight.sum(dim=1).clamp_min(1)
         changes = []
         both = (self._bands(one.to(image), self.sigmas) for one in (image, adversarial))

@@ -31,11 +31,9 @@ class BoundWindowed(BoundPerturbation):
         """``changed`` clipped to the window, and ``image`` where nothing may change."""
         low, high = (torch.as_tensor(edge).to(image) for edge in (self.low, self.high))
         changed = torch.where(changed < low, low, torch.where(changed > high, high, changed))
-        untouched = self.untouched(image)
-        assert untouched is not None
-        return torch.where(untouched, image, changed)
+        return torch.where(self.untouched(image), image, changed)
 
-    def untouched(self, image: torch.Tensor) -> torch.Tensor | None:
+    def untouched(self, image: torch.Tensor) -> torch.Tensor:
         """Voxels at and outside the edges of the window, and outside the region."""
         outside = (image <= self.low) | (image >= self.high)
         return outside if self.scene.region is None else outside | ~self.scene.region
