@@ -18,8 +18,8 @@ class ExtremesFirst(Search):
     A gain of all voxels darkens or brightens. Both lower the score a little near the clean image, and which of them a
     gradient follows to its end is a matter of the start, whereas one may be worth several times the other. What is
     found there is kept where nothing better follows. The look costs as many steps as there are extremes
-    (``BoundPerturbation.extremes``). Perturbations without extremes, runs that have no step beyond them, starts that
-    were given, restarts and training are left to the inner search.
+    (``BoundPerturbation.extremes``). Perturbations without extremes, runs of fewer steps than nearly twice their number,
+    starts that were given, restarts and training are left to the inner search.
 
     >>> from monai_adversarial.attacks import Attack, BiasField, ExtremesFirst, SteepestAscent
     >>> from monai_adversarial.data.example import example_case
@@ -71,7 +71,8 @@ class _ExtremesFirstRun(SearchRun):
 
     def look_around(self, parameters: Parameters) -> Parameters:
         extremes = self.bound.extremes()
-        if not 0 < len(extremes) < self.steps:
+        # What is left has to be a search: many variables have their ends seldom together.
+        if not 0 < 2 * len(extremes) <= self.steps + 1:
             return self.inner.look_around(parameters)
         # The last look is a step of the inner search where that goes on from there.
         self.looks = len(extremes) - self.from_best

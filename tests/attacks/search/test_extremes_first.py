@@ -17,17 +17,24 @@ from monai_adversarial.attacks import (
     BiasField,
     BiasFieldAttack,
     Chain,
+    Cupping,
     ElasticDeformation,
     ExtremesFirst,
+    GantryTilt,
     GeometricIntensityAttack,
     MRIAcquisitionAttack,
     Perturbation,
+    RingArtifact,
+    SliceThickness,
     SquareSearch,
     SteepestAscent,
+    WindowShift,
 )
+from monai_adversarial.attacks.perturbations import acquisition
 from monai_adversarial.data.example import example_case
 from monai_adversarial.metrics import mean_foreground_dice
 from monai_adversarial.models import AttackedModel
+from monai_adversarial.utils.scene import Scene
 
 UNIT = {"intensity": {"a_min": 0.0, "a_max": 1.0, "b_min": 0.0, "b_max": 1.0, "clip": True}, "image_units": "network"}
 
@@ -98,6 +105,54 @@ def test_with_other_changes_a_field_is_at_least_as_strong_as_one_gain_of_all_vox
         found = replaced(attack, seed=seed)(model, image, label, spacing=(1.0, 1.0, 1.0))
         assert float(found.adversarial_dice) <= best_constant(model, image, label, 0.3) + 1e-3
         assert found.backwards == 4
+
+
+class BoundOffset(acquisition.BoundAcquisitionBlock):
+    def change(self, image: torch.Tensor, parameters: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        (offset,) = parameters
+        return offset.view(-1, 1, 1, 1, 1) * (image > 0.3)
+
+
+class Offset(acquisition.AcquisitionBlock):
+    """Organs darker or brighter by one number of the network's values."""
+
+    def __init__(self, lowest: float, highest: float) -> None:
+        self.lowest, self.highest = lowest, highest
+
+    def bind(self, scene: Scene) -> BoundOffset:
+        return BoundOffset(scene, [acquisition.Variable("offset", "", (1,), self.lowest, self.highest)])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_block_of_one_number_is_as_strong_as_its_worse_end(trap, seed: int) -> None:
+    model, image, label = trap
+    found = Attack(Offset(-0.12, 0.12), "dice", steps=4, seed=seed)(model, image, label)
+    plain = Attack(Offset(0.0, 0.12), "dice", SteepestAscent(), steps=4, seed=seed)(model, image, label)
+    assert float(found.adversarial_dice) < 0.1 and float(plain.adversarial_dice) == 1.0
+
+
+def test_extremes_of_a_block_are_the_ends_of_each_single_number() -> None:
+    model, image, label = example_case(16)
+
+    def extremes(perturbation: Perturbation) -> list[list[float]]:
+        found = Attack(perturbation, steps=1)(model, image, label).bound.extremes()
+        return [[round(float(value), 4) for value in end] for end in found]
+
+    assert extremes(Cupping(10.0)) == [[-10.0], [10.0]]
+    assert extremes(SliceThickness(8.0)) == [[2.0]]  # slices are 6 mm apart, and can only be thicker
+    assert extremes(WindowShift(10.0, 0.05)) == [[-10.0, 0.0], [10.0, 0.0], [0.0, -0.05], [0.0, 0.05]]
+    assert extremes(GantryTilt(3.0)) == [[-3.0], [3.0]]
+    assert extremes(RingArtifact()) == []
+
+
+def test_more_extremes_than_half_of_the_steps_are_left_to_the_inner_search() -> None:
+    model, image, label = example_case(16)
+    shift = WindowShift(10.0, 0.05)
+    for steps, looks in ((6, False), (7, True)):
+        looked = Attack(shift, "dice", ExtremesFirst(SteepestAscent()), steps=steps)(model, image, label)
+        plain = Attack(shift, "dice", SteepestAscent(), steps=steps)(model, image, label)
+        same = torch.equal(looked.objective_history, plain.objective_history)
+        assert same != looks
 
 
 def test_extremes_of_a_chain_are_those_of_each_member_without_the_others() -> None:

@@ -81,6 +81,8 @@ class AcquisitionBlock(Perturbation):
     (True, True, 'HU')
     """
 
+    extremes_are = "ends"
+
     @abstractmethod
     def bind(self, scene: Scene) -> BoundAcquisitionBlock:
         """Tie the block to a batch; raises ValueError when the scene lacks what its units need."""
@@ -134,6 +136,18 @@ class BoundAcquisitionBlock(BoundPerturbation):
                 sample.uniform_(0.0, 1.0, generator=generator)
         made = tuple(low + (high - low) * draw for draw, (low, high) in zip(draws, self.edges, strict=True))
         return self.project(made)
+
+    def extremes(self) -> tuple[Parameters, ...]:
+        """Either end of each variable of one number, the others being as the scan was made: more or less of it are two
+        ways, of which the start decides one."""
+        found = []
+        for index, (variable, edges) in enumerate(zip(self.variables, self.edges, strict=True)):
+            for edge in edges:
+                if variable.shape == (1,) and bool((edge != 0).any()):
+                    ends = list(self.zeros())
+                    ends[index] = edge.expand_as(ends[index])
+                    found.append(tuple(ends))
+        return tuple(found)
 
     def project(self, parameters: Parameters) -> Parameters:
         """Each value in its range."""

@@ -40,6 +40,7 @@ class GantryTilt(Perturbation):
     """
 
     budget_attributes = ("max_angle",)
+    extremes_are = "ends"
 
     def __init__(self, max_angle: float = 3.0, axial_axis: int = -1) -> None:
         self.max_angle = check_positive("max_angle", max_angle, allow_zero=True)
@@ -82,6 +83,11 @@ class BoundGantryTilt(BoundGeometric):
     def zeros(self) -> Parameters:
         """No tilt."""
         return (self.scene.image.new_zeros(self.scene.batch, 1),)
+
+    def extremes(self) -> tuple[Parameters, ...]:
+        """The largest tilt to either side."""
+        farthest = self.radii[0].expand_as(self.zeros()[0])
+        return (-farthest,), (farthest,)
 
     def displacement(self, parameters: Parameters, inverse: bool = False) -> torch.Tensor:
         """The displacement in voxels, (batch, dimension, spatial...)."""
