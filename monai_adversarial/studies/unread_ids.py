@@ -20,6 +20,8 @@ SEPARATOR = "::"
 OF_MONAI = ("imports", "_meta_", "_requires_")
 #: similarity from which one id is taken for another one that is misspelt
 ALIKE = 0.8
+#: letters that one of them may have more: a word in front of it makes another id
+MORE_LETTERS = 2
 _DIGITS = re.compile(r"\d+")
 _REFERENCE = re.compile(r"[@%](\w+(?:::\w+)*)")
 
@@ -90,6 +92,7 @@ def _alike(parser: ConfigParser, name: str) -> str:
     beside = parser[SEPARATOR.join(above)] if above else parser.get()
     names = [str(one) for one in beside] if isinstance(beside, Mapping) else []
     others = [one for one in names if _DIGITS.sub("", one) != _DIGITS.sub("", last)]
+    others = [one for one in others if abs(len(one) - len(last)) <= MORE_LETTERS]
     near = difflib.get_close_matches(last, others, n=1, cutoff=ALIKE)
     return "#".join([*above, near[0]]) if near else ""
 
