@@ -19,6 +19,7 @@ from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Para
 from monai_adversarial.attacks.query_checks import say_another_answer, say_same_answers
 from monai_adversarial.attacks.reference import Reference, class_mask, prepared
 from monai_adversarial.attacks.result import AttackResult
+from monai_adversarial.metrics.clean_score import LOW_CLEAN
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.metrics.success import success, success_rule
 from monai_adversarial.models.answer import Answer
@@ -26,6 +27,7 @@ from monai_adversarial.models.first_batch import (
     check_background,
     check_classes_fit,
     check_clean_score,
+    check_exclusive,
     check_ignored,
     check_label_fits,
     check_trained,
@@ -36,6 +38,7 @@ from monai_adversarial.models.first_batch import (
     say_seeded,
 )
 from monai_adversarial.models.predictor import ROUNDED, Predictor
+from monai_adversarial.models.shifted_label import check_label_place
 from monai_adversarial.models.wrong_gradient import reason_of
 from monai_adversarial.utils.allocator import give_back_excess
 from monai_adversarial.utils.arrays import StoredAs
@@ -161,7 +164,11 @@ class ScoredRun:
             check_classes_fit(model, self.clean_score)
         elif labeled and not self.attack.targeted:
             check_label_fits(model, answer.prediction, reference.label, reference.classes, self.activation)
+            check_label_place(model, answer.prediction, reference.label, reference.classes, self.activation)
             check_clean_score(model, self.clean_score, self.scene.image)
+        fits = labeled and float(self.clean_score.nanmean()) >= LOW_CLEAN  # then they were read rightly
+        if self.activation == "softmax" and not reference.per_image and not fits:
+            check_exclusive(model, answer.summary)
         if self.activation == "sigmoid" and not reference.per_image and not self.attack.targeted:
             check_background(model, reference.label, reference.scored)
         check_trained(model)

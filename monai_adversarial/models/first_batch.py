@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from monai_adversarial.metrics.clean_score import low_clean_caution
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.doubts import warn_once
+from monai_adversarial.models.output_values import SURELY_ABSENT, OutputSummary
 from monai_adversarial.utils.modules import modules_of, unwrap
 from monai_adversarial.utils.scene import spacing_of
 from monai_adversarial.utils.slabs import slabs
@@ -27,6 +28,7 @@ __all__ = [
     "check_background",
     "check_classes_fit",
     "check_clean_score",
+    "check_exclusive",
     "check_ignored",
     "check_label_fits",
     "check_label_shape",
@@ -196,8 +198,8 @@ def check_told_spacing(model: AttackedModel, image: Any, spacing: Any) -> None:
     order = "give it in the order of the array's axes" if permuted else "correct the affine"
     model.warn_once(
         "spacing",
-        f"spacing is told as {mine} mm, but the image's affine says {theirs} mm: what is in mm is another budget; leave "
-        f"spacing out, or {order}.",
+        f"spacing is told as {mine} mm, but the image's affine says {theirs} mm: what is in mm is another budget; "
+        f"leave spacing out, or {order}.",
     )
 
 
@@ -343,6 +345,28 @@ def check_ignored(model: AttackedModel, classes: int) -> None:
         f"ignore_index is {ignored}, {what}, and scores flatter. It is the value of voxels that nobody labeled, such "
         "as 255; the background is no organ without it, and scored_classes= chooses organs.",
     )
+
+
+def check_exclusive(model: AttackedModel, summary: OutputSummary) -> None:
+    """Warn where nobody has said that the classes exclude each other, and most voxels have none.
+
+    Logits of exclusive classes (softmax) are as high for the background as for an organ: the loss moves their
+    differences. Of independent channels (sigmoid) all are low where nothing is found, and the highest says nothing.
+
+    Args:
+        model: what is attacked; its channels are taken for exclusive classes.
+        summary: of the clean answer.
+    """
+    if model.activation is not None or model.found_output_values != "logits" or summary.channels < 2:
+        return
+    share = summary.share_of_nothing
+    if share > MOSTLY:
+        model.warn_once(
+            "exclusive",
+            f"activation is missing, and the {summary.channels} channels are taken for exclusive classes (softmax), "
+            f"but in {share:.0%} of the voxels all of them are below {SURELY_ABSENT:g}, as independent channels are "
+            "where nothing is found: pass activation='sigmoid' if they are, or 'softmax' to say that this is right.",
+        )
 
 
 def check_background(model: AttackedModel, label: torch.Tensor, scored: Sequence[int]) -> None:

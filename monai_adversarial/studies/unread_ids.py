@@ -46,10 +46,9 @@ def check_overlays(config_file: Any, parser: ConfigParser, before: str, read: Co
         return
     texts = before + str(parser.get())
     referred = set(_REFERENCE.findall(ReferenceResolver.normalize_id(texts)))
-    known = ConfigParser(config=ConfigParser.load_config_file(files[0]))
-    for file in files[1:]:
-        overlay = ConfigParser.load_config_file(file)
-        for key in overlay:
+    for count, file in enumerate(files[1:], start=1):
+        known = ConfigParser(config=ConfigParser.load_config_files(files[:count]))
+        for key in ConfigParser.load_config_file(file):
             name = ReferenceResolver.normalize_id(str(key).lstrip("+"))
             new = _first_new(known, name)
             if new is None or _is_read(parser, new, referred, read):
@@ -60,7 +59,6 @@ def check_overlays(config_file: Any, parser: ConfigParser, before: str, read: Co
                     f"{Path(file).name} sets {str(key)!r}, which nothing refers to, so that MONAI would not read it: "
                     f"did you mean {meant!r}?"
                 )
-        known.config.update({key: value for key, value in overlay.items() if _is_plain(key)})
 
 
 def _files_of(config_file: Any) -> list[Any]:
@@ -70,10 +68,6 @@ def _files_of(config_file: Any) -> list[Any]:
     if isinstance(config_file, str) and not Path(config_file).is_file() and "," in config_file:
         return config_file.split(",")
     return list(ensure_tuple(config_file))
-
-
-def _is_plain(key: Any) -> bool:
-    return SEPARATOR not in ReferenceResolver.normalize_id(str(key)) and not str(key).startswith("+")
 
 
 def _first_new(known: ConfigParser, name: str) -> str | None:

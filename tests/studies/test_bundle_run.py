@@ -40,7 +40,7 @@ RIGHT = {
     "overlay": (ADVERSARY + ENGINE + REFERRED, ()),
     "other budget": (ADVERSARY + ENGINE + REFERRED, ("--adversary#attack#epsilon", "4")),
     "further argument": (ADVERSARY + ENGINE + REFERRED, ("--adversary#attack#restarts", "2")),
-    "an id of its own": (SETTING.replace("steps: 1\n", "steps: 2\n").replace("steps: 1}", "steps: '%attack_steps'}"), ()),
+    "an id of its own": (SETTING.replace("steps: 1}", "steps: '%attack_steps'}"), ()),
     "a note": (ADVERSARY + ENGINE + REFERRED + "written_by: us\n", ()),
     "made in the list": ('+initialize:\n- "$@adversary.attach(@evaluator)"\n' + ADVERSARY, ()),
     "as the engine's prepare_batch": (
