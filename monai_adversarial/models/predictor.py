@@ -463,8 +463,8 @@ class Predictor:
 
         Args:
             image: image channels of a batch, other than the clean one.
-            clean: the answer to the clean one, where the image is so near to it that the segmentations may be the same:
-                to get that answer afterwards, to the last digit, and another one before, is to depend on it, too.
+            clean: the answer to the clean one, for an image that is near to it. Their segmentations may be the same, so
+                that this answer to the last digit afterwards, and another one before, is dependence, too.
         """
         assert self.kept is not None
         present = KeptState(self._called, self.model.inferer)
