@@ -24,6 +24,7 @@ from monai_adversarial.attacks.scored_run import ScoredRun
 from monai_adversarial.attacks.search import Search, SteepestAscent
 from monai_adversarial.attacks.search.extremes_first import looking_first
 from monai_adversarial.models.attacked_model import AttackedModel
+from monai_adversarial.models.first_batch import check_told_spacing
 from monai_adversarial.models.predictor import Predictor
 from monai_adversarial.models.surrogates import following
 from monai_adversarial.utils.allocator import keep_freed_memory
@@ -325,6 +326,7 @@ class Attack(ShownAsCall):
         spacing: Any,
         training: bool = False,
     ) -> Scene:
+        check_told_spacing(predictor.model, given.image, spacing)
         # Seeds wait for the device and read all voxels: training that draws nothing needs none.
         draws = not training or self.random_start or self.by_queries
         scene = Scene(

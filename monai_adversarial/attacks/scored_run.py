@@ -16,8 +16,10 @@ from monai_adversarial.attacks.flags import say_zero_gradients
 from monai_adversarial.attacks.frozen_voxels import FrozenPoint, say_frozen_voxels
 from monai_adversarial.attacks.objectives import Target
 from monai_adversarial.attacks.perturbations.base import BoundPerturbation, Parameters, per_sample
+from monai_adversarial.attacks.query_checks import say_another_answer, say_same_answers
 from monai_adversarial.attacks.reference import Reference, class_mask, prepared
 from monai_adversarial.attacks.result import AttackResult
+from monai_adversarial.metrics.clean_score import LOW_CLEAN
 from monai_adversarial.metrics.dice import hard_prediction
 from monai_adversarial.metrics.success import success, success_rule
 from monai_adversarial.models.answer import Answer
@@ -25,15 +27,18 @@ from monai_adversarial.models.first_batch import (
     check_background,
     check_classes_fit,
     check_clean_score,
+    check_exclusive,
     check_ignored,
     check_label_fits,
     check_trained,
+    say_clock,
     say_counted,
     say_kept,
     say_random,
     say_seeded,
 )
-from monai_adversarial.models.predictor import Predictor
+from monai_adversarial.models.predictor import ROUNDED, Predictor
+from monai_adversarial.models.shifted_label import check_label_place
 from monai_adversarial.models.wrong_gradient import reason_of
 from monai_adversarial.utils.allocator import give_back_excess
 from monai_adversarial.utils.arrays import StoredAs
@@ -45,6 +50,9 @@ if TYPE_CHECKING:
     from monai_adversarial.attacks.attack import Attack
 
 __all__ = ["ScoredRun"]
+
+#: stream of a random image that is asked about; restarts use 0, 1, 2, ...
+NEARBY = 3_000_000
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,11 @@ class ScoredRun:
             check_classes_fit(model, self.clean_score)
         elif labeled and not self.attack.targeted:
             check_label_fits(model, answer.prediction, reference.label, reference.classes, self.activation)
+            check_label_place(model, answer.prediction, reference.label, reference.classes, self.activation)
             check_clean_score(model, self.clean_score, self.scene.image)
+        fits = labeled and float(self.clean_score.nanmean()) >= LOW_CLEAN  # then they were read rightly
+        if self.activation == "softmax" and not reference.per_image and not fits:
+            check_exclusive(model, answer.summary)
         if self.activation == "sigmoid" and not reference.per_image and not self.attack.targeted:
             check_background(model, reference.label, reference.scored)
         check_trained(model)
@@ -178,25 +190,50 @@ class ScoredRun:
                 say_random(model, purifier=True)
         elif predictor.kept is not None:
             names = predictor.kept.changed()
-            if names and predictor.depends_on_the_past(image.flip(-1)):
+            # A cache may answer images alone that are near to one that it knows, as those of an attack are.
+            if names and (
+                predictor.depends_on_the_past(image.flip(-1)) or predictor.depends_on_the_past(self._nearby(), answer)
+            ):
                 say_kept(model, names)
             elif names := predictor.depends_on_what_it_held(image.flip(-1)):
                 say_kept(model, names)
 
-    def _check_counts(self, adversarial: torch.Tensor, reference: Reference, score: torch.Tensor) -> None:
-        """What is said of an answer that depends on how often the network was asked.
+    def _nearby(self) -> torch.Tensor:
+        """An image inside the budget, at random."""
+        scene = self.scene
+        return self._finished(self.bound, self.bound.start(scene.generators(NEARBY)))
 
-        An attack by queries has no further one to spend.
+    def _check_asked_later(self, adversarial: torch.Tensor, reference: Reference, score: torch.Tensor) -> None:
+        """What is said of an answer that depends on how often the network was asked, or on the time.
+
+        It costs a pass of a network whose code reads what it counts, and one of a network that asks for the time.
         """
-        predictor = self.predictor
-        if not self._is_first_batch or not self.backwards or predictor.kept is None or predictor.drew_random_numbers:
+        predictor, kept = self.predictor, self.predictor.kept
+        if not self._is_first_batch or kept is None or predictor.drew_random_numbers or predictor.draws_anew:
             return
-        names = predictor.kept.counted()
-        if not names:
+        names = kept.counted()
+        if names:
+            with kept.counting_anew():
+                found = reference.score(predictor.answer(adversarial).prediction)
+            say_counted(predictor.model, names, score, found)
+        elif kept.clocks:
+            share = predictor.answer(self.scene.image).share_of_others(self.clean)
+            if share > ROUNDED:
+                say_clock(predictor.model, kept.clocks, share)
+
+    def _check_asked_again(self, ascent: Ascent, ranks: torch.Tensor) -> None:
+        """What is said where the best point of a search by queries is worth little when it is asked about again.
+
+        Args:
+            ascent: stands at the point where the run ended.
+            ranks: what that is compared by, from a query of its own.
+        """
+        if not ascent.by_queries or not self.history:
             return
-        with predictor.kept.counting_anew():
-            found = reference.score(predictor.answer(adversarial).prediction)
-        say_counted(predictor.model, names, score, found)
+        pairs = zip(ascent.parameters, self.parameters, strict=True)
+        same = torch.stack([(one == other).flatten(1).all(dim=1) for one, other in pairs]).all(dim=0)
+        again = torch.where(same, ranks.to(self.objective.dtype), torch.nan)
+        say_another_answer(self.predictor.model, self.history[0], self.objective, again)
 
     def _check_gradient(self, answer: Answer) -> None:
         """What is said of a gradient that is not that of the network, where a call was seen that cuts it."""
@@ -290,6 +327,7 @@ class ScoredRun:
             scored = ascent.answer_and_ranks(image)
             if scored is not None:
                 answer, ranks = scored
+                self._check_asked_again(ascent, ranks.detach())
                 self._keep_best(left, ascent.parameters, ranks, ascent.search.preference(ascent.parameters, ranks))
                 self.last = Finished(image, answer.prediction, self.latest_is_best)
                 return
@@ -447,13 +485,15 @@ class ScoredRun:
             whole = self.predictor.model.whole_image(adversarial, detached(image))
             succeeded = self._succeeded(score, self.clean_score, prediction, self.target)
             zeros = torch.stack(self.zero_fractions).nanmean(dim=0)
-            self._check_counts(adversarial, reference, score)
+            self._check_asked_later(adversarial, reference, score)
         followed = self.predictor.surrogates or ()
         if not followed and self.objective_region is None:  # elsewhere a surrogate or most voxels have none to give
             seen = zeros, self.clean_score, score, succeeded
             say_zero_gradients(self.predictor.model, *seen)
             if self.frozen_point is not None:
                 say_frozen_voxels(self.frozen_point, self.bound, self.predictor, self.reference, *seen)
+        if attack.by_queries and not followed and not attack.search.uses_decisions:
+            say_same_answers(self.predictor.model, torch.stack(self.history), self.clean_score, score, succeeded)
         return AttackResult(
             adversarial=convert_to_dst_type(whole, dst=image)[0],
             label=moved if label is None else convert_to_dst_type(moved, dst=label)[0],

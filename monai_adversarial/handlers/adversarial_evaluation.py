@@ -41,6 +41,7 @@ from monai_adversarial.handlers.evaluation_engine import (
     has_own_iteration,
     remembers_batches,
 )
+from monai_adversarial.handlers.repeated_cases import case_marks, say_repeated
 from monai_adversarial.metrics.case_metric import CaseMetric
 from monai_adversarial.metrics.clean_score import low_clean_caution, low_organ_caution
 from monai_adversarial.metrics.dice import hard_prediction, organ_dice
@@ -269,6 +270,7 @@ class AdversarialEvaluation(RobustEvaluation):
         self._robust: list[torch.Tensor] = []
         self._labeled: set[str] = set()
         self._own: list[torch.Tensor] = []
+        self._marks: list[int] = []
         self._changed = False
         self._batches = self._iterations = 0
         self._scores: RobustDice | None = None
@@ -310,6 +312,7 @@ class AdversarialEvaluation(RobustEvaluation):
         with self._as_before_the_run(engine):
             result = self.attack(self.model.with_arguments(args, kwargs), image, label, region=region)
         self._changed = self._changed or not torch.equal(as_plain(result.adversarial), as_plain(image))
+        self._marks += case_marks(result.bound.scene.seeds, label)
         self._own.append((result.clean_score - result.adversarial_score).cpu().double())
         for metric in self.metrics.values():
             metric.add(result)
@@ -505,6 +508,7 @@ class AdversarialEvaluation(RobustEvaluation):
                 )
             clean, robust = (torch.cat(rows) for rows in (self._clean, self._robust))
             assert self.model is not None
+            say_repeated(f"{type(self).__name__} {self.name!r}", self._marks)
             self._scores = RobustDice(
                 tuple(self._organs.values()),
                 clean,

@@ -16,7 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from monai_adversarial.metrics.clean_score import low_clean_caution
 from monai_adversarial.models.attacked_model import AttackedModel
 from monai_adversarial.models.doubts import warn_once
+from monai_adversarial.models.output_values import SURELY_ABSENT, OutputSummary
 from monai_adversarial.utils.modules import modules_of, unwrap
+from monai_adversarial.utils.scene import spacing_of
 from monai_adversarial.utils.slabs import slabs
 from monai_adversarial.utils.validation import check_class_label, check_label, check_logits, is_class_label
 
@@ -26,13 +28,16 @@ __all__ = [
     "check_background",
     "check_classes_fit",
     "check_clean_score",
+    "check_exclusive",
     "check_ignored",
     "check_label_fits",
     "check_label_shape",
     "check_same_grid",
+    "check_told_spacing",
     "check_trained",
     "random_state",
     "refuse_boxes",
+    "say_clock",
     "say_counted",
     "say_kept",
     "say_random",
@@ -64,6 +69,8 @@ NORMALIZATIONS = (_NormBase, torch.nn.GroupNorm, torch.nn.LayerNorm)
 PRELU_SLOPE = 0.25
 #: images of which at least one is classified as labeled, or the label does not belong to the network
 LEAST_IMAGES = 8
+#: relative difference of voxel sizes that no rounding makes
+OTHER_SPACING = 0.01
 #: attributes that are named
 MOST_KEPT = 3
 #: Dice by which the same image may score higher when a network is asked later
@@ -162,6 +169,38 @@ def check_same_grid(model: AttackedModel, image: Any, label: Any) -> None:
             "label is of another orientation, voxel size or place: bring both onto one grid (Orientationd, Spacingd, "
             "ResampleToMatchd), or the scores compare different places.",
         )
+
+
+def check_told_spacing(model: AttackedModel, image: Any, spacing: Any) -> None:
+    """Warn, once, where a voxel size is told that is not the one of the image's affine.
+
+    An affine that is the identity says nothing: it is what MONAI gives to a tensor that came without one.
+
+    Args:
+        model: what is attacked.
+        image: as it was handed over; only ``MetaTensor`` has an affine.
+        spacing: mm along each axis, as it was told; None where nothing was.
+    """
+    if spacing is None or not isinstance(image, MetaTensor):
+        return
+    affine = torch.as_tensor(image.affine).detach().cpu().double()
+    if torch.equal(affine, torch.eye(affine.shape[-1], dtype=torch.float64).expand_as(affine)):
+        return
+    told, read = spacing_of(image, spacing), spacing_of(image, required=False)
+    if told is None or read is None or not bool(read.isfinite().all()):
+        return
+    apart = ((told - read).abs() > OTHER_SPACING * read).any(dim=1)
+    if not bool(apart.any()):
+        return
+    first = int(apart.int().argmax())
+    mine, theirs = (" x ".join(f"{length:.4g}" for length in table[first].tolist()) for table in (told, read))
+    permuted = torch.allclose(told[first].sort().values, read[first].sort().values, rtol=OTHER_SPACING)
+    order = "give it in the order of the array's axes" if permuted else "correct the affine"
+    model.warn_once(
+        "spacing",
+        f"spacing is told as {mine} mm, but the image's affine says {theirs} mm: what is in mm is another budget; "
+        f"leave spacing out, or {order}.",
+    )
 
 
 def check_classes_fit(model: AttackedModel, scores: torch.Tensor) -> None:
@@ -306,6 +345,28 @@ def check_ignored(model: AttackedModel, classes: int) -> None:
         f"ignore_index is {ignored}, {what}, and scores flatter. It is the value of voxels that nobody labeled, such "
         "as 255; the background is no organ without it, and scored_classes= chooses organs.",
     )
+
+
+def check_exclusive(model: AttackedModel, summary: OutputSummary) -> None:
+    """Warn where nobody has said that the classes exclude each other, and most voxels have none.
+
+    Logits of exclusive classes (softmax) are as high for the background as for an organ: the loss moves their
+    differences. Of independent channels (sigmoid) all are low where nothing is found, and the highest says nothing.
+
+    Args:
+        model: what is attacked; its channels are taken for exclusive classes.
+        summary: of the clean answer.
+    """
+    if model.activation is not None or model.found_output_values != "logits" or summary.channels < 2:
+        return
+    share = summary.share_of_nothing
+    if share > MOSTLY:
+        model.warn_once(
+            "exclusive",
+            f"activation is missing, and the {summary.channels} channels are taken for exclusive classes (softmax), "
+            f"but in {share:.0%} of the voxels all of them are below {SURELY_ABSENT:g}, as independent channels are "
+            "where nothing is found: pass activation='sigmoid' if they are, or 'softmax' to say that this is right.",
+        )
 
 
 def check_background(model: AttackedModel, label: torch.Tensor, scored: Sequence[int]) -> None:
@@ -478,6 +539,23 @@ def say_counted(model: AttackedModel, names: Sequence[str], score: torch.Tensor,
         f"the network's answer depends on how often it was asked ({shown}): the attacked image scores "
         f"{float(score[worst]):.3f}, and {float(anew[worst]):.3f} where it is asked at the beginning. What was "
         "attacked is not what was scored, and the score is too high.",
+    )
+
+
+def say_clock(model: AttackedModel, names: Sequence[str], share: float) -> None:
+    """Warn of a network that answers the clean image otherwise after an attack than before it, and asks for the time.
+
+    Args:
+        model: what is attacked.
+        names: of the functions that do.
+        share: of the voxels that the two clean predictions disagree on.
+    """
+    parts = "images' classes" if model.classifies else "voxels"
+    shown = ", ".join(names[:MOST_KEPT]) + (", ..." if len(names) > MOST_KEPT else "")
+    model.warn_once(
+        "clock",
+        f"the network's answer depends on the time ({shown}): the clean predictions before and after the attack differ "
+        f"in {share:.1%} of the {parts}. What was attacked is not what was scored: attack it with the time held still.",
     )
 
 

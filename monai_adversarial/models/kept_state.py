@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from monai_adversarial.utils.clocks import reads_clock
 from monai_adversarial.utils.counters import is_read
 from monai_adversarial.utils.hashing import is_of_library
 from monai_adversarial.utils.modules import held_by, modules_of
@@ -129,6 +130,9 @@ class KeptState:
 
     Args:
         things: network, inferer; anything that is called.
+
+    Attributes:
+        clocks: names of the functions whose code asks for the time, whatever it does with it.
     """
 
     def __init__(self, *things: Any) -> None:
@@ -137,6 +141,7 @@ class KeptState:
         self._owners: list[tuple[Any, frozenset[str]]] = []
         self._counts: list[tuple[Any, str, Any]] = []
         self._seen: set[int] = set()
+        self.clocks: list[str] = []
         for thing in things:
             self._visit(thing, 0)
         del self._seen
@@ -269,7 +274,9 @@ class KeptState:
                 self._hold(kind, name, value, depth)
 
     def _look_into_function(self, function: FunctionType, depth: int) -> None:
-        """The variables of its module that a function names."""
+        """The variables of its module that a function names, and whether it names a clock."""
+        if reads_clock(function):
+            self.clocks.append(function.__qualname__)
         module = sys.modules.get(function.__module__)
         for name in function.__code__.co_names:
             if module is not None and name in function.__globals__ and vars(module) is function.__globals__:

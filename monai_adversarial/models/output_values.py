@@ -39,6 +39,8 @@ __all__ = [
 # Probabilities are rounded to bfloat16 where the network ran in it, and stitched from windows.
 SUM_TOLERANCE = 0.02
 EXACT_SUM_TOLERANCE = 1e-4
+# Logits of a class that is not there, by a sigmoid: a probability of 0.12.
+SURELY_ABSENT = -2.0
 # Probabilities of a segmentation come this near to 0 and to 1 somewhere in a batch.
 NEAR_AN_END = 0.05
 _SOFTMAX = {torch.softmax, F.softmax, torch.Tensor.softmax}
@@ -59,6 +61,7 @@ class OutputSummary:
     _deviation: torch.Tensor | None = field(default=None, init=False)
     _sums: torch.Tensor | None = field(default=None, init=False)
     _pieces: int = field(default=0, init=False)
+    _voxels: int = field(default=0, init=False)
 
     @classmethod
     def of(cls, raw: torch.Tensor) -> OutputSummary:
@@ -75,15 +78,17 @@ class OutputSummary:
         if self._ends is None or self._deviation is None or self._sums is None:
             self._ends = torch.stack([low, high])
             self._deviation = torch.zeros_like(low)
-            self._sums = torch.zeros(2, dtype=torch.float64, device=values.device)
+            self._sums = torch.zeros(3, dtype=torch.float64, device=values.device)
         self._ends[0] = torch.minimum(self._ends[0], low)
         self._ends[1] = torch.maximum(self._ends[1], high)
         self._deviation.copy_(torch.maximum(self._deviation, (total - 1).abs_().amax()))
         self._pieces += 1
         # Not of the sum over classes, which is the same number for some networks. Twice, with different weights of the
         # pieces: what two random passes share by chance they do not share.
-        highest = values.amax(dim=1).sum()
-        self._sums += torch.stack([highest, highest * self._pieces])
+        highest = values.amax(dim=1)
+        absent, total = (highest < SURELY_ABSENT).sum(), highest.sum()
+        self._sums += torch.stack([total, total * self._pieces, absent])
+        self._voxels += highest.numel()
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -96,6 +101,12 @@ class OutputSummary:
     def is_finite(self) -> bool:
         """Whether no value is NaN or infinite."""
         return all(math.isfinite(end) for end in self.ends)
+
+    @property
+    def share_of_nothing(self) -> float:
+        """Share of the voxels in which every channel says by a sigmoid that its class is not there."""
+        assert self._sums is not None
+        return float(self._sums[2]) / max(self._voxels, 1)
 
     @property
     def is_within_unit(self) -> bool:

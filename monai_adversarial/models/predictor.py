@@ -457,12 +457,14 @@ class Predictor:
         """Whether a purifier draws, wherever it stands: around the inferer, or inside one."""
         return self.inferer is not None and purifies_at_random(self.inferer)
 
-    def depends_on_the_past(self, image: torch.Tensor) -> bool:
+    def depends_on_the_past(self, image: torch.Tensor, clean: Answer | None = None) -> bool:
         """Whether the answer to an image is another one after the clean batch than before it. Two forward passes; what
         network and inferer hold is the same afterwards.
 
         Args:
             image: image channels of a batch, other than the clean one.
+            clean: the answer to the clean one, for an image that is near to it. Their segmentations may be the same, so
+                that this answer to the last digit afterwards, and another one before, is dependence, too.
         """
         assert self.kept is not None
         present = KeptState(self._called, self.model.inferer)
@@ -470,7 +472,8 @@ class Predictor:
         self.kept.restore()
         before = self.answer(image)
         present.restore()
-        return after.share_of_others(before) > ROUNDED
+        repeated = clean is not None and after.equals(clean) and not before.equals(clean)
+        return repeated or after.share_of_others(before) > ROUNDED
 
     def depends_on_what_it_held(self, image: torch.Tensor) -> list[str]:
         """Names of what the network held before it was asked the first time, where its answer to an image is another

@@ -22,6 +22,7 @@ from monai.utils import optional_import
 
 from monai_adversarial.engines.unmet import forget_unmet, unmet_sentence
 from monai_adversarial.studies.command_line import TRACEBACK_VARIABLE, USER_ERRORS, root_sentence
+from monai_adversarial.studies.unread_ids import check_overlays
 
 __all__ = ["check_config", "main"]
 
@@ -48,7 +49,8 @@ def check_config(config_file: Any, options: Mapping[str, Any] | None = None) -> 
         ids of what the run makes of this package, and of nothing else of it.
 
     Raises:
-        ValueError: for an option that no file has an id for, and where nothing of this package would be made.
+        ValueError: for an option that no file has an id for, for a misspelt id of an overlay, and where nothing of this
+            package would be made.
     """
     given = dict(options or {})
     starts = [given.pop(option, None) or default for option, default in LISTS.items()]
@@ -57,6 +59,7 @@ def check_config(config_file: Any, options: Mapping[str, Any] | None = None) -> 
     for name in given:
         _check_option(parser, name)
     parser.update({name: value for name, value in given.items() if name not in FURTHER or name in parser})
+    before = str(parser.get())
     parser.parse()
     ours, reached = _of_package(parser), _reached(parser, starts)
     made = [name for name in ours if name in reached and not _is_left_for_later(parser[name])]
@@ -70,6 +73,7 @@ def check_config(config_file: Any, options: Mapping[str, Any] | None = None) -> 
             "no config file makes anything of monai_adversarial, so that this run would attack nothing: add the "
             "overlay to config_file, or run it by python -m monai.bundle."
         )
+    check_overlays(config_file, parser, before, (*starts, *FURTHER))
     return made
 
 

@@ -83,16 +83,18 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
     Args:
         keys: images, and labels that move with them, channel first.
         transform: the array form; its ``prob`` is ignored.
-        label_key: class map or one-hot that the network should predict; None: the label among ``keys``; absent from the
-            data as well: the network's clean prediction.
+        label_key: class map or one-hot that the network should predict; None: the label among ``keys``, and where there
+            is none, the network's clean prediction.
         moved_keys: further labels or masks that move with a geometric attack, by nearest neighbor.
         mode: ``"bilinear"`` (an image) or ``"nearest"`` (a label), one for all ``keys`` or one for each; None: as said
             above.
         prob: probability of the attack.
-        allow_missing_keys: do not raise when a key is missing.
+        allow_missing_keys: do not raise when a key is missing, ``label_key`` and ``moved_keys`` included; an item
+            without any image is left clean, with a warning.
 
     Raises:
         ValueError: for another ``mode``, ``keys`` that name no image, or a label before the image.
+        KeyError: for a key that is missing, when it is called.
     """
 
     backend = AdversarialTransform.backend
@@ -123,6 +125,7 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
         if all(key in self.declared_labels for key in self.keys):
             raise ValueError(f"keys must name an image to attack, got only labels: {list(self.keys)}.")
         self._label_was_named = self._order_was_checked = False
+        self._clean_was_said = self._rest_was_checked = False
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
@@ -136,8 +139,10 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
         """Attack one item of a data set."""
         d: dict[Hashable, Any] = dict(data)
         attack = self.transform.draw(self)
+        self._check_named(d)
         images, labels, label_key = self._roles(d)
         if not images:
+            self._say_clean(d)
             return d
         first = images[0]
         tracked = None
@@ -157,7 +162,54 @@ class AdversarialTransformd(RandomizableTransform, MapTransform, InvertibleTrans
             clean = computable(_batch_of_one(d[key])).to(result.image.device)
             d[key] = as_given(result.bound.move_label(clean, result.parameters)[0], d[key])
             self._record(d[key], result, True)
+        if result.bound.geometric and not labels:  # who names one knows of the others
+            self._check_rest(d, images, tuple(tracked.shape[1:]))
         return d
+
+    def _check_named(self, d: Mapping[Hashable, Any]) -> None:
+        """Raise for a label that is named and is not there: it would stay where it was, and the network's own answer
+        take its place."""
+        if self.allow_missing_keys:
+            return
+        for name, keys in (("label_key", (self.label_key,)), ("moved_keys", self.moved_keys)):
+            missing = [key for key in keys if key is not None and key not in d]
+            if missing:
+                raise KeyError(
+                    f"{name} names {missing[0]!r}, but the item holds {', '.join(map(str, d))}: write the label's own "
+                    f"key, leave it out, or pass allow_missing_keys=True to {type(self).__name__}."
+                )
+
+    def _say_clean(self, d: Mapping[Hashable, Any]) -> None:
+        """Warn, once, of an item that has nothing to attack."""
+        if self._clean_was_said:
+            return
+        self._clean_was_said = True
+        warnings.warn(
+            f"{type(self).__name__} attacked nothing: of keys={list(self.keys)} the item holds no image, but "
+            f"{', '.join(map(str, d))}. Scores of such items are those of clean images.",
+            stacklevel=3,
+        )
+
+    def _check_rest(self, d: Mapping[Hashable, Any], moved: Sequence[Hashable], shape: tuple[int, ...]) -> None:
+        """Warn of a label on the image's grid that stays where it was while the anatomy moves; on the first item
+        alone, as labels are sorted for it."""
+        if self._rest_was_checked:
+            return
+        self._rest_was_checked = True
+        stay = [
+            key
+            for key, value in d.items()
+            if key not in moved
+            and isinstance(value, (torch.Tensor, np.ndarray))
+            and tuple(value.shape[1:]) == shape
+            and holds_labels(value)
+        ]
+        if stay:
+            warnings.warn(
+                f"{type(self).__name__} moves the anatomy of the image, but {', '.join(map(repr, stay))} on its grid "
+                "stays where it was, and scores compare different places: name it in label_key or moved_keys.",
+                stacklevel=3,
+            )
 
     def _roles(self, d: Mapping[Hashable, Any]) -> tuple[list[Hashable], list[Hashable], Hashable | None]:
         """Keys of the images, of all labels, and of the label that the network should predict."""

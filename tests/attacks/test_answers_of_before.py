@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from monai.inferers import SimpleInferer
 
-from monai_adversarial.attacks import PGD, AutoAttack3D, ExpectationOverTransformation
+from monai_adversarial.attacks import PGD, AutoAttack3D, ExpectationOverTransformation, SquareAttack
 from monai_adversarial.data.example import ExampleNetwork, example_case
 from monai_adversarial.inferers import PurifiedInferer, ScannerSpaceInferer
 from monai_adversarial.models import AttackedModel
@@ -129,6 +130,98 @@ def test_an_answer_that_depends_on_the_number_of_calls_is_said(start: Any) -> No
     (sentence,) = [text for text in said(MODEL.replace(network=network)) if "how often" in text]
     assert "(Keeps.calls)" in sentence and "the score is too high" in sentence
     assert said(MODEL.replace(network=Keeps(even, calls=0))) == []
+
+
+def test_queries_too_are_asked_at_the_beginning() -> None:
+    square = SquareAttack(16, "HU", queries=8)
+    plain = square(MODEL.replace(network=Keeps(counts_calls, calls=0, shapes=[])), IMAGE, LABEL)
+    assert any("how often" in text for text in said(MODEL.replace(network=Keeps(late, calls=0)), square))
+    counted = square(MODEL.replace(network=Keeps(even, calls=0)), IMAGE, LABEL)
+    assert counted.forwards == plain.forwards + 1  # whose code reads what it counts
+
+
+class Clock:
+    """A time that a test moves."""
+
+    now = 0.0
+
+
+def by_time(self: Any, image: torch.Tensor) -> torch.Tensor:
+    """Darker from call to call, as ``time`` goes on."""
+    return self.inner(image - 0.005 * (time.time() - self.start))
+
+
+def timed(self: Any, image: torch.Tensor) -> torch.Tensor:
+    """Measures how long it takes."""
+    start = time.perf_counter()
+    answer = self.inner(image)
+    self.seconds = time.perf_counter() - start
+    return answer
+
+
+@pytest.mark.parametrize("attack", [PGD(16, "HU", steps=2), SquareAttack(16, "HU", queries=4)])
+def test_an_answer_that_depends_on_the_time_is_said(attack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tick() -> float:
+        Clock.now += 1.0
+        return Clock.now
+
+    monkeypatch.setattr(time, "time", tick)
+    found = said(MODEL.replace(network=Keeps(by_time, start=Clock.now)), attack)
+    (sentence,) = [text for text in found if "depends on the time" in text]
+    assert "(by_time): the clean predictions before and after the attack differ in" in sentence
+
+
+def test_who_measures_time_is_not_said() -> None:
+    assert said(MODEL.replace(network=Keeps(timed, seconds=0.0))) == []
+
+
+class Server:
+    """Answers from where nothing of it can be seen, and worse for who asks late."""
+
+    def __init__(self, answer: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
+        asked = iter(range(10**6))
+        network = ExampleNetwork()
+        self._ask = map(lambda image: answer(network(image), next(asked)), iter(lambda: self._image, None))
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        self._image = image.detach()
+        with torch.no_grad():
+            return next(self._ask)
+
+
+def test_a_best_query_that_cannot_be_repeated_is_said() -> None:
+    square, clean = SquareAttack(16, "HU", queries=6), ExampleNetwork()(SEEN).detach()
+    steady = AttackedModel(Server(lambda logits, asked: logits), intensity=WINDOW, image_units="HU")
+    assert said(steady, square) == []
+    last = square(steady, IMAGE, LABEL).forwards - 1
+    mended = Server(lambda logits, asked: logits if asked < last else clean)
+    found = said(AttackedModel(mended, intensity=WINDOW, image_units="HU"), square)
+    (sentence,) = [text for text in found if text.startswith("asked again about the image that was the best")]
+    assert "depends on the time, on earlier queries or on chance, and the score is too high" in sentence
+
+
+def test_a_search_that_met_one_answer_only_is_said() -> None:
+    square = SquareAttack(16, "HU", queries=12)
+    clean = ExampleNetwork()(SEEN).detach()
+    cached = Server(lambda logits, asked: clean)
+    found = said(AttackedModel(cached, intensity=WINDOW, image_units="HU"), square)
+    (sentence,) = [text for text in found if text.startswith("the network gave the same answer to all of")]
+    assert "in 1 of 1 samples, whose score stays at 0.618 of 0.618. That is no robustness" in sentence
+
+
+def nearest(self: Any, image: torch.Tensor) -> torch.Tensor:
+    """The answer to an image that it knows stands for those that are near to it, and most of it for a gradient."""
+    for known, answer in self.cache:
+        if float((known - image).abs().max()) < 0.05:
+            return 0.9 * answer + 0.1 * self.inner(image)
+    answer = self.inner(image)
+    self.cache.append((image.detach(), answer.detach()))
+    return answer
+
+
+def test_a_list_of_near_images_is_said() -> None:
+    (sentence,) = [text for text in said(MODEL.replace(network=Keeps(nearest, cache=[]))) if "from call" in text]
+    assert "(Keeps.cache)" in sentence
 
 
 def from_cache(self: Any, image: torch.Tensor) -> torch.Tensor:

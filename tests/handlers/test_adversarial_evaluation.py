@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -531,6 +532,18 @@ def test_worst_case_is_taken_per_case():
     torch.testing.assert_close(worst.robust, torch.stack([first[0], second[1], second[2]]), equal_nan=True)
     with pytest.raises(ValueError, match="same cases and organs"):
         RobustDice.worst([RobustDice(("a", "b"), clean, first), RobustDice(("a", "b"), clean[:1], first[:1])])
+
+
+def test_cases_that_come_twice_are_said() -> None:
+    network = tiny_segmentation_network()
+    data = items(network, 3)
+    other_label = {**data[0], "label": data[1]["label"]}  # a second reader of the same image
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluator(network, [*data, other_label], val_handlers=[AdversarialEvaluation(PGD(0.1, steps=1), "pgd")]).run()
+    repeating = evaluator(network, [*data, data[0]], val_handlers=[AdversarialEvaluation(PGD(0.1, steps=1), "pgd")])
+    with pytest.warns(UserWarning, match="AdversarialEvaluation 'pgd': 1 of 4 cases came before in the same epoch"):
+        repeating.run()
 
 
 def test_names_of_organs():

@@ -19,9 +19,11 @@ from torch import nn
 from benchmarks.real_scan import load_network
 from benchmarks.strength import bundle_network
 from monai_adversarial.attacks import PGD, BackwardPassSubstitute, ExpectationOverTransformation
+from monai_adversarial.data.example import ExampleNetwork, example_case
 from monai_adversarial.models import AttackedModel
 from monai_adversarial.models.doubts import doubt, warn_once
 from monai_adversarial.models.first_batch import untrained_reason
+from monai_adversarial.models.shifted_label import shift_of_label
 from tests.helpers import LinearNetwork, random_image, random_label, tiny_segmentation_network
 
 
@@ -362,3 +364,81 @@ def test_a_region_is_part_of_what_is_told_of_a_result() -> None:
     region[..., :4] = True
     result = PGD(0.01, steps=1)(tiny_segmentation_network(), IMAGE, region=region)
     assert "inside a region of 0.5 of the voxels" in str(result).splitlines()[0]
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_a_told_voxel_size_that_the_affine_contradicts_is_said_once(permuted: bool) -> None:
+    model, image, label = example_case(16)
+    sizes = (6.0, 3.0, 6.0) if permuted else (6.0, 6.0, 6.0)
+    scan = MetaTensor(image.as_tensor(), affine=torch.diag(torch.tensor([*sizes, 1.0])))
+    told = (3.0, 6.0, 6.0) if permuted else (60.0, 60.0, 60.0)
+    attack = PGD(4, "HU", steps=1)
+    messages = said(lambda: [attack(model, scan, label.as_tensor(), spacing=told) for _ in range(2)])
+    assert len(messages) == 1 and "leave spacing out, or " in messages[0]
+    assert ("give it in the order of the array's axes" if permuted else "correct the affine") in messages[0]
+    for right in (sizes, None):
+        assert said(lambda spacing=right: attack(example_case(16)[0], scan, label.as_tensor(), spacing=spacing)) == []
+    plain = image.as_tensor()
+    assert said(lambda: attack(example_case(16)[0], plain, label.as_tensor(), spacing=told)) == []
+    unknown = MetaTensor(plain)  # the identity: nobody has said anything
+    assert said(lambda: attack(example_case(16)[0], unknown, label.as_tensor(), spacing=told)) == []
+
+
+@pytest.mark.parametrize(("shift", "text"), [((2, 0, 0), "2 x 0 x 0"), ((1, -2, 1), "1 x -2 x 1")])
+def test_a_label_beside_the_image_is_said(shift: tuple[int, ...], text: str) -> None:
+    model, image, label = example_case(32)
+    attack = PGD(4, "HU", steps=1)
+    messages = said(lambda: attack(model, image, label.roll(shift, (2, 3, 4))))
+    assert len(messages) == 1 and messages[0].startswith(f"the label lies {text} voxels beside what the network finds")
+    assert ", and 0.918 where it is moved there" in messages[0] or ", and 0.919 where" in messages[0]
+    assert said(lambda: attack(example_case(32)[0], image, label)) == []
+
+
+def one_side(label: torch.Tensor) -> torch.Tensor:
+    found = label.clone()
+    found[:, 14:] = 0
+    return found
+
+
+def too_much(label: torch.Tensor) -> torch.Tensor:
+    masks = torch.nn.functional.one_hot(label[0].long(), 4).movedim(-1, 0).float()
+    grown = torch.nn.functional.max_pool3d(masks[None], 5, 1, 2)[0]
+    return (grown * torch.tensor([0.1, 1.0, 1.1, 1.2]).view(-1, 1, 1, 1)).argmax(dim=0)[None]
+
+
+def one_organ_elsewhere(label: torch.Tensor) -> torch.Tensor:
+    found = torch.where(label == 1, 0, label)
+    return torch.where((label == 1).roll(3, 1), 1, found)
+
+
+@pytest.mark.parametrize("network", [one_side, too_much, one_organ_elsewhere])
+def test_a_network_that_is_merely_bad_has_no_label_beside_it(
+    network: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    label = example_case(32)[2].as_tensor()[0].long()
+    assert shift_of_label(network(label), label, [1, 2, 3]) is None
+
+
+def test_channels_that_are_all_low_where_nothing_is_are_not_taken_for_exclusive_in_silence() -> None:
+    class Nested(nn.Module):
+        """All organs, those of the liver, and its lesion, as channels of their own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = ExampleNetwork()
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            """Logits of overlapping masks."""
+            found = self.network(image).softmax(dim=1)
+            masks = torch.cat([found[:, first:].sum(dim=1, keepdim=True) for first in (1, 2, 3)], dim=1)
+            return torch.logit(masks.clamp(1e-6, 1 - 1e-6))
+
+    model, image, label = example_case(16)
+    attack = PGD(4, "HU", steps=1)
+    messages = said(lambda: attack(model.replace(network=Nested()), image))
+    assert len(messages) == 1 and "activation is missing, and the 3 channels are taken for exclusive" in messages[0]
+    masks = torch.cat([label.as_tensor() >= first for first in (1, 2, 3)], dim=1).float()
+    for told in ({"activation": "sigmoid"}, {"activation": "softmax"}):
+        assert said(lambda told=told: attack(model.replace(network=Nested(), **told), image)) == []
+    assert said(lambda: attack(model.replace(network=Nested()), image, masks)) == []  # the label shows it
+    assert said(lambda: attack(model, image)) == []

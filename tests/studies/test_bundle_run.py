@@ -20,6 +20,7 @@ HANDLER = """+handlers:
 - _target_: monai_adversarial.handlers.AdversarialEvaluation
   attack: {_target_: monai_adversarial.attacks.PGD, epsilon: 8, units: HU, steps: 1}
 """
+SETTING = "attack_steps: 1\n" + ADVERSARY + ENGINE + REFERRED
 
 
 @pytest.fixture
@@ -39,6 +40,8 @@ RIGHT = {
     "overlay": (ADVERSARY + ENGINE + REFERRED, ()),
     "other budget": (ADVERSARY + ENGINE + REFERRED, ("--adversary#attack#epsilon", "4")),
     "further argument": (ADVERSARY + ENGINE + REFERRED, ("--adversary#attack#restarts", "2")),
+    "an id of its own": (SETTING.replace("steps: 1}", "steps: '%attack_steps'}"), ()),
+    "a note": (ADVERSARY + ENGINE + REFERRED + "written_by: us\n", ()),
     "made in the list": ('+initialize:\n- "$@adversary.attach(@evaluator)"\n' + ADVERSARY, ()),
     "as the engine's prepare_batch": (
         ADVERSARY + '  model: "@network"\n  prepare_batch: null\nevaluator#prepare_batch: "@adversary"\n',
@@ -66,6 +69,13 @@ WRONG = {
     "misspelt option": (ADVERSARY + ENGINE + REFERRED, ("--epsilom", "4"), "did you mean --'adversary#attack#epsilon'"),
     "option without its place": (ADVERSARY + ENGINE + REFERRED, ("--epsilon", "4"), "--'adversary#attack#epsilon'"),
     "misspelt place": (ADVERSARY + ENGINE + REFERRED, ("--advrsary#attack#epsilon", "4"), "an id of none of the"),
+    "misspelt id": (
+        SETTING.replace("steps: 1", "steps: '@attack_steps'") + "atack_steps: 50\n",
+        (),
+        "overlay.yaml sets 'atack_steps'",
+    ),
+    "misspelt id of the bundle": (ADVERSARY + ENGINE + REFERRED + "netwrk: null\n", (), "did you mean 'network'?"),
+    "misspelt id inside": (ADVERSARY + ENGINE + REFERRED + "files#orgnas: b.nii\n", (), "did you mean 'files#organs'?"),
     "no config": (None, (), "config_file is missing"),
 }
 

@@ -156,7 +156,37 @@ def test_missing_keys():
     with pytest.raises(KeyError):
         T.AdvNoised("missing", network, 0.1)({"image": random_image(SHAPE)})
     data = {"image": random_image(SHAPE)}
-    assert T.AdvNoised("missing", network, 0.1, allow_missing_keys=True)(data).keys() == data.keys()
+    lenient = T.AdvNoised("missing", network, 0.1, allow_missing_keys=True)
+    with pytest.warns(UserWarning, match=r"AdvNoised attacked nothing: of keys=\['missing'\] the item holds no image"):
+        assert lenient(data).keys() == data.keys()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once
+        lenient(data)
+
+
+@pytest.mark.parametrize("told", [{"label_key": "labl"}, {"label_key": "label", "moved_keys": ("label", "livr")}])
+@pytest.mark.parametrize("cls", [T.AdvNoised, T.AdvElasticd])
+def test_a_label_that_is_named_and_missing_is_refused(cls, told):
+    network = tiny_segmentation_network()
+    name, missing = list(told)[-1], "livr" if "moved_keys" in told else "labl"
+    with pytest.raises(KeyError, match=f"{name} names '{missing}', but the item holds image, label: "):
+        cls("image", network, 2.0, steps=1, **told)(with_label())
+    lenient = cls("image", network, 2.0, steps=1, allow_missing_keys=True, **told)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert lenient(with_label()).keys() == with_label().keys()
+
+
+def test_a_label_that_stays_while_anatomy_moves_is_said():
+    network = tiny_segmentation_network()
+    warp = T.AdvElasticd("image", network, 3.0, control_spacing=8.0, steps=1)
+    with pytest.warns(UserWarning, match="moves the anatomy of the image, but 'label' on its grid stays where it was"):
+        warp({**with_label(), "case": "a", "prior": metatensor(random_image(SHAPE))})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warp(with_label())  # once
+        T.AdvNoised("image", network, 0.1, steps=1)(with_label())  # nothing moves
+        T.AdvElasticd("image", network, 3.0, control_spacing=8.0, steps=1, label_key="label")(with_label())
 
 
 def test_spacing_is_asked_for():
