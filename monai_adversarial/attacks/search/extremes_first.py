@@ -18,8 +18,9 @@ class ExtremesFirst(Search):
     A gain of all voxels darkens or brightens. Both lower the score a little near the clean image, and which of them a
     gradient follows to its end is a matter of the start, whereas one may be worth several times the other. What is
     found there is kept where nothing better follows. The look costs as many steps as there are extremes
-    (``BoundPerturbation.extremes``), at most half of a run, rounded up. Runs of fewer steps, perturbations without
-    extremes, starts that were given, restarts and training are left to the inner search.
+    (``BoundPerturbation.extremes``), at most half of a run, rounded up, or all but its last step where the perturbation is
+    made of few numbers that have them. Runs of fewer steps, perturbations without extremes, starts that were given,
+    restarts and training are left to the inner search.
 
     >>> from monai_adversarial.attacks import Attack, BiasField, ExtremesFirst, SteepestAscent
     >>> from monai_adversarial.data.example import example_case
@@ -71,8 +72,10 @@ class _ExtremesFirstRun(SearchRun):
 
     def look_around(self, parameters: Parameters) -> Parameters:
         extremes = self.bound.extremes()
-        # What is left has to be a search: many variables have their ends seldom together.
-        if not 0 < 2 * len(extremes) <= self.steps + 1:
+        # What is left has to be a search where most of the numbers have no extremes.
+        numbers = sum(parameter[0].numel() for parameter in parameters)
+        most = self.steps - 1 if 2 * len(extremes) >= numbers else (self.steps + 1) // 2
+        if not 0 < len(extremes) <= most:
             return self.inner.look_around(parameters)
         # The last look is a step of the inner search where that goes on from there.
         self.looks = len(extremes) - self.from_best

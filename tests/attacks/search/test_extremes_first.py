@@ -145,10 +145,17 @@ def test_extremes_of_a_block_are_the_ends_of_each_single_number() -> None:
     assert extremes(RingArtifact()) == []
 
 
-def test_more_extremes_than_half_of_the_steps_are_left_to_the_inner_search() -> None:
+@pytest.mark.parametrize(
+    ("shift", "least"),
+    [
+        (WindowShift(10.0, 0.05), 5),  # two numbers with four ends, and a step
+        (Chain([WindowShift(10.0, 0.05), AdditiveNoise(4.0, units="HU")]), 7),  # half of the steps are the noise's
+    ],
+    ids=["few numbers", "a chain"],
+)
+def test_a_look_leaves_steps_for_what_has_no_extremes(shift: Perturbation, least: int) -> None:
     model, image, label = example_case(16)
-    shift = WindowShift(10.0, 0.05)
-    for steps, looks in ((6, False), (7, True)):
+    for steps, looks in ((least - 1, False), (least, True)):
         looked = Attack(shift, "dice", ExtremesFirst(SteepestAscent()), steps=steps)(model, image, label)
         plain = Attack(shift, "dice", SteepestAscent(), steps=steps)(model, image, label)
         same = torch.equal(looked.objective_history, plain.objective_history)
