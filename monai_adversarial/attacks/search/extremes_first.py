@@ -18,8 +18,8 @@ class ExtremesFirst(Search):
     A gain of all voxels darkens or brightens. Both lower the score a little near the clean image, and which of them a
     gradient follows to its end is a matter of the start, whereas one may be worth several times the other. What is
     found there is kept where nothing better follows. The look costs as many steps as there are extremes
-    (``BoundPerturbation.extremes``), at most half of a run, rounded up, or all but its last step where the perturbation is
-    made of few numbers that have them. Runs of fewer steps, perturbations without extremes, starts that were given,
+    (``BoundPerturbation.extremes``): at most half of a run, rounded up, or all but its last step where the perturbation
+    is made of few numbers that have them. Runs of fewer steps, perturbations without extremes, starts that were given,
     restarts and training are left to the inner search.
 
     >>> from monai_adversarial.attacks import Attack, BiasField, ExtremesFirst, SteepestAscent
