@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import warnings
-import zlib
 from collections.abc import Sequence
 
 import ignite.distributed as idist
@@ -12,6 +11,7 @@ import torch
 from monai.utils import evenly_divisible_all_gather
 
 from monai_adversarial.utils.plain import as_plain
+from monai_adversarial.utils.scene import case_seeds
 
 __all__ = ["case_marks", "say_repeated"]
 
@@ -29,8 +29,7 @@ def case_marks(seeds: Sequence[int], label: torch.Tensor) -> list[int]:
         seeds: of the images, from their voxels, as ``Scene`` has them.
         label: of any type, (batch, ...).
     """
-    labels = [zlib.crc32(one.detach().cpu().contiguous().numpy().tobytes()) for one in as_plain(label)]
-    return [(seed << 31) ^ mark for seed, mark in zip(seeds, labels, strict=True)]
+    return [(seed << 31) ^ mark for seed, mark in zip(seeds, case_seeds(as_plain(label), 0), strict=True)]
 
 
 def say_repeated(whose: str, marks: Sequence[int]) -> None:

@@ -80,6 +80,8 @@ class _ExtremesFirstRun(SearchRun):
         # The last look is a step of the inner search where that goes on from there.
         self.looks = len(extremes) - self.from_best
         self.points["start"] = parameters
+        # Made once: what some of them are is known to the host alone, and nothing in the loop waits for it.
+        self.points.update((f"extreme {number}", extreme) for number, extreme in enumerate(extremes) if number)
         self.inner = self.search.begin(self.bound, self.steps - self.looks)
         self.inner.stream = self.stream
         return extremes[0]
@@ -90,8 +92,7 @@ class _ExtremesFirstRun(SearchRun):
             both = self.best((*parameters, *gradients), values)
             parameters, gradients, values = both[: len(parameters)], both[len(parameters) :], self.state["best"]
         if step < self.looks:
-            extremes = self.bound.extremes()
-            return extremes[step + 1] if step + 1 < len(extremes) else self.points["start"]
+            return self.points.pop(f"extreme {step + 1}", self.points["start"])
         self.inner.found = self.found
         return self.inner.advance(parameters, gradients, values, step - self.looks)
 
